@@ -1,0 +1,1 @@
+"""Segmentation models from whatever labels there are, on SAM 2."""

@@ -1,0 +1,323 @@
+"""Image and mask files on disk: reading with one clear error for what cannot be read, and writing by rename.
+
+How an image of any mode becomes 8-bit RGB (:func:`read_image`):
+
+- The EXIF rotation is applied (for PNG the ``eXIf`` chunk counts if it stands before the pixels, as Pillow writes it).
+- Transparent pixels are laid over white, then alpha is dropped.
+- Integers of more than 8 bits are divided by the full scale of the smallest camera depth (8, 10, 12, 14 or 16 bits)
+  that holds the image's maximum, so that a 12-bit microscope image in a 16-bit file is not black. Integers that are
+  negative or larger than 65535 are stretched linearly from their minimum..maximum.
+- Floats within 0..1 are multiplied by 255, floats within 0..255 are rounded, others are stretched from their
+  minimum..maximum.
+- Of an animation or a file of many pages the first frame counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from maskwright.errors import DataError
+
+MAX_PIXELS = 200_000_000
+"""An image of more pixels than this is refused before it is decoded."""
+
+IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
+"""Pillow's names of the formats that are read. Formats that run other programs or hold no pixels are left out."""
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
+)
+
+_DAMAGE = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, struct.error, zlib.error, RuntimeError)
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 0x0112
+_quiet = threading.Lock()
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """The pixels of an image file as ``(H, W, 3)`` uint8 RGB, as displayed (see the module's docstring).
+
+    Raises:
+        DataError: missing, unreadable or truncated file, more than ``MAX_PIXELS`` pixels, or a mode that has no RGB.
+    """
+    path = Path(path)
+    image = open_verified(path)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = _to_8_bits(np.asarray(image), path)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    try:
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+    except ValueError:
+        raise DataError([f"{path}: colour mode {image.mode} is not read; save the image as RGB"]) from None
+    return np.array(rgb)
+
+
+def open_verified(path: str | Path) -> Image.Image:
+    """The fully decoded image in its own mode, EXIF rotation applied. Raises DataError as :func:`read_image` does."""
+    path = Path(path)
+    with _opened(path) as image:
+        orientation = _orientation(image)
+        _load(image, path)
+        return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """``(width, height)`` as displayed, EXIF rotation applied, from the file's header alone.
+
+    Raises:
+        DataError: missing or unreadable file, or more than ``MAX_PIXELS`` pixels.
+    """
+    with _opened(Path(path)) as image:
+        width, height = image.size
+        return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """The label values of a mask PNG as ``(H, W)``: uint8, or uint16 where it has 16 bits; a palette gives its indices.
+
+    Raises:
+        DataError: missing, unreadable or truncated, no PNG (others may change the values), colour instead of one
+            channel, values outside 0..65535, or more than ``MAX_PIXELS`` pixels.
+    """
+    path = Path(path)
+    with _opened(path) as image:
+        if image.format != "PNG":
+            remedy = "save it as PNG with one channel of ids"
+            raise DataError([f"{path}: a mask must be a PNG, this is {image.format}; {remedy}"])
+        raw_mode = image.tile[0].args if image.tile else None
+        _load(image, path)
+        values = np.array(image)
+    if image.mode == "1":
+        return values.astype(np.uint8)
+    if image.mode == "L":
+        # Pillow stretches 2- and 4-bit grey to 0..255; the file's own values are the labels.
+        return values // 85 if raw_mode == "L;2" else values // 17 if raw_mode == "L;4" else values
+    if image.mode == "P":
+        return values
+    if image.mode.startswith("I"):
+        if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 65535:
+            raise DataError([f"{path}: mask values must lie in 0..65535; renumber the ids"])
+        return values.astype(np.uint16)
+    remedy = "replace every colour by its category id"
+    raise DataError([f"{path}: a mask must have one channel of ids, this has mode {image.mode}; {remedy}"])
+
+
+def mask_bits(path: str | Path) -> int:
+    """How many bits a pixel of a mask file has, 8 (or fewer) or 16 (or more), from its header alone. Raises DataError."""
+    with _opened(Path(path)) as image:
+        return 16 if image.mode.startswith("I") else 8
+
+
+def write_mask(path: str | Path, mask: np.ndarray) -> Path:
+    """Write a ``(H, W)`` mask as a PNG of the same depth (bool and uint8: 8 bits, uint16: 16 bits), by rename.
+
+    Raises:
+        ValueError: another shape or dtype.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.dtype not in (np.bool_, np.uint8, np.uint16):
+        raise ValueError(f"a mask is (H, W) of bool, uint8 or uint16, not {mask.shape} of {mask.dtype}")
+    if mask.dtype == np.bool_:
+        mask = mask.astype(np.uint8)
+    buffer = BytesIO()
+    Image.fromarray(np.ascontiguousarray(mask)).save(buffer, "PNG")
+    return write_atomic(path, buffer.getvalue())
+
+
+def cached_mask(root: Path, name: str, key: bytes, make: Callable[[], np.ndarray]) -> str:
+    """A mask PNG that is made from other data, kept in ``<root>/.maskwright/masks`` (which may be deleted at any time).
+
+    The file's name holds a hash of what it is made from, so a stale one is never used and a file never changes.
+
+    Args:
+        root: the dataset's folder.
+        name: the sample's id.
+        key: all that the mask is made from.
+        make: gives the mask ``(H, W)``, uint8 or uint16; called where the file is not there yet.
+
+    Returns:
+        The path relative to ``root``.
+    """
+    path = f".maskwright/masks/{name}-{hashlib.sha256(key).hexdigest()[:16]}.png"
+    if not (root / path).is_file():
+        write_mask(root / path, make())
+    return path
+
+
+def count_values(mask: np.ndarray) -> np.ndarray:
+    """How many pixels of a mask ``(H, W)`` have each value: int64 counts, at least 256 of them."""
+    counts = np.zeros(256 if mask.dtype == np.uint8 else 65536, np.int64)
+    flat = mask.reshape(-1)
+    for start in range(0, flat.size, 1 << 22):  # In pieces: bincount makes 8 bytes of every pixel.
+        counts += np.bincount(flat[start : start + (1 << 22)], minlength=len(counts))
+    return counts
+
+
+def write_atomic(path: str | Path, content: bytes | str) -> Path:
+    """Write a whole file aside and rename it, so that nobody ever sees half of it; folders are made as needed.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    aside = _aside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(data)
+        os.replace(aside, path)
+    except OSError as error:
+        remedy = "free space or choose a folder you may write to"
+        raise DataError([f"{path}: cannot be written ({_reason(error)}); {remedy}"]) from None
+    finally:
+        _discard(aside)
+    return path
+
+
+def place_file(source: str | Path, target: str | Path) -> Path:
+    """Put the bytes of ``source`` at ``target``: a hard link where the file system allows it, else a copy by rename.
+
+    Raises:
+        DataError: the source cannot be read or the target cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    if not source.is_file():
+        raise DataError([f"{source}: missing; restore the file or remove it from the dataset"])
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        # Another file system, no links there, or the target exists: copying says itself what is wrong, if anything is.
+        aside = _aside(target)
+        try:
+            shutil.copyfile(source, aside)
+            os.replace(aside, target)
+        except OSError as error:
+            remedy = "choose another folder"
+            raise DataError([f"{target}: cannot copy {source} there ({_reason(error)}); {remedy}"]) from None
+        finally:
+            _discard(aside)
+    return target
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """The image with its header read and its size checked, nothing decoded."""
+    try:
+        with path.open("rb") as file:
+            image = _identify(file, path)
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise _too_large(path, f"{width} x {height} pixels")
+            yield image
+    except FileNotFoundError:
+        raise DataError([f"{path}: missing; restore the file or remove it from the dataset"]) from None
+    except OSError as error:
+        raise DataError([f"{path}: unreadable ({_reason(error)}); check the file and its permissions"]) from None
+
+
+def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
+    # Pillow's own Image.open warns or fails by its process-wide limit without naming the size; the plugins do not.
+    Image.init()
+    prefix = file.read(16)
+    for name in IMAGE_FORMATS:
+        if name not in Image.OPEN:
+            continue
+        factory, accept = Image.OPEN[name]
+        accepted = accept(prefix) if accept else False
+        if accepted and not isinstance(accepted, str):
+            file.seek(0)
+            try:
+                return factory(file, str(path))
+            except Image.DecompressionBombError:
+                raise _too_large(path, "far too many pixels") from None
+            except _DAMAGE as error:
+                raise DataError([f"{path}: damaged {name} file ({_reason(error)}); replace or remove it"]) from None
+    what = "empty file" if not prefix else "no image format that is read"
+    raise DataError([f"{path}: {what}; replace it, or save it as PNG or JPEG"])
+
+
+def _load(image: Image.Image, path: Path) -> None:
+    try:
+        if image.format == "TIFF" and image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
+            # Pillow warns on large TIFFs while decoding; the lock is there because warning filters are process-wide.
+            with _quiet, warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image.load()
+        else:
+            image.load()
+    except Image.DecompressionBombError:
+        raise _too_large(path, f"{image.width} x {image.height} pixels") from None
+    except _DAMAGE as error:
+        raise DataError([f"{path}: truncated or damaged ({_reason(error)}); replace or remove it"]) from None
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":
+        return 1  # Pillow applies a TIFF's orientation itself, to the size and to the pixels.
+    try:
+        # The base class's method: PNG's own would decode all pixels to look for EXIF data behind them.
+        return int(Image.Image.getexif(image).get(_ORIENTATION_TAG, 1))
+    except _DAMAGE:
+        return 1  # Viewers show an image with broken EXIF data as it is stored; so do we.
+
+
+def _to_8_bits(values: np.ndarray, path: Path) -> np.ndarray:
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise DataError([f"{path}: holds NaN or infinite pixels; replace them by numbers"])
+    scaled = values.astype(np.float64)
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
+        scaled *= 255
+    elif low < 0 or high > (255 if values.dtype.kind == "f" else 65535):
+        scaled = (scaled - low) * (255 / (high - low or 1))
+    elif values.dtype.kind != "f":
+        scaled *= 255 / next(full for full in (255, 1023, 4095, 16383, 65535) if high <= full)
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _too_large(path: Path, size: str) -> DataError:
+    return DataError(
+        [f"{path}: {size} are more than the {MAX_PIXELS:,} that are read; cut the image into tiles or downscale it"]
+    )
+
+
+def _reason(error: BaseException) -> str:
+    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).strip().split("\n")[0]
+    return text or type(error).__name__
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{uuid4().hex}.part")
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):  # Gone after a rename; and where its folder cannot be reached, that was reported already.
+        path.unlink()

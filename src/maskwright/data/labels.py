@@ -1,0 +1,199 @@
+"""What a label is: masks, scribbles, boxes, points and tags, on the samples of a dataset.
+
+Coordinates are pixels of the original image: x to the right, y down, the centre of the first pixel at (0.5, 0.5).
+Boxes are ``x0 y0 x1 y1``, half-open. Category 0 is background; a point or scribble of category 0 says "not an object".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Literal
+
+IGNORE = 255
+"""Value of a semantic mask where the category is unknown."""
+
+MaskKind = Literal["semantic", "instance"]
+
+
+class Kind(IntEnum):
+    """Kinds of label from coarse to fine; a larger value is a finer label (SAMIX: a query learns from finer references)."""
+
+    NONE = 0
+    TAG = 1
+    POINT = 2
+    BOX = 3
+    SCRIBBLE = 4
+    MASK = 5
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """A dense label in a PNG file.
+
+    Attributes:
+        path: the PNG, relative to the dataset's folder (posix separators).
+        kind: ``semantic``: pixel values are category ids, 255 = ignore. ``instance``: values are instance ids, 0 = background.
+        categories: for instance masks the category of each instance id; an id that is not named here has category 1.
+    """
+
+    path: str
+    kind: MaskKind = "semantic"
+    categories: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A half-open box ``x0 <= x < x1``, ``y0 <= y < y1`` around one object."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    category: int
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        return self.x0, self.y0, self.x1, self.y1
+
+
+@dataclass(frozen=True, slots=True)
+class Scribble:
+    """A polyline of at least one vertex ``(x, y)`` lying on one category (0 = background)."""
+
+    points: tuple[tuple[float, float], ...]
+    category: int
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A click on one category (0 = background)."""
+
+    x: float
+    y: float
+    category: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """An image-level label: this category is somewhere in the image. The tags of an image are complete: what is not named is absent."""
+
+    category: int
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """All labels of one image; any combination, or none at all."""
+
+    mask: Mask | None = None
+    scribbles: tuple[Scribble, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    points: tuple[Point, ...] = ()
+    tags: tuple[Tag, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """The finest kind present."""
+        if self.mask is not None:
+            return Kind.MASK
+        for kind, labels in (
+            (Kind.SCRIBBLE, self.scribbles),
+            (Kind.BOX, self.boxes),
+            (Kind.POINT, self.points),
+            (Kind.TAG, self.tags),
+        ):
+            if labels:
+                return kind
+        return Kind.NONE
+
+    def only(self, kind: Kind) -> Labels:
+        """The same image with only its labels of one kind (none of the others)."""
+        return Labels(
+            mask=self.mask if kind == Kind.MASK else None,
+            scribbles=self.scribbles if kind == Kind.SCRIBBLE else (),
+            boxes=self.boxes if kind == Kind.BOX else (),
+            points=self.points if kind == Kind.POINT else (),
+            tags=self.tags if kind == Kind.TAG else (),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image with its labels.
+
+    Attributes:
+        id: unique in the dataset; names the files that are made for this sample.
+        image: path relative to the dataset's folder (posix separators).
+        split: ``train``, ``val``, ``test`` or any other name.
+        size: ``(width, height)`` of the image as it is displayed (EXIF rotation applied), or None where not yet known.
+    """
+
+    id: str
+    image: str
+    split: str = "train"
+    labels: Labels = Labels()
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and their labels under one folder. Immutable: every change gives a new dataset.
+
+    Attributes:
+        root: the folder that all paths are relative to.
+        categories: names; index = category id, the first is ``background``.
+        samples: in a fixed order.
+        source: the file or folder it was read from, for messages.
+    """
+
+    root: Path
+    categories: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    source: str = ""
+
+    @classmethod
+    def load(cls, path: str | Path) -> Dataset:
+        """Read a dataset; the format (``manifest.json``, SAMIX's ``splits.json``, COCO JSON, ``images/`` + ``masks/``) is recognised.
+
+        Args:
+            path: a folder, or the JSON file itself (for example ``polyps/splits_full.json``).
+
+        Raises:
+            DataError: the structure cannot be read. Problems of the content are found by ``maskwright.data.manifest.check``.
+        """
+        from maskwright.data.formats import read
+
+        return read(Path(path))
+
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write ``manifest.json`` into the dataset's folder (or to ``path``, which must be inside it), by rename. Returns its path."""
+        from maskwright.data.manifest import write
+
+        return write(self, path)
+
+    def split(self, *names: str) -> Dataset:
+        """The samples of the named splits, in the same order."""
+        return self.with_samples([s for s in self.samples if s.split in names])
+
+    def with_samples(self, samples: Sequence[Sample]) -> Dataset:
+        return Dataset(self.root, self.categories, tuple(samples), self.source)
+
+    def image_path(self, sample: Sample) -> Path:
+        return self.root / sample.image
+
+    def mask_path(self, sample: Sample) -> Path | None:
+        return self.root / sample.labels.mask.path if sample.labels.mask else None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]

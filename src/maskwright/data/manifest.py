@@ -1,0 +1,266 @@
+"""``manifest.json``: maskwright's own format, one readable file beside the images it names.
+
+The file holds one sample per line::
+
+    {
+      "version": 1,
+      "categories": ["background", "polyp"],
+      "samples": [
+        {"id": "a", "image": "images/a.jpg", "split": "train", "size": [352, 288], "labels": {
+          "mask": {"path": "masks/a.png", "kind": "instance", "categories": {"1": "polyp"}},
+          "boxes": [{"xyxy": [10, 20, 50.5, 60], "category": "polyp"}],
+          "scribbles": [{"points": [[1.5, 2.5], [3.5, 2.5]], "category": "background"}],
+          "points": [{"xy": [12.5, 30.5], "category": "polyp"}],
+          "tags": ["polyp"]}}
+      ]
+    }
+
+``size`` (width, height), ``split`` (default ``train``) and every key of ``labels`` may be missing. The order of
+``categories`` gives the ids of mask pixels, the first is ``background``. A mask's ``kind`` is ``semantic`` where it is
+missing; its ``categories`` (instance masks only) name the category of each instance id, and an id that is not named has
+category 1. Paths are relative to the manifest's folder, with ``/``, and stay in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from maskwright.data.fields import MISSING, Fields, category_problems, leaves_folder, names_a_file, read_json
+from maskwright.data.images import place_file, write_atomic
+from maskwright.data.labels import Box, Dataset, Labels, Mask, Point, Sample, Scribble, Tag
+from maskwright.errors import DataError
+
+VERSION = 1
+NAME = "manifest.json"
+
+
+def read(path: str | Path) -> Dataset:
+    """Read a manifest (the file, or the folder with a ``manifest.json``). The files it names are not opened.
+
+    Raises:
+        DataError: every structural problem at once, with sample id and place in the JSON: missing, wrong or unknown
+            fields, unknown categories, numbers that are not finite, an unknown version, duplicate ids, paths that leave
+            the folder.
+    """
+    path = Path(path)
+    path = path / NAME if path.is_dir() else path
+    document = read_json(path)
+    parse = _Parse(path.parent)
+    categories, samples = parse.document(document)
+    if parse.problems:
+        raise DataError(parse.problems, str(path))
+    return Dataset(path.parent, categories, samples, str(path))
+
+
+def write(dataset: Dataset, path: str | Path | None = None) -> Path:
+    """Write the manifest of a dataset by rename.
+
+    Args:
+        dataset: what to write; its images and masks are already there.
+        path: ``manifest.json`` in the dataset's folder where not given. Must lie directly in that folder, as all paths
+            in it are relative to it.
+
+    Raises:
+        DataError: the path is elsewhere, or the dataset holds what :func:`read` would refuse; nothing is written then.
+    """
+    path = dataset.root / NAME if path is None else Path(path)
+    if path.parent.resolve() != dataset.root.resolve():
+        raise DataError([f"{path}: a manifest must lie directly in the dataset's folder {dataset.root}; save it there"])
+    names = dict(enumerate(dataset.categories))
+    # An id without a name is written as a text that is no category's name, for the parser below to complain about.
+    rows = [_sample_row(sample, lambda c: names.get(c, f"id {c}")) for sample in dataset.samples]
+    parse = _Parse(dataset.root)
+    parse.document({"version": VERSION, "categories": list(dataset.categories), "samples": rows})
+    try:
+        lines = ",\n    ".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        head = json.dumps(list(dataset.categories), ensure_ascii=False)
+        text = f'{{\n  "version": {VERSION},\n  "categories": {head},\n  "samples": [\n    {lines}\n  ]\n}}\n'
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        problem = (
+            f"{error.object[max(error.start - 20, 0) : error.end]!r} is no valid text; rename the file or category"
+        )
+        raise DataError([problem], str(path)) from None
+    if parse.problems:
+        raise DataError(parse.problems, str(path))
+    return write_atomic(path, content)
+
+
+def copy_files(dataset: Dataset, folder: str | Path, *, masks: bool = True) -> Dataset:
+    """The dataset with its files in a new folder, hard-linked or copied: ``images/<id>.<suffix>``, ``masks/<id>.png``.
+
+    Args:
+        dataset: what to copy; it stays as it is.
+        folder: does not exist yet, or is empty.
+        masks: False leaves the masks out, of the files and of the labels.
+
+    Raises:
+        DataError: the folder is not empty, a file is missing or cannot be written; all missing files at once.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError([f"{folder}: is not empty; choose a new folder"])
+    problems: list[str] = []
+    samples = []
+    for sample in dataset.samples:
+        image = f"images/{sample.id}{Path(sample.image).suffix}"
+        files = [(dataset.image_path(sample), folder / image)]
+        mask = sample.labels.mask if masks else None
+        if mask:
+            files.append((dataset.root / mask.path, folder / f"masks/{sample.id}.png"))
+            mask = replace(mask, path=f"masks/{sample.id}.png")
+        for source, target in files:
+            try:
+                place_file(source, target)
+            except DataError as error:
+                problems += error.problems
+        samples.append(replace(sample, image=image, labels=replace(sample.labels, mask=mask)))
+    if problems:
+        raise DataError(problems, dataset.source)
+    return Dataset(folder, dataset.categories, tuple(samples), str(folder / NAME))
+
+
+def _sample_row(sample: Sample, name: Callable[[int], str]) -> dict[str, Any]:
+    labels = sample.labels
+    row: dict[str, Any] = {}
+    if labels.mask:
+        named = {str(instance): name(category) for instance, category in labels.mask.categories.items()}
+        row["mask"] = {"path": labels.mask.path, "kind": labels.mask.kind, **({"categories": named} if named else {})}
+    if labels.boxes:
+        row["boxes"] = [{"xyxy": [_short(v) for v in b.xyxy], "category": name(b.category)} for b in labels.boxes]
+    if labels.scribbles:
+        row["scribbles"] = [
+            {"points": [[_short(x), _short(y)] for x, y in s.points], "category": name(s.category)}
+            for s in labels.scribbles
+        ]
+    if labels.points:
+        row["points"] = [{"xy": [_short(p.x), _short(p.y)], "category": name(p.category)} for p in labels.points]
+    if labels.tags:
+        row["tags"] = [name(tag.category) for tag in labels.tags]
+    head: dict[str, Any] = {"id": sample.id, "image": sample.image, "split": sample.split}
+    if sample.size is not None:
+        head["size"] = [int(side) for side in sample.size]
+    return {**head, "labels": row} if row else head
+
+
+def _short(value: float) -> float:
+    value = float(value)
+    return int(value) if value.is_integer() and abs(value) < 1e15 else value
+
+
+class _Parse(Fields):
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.root = root
+        self.ids: dict[str, int] = {}
+
+    def document(self, document: Any) -> tuple[tuple[str, ...], tuple[Sample, ...]]:
+        known = {"version": int, "categories": list, "samples": list}
+        if not isinstance(document, dict) or document.get("version") != VERSION:
+            found = document.get("version", "none") if isinstance(document, dict) else "none"
+            self.note("version", f"must be {VERSION}, found {found!r}; this maskwright does not read other versions")
+            return (), ()
+        top = self.fields(document, "manifest", known, required=tuple(known))
+        self.problems += category_problems(top.get("categories", ["background"]))
+        names = [name for name in top.get("categories", []) if isinstance(name, str)]
+        self.ids = {name: i for i, name in enumerate(names)}
+        samples: list[Sample] = []
+        seen: dict[str, int] = {}
+        for i, row in enumerate(top.get("samples", [])):
+            sample = self.sample(row, f"samples[{i}]")
+            if sample and sample.id in seen:
+                first = seen[sample.id]
+                self.note(f"samples[{i}]", f"id {sample.id!r} is also that of samples[{first}]; rename one")
+            elif sample:
+                seen[sample.id] = i
+                samples.append(sample)
+        return tuple(names), tuple(samples)
+
+    def sample(self, row: Any, place: str) -> Sample | None:
+        if isinstance(row, dict) and isinstance(row.get("id"), str):
+            place = f"{place} (id {row['id']!r})"
+        known = {"id": str, "image": str, "split": str, "size": list, "labels": dict}
+        row = self.fields(row, place, known, required=("id", "image"))
+        if "id" in row and not names_a_file(row["id"]):
+            self.note(f"{place}.id", "must be usable as a file name: 1 to 200 bytes, no slash; rename it")
+        if "image" in row:
+            self.path(row["image"], f"{place}.image")
+        if not row.get("split", "train"):
+            self.note(f"{place}.split", "is empty; write train, val, test or another name")
+        size = self.numbers(row.get("size", MISSING), f"{place}.size", 2)
+        if size and not all(side == int(side) and side > 0 for side in size):
+            self.note(f"{place}.size", f"{size} is no width and height in pixels; correct or remove it")
+        labels = self.labels(row.get("labels", {}), f"{place}.labels")
+        if "id" not in row or "image" not in row:
+            return None
+        return Sample(
+            row["id"], row["image"], row.get("split", "train"), labels, (int(size[0]), int(size[1])) if size else None
+        )
+
+    def labels(self, row: Any, place: str) -> Labels:
+        row = self.fields(row, place, {"mask": dict, "boxes": list, "scribbles": list, "points": list, "tags": list})
+        boxes, scribbles, points = [], [], []
+        for at, item in self.items(row, place, "boxes", {"xyxy": list, "category": str}):
+            corners, category = (
+                self.numbers(item.get("xyxy", MISSING), f"{at}.xyxy", 4),
+                self.category(item.get("category", MISSING), at),
+            )
+            boxes += [Box(*corners, category=category)] if corners else []
+        for at, item in self.items(row, place, "scribbles", {"points": list, "category": str}):
+            line = [self.numbers(xy, f"{at}.points[{i}]", 2) for i, xy in enumerate(item.get("points", []))]
+            if "points" in item and not line:
+                self.note(f"{at}.points", "is empty; give at least one point or remove the scribble")
+            vertices = tuple((xy[0], xy[1]) for xy in line if xy)
+            scribbles.append(Scribble(vertices, self.category(item.get("category", MISSING), at)))
+        for at, item in self.items(row, place, "points", {"xy": list, "category": str}):
+            xy, category = (
+                self.numbers(item.get("xy", MISSING), f"{at}.xy", 2),
+                self.category(item.get("category", MISSING), at),
+            )
+            points += [Point(*xy, category=category)] if xy else []
+        tags = tuple(Tag(self.category(name, f"{place}.tags[{i}]")) for i, name in enumerate(row.get("tags", [])))
+        mask = self.mask(row["mask"], f"{place}.mask") if "mask" in row else None
+        return Labels(mask, tuple(scribbles), tuple(boxes), tuple(points), tags)
+
+    def mask(self, row: Any, place: str) -> Mask | None:
+        row = self.fields(row, place, {"path": str, "kind": str, "categories": dict}, required=("path",))
+        kind = row.get("kind", "semantic")
+        if kind not in ("semantic", "instance"):
+            self.note(f"{place}.kind", f"{kind!r} is unknown; write semantic or instance")
+        categories = {}
+        for key, name in row.get("categories", {}).items():
+            if not (key.isascii() and key.isdigit() and 0 < int(key) <= 65535):
+                self.note(f"{place}.categories", f"{key!r} is no instance id; write a whole number from 1 to 65535")
+                continue
+            categories[int(key)] = self.category(name, f"{place}.categories[{key}]")
+        if categories and kind == "semantic":
+            self.note(f"{place}.categories", "belongs to instance masks only; remove it or set kind to instance")
+        if "path" not in row:
+            return None
+        self.path(row["path"], f"{place}.path")
+        return Mask(row["path"], "instance" if kind == "instance" else "semantic", categories)
+
+    def items(
+        self, row: dict[str, Any], place: str, key: str, known: dict[str, type]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        for i, item in enumerate(row.get(key, [])):
+            at = f"{place}.{key}[{i}]"
+            yield at, self.fields(item, at, known, required=tuple(known))
+
+    def category(self, name: Any, place: str) -> int:
+        if name is MISSING:
+            return 0
+        if not isinstance(name, str):
+            self.note(place, f"must be a category's name, found {name!r}; correct it")
+            return 0
+        if name not in self.ids:
+            self.note(place, f"unknown category {name!r}; known are {', '.join(self.ids)}; correct it or add it there")
+        return self.ids.get(name, 0)
+
+    def path(self, path: str, place: str) -> None:
+        if reason := leaves_folder(self.root, path):
+            self.note(place, f"path {path!r} {reason}")

@@ -1,0 +1,190 @@
+"""Segmentation metrics: Dice and IoU as a mean over images and pooled over pixels, and intervals for differences.
+
+Conventions
+    - Pixels with the target 255 (``IGNORE``) count nowhere. Category 0 is background.
+    - A category that is absent from both prediction and target of an image has no score there and is skipped.
+    - An image's score is the mean over its foreground categories that have one. Where none has, nothing was there and
+      nothing was seen: 1. An image without a known pixel has no score.
+    - The headline (``dice``, ``iou``) is the mean of the images' scores; for one foreground category this is mDice and
+      mIoU as polyp and saliency papers give them. ``pooled.miou`` over all categories, background included, is mIoU as
+      VOC and Cityscapes papers give it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from maskwright.data.labels import IGNORE
+from maskwright.errors import DataError
+
+
+def confusion_matrix(pred: NDArray[Any], target: NDArray[Any], categories: int) -> NDArray[np.int64]:
+    """Count pixels by target (rows) and prediction (columns).
+
+    Args:
+        pred: (H,W) integer category ids.
+        target: the same shape, category ids or 255.
+        categories: their number C, background included.
+
+    Returns:
+        (C,C) int64.
+
+    Raises:
+        ValueError: other shapes, or ids outside 0..C−1; both sides are named at once.
+    """
+    if pred.shape != target.shape:
+        raise ValueError(f"prediction {pred.shape} and target {target.shape} differ in size")
+    known = target != IGNORE
+    truth, guess = target[known].astype(np.int64), pred[known].astype(np.int64)
+    problems = [
+        f"the {side} holds {sorted(set(np.unique(ids[(ids < 0) | (ids >= categories)]).tolist()))}"
+        for side, ids in (("target", truth), ("prediction", guess))
+        if ids.size and (ids.min() < 0 or ids.max() >= categories)
+    ]
+    if problems:
+        raise ValueError(f"{' and '.join(problems)}, outside of the category ids 0..{categories - 1}")
+    return np.bincount(truth * categories + guess, minlength=categories**2).reshape(categories, categories)
+
+
+def dice_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """``2·TP / (2·TP + FP + FN)`` per category: (..., C, C) → (..., C), NaN where it is absent on both sides."""
+    hit, either = _hits(confusion)
+    return np.divide(2.0 * hit, either, out=np.full(hit.shape, np.nan), where=either > 0)
+
+
+def iou_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """``TP / (TP + FP + FN)`` per category: (..., C, C) → (..., C), NaN where it is absent on both sides."""
+    hit, either = _hits(confusion)
+    return np.divide(1.0 * hit, either - hit, out=np.full(hit.shape, np.nan), where=either > 0)
+
+
+class SegmentationMetrics:
+    """Collects images one by one.
+
+    >>> metrics = SegmentationMetrics(("background", "polyp"))
+    >>> metrics.update(pred, target, "case-7")
+    >>> metrics.compute()["dice"]
+    """
+
+    def __init__(self, categories: Sequence[str]) -> None:
+        if len(categories) < 2:
+            raise ValueError("categories need the background and at least one more")
+        self.categories = tuple(categories)
+        self._ids: list[str] = []
+        self._confusions: list[NDArray[np.int64]] = []
+
+    def update(self, pred: NDArray[Any], target: NDArray[Any], id: str) -> None:
+        """Add one image: ``pred`` (H,W) category ids, ``target`` the same or 255. Raises DataError naming ``id``."""
+        try:
+            confusion = confusion_matrix(pred, target, len(self.categories))
+        except ValueError as error:
+            raise DataError([str(error)], where=id) from error
+        self._ids.append(id)
+        self._confusions.append(confusion)
+
+    def compute(self) -> dict[str, Any]:
+        """All numbers, JSON-able, None where there is nothing to measure.
+
+        Returns::
+
+            {"dice", "iou": headline,
+             "images": number of images with a score,
+             "pooled": {"dice", "iou": mean over foreground categories, "miou": mean over all, "pixel_accuracy"},
+             "per_category": {name: {"dice", "iou", "images": those that have it, "pooled_dice", "pooled_iou"}},
+             "per_image": [{"id", "dice", "iou", "per_category": {name: {"dice", "iou"}}}]}
+        """
+        count = len(self.categories)
+        stack = np.stack(self._confusions) if self._confusions else np.zeros((0, count, count), np.int64)
+        pooled = stack.sum(0)
+        dice, iou = dice_from_confusion(stack), iou_from_confusion(stack)
+        image_dice, image_iou = _image_scores(stack, dice), _image_scores(stack, iou)
+        pooled_dice, pooled_iou = dice_from_confusion(pooled), iou_from_confusion(pooled)
+        accuracy = np.trace(pooled) / pooled.sum() if pooled.sum() else np.nan
+        return {
+            "dice": _mean(image_dice),
+            "iou": _mean(image_iou),
+            "images": int(np.isfinite(image_dice).sum()),
+            "pooled": {
+                "dice": _mean(pooled_dice[1:]),
+                "iou": _mean(pooled_iou[1:]),
+                "miou": _mean(pooled_iou),
+                "pixel_accuracy": _mean(np.array([accuracy])),
+            },
+            "per_category": {
+                name: {
+                    "dice": _mean(dice[:, c]),
+                    "iou": _mean(iou[:, c]),
+                    "images": int(np.isfinite(dice[:, c]).sum()),
+                    "pooled_dice": _mean(pooled_dice[c : c + 1]),
+                    "pooled_iou": _mean(pooled_iou[c : c + 1]),
+                }
+                for c, name in enumerate(self.categories)
+            },
+            "per_image": [
+                {
+                    "id": id,
+                    "dice": _mean(image_dice[i : i + 1]),
+                    "iou": _mean(image_iou[i : i + 1]),
+                    "per_category": {
+                        name: {"dice": float(dice[i, c]), "iou": float(iou[i, c])}
+                        for c, name in enumerate(self.categories)
+                        if np.isfinite(dice[i, c])
+                    },
+                }
+                for i, id in enumerate(self._ids)
+            ],
+        }
+
+
+def paired_bootstrap(a: ArrayLike, b: ArrayLike, n: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
+    """The mean of ``a − b`` over images and its 95 % percentile bootstrap interval (Efron & Tibshirani 1993, ch. 13).
+
+    Args:
+        a, b: scores of the same images in the same order, finite, at least one.
+        n: resamples.
+        seed: the same seed gives the same interval.
+
+    Returns:
+        (mean difference, low, high). An interval that excludes 0 says that ``a`` and ``b`` differ.
+
+    Raises:
+        ValueError: other lengths, no image, or a score that is not finite.
+    """
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if first.shape != second.shape or first.ndim != 1 or not first.size:
+        raise ValueError(f"paired scores must be two equally long lists, not {first.shape} and {second.shape}")
+    difference = first - second
+    if not np.isfinite(difference).all():
+        raise ValueError("scores must be finite: leave out the images without a score, in both lists")
+    rng = np.random.default_rng(seed)
+    means = np.empty(n)
+    rows = max(1, 1_000_000 // len(difference))  # keeps the table of drawn indices at 8 MB
+    for start in range(0, n, rows):
+        drawn = rng.integers(len(difference), size=(min(rows, n - start), len(difference)))
+        means[start : start + rows] = difference[drawn].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(difference.mean()), float(low), float(high)
+
+
+def _hits(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """TP and 2·TP + FP + FN per category."""
+    return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1) + confusion.sum(-2)
+
+
+def _image_scores(confusions: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,C) scores of categories → (N,) scores of images, see the conventions above; NaN without a known pixel."""
+    defined = np.isfinite(scores[:, 1:])
+    count = defined.sum(1)
+    total = np.where(defined, scores[:, 1:], 0.0).sum(1)
+    mean = np.divide(total, count, out=np.ones(len(scores)), where=count > 0)
+    return np.where(confusions.sum((1, 2)) > 0, mean, np.nan)
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """Mean of the finite values, None without one."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else None

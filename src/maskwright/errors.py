@@ -1,0 +1,33 @@
+"""The errors a user can mend. The command line prints their text without a traceback and exits with status 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class MaskwrightError(Exception):
+    """Something in the user's hands is wrong; the text names the file, the place and the remedy."""
+
+
+class DataError(MaskwrightError):
+    """One or more problems in a dataset, all reported at once.
+
+    Attributes:
+        problems: one line each, every line naming file, place and remedy.
+    """
+
+    def __init__(self, problems: Sequence[str], where: str = "") -> None:
+        self.problems = list(problems)
+        if len(self.problems) == 1:
+            text = f"{where}: {self.problems[0]}" if where else self.problems[0]
+        else:
+            text = "\n  - ".join([f"{len(self.problems)} problems{' in ' + where if where else ''}:", *self.problems])
+        super().__init__(text)
+
+
+class WeightsError(MaskwrightError):
+    """Weights that are missing, damaged, of another model, or in a format that is not loaded."""
+
+
+class RunError(MaskwrightError):
+    """A run directory that cannot be used as asked."""

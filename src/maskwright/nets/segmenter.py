@@ -1,0 +1,139 @@
+"""Semantic segmenters: what the user takes home. Images in, one logit per category and cell of a stride-4 grid out."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel, SegformerConfig, SegformerForSemanticSegmentation
+from transformers.models.auto.configuration_auto import AutoConfig
+
+from maskwright.errors import WeightsError
+from maskwright.sam.sam import MEAN, STD, Sam
+
+
+class Segmenter(nn.Module):
+    """Base of the semantic segmenters.
+
+    Attributes:
+        categories: number of categories, background included.
+        size: side of the square canvas the network was trained on.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, categories: int, size: int) -> None:
+        super().__init__()
+        self.categories = categories
+        self.size = size
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) in 0..1 → logits (B, C, S/4, S/4); category 0 is background."""
+        return self.logits((images - self.mean) / self.std)
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels → logits at stride 4."""
+        raise NotImplementedError
+
+    def description(self) -> dict[str, Any]:
+        """What ``build`` needs to make this network again, as JSON."""
+        raise NotImplementedError
+
+    def pretrained(self) -> list[nn.Parameter]:
+        """The parameters that start from pretrained weights (they learn at a lower rate)."""
+        raise NotImplementedError
+
+
+class SamSegmenter(Segmenter):
+    """A copy of SAM's image encoder with a light decoder (after SAM2-UNet: Xiong et al. 2024).
+
+    The pyramid's three levels are narrowed, refined by one convolution each and summed from coarse to fine.
+    """
+
+    def __init__(self, encoder: nn.Module, categories: int, size: int, width: int = 64) -> None:
+        super().__init__(categories, size)
+        self.encoder = encoder
+        self.width = width
+        pyramid = encoder.config.fpn_hidden_size
+        self.narrow = nn.ModuleList(nn.Conv2d(pyramid, width, 1) for _ in range(3))
+        self.refine = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.GELU()) for _ in range(3)
+        )
+        self.head = nn.Conv2d(width, categories, 1)
+
+    @classmethod
+    def of(cls, sam: Sam, categories: int, size: int) -> SamSegmenter:
+        """Start from the weights of ``sam``'s image encoder (before adapters are added)."""
+        return cls(copy.deepcopy(sam.model.vision_encoder).requires_grad_(True), categories, size)
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        stages = self.encoder.backbone(pixels).intermediate_hidden_states
+        levels = self.encoder.neck(stages)[0][-3:]
+        x = None
+        for level, narrow, refine in zip(levels, self.narrow, self.refine):
+            y = narrow(level)
+            x = refine(y if x is None else y + F.interpolate(x, y.shape[-2:], mode="bilinear", align_corners=False))
+        return self.head(x)
+
+    def description(self) -> dict[str, Any]:
+        return {"type": "sam", "encoder": self.encoder.config.to_dict(), "width": self.width}
+
+    def pretrained(self) -> list[nn.Parameter]:
+        return list(self.encoder.parameters())
+
+
+class SegFormerSegmenter(Segmenter):
+    """Any SegFormer of ``transformers``; its logits are at stride 4 already."""
+
+    def __init__(self, model: SegformerForSemanticSegmentation, categories: int, size: int) -> None:
+        super().__init__(categories, size)
+        self.model = model
+
+    @classmethod
+    def of(cls, source: str, categories: int, size: int) -> SegFormerSegmenter:
+        """By Hugging Face id or folder; a head with another number of categories is replaced."""
+        try:
+            model = SegformerForSemanticSegmentation.from_pretrained(
+                source, num_labels=categories, ignore_mismatched_sizes=True, use_safetensors=True
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise WeightsError(
+                f"--segmenter {source}: cannot load this SegFormer: {reason}. Give 'sam', a Hugging Face id, or a folder with config.json "
+                "and model.safetensors."
+            ) from error
+        return cls(model, categories, size)
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        return self.model(pixel_values=pixels).logits
+
+    def description(self) -> dict[str, Any]:
+        return {"type": "segformer", "config": self.model.config.to_dict()}
+
+    def pretrained(self) -> list[nn.Parameter]:
+        return list(self.model.segformer.parameters())
+
+
+def create(name: str, sam: Sam, categories: int, size: int) -> Segmenter:
+    """A segmenter to be trained: ``"sam"`` (a copy of SAM's encoder) or a SegFormer's id or folder."""
+    return SamSegmenter.of(sam, categories, size) if name == "sam" else SegFormerSegmenter.of(name, categories, size)
+
+
+def build(description: dict[str, Any], categories: int, size: int) -> Segmenter:
+    """An untrained segmenter of the shape that ``description()`` told; its weights are loaded afterwards."""
+    match description.get("type"):
+        case "sam":
+            config = AutoConfig.for_model(**description["encoder"])
+            return SamSegmenter(AutoModel.from_config(config), categories, size, description["width"])
+        case "segformer":
+            return SegFormerSegmenter(
+                SegformerForSemanticSegmentation(SegformerConfig.from_dict(description["config"])), categories, size
+            )
+        case other:
+            raise WeightsError(f"unknown segmenter type {other!r} in the model's config.json; this version knows: sam, segformer")

@@ -1,0 +1,301 @@
+"""Embeddings on disk: an image is encoded once, ever.
+
+One safetensors file per image in sub-folders by the first two digits of its key, written aside and renamed, so that
+several processes may fill one store at the same time. The key covers everything that an embedding depends on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from maskwright.errors import DataError, WeightsError
+
+logger = logging.getLogger(__name__)
+
+LEVELS = ("high0", "high1", "low")
+"""The tensors of an embedding, from fine to coarse."""
+
+_SIGNATURE = "signature.json"
+_DTYPES = {"float32": (torch.float32, "F32"), "float16": (torch.float16, "F16")}
+"""Names of the dtypes that are stored: in torch, in safetensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What decides an embedding besides the image.
+
+    Attributes:
+        weights: ``weights_signature`` of the encoder.
+        preprocessing: version of the preprocessing.
+        size: side of the canvas that images are brought to, in pixels.
+        dtype: ``float32``, or ``float16`` for half the space.
+    """
+
+    weights: str
+    preprocessing: int
+    size: int
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise WeightsError(f"embeddings cannot be stored as {self.dtype!r}; choose {' or '.join(_DTYPES)}")
+
+
+def weights_signature(module: nn.Module, context: str = "") -> str:
+    """A hash of names, shapes, dtypes and bytes of all parameters and persistent buffers; independent of the device.
+
+    Args:
+        context: what else decides the module's output and is not in its tensors, such as window sizes, as text.
+
+    Returns:
+        64 hexadecimal digits (SHA-256).
+    """
+    digest = hashlib.sha256(context.encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"\0{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class EmbeddingStore:
+    """A folder of embeddings of one encoder, with the latest ones kept in memory.
+
+    Use one instance per process and thread; instances share the folder safely::
+
+        keys = [store.key(path) for path in paths]
+        for key in store.missing(keys):
+            store.save(key, ...)
+        batch = store.load(keys)["low"]  # (B, C, S/16, S/16)
+
+    Args:
+        folder: created if it is absent. Otherwise it must be empty, or a store with the same signature.
+        signature: what the embeddings are made with.
+        memory_bytes: bound on the tensors kept in memory; 0 keeps none.
+        overwrite: empty a store that was made with another signature instead of refusing it.
+
+    Raises:
+        WeightsError: the folder holds something else, or a store made otherwise (says what differs), or cannot be used.
+    """
+
+    def __init__(
+        self, folder: str | Path, signature: Signature, *, memory_bytes: int = 1 << 30, overwrite: bool = False
+    ) -> None:
+        self.folder = Path(folder)
+        self.signature = signature
+        self.memory_bytes = memory_bytes
+        self._salt = json.dumps(asdict(signature), sort_keys=True).encode()
+        self._digests: dict[Path, tuple[int, int, bytes]] = {}
+        self._recent: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._recent_bytes = 0
+        self._open(overwrite)
+
+    def key(self, image: str | Path | bytes) -> str:
+        """The key of an image: SHA-256 over the bytes of its file and the signature, as 64 hexadecimal digits.
+
+        A file is hashed again only when its size or time of modification changed.
+
+        Args:
+            image: path of the image file, or its bytes.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        content = hashlib.sha256(image).digest() if isinstance(image, bytes) else self._file_digest(Path(image))
+        return hashlib.sha256(content + self._salt).hexdigest()
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """The keys whose embedding must still be made, each once, in the order given.
+
+        Damaged entries count as missing and are logged: a store is a cache, ``save`` replaces them.
+        """
+        return [key for key in dict.fromkeys(keys) if key not in self._recent and not self._intact(self._path(key))]
+
+    def load(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """The embeddings of B >= 1 images: each of ``LEVELS`` as (B, C, H, W) on the CPU, the caller's own copy.
+
+        Raises:
+            WeightsError: there is no intact entry for some of the keys (names them); ask ``missing`` first.
+        """
+        found = {key: self._read(key) for key in dict.fromkeys(keys)}
+        absent = [key for key, entry in found.items() if entry is None]
+        if absent:
+            raise WeightsError(f"{self.folder}: no embeddings for {', '.join(absent)}; encode these images again")
+        entries = [entry for key in keys if (entry := found[key]) is not None]
+        return {level: torch.stack([entry[level] for entry in entries]) for level in LEVELS}
+
+    def save(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write the embedding of one image, in the signature's dtype; replaces what is there.
+
+        Args:
+            tensors: each of ``LEVELS`` as (C, H, W), on any device.
+
+        Raises:
+            WeightsError: values are not finite (in the store's dtype), or the entry cannot be written.
+            ValueError: other levels or shapes.
+        """
+        if set(tensors) != set(LEVELS) or any(tensor.ndim != 3 for tensor in tensors.values()):
+            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            raise ValueError(f"expected {', '.join(LEVELS)}, each (C, H, W); got {shapes}")
+        dtype = _DTYPES[self.signature.dtype][0]
+        # Copies: slices of a batch would keep the whole batch in memory.
+        entry = {
+            name: tensor.detach().to("cpu", dtype, copy=True).contiguous() for name, tensor in sorted(tensors.items())
+        }
+        infinite = [name for name, tensor in entry.items() if not bool(torch.isfinite(tensor).all())]
+        if infinite:
+            raise WeightsError(
+                f"embedding {key}: {', '.join(infinite)} not finite as {self.signature.dtype}; "
+                "use float32, or other weights if it is float32 already"
+            )
+        self._write(self._path(key), save(entry))
+        self._remember(key, entry)
+
+    def _open(self, overwrite: bool) -> None:
+        path = self.folder / _SIGNATURE
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            text = path.read_text(encoding="utf-8") if path.exists() else None
+            others = text is None and any(not child.name.startswith(".") for child in self.folder.iterdir())
+        except (FileExistsError, NotADirectoryError):
+            raise WeightsError(f"{self.folder}: is not a folder; give another for the embeddings") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise WeightsError(f"{path}: cannot be read ({_reason(error)}); give another folder") from error
+        if others:
+            raise WeightsError(f"{self.folder}: holds something else than embeddings; give a new or empty folder")
+        differences = [] if text is None else _differences(text, self.signature)
+        if differences and not overwrite:
+            raise WeightsError(
+                f"{self.folder}: these embeddings were made otherwise and are not used: {'; '.join(differences)}. "
+                "Give another folder, or --overwrite to replace them"
+            )
+        if differences:
+            self._empty()
+        if differences or text is None:
+            # Two processes may both come here. Even if they disagree nothing wrong is read: keys cover the signature.
+            self._write(path, json.dumps(asdict(self.signature), indent=2).encode())
+
+    def _empty(self) -> None:
+        try:
+            for entry in self.folder.glob("[0-9a-f][0-9a-f]/*.safetensors*"):
+                entry.unlink(missing_ok=True)
+        except OSError as error:
+            raise WeightsError(f"{self.folder}: cannot be emptied: {_reason(error)}") from error
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def _file_digest(self, path: Path) -> bytes:
+        try:
+            stat = path.stat()
+            known = self._digests.get(path)
+            if known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns):
+                return known[2]
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            raise DataError([f"{path}: cannot be read ({_reason(error)}); restore the file"]) from error
+        self._digests[path] = (stat.st_size, stat.st_mtime_ns, digest)
+        return digest
+
+    def _intact(self, path: Path) -> bool:
+        """Whether the entry is there and whole, judged by its header and length alone."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+                dtypes = {file.get_slice(name).get_dtype() for name in names}
+        except FileNotFoundError:
+            return False
+        except SafetensorError as error:
+            return _damaged(path, error)
+        except OSError as error:
+            raise WeightsError(
+                f"{path}: cannot be read: {_reason(error)}; mend the disk or give another folder"
+            ) from error
+        if set(names) != set(LEVELS) or dtypes != {_DTYPES[self.signature.dtype][1]}:
+            return _damaged(path, f"holds {', '.join(sorted(names)) or 'nothing'} as {', '.join(sorted(dtypes))}")
+        return True
+
+    def _read(self, key: str) -> dict[str, Tensor] | None:
+        if key in self._recent:
+            self._recent.move_to_end(key)
+            return self._recent[key]
+        path = self._path(key)
+        if not self._intact(path):
+            return None
+        try:
+            # Read rather than mapped: a disk that fails under a map kills the process.
+            entry = load(path.read_bytes())
+        except FileNotFoundError:
+            return None  # Another process emptied the store just now.
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(
+                f"{path}: cannot be read: {_reason(error)}; mend the disk or give another folder"
+            ) from error
+        self._remember(key, entry)
+        return entry
+
+    def _remember(self, key: str, entry: dict[str, Tensor]) -> None:
+        replaced = self._recent.pop(key, None)
+        self._recent_bytes += _bytes(entry) - (_bytes(replaced) if replaced else 0)
+        self._recent[key] = entry
+        while self._recent_bytes > self.memory_bytes:
+            self._recent_bytes -= _bytes(self._recent.popitem(last=False)[1])
+
+    def _write(self, path: Path, content: bytes) -> None:
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            aside.write_bytes(content)
+            os.replace(aside, path)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise WeightsError(
+                    f"{self.folder}: the disk is full ({len(content) / 2**20:.1f} MiB for one file); free space, "
+                    "or give a folder on another disk, or store float16"
+                ) from error
+            raise WeightsError(f"{path}: cannot be written: {_reason(error)}; give another folder") from error
+        finally:
+            # Only what an error left there: a second error must not hide the first.
+            with contextlib.suppress(OSError):
+                aside.unlink()
+
+
+def _differences(text: str, signature: Signature) -> list[str]:
+    """What differs between the signature in a store and the one that is asked for, one phrase each."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    names = [field.name for field in fields(Signature)]
+    if not isinstance(found, dict) or set(found) != set(names):
+        return [f"{_SIGNATURE} is damaged or of another version"]
+    wanted = asdict(signature)
+    return [f"{name} is {found[name]}, now {wanted[name]}" for name in names if found[name] != wanted[name]]
+
+
+def _damaged(path: Path, reason: object) -> bool:
+    logger.warning("%s: damaged (%s); this image is encoded again", path, reason)
+    return False
+
+
+def _bytes(entry: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in entry.values())
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,489 @@
+"""Train the bundled model ``nano`` from scratch on procedural scenes (and, if given, the train parts of ``nuclei`` and ``cats``).
+
+    python tools/pretrain_nano.py --out runs/nano --minutes 60 --photos ../shared/data/cats ../shared/data/nuclei
+    python tools/pretrain_nano.py --out runs/nano --minutes 60 --photos ... --resume        # continue a killed run
+
+The curriculum, as shares of the time budget: the encoder alone on a dense pixel-pair loss (without it the decoder sits on a plateau
+where it ignores its prompts), then boxes and clicks with corrections at 128 pixels, with in-context episodes (remember, recall) mixed in,
+and the last part at 256 pixels. The averaged weights are written to ``OUT/model`` in float16.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from PIL import Image
+from torch import Tensor, nn
+
+from maskwright.data.labels import Dataset
+from maskwright.data.scenes import render
+from maskwright.engine.ema import Ema
+from maskwright.engine.losses import sam_loss
+from maskwright.engine.run import Run, flatten_optimizer, progress, unflatten_optimizer
+from maskwright.sam.prompts import Prompts
+from maskwright.sam.sam import Sam
+from maskwright.sam.weights import nano_config
+
+
+@dataclass
+class Config:
+    out: Path
+    """Run directory."""
+    minutes: float = 60.0
+    """Wall-clock budget of the training itself (rendering the pool is extra)."""
+    photos: list[Path] = field(default_factory=list)
+    """Dataset folders with instance masks whose train split is mixed in."""
+    photo_share: float = 0.5
+    """Share of the batches that are photographs."""
+    scenes: int = 12000
+    """Scenes rendered for the 128-pixel part; a quarter as many at 256 pixels."""
+    batch: int = 16
+    """Images per step at 128 pixels; a third of it at 256."""
+    objects: int = 3
+    """Prompts per image."""
+    lr: float = 8e-4
+    weight_decay: float = 0.05
+    dense_share: float = 0.06
+    """Share of the budget for the dense pre-training of the encoder."""
+    context_share: float = 0.35
+    """Share of the steps (after the dense part) that are in-context episodes."""
+    fine_share: float = 0.25
+    """Last share of the budget, at 256 pixels."""
+    ema: float = 0.998
+    seed: int = 0
+    threads: int = 2
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass
+class Pool:
+    """Images with instance ids, in memory: images (N,3,S,S) uint8, instances (N,S,S) int16, identities (N,M) int64 or None.
+
+    With identities, images 2i and 2i+1 show some of the same objects; without, all instances of the pool are one category.
+    """
+
+    images: Tensor
+    instances: Tensor
+    identities: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def render_pool(count: int, size: int, seed: int, device: str = "cpu") -> Pool:
+    images, instances, identities = [], [], []
+    chunk = 32 if size <= 128 else 8
+    with progress(count, f"rendering {size}-pixel scenes") as advance:
+        for i in range(0, count, chunk):
+            scenes = render(chunk, size, seed=seed + i, pairs=True, device=device)
+            images.append((scenes.images * 255).round().byte())
+            instances.append(scenes.instances.to(torch.int16))
+            identities.append(scenes.identities)
+            advance(chunk)
+    return Pool(torch.cat(images), torch.cat(instances), torch.cat(identities))
+
+
+def photo_pool(folder: Path, size: int = 288) -> Pool:
+    """The train split of a dataset with instance masks, squashed to squares (crops and jitter come later)."""
+    dataset = Dataset.load(folder).split("train")
+    images, instances = [], []
+    for sample in dataset:
+        mask_path = dataset.mask_path(sample)
+        if mask_path is None:
+            continue
+        image = Image.open(dataset.image_path(sample)).convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+        mask = Image.fromarray(np.array(Image.open(mask_path)).astype(np.int32)).resize((size, size), Image.Resampling.NEAREST)
+        images.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+        instances.append(torch.from_numpy(np.array(mask).astype(np.int16)))
+    return Pool(torch.stack(images), torch.stack(instances), None)
+
+
+def augment(images: Tensor, instances: Tensor, size: int, zoom: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random crop, rotation, flip and photometric jitter: uint8 (B,3,s,s), (B,s,s) → float (B,3,S,S) in 0..1, int64 (B,S,S)."""
+    batch = len(images)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(batch, *shape, generator=generator) * (high - low) + low
+
+    scale = uniform(*zoom)
+    aspect = uniform(-0.2, 0.2).exp()
+    angle = uniform(-0.35, 0.35) + torch.randint(0, 4, (batch,), generator=generator) * torch.pi / 2
+    flip = torch.where(torch.rand(batch, generator=generator) < 0.5, 1.0, -1.0)
+    slack = (1 - scale).clamp(min=0)
+    rows = torch.stack(
+        [
+            torch.stack([scale * aspect * angle.cos() * flip, -scale / aspect * angle.sin(), uniform(-1, 1) * slack], -1),
+            torch.stack([scale * aspect * angle.sin() * flip, scale / aspect * angle.cos(), uniform(-1, 1) * slack], -1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(rows, [batch, 3, size, size], align_corners=False)
+    view = F.grid_sample(images.float() / 255, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    ids = F.grid_sample(instances.float()[:, None], grid, mode="nearest", padding_mode="reflection", align_corners=False)
+    mean = view.mean((2, 3), keepdim=True)
+    grey = view.mean(1, keepdim=True)
+    saturation = torch.where(torch.rand(batch, generator=generator) < 0.15, 0.0, 1.0)[:, None, None, None] * uniform(0.4, 1.6, 1, 1, 1)
+    view = grey + (view - grey) * saturation
+    view = mean + (view - mean) * uniform(0.5, 1.5, 1, 1, 1)
+    view = view * uniform(0.75, 1.25, 3, 1, 1) + uniform(-0.15, 0.15, 1, 1, 1)
+    view = view.clamp(0, 1) ** uniform(-0.5, 0.5, 1, 1, 1).exp()
+    view = view + torch.randn(view.shape, generator=generator) * uniform(0, 0.03, 1, 1, 1)
+    return view.clamp(0, 1), ids[:, 0].round().long()
+
+
+def choose_objects(ids: Tensor, objects: int, generator: torch.Generator, smallest: float = 0.0015) -> tuple[Tensor, Tensor, Tensor]:
+    """Pick instances: ids (B,S,S) → targets (B,K,S,S) bool, chosen ids (B,K), valid (B,K). Larger objects are likelier."""
+    batch, size = ids.shape[0], ids.shape[-1]
+    area = torch.zeros(batch, int(ids.max()) + 2).scatter_add_(1, ids.flatten(1), torch.ones(batch, size * size))
+    area[:, 0] = 0
+    weight = torch.where(area >= smallest * size * size, area, 0.0).sqrt()
+    some = weight.sum(1) > 0
+    weight[~some] = 1.0
+    chosen = torch.multinomial(weight, objects, replacement=True, generator=generator)
+    return ids[:, None] == chosen[:, :, None, None], chosen, some[:, None].expand(-1, objects)
+
+
+def sample_in(region: Tensor, generator: torch.Generator, central: float = 0.5) -> Tensor:
+    """One pixel of each region: (B,K,S,S) bool → (B,K,2) xy at pixel centres; with chance ``central`` deep inside, else uniform."""
+    batch, objects, size, _ = region.shape
+    flat = region.flatten(0, 1).float()
+    weight = flat.clone()
+    if torch.rand((), generator=generator) < central:
+        # How much of the neighbourhood, at three radii, is in the region too: cheap, and close to a distance transform.
+        depth = small = F.avg_pool2d(flat[:, None], 4)
+        for radius in (1, 2, 4):
+            depth = depth * F.avg_pool2d(small, 2 * radius + 1, stride=1, padding=radius)
+        weight = F.interpolate(depth, scale_factor=4.0)[:, 0] ** 3 * flat + 1e-9 * flat
+    weight = weight.flatten(1)
+    weight[weight.sum(1) <= 0] = 1.0
+    index = torch.multinomial(weight, 1, generator=generator)[:, 0]
+    return torch.stack([index % size + 0.5, index // size + 0.5], -1).view(batch, objects, 2).float()
+
+
+def boxes_of(targets: Tensor, generator: torch.Generator, jitter: float = 0.1) -> Tensor:
+    """Jittered boxes: (B,K,S,S) bool → (B,K,4)."""
+    size = targets.shape[-1]
+
+    def span(line: Tensor) -> tuple[Tensor, Tensor]:
+        return line.float().argmax(-1).float(), size - line.flip(-1).float().argmax(-1).float()
+
+    x0, x1 = span(targets.any(-2))
+    y0, y1 = span(targets.any(-1))
+    boxes = torch.stack([x0, y0, x1, y1], -1)
+    side = torch.stack([x1 - x0, y1 - y0], -1).repeat(1, 1, 2)
+    noise = (torch.randn(boxes.shape, generator=generator) * jitter * side).clamp(-0.15 * size, 0.15 * size)
+    noise = noise * (torch.rand(boxes.shape[0], boxes.shape[1], 1, generator=generator) < 0.6)
+    boxes = (boxes + noise).clamp(0, size)
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([torch.minimum(low, high), torch.maximum(torch.maximum(low, high), torch.minimum(low, high) + 2)], -1)
+
+
+class DenseHead(nn.Module):
+    """Pixel embeddings from the three levels, for the dense pre-training only."""
+
+    def __init__(self, width: int, dim: int = 32) -> None:
+        super().__init__()
+        self.project = nn.ModuleList(nn.Conv2d(c, dim, 1) for c in (width // 8, width // 4, width))
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        size = levels[0].shape[-2:]
+        parts = [F.interpolate(p(x), size, mode="bilinear", align_corners=False) for p, x in zip(self.project, levels)]
+        return F.normalize(torch.stack(parts).sum(0), dim=1)
+
+
+def dense_loss(features: Tensor, ids: Tensor, generator: torch.Generator, pixels: int = 96) -> Tensor:
+    """Pairs of pixels of one instance attract, others repel: balanced BCE on scaled cosines. features (B,D,h,w), ids (B,S,S)."""
+    batch, _, height, width = features.shape
+    small = F.interpolate(ids[:, None].float(), (height, width), mode="nearest")[:, 0].long().flatten(1)
+    weight = torch.where(small > 0, 1.0, 0.3 * (small > 0).float().mean(1, keepdim=True).clamp(min=0.05))
+    index = torch.multinomial(weight, pixels, generator=generator)
+    picked = features.flatten(2).gather(2, index[:, None].expand(-1, features.shape[1], -1))
+    label = small.gather(1, index)
+    same = (label[:, :, None] == label[:, None, :]).float()
+    keep = ((label[:, :, None] > 0) | (label[:, None, :] > 0)).float()
+    logits = (picked.transpose(1, 2) @ picked) * 8 - 2
+    loss = F.binary_cross_entropy_with_logits(logits, same, reduction="none") * keep
+    positive = (loss * same).sum() / (same * keep).sum().clamp(min=1)
+    return positive + (loss * (1 - same)).sum() / ((1 - same) * keep).sum().clamp(min=1)
+
+
+def refine_loss(masks, targets: Tensor, valid: Tensor) -> Tensor:
+    """``sam_loss`` at twice the decoder's resolution."""
+    logits = F.interpolate(masks.logits.flatten(0, 1), scale_factor=2.0, mode="bilinear", align_corners=False)
+    logits = logits.unflatten(0, targets.shape[:2])
+    area = F.interpolate(targets.float(), logits.shape[-2:], mode="area")
+    return sam_loss(logits, masks.iou, area, valid)
+
+
+class Trainer:
+    """One training process: pools, networks, optimiser, and the two kinds of step."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.coarse = Sam.from_config(nano_config(), size=128, seed=config.seed)
+        self.fine = Sam(self.coarse.model, 256)
+        self.head = DenseHead(self.coarse.width)
+        self.sam(128)
+        self.ema = Ema(self.coarse.model, config.ema, warmup=1000)
+        decay = [p for p in self.coarse.model.parameters() if p.ndim > 1]
+        plain = [p for p in self.coarse.model.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decay, "weight_decay": config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+                {"params": list(self.head.parameters()), "weight_decay": 0.0},
+            ],
+            lr=config.lr,
+            betas=(0.9, 0.98),
+        )
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.photos = [photo_pool(folder) for folder in config.photos]
+        self.pools: dict[int, Pool] = {}
+
+    def pool(self, size: int) -> Pool:
+        if size not in self.pools:
+            self.pools.clear()
+            count = self.config.scenes if size == 128 else self.config.scenes // 4
+            self.pools[size] = render_pool(count, size, seed=self.config.seed + size * 1_000_000)
+        return self.pools[size]
+
+    def sam(self, size: int) -> Sam:
+        """The network set up for a canvas (the rotary positions of the memory attention belong to one)."""
+        sam = self.coarse if size == 128 else self.fine
+        grid = size // 16
+        attention = sam.model.memory_attention
+        attention.config.memory_attention_rope_feat_sizes = [grid, grid]
+        attention.position_ids = attention.precompute_positions(attention.config)
+        return sam.train()
+
+    def draw(self, size: int, batch: int, pairs: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A batch of one source: images, ids and (scenes only) identities; with ``pairs`` rows 2i and 2i+1 belong together."""
+        g = self.generator
+        photo = bool(self.photos) and torch.rand((), generator=g).item() < self.config.photo_share
+        pool = self.photos[int(torch.randint(len(self.photos), (), generator=g))] if photo else self.pool(size)
+        if pairs and not photo:
+            index = torch.randint(len(pool) // 2, (batch // 2,), generator=g)
+            index = torch.stack([2 * index, 2 * index + 1], 1).flatten()
+        else:
+            index = torch.randint(len(pool), (batch,), generator=g)
+        zoom = (0.25, 0.9) if photo else (0.6, 1.0)
+        images, ids = augment(pool.images[index], pool.instances[index].long(), size, zoom, g)
+        return images, ids, None if pool.identities is None else pool.identities[index]
+
+    def dense_step(self, size: int) -> dict[str, Tensor]:
+        images, ids, _ = self.draw(size, self.config.batch, pairs=False)
+        embedding = self.sam(size).encode(images)
+        features = self.head([embedding.high0, embedding.high1, embedding.low])
+        return {"dense": dense_loss(features, ids, self.generator)}
+
+    def prompt_step(self, size: int, batch: int) -> dict[str, Tensor]:
+        """A box or a click, then corrections inside the error, each with the previous logits."""
+        g = self.generator
+        images, ids, _ = self.draw(size, batch, pairs=False)
+        targets, _, valid = choose_objects(ids, self.config.objects, g)
+        valid = valid & targets.flatten(2).any(-1)
+        sam = self.sam(size)
+        embedding = sam.encode(images)
+        click = torch.rand((), generator=g).item() < 0.5
+        previous = None
+        if click:
+            prompts = Prompts.of_points(sample_in(targets, g)[:, :, None], torch.ones(*targets.shape[:2], 1, dtype=torch.long))
+        else:
+            prompts = Prompts.of_boxes(boxes_of(targets, g))
+        losses: dict[str, Tensor] = {}
+        rounds = 1 + int(torch.multinomial(torch.tensor([0.5, 0.3, 0.2]), 1, generator=g))
+        total = 0.0
+        for turn in range(rounds):
+            masks = sam.decode(embedding, prompts, previous, multimask=click and turn == 0)
+            loss = refine_loss(masks, targets, valid)
+            total = total + loss
+            if turn == 0:
+                losses["click" if click else "box"] = loss.detach()
+                small = F.interpolate(targets.float(), masks.logits.shape[-2:], mode="area") > 0.5
+                inter = ((masks.best > 0) & small).sum((-1, -2)).float()
+                union = ((masks.best > 0) | small).sum((-1, -2)).float().clamp(min=1)
+                losses["iou_click" if click else "iou_box"] = (inter / union)[valid].mean().detach()
+            if turn + 1 < rounds:
+                previous = masks.best.detach()
+                answer = F.interpolate(previous, size, mode="bilinear", align_corners=False) > 0
+                place = sample_in(answer != targets, g)
+                column = place.long()
+                label = targets.flatten(2).gather(2, (column[..., 1] * size + column[..., 0])[..., None])[..., 0]
+                prompts = prompts.join(Prompts.of_points(place[:, :, None], label[..., None].long()))
+        losses["loss"] = total / rounds
+        return losses
+
+    def context_step(self, size: int, batch: int) -> dict[str, Tensor]:
+        """A reference with its mask (or a box's answer) segments the same thing in another image; sometimes it is absent."""
+        g = self.generator
+        batch += batch % 2
+        images, ids, identities = self.draw(size, batch, pairs=True)
+        sam = self.sam(size)
+        embedding = sam.encode(images)
+        partner = torch.arange(batch) ^ 1
+        if identities is None:
+            # Photographs: all instances of the set are one category; up to three other images of the batch are the references.
+            references = int(torch.randint(1, 4, (), generator=g))
+            order = torch.stack([(torch.arange(batch) + 1 + r) % batch for r in range(references)], 1)
+            query = reference = (ids > 0)[:, None]
+        else:
+            shared = (identities[:, :, None] == identities[partner][:, None, :]) & (identities[:, :, None] > 0)
+            pixels = torch.ones(batch, ids.shape[1] * ids.shape[2])
+            area = torch.zeros(batch, identities.shape[1] + 1).scatter_add_(1, ids.flatten(1), pixels)[:, 1:]
+            seen = (shared & (area[partner][:, None] > 0.002 * size * size)).any(2)
+            # An identity that its partner does not show comes now and then: the answer is then "absent".
+            weight = seen * area + 1e-3 * area + 1e-6
+            identity = identities.gather(1, torch.multinomial(weight, 1, generator=g))
+            query = self._identity_mask(ids, identities, identity)[:, None]
+            reference = self._identity_mask(ids, identities, identity[partner])[:, None]
+            order = partner[:, None]
+        # Each image is remembered once, however many queries refer to it.
+        memory = sam.remember(embedding, reference.float())[:, 0][order]
+        has_reference = reference.flatten(1).any(1)[order].any(1, keepdim=True)
+        area = query.flatten(2).float().mean(-1)
+        present = (area > 0.002) & has_reference
+        masks = sam.decode(sam.recall(embedding, memory), multimask=False)
+        loss = refine_loss(masks, query, present)
+        known = has_reference & ((area > 0.002) | (area == 0))
+        presence = F.binary_cross_entropy_with_logits(masks.presence, present.float(), reduction="none")
+        presence = (presence * known).sum() / known.sum().clamp(min=1)
+        small = F.interpolate(query.float(), masks.logits.shape[-2:], mode="area") > 0.5
+        inter = ((masks.best > 0) & small).sum((-1, -2)).float()
+        union = ((masks.best > 0) | small).sum((-1, -2)).float().clamp(min=1)
+        kind = "photo" if identities is None else "scene"
+        return {
+            "loss": loss + 0.2 * presence,
+            "context": loss.detach(),
+            f"iou_context_{kind}": (inter / union)[present].mean().detach(),
+        }
+
+    @staticmethod
+    def _identity_mask(ids: Tensor, identities: Tensor, identity: Tensor) -> Tensor:
+        """(B,S,S) bool: pixels of all instances with the given identity (B,1)."""
+        table = F.pad((identities == identity) & (identity > 0), (1, 0))
+        return table.gather(1, ids.flatten(1)).view_as(ids)
+
+
+@torch.no_grad()
+def validate(sam: Sam, size: int, count: int = 128, seed: int = 987_654) -> dict[str, float]:
+    """Mean IoU on held-out scenes: exact box, one and three central clicks (at the decoder's resolution)."""
+    sam.eval()
+    g = torch.Generator().manual_seed(seed)
+    sums: dict[str, list[Tensor]] = {"val_box": [], "val_click1": [], "val_click3": []}
+    for i in range(0, count, 16):
+        scenes = render(16, size, seed=seed + i, pairs=False)
+        targets, _, valid = choose_objects(scenes.instances.long(), 3, g)
+        small = F.interpolate(targets.float(), scale_factor=0.25, mode="area") > 0.5
+        valid = valid & small.flatten(2).any(-1)
+        embedding = sam.encode(scenes.images)
+
+        def score(logits: Tensor, small: Tensor = small, valid: Tensor = valid) -> Tensor:
+            inter = ((logits > 0) & small).sum((-1, -2)).float()
+            return (inter / ((logits > 0) | small).sum((-1, -2)).clamp(min=1))[valid]
+
+        sums["val_box"].append(score(sam.decode(embedding, Prompts.of_boxes(boxes_of(targets, g, 0.0))).best))
+        prompts = Prompts.of_points(sample_in(targets, g, 1.0)[:, :, None], torch.ones(*targets.shape[:2], 1, dtype=torch.long))
+        masks = sam.decode(embedding, prompts, multimask=True)
+        sums["val_click1"].append(score(masks.best))
+        for _ in range(2):
+            answer = F.interpolate(masks.best, size, mode="bilinear", align_corners=False) > 0
+            place = sample_in(answer != targets, g, 1.0)
+            index = place[..., 1].long() * size + place[..., 0].long()
+            label = targets.flatten(2).gather(2, index[..., None])[..., 0].long()
+            prompts = prompts.join(Prompts.of_points(place[:, :, None], label[..., None]))
+            masks = sam.decode(embedding, prompts, masks.best)
+        sums["val_click3"].append(score(masks.best))
+    return {k: torch.cat(v).mean().item() for k, v in sums.items()}
+
+
+def fit(trainer: Trainer, run: Run, config: Config) -> None:
+    step, used = 0, 0.0
+    checkpoint = run.load_checkpoint()
+    if checkpoint is not None:
+        trainer.coarse.model.load_state_dict(checkpoint.tensors["model"])
+        trainer.head.load_state_dict(checkpoint.tensors["head"])
+        trainer.ema.load_state_dict(checkpoint.tensors["ema"])
+        unflatten_optimizer(trainer.optimizer, checkpoint.tensors["optimizer"], checkpoint.state["optimizer"])
+        trainer.generator.set_state(checkpoint.tensors["rng"]["generator"])
+        step, used = checkpoint.step, checkpoint.state["minutes"]
+    model = trainer.coarse.model
+    means: dict[str, list[float]] = {}
+    saved = time.monotonic()
+    while used < config.minutes:
+        tick = time.monotonic()
+        fraction = used / config.minutes
+        size = 256 if fraction >= 1 - config.fine_share else 128
+        if size not in trainer.pools:
+            trainer.pool(size)
+            tick = time.monotonic()
+        batch = config.batch if size == 128 else max(2, config.batch // 3)
+        ramp = min(1.0, (step + 1) / 200)
+        rate = config.lr * ramp * (0.02 + 0.98 * (0.5 + 0.5 * float(np.cos(np.pi * fraction))))
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = rate
+        if fraction < config.dense_share:
+            losses = trainer.dense_step(128)
+            losses["loss"] = losses["dense"]
+        elif torch.rand((), generator=trainer.generator).item() < config.context_share and fraction > config.dense_share + 0.1:
+            losses = trainer.context_step(size, batch)
+        else:
+            losses = trainer.prompt_step(size, batch)
+        loss = losses.pop("loss")
+        trainer.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_([*model.parameters(), *trainer.head.parameters()], 1.0)
+        trainer.optimizer.step()
+        trainer.sam(128)  # the averaged copy was made for this canvas
+        trainer.ema.update(model)
+        for name, value in losses.items():
+            means.setdefault(name, []).append(float(value.detach()))
+        step += 1
+        used += (time.monotonic() - tick) / 60
+        if step % 100 == 0:
+            report = {k: float(np.nanmean(v)) for k, v in means.items()}
+            run.log(step, minutes=used, lr=rate, **report)
+            print(f"{used:6.1f} min  step {step}  {size}px  " + "  ".join(f"{k} {v:.3f}" for k, v in sorted(report.items())), flush=True)
+            means.clear()
+        if time.monotonic() - saved > 150 or used >= config.minutes:
+            run.save_checkpoint(
+                step,
+                {
+                    "model": model.state_dict(),
+                    "head": trainer.head.state_dict(),
+                    "ema": trainer.ema.state_dict(),
+                    "optimizer": (flat := flatten_optimizer(trainer.optimizer))[0],
+                    "rng": {"generator": trainer.generator.get_state()},
+                },
+                {"optimizer": flat[1], "minutes": used},
+            )
+            export(trainer, config.out / "model")
+            scores = validate(Sam(Sam.load(config.out / "model").model, size), size)
+            run.log(step, **scores)
+            print(f"           step {step}  " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
+            saved = time.monotonic()
+
+
+def export(trainer: Trainer, folder: Path) -> None:
+    """The averaged weights in float16, in Hugging Face format."""
+    sam = Sam.from_config(nano_config())
+    sam.model.load_state_dict(trainer.ema.model.state_dict())
+    sam.model.half().save_pretrained(folder)
+
+
+def main(config: Config) -> None:
+    torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)
+    settings = {k: v for k, v in asdict(config).items() if k not in ("resume", "overwrite", "out")}
+    run = Run.create(config.out, {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}, resume=config.resume, overwrite=config.overwrite)
+    fit(Trainer(config), run, config)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

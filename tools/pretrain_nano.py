@@ -27,7 +27,7 @@ from maskwright.engine.ema import Ema
 from maskwright.engine.losses import sam_loss
 from maskwright.engine.run import Run, flatten_optimizer, progress, unflatten_optimizer
 from maskwright.sam.prompts import Prompts
-from maskwright.sam.sam import Sam
+from maskwright.sam.sam import Masks, Sam
 from maskwright.sam.weights import nano_config
 
 
@@ -45,11 +45,11 @@ class Config:
     """Scenes rendered for the 128-pixel part; a quarter as many at 256 pixels."""
     batch: int = 16
     """Images per step at 128 pixels; a third of it at 256."""
-    objects: int = 3
+    objects: int = 4
     """Prompts per image."""
     lr: float = 8e-4
     weight_decay: float = 0.05
-    dense_share: float = 0.06
+    dense_share: float = 0.08
     """Share of the budget for the dense pre-training of the encoder."""
     context_share: float = 0.35
     """Share of the steps (after the dense part) that are in-context episodes."""
@@ -58,6 +58,8 @@ class Config:
     ema: float = 0.998
     seed: int = 0
     threads: int = 2
+    init: Path | None = None
+    """Start from these weights (a folder in Hugging Face format) instead of from scratch; the dense part is then left out."""
     resume: bool = False
     overwrite: bool = False
 
@@ -78,11 +80,12 @@ class Pool:
 
 
 def render_pool(count: int, size: int, seed: int, device: str = "cpu") -> Pool:
+    """Scenes from plain to camouflaged: the first ones get the decoder off its plateau, the last carry over to photographs."""
     images, instances, identities = [], [], []
     chunk = 32 if size <= 128 else 8
     with progress(count, f"rendering {size}-pixel scenes") as advance:
         for i in range(0, count, chunk):
-            scenes = render(chunk, size, seed=seed + i, pairs=True, device=device)
+            scenes = render(chunk, size, seed=seed + i, pairs=True, device=device, difficulty=0.1 + 0.9 * i / count)
             images.append((scenes.images * 255).round().byte())
             instances.append(scenes.instances.to(torch.int16))
             identities.append(scenes.identities)
@@ -214,12 +217,38 @@ def dense_loss(features: Tensor, ids: Tensor, generator: torch.Generator, pixels
     return positive + (loss * (1 - same)).sum() / ((1 - same) * keep).sum().clamp(min=1)
 
 
-def refine_loss(masks, targets: Tensor, valid: Tensor) -> Tensor:
-    """``sam_loss`` at twice the decoder's resolution."""
+def refine_loss(masks: Masks, targets: Tensor, valid: Tensor, balance: float) -> Tensor:
+    """``sam_loss`` at twice the decoder's resolution, plus ``balance`` × cross-entropy with object and rest weighed alike.
+
+    The second part keeps an untrained decoder from settling on "nothing" (or on the foreground): a prompt-blind answer costs log 2.
+    """
     logits = F.interpolate(masks.logits.flatten(0, 1), scale_factor=2.0, mode="bilinear", align_corners=False)
     logits = logits.unflatten(0, targets.shape[:2])
     area = F.interpolate(targets.float(), logits.shape[-2:], mode="area")
-    return sam_loss(logits, masks.iou, area, valid)
+    loss = sam_loss(logits, masks.iou, area, valid)
+    if balance > 0:
+        soft = area[:, :, None].expand_as(logits)
+        entropy = F.binary_cross_entropy_with_logits(logits, soft, reduction="none")
+        on = (entropy * soft).sum((-1, -2)) / soft.sum((-1, -2)).clamp(min=1e-3)
+        off = (entropy * (1 - soft)).sum((-1, -2)) / (1 - soft).sum((-1, -2)).clamp(min=1e-3)
+        best = (on + off).amin(-1)
+        loss = (1 - balance) * loss + balance * (best * valid).sum() / valid.sum().clamp(min=1)
+        loss = loss + 2 * balance * contrast_loss(logits.mean(2), area, valid)
+    return loss
+
+
+def contrast_loss(logits: Tensor, area: Tensor, valid: Tensor) -> Tensor:
+    """Which of an image's prompts does a pixel belong to? Cross-entropy over the K prompts, on pixels of exactly one target.
+
+    A decoder that ignores its prompts gives K equal answers and pays log K, whatever it says about foreground.
+    logits, area (B,K,h,w), valid (B,K).
+    """
+    hard = (area > 0.5) & valid[:, :, None, None]
+    one = hard.sum(1) == 1
+    entropy = F.cross_entropy(logits.masked_fill(~valid[:, :, None, None], -30.0), hard.long().argmax(1), reduction="none")
+    per_object = (entropy[:, None] * hard * one[:, None]).sum((-1, -2)) / (hard & one[:, None]).sum((-1, -2)).clamp(min=1)
+    counted = (hard & one[:, None]).flatten(2).any(-1) & (valid.sum(1, keepdim=True) > 1)
+    return (per_object * counted).sum() / counted.sum().clamp(min=1)
 
 
 class Trainer:
@@ -227,7 +256,10 @@ class Trainer:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.coarse = Sam.from_config(nano_config(), size=128, seed=config.seed)
+        start = Sam.load(config.init) if config.init else Sam.from_config(nano_config(), seed=config.seed)
+        if config.init:
+            config.dense_share = 0.0
+        self.coarse = Sam(start.model, 128)
         self.fine = Sam(self.coarse.model, 256)
         self.head = DenseHead(self.coarse.width)
         self.sam(128)
@@ -263,46 +295,54 @@ class Trainer:
         attention.position_ids = attention.precompute_positions(attention.config)
         return sam.train()
 
-    def draw(self, size: int, batch: int, pairs: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def draw(self, size: int, batch: int, pairs: bool, fraction: float) -> tuple[Tensor, Tensor, Tensor | None]:
         """A batch of one source: images, ids and (scenes only) identities; with ``pairs`` rows 2i and 2i+1 belong together."""
         g = self.generator
-        photo = bool(self.photos) and torch.rand((), generator=g).item() < self.config.photo_share
+        # Photographs show one or two objects at a time, on which a prompt-blind answer does well: scenes first.
+        photo = bool(self.photos) and fraction > 0.3 and torch.rand((), generator=g).item() < self.config.photo_share
         pool = self.photos[int(torch.randint(len(self.photos), (), generator=g))] if photo else self.pool(size)
+        reach = len(pool) if photo else int(len(pool) * min(1.0, 0.4 + 2 * fraction))
         if pairs and not photo:
-            index = torch.randint(len(pool) // 2, (batch // 2,), generator=g)
+            index = torch.randint(reach // 2, (batch // 2,), generator=g)
             index = torch.stack([2 * index, 2 * index + 1], 1).flatten()
         else:
-            index = torch.randint(len(pool), (batch,), generator=g)
+            index = torch.randint(reach, (batch,), generator=g)
         zoom = (0.25, 0.9) if photo else (0.6, 1.0)
         images, ids = augment(pool.images[index], pool.instances[index].long(), size, zoom, g)
         return images, ids, None if pool.identities is None else pool.identities[index]
 
     def dense_step(self, size: int) -> dict[str, Tensor]:
-        images, ids, _ = self.draw(size, self.config.batch, pairs=False)
+        images, ids, _ = self.draw(size, self.config.batch, False, 0.0)
         embedding = self.sam(size).encode(images)
         features = self.head([embedding.high0, embedding.high1, embedding.low])
         return {"dense": dense_loss(features, ids, self.generator)}
 
-    def prompt_step(self, size: int, batch: int) -> dict[str, Tensor]:
+    def balance(self, fraction: float) -> float:
+        """Weight of the balanced cross-entropy: all of the loss at first, gone at a third of the budget."""
+        return max(0.0, 1 - (fraction - self.config.dense_share) / 0.27)
+
+    def prompt_step(self, size: int, batch: int, fraction: float) -> dict[str, Tensor]:
         """A box or a click, then corrections inside the error, each with the previous logits."""
         g = self.generator
-        images, ids, _ = self.draw(size, batch, pairs=False)
+        images, ids, _ = self.draw(size, batch, False, fraction)
         targets, _, valid = choose_objects(ids, self.config.objects, g)
         valid = valid & targets.flatten(2).any(-1)
         sam = self.sam(size)
         embedding = sam.encode(images)
-        click = torch.rand((), generator=g).item() < 0.5
+        # Boxes first, then clicks and corrections.
+        later = fraction > self.config.dense_share + 0.06
+        click = later and torch.rand((), generator=g).item() < 0.5
         previous = None
         if click:
             prompts = Prompts.of_points(sample_in(targets, g)[:, :, None], torch.ones(*targets.shape[:2], 1, dtype=torch.long))
         else:
             prompts = Prompts.of_boxes(boxes_of(targets, g))
         losses: dict[str, Tensor] = {}
-        rounds = 1 + int(torch.multinomial(torch.tensor([0.5, 0.3, 0.2]), 1, generator=g))
+        rounds = 1 + int(torch.multinomial(torch.tensor([0.5, 0.3, 0.2]), 1, generator=g)) if later else 1
         total = 0.0
         for turn in range(rounds):
             masks = sam.decode(embedding, prompts, previous, multimask=click and turn == 0)
-            loss = refine_loss(masks, targets, valid)
+            loss = refine_loss(masks, targets, valid, self.balance(fraction))
             total = total + loss
             if turn == 0:
                 losses["click" if click else "box"] = loss.detach()
@@ -320,11 +360,11 @@ class Trainer:
         losses["loss"] = total / rounds
         return losses
 
-    def context_step(self, size: int, batch: int) -> dict[str, Tensor]:
+    def context_step(self, size: int, batch: int, fraction: float) -> dict[str, Tensor]:
         """A reference with its mask (or a box's answer) segments the same thing in another image; sometimes it is absent."""
         g = self.generator
         batch += batch % 2
-        images, ids, identities = self.draw(size, batch, pairs=True)
+        images, ids, identities = self.draw(size, batch, True, fraction)
         sam = self.sam(size)
         embedding = sam.encode(images)
         partner = torch.arange(batch) ^ 1
@@ -350,7 +390,7 @@ class Trainer:
         area = query.flatten(2).float().mean(-1)
         present = (area > 0.002) & has_reference
         masks = sam.decode(sam.recall(embedding, memory), multimask=False)
-        loss = refine_loss(masks, query, present)
+        loss = refine_loss(masks, query, present, self.balance(fraction))
         known = has_reference & ((area > 0.002) | (area == 0))
         presence = F.binary_cross_entropy_with_logits(masks.presence, present.float(), reduction="none")
         presence = (presence * known).sum() / known.sum().clamp(min=1)
@@ -431,10 +471,10 @@ def fit(trainer: Trainer, run: Run, config: Config) -> None:
         if fraction < config.dense_share:
             losses = trainer.dense_step(128)
             losses["loss"] = losses["dense"]
-        elif torch.rand((), generator=trainer.generator).item() < config.context_share and fraction > config.dense_share + 0.1:
-            losses = trainer.context_step(size, batch)
+        elif torch.rand((), generator=trainer.generator).item() < config.context_share and fraction > config.dense_share + 0.15:
+            losses = trainer.context_step(size, batch, fraction)
         else:
-            losses = trainer.prompt_step(size, batch)
+            losses = trainer.prompt_step(size, batch, fraction)
         loss = losses.pop("loss")
         trainer.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -127,5 +127,5 @@ def test_another_architecture_is_an_error_that_names_the_difference() -> None:
 
 @pytest.mark.parametrize(("decay", "warmup"), [(-0.1, 0), (1.1, 0), (float("nan"), 0), (0.5, -1)])
 def test_impossible_settings(decay: float, warmup: int) -> None:
-    with pytest.raises(ValueError, match="decay|warmup"):
+    with pytest.raises(ValueError, match=r"decay|warmup"):
         Ema(student(), decay, warmup)

@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import bootstrap
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score, MulticlassJaccardIndex
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassJaccardIndex,
+)
 from torchmetrics.functional.segmentation import dice_score, mean_iou
 
 from maskwright.engine.metrics import (
@@ -124,7 +129,11 @@ def test_bounds_and_their_relation(pairs) -> None:
 @pytest.mark.parametrize(
     ("pred", "target", "message"),
     [
-        (np.zeros((2, 2), int), np.zeros((2, 3), int), r"case-7: prediction \(2, 2\) and target \(2, 3\) differ in size"),
+        (
+            np.zeros((2, 2), int),
+            np.zeros((2, 3), int),
+            r"case-7: prediction \(2, 2\) and target \(2, 3\) differ in size",
+        ),
         (np.full((2, 2), 4), np.zeros((2, 2), int), r"case-7: the prediction holds \[4\].*0\.\.3"),
         (np.full((2, 2), -1), np.full((2, 2), 9), r"case-7: the target holds \[9\] and the prediction holds \[-1\]"),
     ],

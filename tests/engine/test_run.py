@@ -19,7 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from maskwright.engine import run as run_module
@@ -56,7 +56,10 @@ def start(folder: Path, resume: bool = False, **kwargs) -> Run:
 
 
 def weights(value: float) -> dict[str, dict[str, torch.Tensor]]:
-    return {"model": {"a": torch.full((3, 2), value), "b": torch.full((), value)}, "ema": {"a": torch.full((4,), -value)}}
+    return {
+        "model": {"a": torch.full((3, 2), value), "b": torch.full((), value)},
+        "ema": {"a": torch.full((4,), -value)},
+    }
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -267,7 +270,9 @@ def test_missing_and_unexpected_tensors_of_a_checkpoint_are_named(tmp_path: Path
         run.save_checkpoint(1, weights(1), {})
         path = tmp_path / "last" / "step-000000001" / "model.safetensors"
         save_file({"a": torch.ones(3, 2), "stranger": torch.ones(1)}, path)
-        with pytest.raises(WeightsError, match=r"model.safetensors: 1 missing: b\n.*model.safetensors: 1 unexpected: stranger"):
+        with pytest.raises(
+            WeightsError, match=r"model.safetensors: 1 missing: b\n.*model.safetensors: 1 unexpected: stranger"
+        ):
             run.load_checkpoint()
         path.unlink()
         with pytest.raises(WeightsError, match=r"model.safetensors: no such file"):
@@ -299,7 +304,20 @@ class Killed(BaseException):
 class Saboteur:
     """Lets the n-th file operation fail, before or (for writing) half way through it."""
 
-    NAMES = ("fsync", "makedirs", "mkdir", "rename", "replace", "open", "close", "chmod", "fstat", "unlink", "rmdir", "listdir")
+    NAMES = (
+        "fsync",
+        "makedirs",
+        "mkdir",
+        "rename",
+        "replace",
+        "open",
+        "close",
+        "chmod",
+        "fstat",
+        "unlink",
+        "rmdir",
+        "listdir",
+    )
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int, error: BaseException) -> None:
         self.at, self.error, self.calls = at, error, 0
@@ -362,7 +380,9 @@ def test_killed_at_any_instant_a_complete_checkpoint_is_there(tmp_path: Path) ->
     assert seen.count(2) > 3  # deaths in the midst of deleting the old one
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     total, _ = sabotage(lambda: prepared(tmp_path / "count").save_checkpoint(2, weights(2), {}), 10**6, Killed())
     messages = 0
     for at in range(1, total + 1):
@@ -397,9 +417,14 @@ def test_safetensors_own_error_for_a_full_disk(tmp_path: Path, monkeypatch: pyte
 
 def test_another_disk_error_names_folder_and_reason(tmp_path: Path) -> None:
     run = prepared(tmp_path)
-    _, raised = sabotage(lambda: run.save_checkpoint(2, weights(2), {}), 4, OSError(errno.EROFS, "Read-only file system"))
+    _, raised = sabotage(
+        lambda: run.save_checkpoint(2, weights(2), {}), 4, OSError(errno.EROFS, "Read-only file system")
+    )
     assert isinstance(raised, RunError)
-    assert str(raised) == f"{tmp_path}: the checkpoint cannot be saved, the last complete one is intact: Read-only file system"
+    assert (
+        str(raised)
+        == f"{tmp_path}: the checkpoint cannot be saved, the last complete one is intact: Read-only file system"
+    )
 
 
 @pytest.mark.slow
@@ -436,7 +461,9 @@ for step in itertools.count(found.step + 1 if found else 1):
 
 def test_model_round_trip_and_replacement(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
-        path = save_model(tmp_path / "model", {"w": torch.full((2,), value)}, {"value": value, "path": Path("a/b")}, f"# {value}")
+        path = save_model(
+            tmp_path / "model", {"w": torch.full((2,), value)}, {"value": value, "path": Path("a/b")}, f"# {value}"
+        )
         tensors, config = load_model(path)
         assert torch.equal(tensors["w"], torch.full((2,), value))
         assert config == {"value": value, "path": "a/b"}
@@ -460,7 +487,9 @@ def test_killed_while_replacing_a_model(tmp_path: Path) -> None:
         folder = tmp_path / str(len(seen))
         with start(folder) as run:
             run.save_model({"w": torch.ones(2)}, {"value": 1}, "card")
-            _, raised = sabotage(lambda: run.save_model({"w": torch.ones(2) * 2}, {"value": 2}, "card"), len(seen) + 1, Killed())  # noqa: B023
+            _, raised = sabotage(
+                lambda: run.save_model({"w": torch.ones(2) * 2}, {"value": 2}, "card"), len(seen) + 1, Killed()
+            )
         start(folder, resume=True).close()
         tensors, config = load_model(folder / "model")
         assert torch.equal(tensors["w"], torch.full((2,), float(config["value"])))
@@ -616,7 +645,9 @@ def test_optimizer_of_another_model_is_refused() -> None:
         return optimizer
 
     tensors, state = flatten_optimizer(adam(3, 4))
-    with pytest.raises(WeightsError, match=r"group 0: parameters of shapes \[\[3\], \[4\]\], and the optimiser has \[\[3\]\]"):
+    with pytest.raises(
+        WeightsError, match=r"group 0: parameters of shapes \[\[3\], \[4\]\], and the optimiser has \[\[3\]\]"
+    ):
         unflatten_optimizer(adam(3), tensors, state)
     tensors["0.momentum"] = tensors.pop("0.exp_avg")
     with pytest.raises(WeightsError, match=r"1 missing: 0.exp_avg\n.*1 unexpected: 0.momentum"):
@@ -650,7 +681,7 @@ def test_scheduler_and_rng_of_another_kind_are_refused() -> None:
     state = scheduler_state(torch.optim.lr_scheduler.StepLR(optimizer, 3))
     with pytest.raises(WeightsError, match=r"missing.*T_max"):
         load_scheduler(torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10), state)
-    with pytest.raises(TypeError, match="MultiStepLR.milestones"):
+    with pytest.raises(TypeError, match=r"MultiStepLR\.milestones"):
         scheduler_state(torch.optim.lr_scheduler.MultiStepLR(optimizer, [3]))
     tensors, state = flatten_rng(loader=torch.Generator())
     with pytest.raises(WeightsError, match=r"1 missing: other\n.*1 unexpected: loader"):

@@ -130,7 +130,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def mask_bits(path: str | Path) -> int:
-    """How many bits a pixel of a mask file has, 8 (or fewer) or 16 (or more), from its header alone. Raises DataError."""
+    """Bits per pixel of a mask file, 8 (or fewer) or 16 (or more), from its header alone. Raises DataError."""
     with _opened(Path(path)) as image:
         return 16 if image.mode.startswith("I") else 8
 

@@ -38,7 +38,7 @@ CATEGORY_NAMES: tuple[str, ...] = (
 """Name of each category id; a category is a class of outline, whatever its colour and texture."""
 
 # Radius that gives each outline about the area of a disc of radius 1, so that thin ones are not drawn too small.
-_SPREAD = (1.0, 1.15, 1.25, 1.3, 1.5, 1.35, 1.2, 1.7, 2.1, 1.55, 1.6, 1.5, 1.5)
+_SPREAD = (1.0, 1.15, 1.25, 1.3, 1.5, 1.35, 1.2, 1.7, 2.1, 1.55, 1.6, 1.5, 1.65)
 # How often each outline is drawn: more often what the outlines of real things resemble.
 _FREQUENCY = (0.0, 1.2, 1.6, 1.0, 0.5, 0.7, 0.7, 0.8, 0.7, 0.7, 0.8, 0.6, 1.8)
 _FRAME = 1.35  # half-width of the grid on which an outline is evaluated
@@ -371,8 +371,11 @@ def _disc(x: Tensor, y: Tensor, p: Tensor) -> Tensor:
 def _blob(x: Tensor, y: Tensor, p: Tensor) -> Tensor:
     rho, waves = _harmonics(x, y, 5)
     radius = torch.full_like(rho, 0.75)
+    inner = (rho / 0.75).clamp(max=1)
+    fade = inner
     for k, (c, s) in enumerate(waves[1:]):
-        radius += (0.34 / (k + 2)) * ((2 * p[2 * k] - 1) * c + (2 * p[2 * k + 1] - 1) * s)
+        fade = fade * inner  # a harmonic of order k fades as rho ** k, or the middle would be creased
+        radius += (0.34 / (k + 2)) * fade * ((2 * p[2 * k] - 1) * c + (2 * p[2 * k + 1] - 1) * s)
     return rho - radius
 
 
@@ -397,7 +400,8 @@ def _star(x: Tensor, y: Tensor, p: Tensor) -> Tensor:
 def _flower(x: Tensor, y: Tensor, p: Tensor) -> Tensor:
     petals = 3 + (p[0] * 6).floor()
     wave = torch.cos(torch.atan2(y, x) * petals)
-    return 0.8 * ((x * x + y * y).sqrt() - 0.72 - (0.12 + 0.14 * p[1]) * wave)
+    rho = (x * x + y * y).sqrt()
+    return 0.8 * (rho - 0.72 - (0.12 + 0.14 * p[1]) * wave * (rho / 0.72).clamp(max=1) ** 2)
 
 
 def _ring(x: Tensor, y: Tensor, p: Tensor) -> Tensor:
@@ -443,10 +447,14 @@ def _cross(x: Tensor, y: Tensor, p: Tensor) -> Tensor:
 
 def _figure(x: Tensor, y: Tensor, p: Tensor) -> Tensor:
     """A body, a head and limbs, smoothly joined."""
+    x, y = 1.12 * x, 1.12 * y
     wide, high = 0.45 + 0.15 * p[0], 0.25 + 0.15 * p[1]
     field = ((x / wide).square() + ((y - 0.05) / high).square()).sqrt().sub(1) * high
-    head = ((x - 0.6).square() + (y + 0.1 + 0.35 * p[2]).square()).sqrt() - (0.16 + 0.1 * p[3])
-    parts = [head]
+    lift = 0.1 + 0.35 * p[2]
+    head = ((x - 0.6).square() + (y + lift).square()).sqrt() - (0.16 + 0.1 * p[3])
+    t = ((x - 0.2) / 0.4).clamp(0, 1)
+    neck = ((x - 0.2 - 0.4 * t).square() + (y + lift * t).square()).sqrt() - 0.1
+    parts = [neck, head]
     for k in range(3):
         foot = -0.45 + 0.45 * k + 0.25 * (p[4 + k] - 0.5)
         t = ((y - 0.1) / 0.75).clamp(0, 1)
@@ -626,7 +634,7 @@ def _surface(dice: _Dice, plan: _Plan) -> Tensor:
     camouflage = plan.knobs["camouflage"][:, None] * hard * dice.uniform(batch, slots).sqrt()
     camouflage = camouflage * dice.chance(0.7, batch, slots) * torch.where(plan.shared, 0.5, 1.0)
     values = (
-        0.15 + 0.85 * dice.uniform(batch, slots),
+        0.12 + 0.58 * dice.uniform(batch, slots),
         # What hides by colour is to be told by its shape: camouflage raises relief.
         (relief + 0.4 * camouflage) * dice.uniform(batch, slots, low=0.2, high=1.0),
         0.25 * relief * dice.uniform(batch, slots).square(),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, SegformerConfig, SegformerForSemanticSegmentation
+from transformers import AutoModel, PreTrainedConfig, SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from maskwright.errors import WeightsError
@@ -82,7 +83,7 @@ class SamSegmenter(Segmenter):
         return self.head(x)
 
     def description(self) -> dict[str, Any]:
-        return {"type": "sam", "encoder": self.encoder.config.to_dict(), "width": self.width}
+        return {"type": "sam", "encoder": _plain(self.encoder.config), "width": self.width}
 
     def pretrained(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())
@@ -114,10 +115,15 @@ class SegFormerSegmenter(Segmenter):
         return self.model(pixel_values=pixels).logits
 
     def description(self) -> dict[str, Any]:
-        return {"type": "segformer", "config": self.model.config.to_dict()}
+        return {"type": "segformer", "config": _plain(self.model.config)}
 
     def pretrained(self) -> list[nn.Parameter]:
         return list(self.model.segformer.parameters())
+
+
+def _plain(config: PreTrainedConfig) -> dict[str, Any]:
+    """A configuration as JSON holds it: string keys, and only what differs from the defaults."""
+    return json.loads(config.to_json_string())
 
 
 def create(name: str, sam: Sam, categories: int, size: int) -> Segmenter:

@@ -1,22 +1,23 @@
 """COCO instance annotations: reading them as instance masks and boxes, and writing them.
 
 Read are one JSON file, a folder with one, ``annotations/*.json`` (of the official set the ``instances_*.json``), and
-``<split>/_annotations.coco.json``. The split is the file's own ``info.split`` if it was written here, else train, val (or
-valid) or test by the file's or folder's name, else the file's name in ``annotations/``, else ``train``.
+``<split>/_annotations.coco.json``. The split is the file's own ``info.split`` if it was written here, else train, val
+(or valid) or test by the file's or folder's name, else the file's name in ``annotations/``, else ``train``.
 
 How annotations become labels:
 
-- ``segmentation`` (polygons, run lengths, compressed run lengths) becomes an instance mask, ids counted from 1 in the order of
-  the annotations. The PNG is made on first reading in ``.maskwright/masks`` of the dataset's folder, under a name with a hash of
-  the annotations, so that an edited annotation makes a new one. A PNG holds no overlaps: the smaller object lies on top.
+- ``segmentation`` (polygons, run lengths, compressed run lengths) becomes an instance mask, ids counted from 1 in the
+  order of the annotations. The PNG is made on first reading in ``.maskwright/masks`` of the dataset's folder, under a
+  name with a hash of the annotations, so that an edited annotation makes a new one. A PNG holds no overlaps: the
+  smaller object lies on top, and one that is wholly covered has no pixels.
 - An annotation that has only a ``bbox`` becomes a Box. Its corners are moved to the border where rounding to COCO's two
   decimals put them at most 0.01 pixels outside.
 - ``iscrowd`` regions are left out, as instance masks have no value for "ignore": their pixels become background.
-- An image without any annotation is unlabelled, as most images here are; one that was looked at and holds no object says so with
-  ``"labelled": true`` in its entry and gets an empty mask. Files written here have this key.
+- An image without any annotation is unlabelled, as most images here are; one that was looked at and holds no object
+  says so with ``"labelled": true`` in its entry and gets an empty mask. Files written here have this key.
 
-Images are looked for by ``file_name`` in the dataset's folder, its ``images/``, the folder of the JSON, and those named as the
-split or the file (``train2017/``).
+Images are looked for by ``file_name`` in the folder of the JSON, the dataset's folder, its ``images/``, and those named
+as the file (``train2017/``) or the split.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from maskwright.data.fields import MISSING, Fields, leaves_folder, names_a_file, read_json
+from maskwright.data.fields import Fields, leaves_folder, names_a_file, read_json
 from maskwright.data.formats import rle
-from maskwright.data.formats.folders import mask_kinds, semantic_of, weak_labels
-from maskwright.data.images import cached_mask, image_size, read_mask, write_atomic
+from maskwright.data.formats.folders import mask_kinds, weak_labels
+from maskwright.data.images import MAX_PIXELS, cached_mask, image_size, read_mask, write_atomic
 from maskwright.data.labels import IGNORE, Box, Dataset, Labels, Mask, Sample
 from maskwright.data.manifest import copy_files
 from maskwright.errors import DataError
@@ -64,7 +65,7 @@ def read(path: str | Path) -> Dataset:
         path: a JSON file, or a folder as described above.
 
     Raises:
-        DataError: every structural problem at once, with file and place; or the folder holds no or several unrelated files.
+        DataError: every structural problem at once, with file and place; no COCO file, or several unrelated ones.
     """
     path = Path(path)
     files = find(path) if path.is_dir() else [path]
@@ -161,13 +162,13 @@ class _Parse(Fields):
         name, size = row["file_name"], (row["width"], row["height"])
         if reason := leaves_folder(self.root, name):
             self.note(f"{place}.file_name", f"path {name!r} {reason}")
-        elif min(size) < 1:
+        elif min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
             self.note(place, f"width and height {size} are not those of an image; correct them")
         found = next((base for base in bases if (self.root / base / name).is_file()), bases[0])
         return _Item(place, name, f"{found}{name}", split, size, row.get("labelled") is True)
 
     def annotation(self, row: Any, place: str, items: dict[Any, _Item], ids: dict[int, int]) -> None:
-        known = {"category_id": int, "bbox": list, "iscrowd": int}
+        known = {"category_id": int, "bbox": list}
         good = self.fields(row, place, known, required=("category_id",), extra=True)
         if "category_id" not in good:
             return
@@ -177,11 +178,10 @@ class _Parse(Fields):
             self.note(place, f"image_id {image!r} is not among the images; correct it or add the image")
             return
         if good["category_id"] not in ids:
-            self.note(
-                place, f"category_id {good['category_id']} is not among the categories; correct it or add it there"
-            )
+            problem = f"category_id {good['category_id']} is not among the categories; correct it or add it there"
+            self.note(place, problem)
             return
-        if good.get("iscrowd"):
+        if row.get("iscrowd"):
             return
         box = self.box(good["bbox"], f"{place}.bbox", items[image].size) if "bbox" in good else None
         segmentation = row.get("segmentation") or None
@@ -273,10 +273,10 @@ def loss(dataset: Dataset) -> list[str]:
 
 
 def write(dataset: Dataset, folder: str | Path) -> Path:
-    """Write ``images/`` and one ``annotations/<split>.json`` per split into a new folder; what :func:`loss` names is left out.
+    """Write ``images/`` and ``annotations/<split>.json`` into a new folder; what :func:`loss` names is left out.
 
-    Instances are compressed run lengths with their pixel count as ``area`` and their tight ``bbox``; boxes have an empty
-    ``segmentation``; ``iscrowd`` is 0 throughout. Category ids are those of the dataset.
+    Instances are compressed run lengths with their pixel count as ``area`` and their tight ``bbox``; boxes have an
+    empty ``segmentation``; ``iscrowd`` is 0 throughout. Category ids are those of the dataset.
 
     Returns:
         The folder.

@@ -1,7 +1,8 @@
 """Folders ``images/`` and ``masks/``: each image has the mask PNG of the same stem, or none and is unlabelled.
 
-Splits: ``splits.json`` beside the folders, with one list of stems per split (images that no list names are left out); or folders
-``train/``, ``val/`` (or ``valid/``), ``test/`` that each hold ``images/`` and ``masks/``; or none, then all is ``train``.
+Splits: ``splits.json`` beside the folders, with one list of stems per split (images that no list names are left out);
+or folders ``train/``, ``val/`` (or ``valid/``), ``test/`` that each hold ``images/`` and ``masks/``; or none, then all
+is ``train``.
 
 ``splits.json`` may also hold
 
@@ -9,7 +10,8 @@ Splits: ``splits.json`` beside the folders, with one list of stems per split (im
 - ``kind``: ``semantic`` or ``instance``, of all masks,
 - ``instances``: stem → {instance id: category name} for instances of another category than the first,
 - ``ignore``: 255, the only value that means ignore here,
-- anything whose lists lie deeper, such as ``labelled`` or ``shots`` → {name: list of stems}: subsets for studies, not read.
+- anything whose lists lie deeper, such as ``labelled`` or ``shots`` → {name: list of stems}: subsets for studies that
+  are not read here.
 
 What the pixel values mean is decided in this order:
 
@@ -17,12 +19,14 @@ What the pixel values mean is decided in this order:
 2. 16-bit PNGs hold instance ids.
 3. With ``categories``, 8-bit PNGs hold category ids.
 4. Values 0, 1 and 255: category ids, where 1 is ``object`` and 255 is ignore.
-5. Values 1..n without a gap in every mask, with background, n differing between masks: instance ids of the category ``object``.
+5. Background and 1..n without a gap in every mask, n differing between masks: instance ids of the category ``object``.
 6. Anything else is refused, as nobody can know; the message says what to add.
 
-Masks that hold nothing but 0 and 255, all of them, where at most one category besides background is named, are the common
-"white is the object" and are read as such: copies with 1 for 255 are kept in ``.maskwright/masks`` of the folder. Where
-``ignore`` (or the kind ``instance``) is given, that holds instead.
+A mask that cannot be read has no say in this; ``maskwright.data.check`` reports it.
+
+Masks that hold nothing but 0 and 255, all of them, where at most one category besides background is named, are the
+common "white is the object" and are read as such: copies with 1 for 255 are kept in ``.maskwright/masks`` of the
+folder. Where ``ignore`` (or the kind ``instance``) is given, that holds instead.
 """
 
 from __future__ import annotations
@@ -76,8 +80,8 @@ def read(path: str | Path) -> Dataset:
         path: the folder, or a ``splits*.json`` in it.
 
     Raises:
-        DataError: every structural problem at once: stems without image, masks without image, an image in two splits, unknown
-            settings, pixel values whose meaning cannot be known.
+        DataError: every structural problem at once: stems without image, masks without image, an image in two splits,
+            unknown settings, pixel values whose meaning cannot be known.
     """
     path = Path(path)
     root = path if path.is_dir() else path.parent
@@ -92,7 +96,7 @@ def read(path: str | Path) -> Dataset:
     for stem in settings.get("instances", {}).keys() - {item.stem for item in found}:
         parse.note(f"instances.{stem}", "there is no such image; remove it")
     if parse.problems:
-        raise DataError(parse.problems, str(path))
+        raise DataError(sorted(parse.problems), str(path))
     return Dataset(root, categories, tuple(samples), str(file if file.is_file() else root))
 
 
@@ -109,6 +113,7 @@ class _Parse(Fields):
     def __init__(self, root: Path) -> None:
         super().__init__()
         self.root = root
+        self.unreadable: set[str] = set()
 
     def settings(self, file: Path) -> dict[str, Any]:
         """``splits.json`` with the types of its known keys checked; what is no setting stays as it is."""
@@ -160,14 +165,11 @@ class _Parse(Fields):
         masks = {split: self.folder(f"{folder}masks", {".png"}) for split, folder in folders.items()}
         for split, folder in folders.items():
             for stem in masks[split].keys() - images[split].keys():
-                self.note(
-                    masks[split][stem], f"there is no image {folder}images/{stem}.*; add the image or remove the mask"
-                )
+                self.note(masks[split][stem], f"there is no image {folder}images/{stem}.*; add it or remove the mask")
         if lists and flat:
             for stem in lists.keys() - images["train"].keys():
-                self.note(
-                    lists[stem], f"there is no image {self.root / 'images' / stem}.*; add it or remove it from the list"
-                )
+                image = self.root / "images" / stem
+                self.note(lists[stem], f"there is no image {image}.*; add it or remove it from the list")
             stems = [(split, stem, "train") for stem, split in lists.items() if stem in images["train"]]
         else:
             stems = [(split, stem, split) for split in folders for stem in sorted(images[split])]
@@ -204,7 +206,7 @@ class _Parse(Fields):
         return files
 
     def meaning(self, settings: dict[str, Any], masks: list[str]) -> tuple[tuple[str, ...], MaskKind, bool]:
-        """Categories, kind of the masks, and whether 255 is the object (the order of decisions is in the docstring above)."""
+        """Categories, kind of the masks, and whether 255 is the object, decided as the module's docstring says."""
         names = tuple(settings.get("categories", ()))
         default = names or ("background", "object")
         kind = settings.get("kind")
@@ -213,14 +215,12 @@ class _Parse(Fields):
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             if kind is None and 16 in pool.map(self.bits, masks):
                 if len(names) > 2 and "instances" not in settings:
-                    problem = (
-                        '16-bit masks with several categories: add "kind": "semantic", or "instance" and "instances"'
-                    )
-                    self.note("kind", problem)
+                    problem = "the masks have 16 bits and there are several categories"
+                    self.note("kind", f'{problem}; add "kind": "semantic", or "instance" and "instances"')
                 return default, "instance", False
-            if self.problems or len(names) > 2:
+            if len(names) > 2:
                 return default, "semantic", False
-            values = list(pool.map(self.values, masks))
+            values = [value for value in pool.map(self.values, masks) if value]
         union = set().union(*values)
         if "ignore" not in settings and union in ({0, IGNORE}, {IGNORE}):
             return default, "semantic", True
@@ -240,15 +240,15 @@ class _Parse(Fields):
     def bits(self, path: str) -> int:
         try:
             return mask_bits(self.root / path)
-        except DataError as error:
-            self.problems += error.problems
+        except DataError:
+            self.unreadable.add(path)
             return 0
 
     def values(self, path: str) -> set[int]:
         try:
             return set(np.flatnonzero(count_values(read_mask(self.root / path))).tolist())
-        except DataError as error:
-            self.problems += error.problems
+        except DataError:
+            self.unreadable.add(path)
             return set()
 
     def sample(
@@ -257,7 +257,7 @@ class _Parse(Fields):
         if item.mask is None:
             return Sample(item.id, item.image, item.split)
         path = item.mask
-        if white:
+        if white and path not in self.unreadable:
             file = self.root / path
             path = cached_mask(
                 self.root, item.id, file.read_bytes(), lambda: (read_mask(file) == IGNORE).astype(np.uint8)

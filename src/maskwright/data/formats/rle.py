@@ -34,7 +34,7 @@ def decode(counts: Sequence[int], size: tuple[int, int]) -> np.ndarray:
 
 
 def compress(counts: Sequence[int]) -> str:
-    """Counts as COCO's compressed text: five bits a character; from the fourth on, differences to the count two before."""
+    """Counts as COCO's compressed text: five bits a character; from the fourth on, the change since two before."""
     text = []
     for i, count in enumerate(counts):
         value = count - counts[i - 2] if i > 2 else count

@@ -1,7 +1,7 @@
 """SAMIX's own layout: a ``splits.json`` that lists images, and parallel folders of label files.
 
-``splits.json`` holds ``root`` (the folder of all paths, relative to the file), ``splits`` (lists of ids) and ``images``: id →
-``file_name``, ``split``, ``width``, ``height``, ``labels``: kind → file. The kinds and their files::
+``splits.json`` holds ``root`` (the folder of all paths, relative to the file), ``splits`` (lists of ids) and
+``images``: id → ``file_name``, ``split``, ``width``, ``height``, ``labels``: kind → file. The kinds and their files::
 
     mask       PNG of category ids
     box        {"boxes": [{"xyxy": [x0, y0, x1, y1], "class_name": "polyp", "class_id": 1}]}
@@ -10,9 +10,9 @@
     class      {"classes": [{"class_name": "polyp", "class_id": 1}]}
     unlabeled  not opened
 
-Category names come from ``class_name`` and ``class_id`` of the label files that are named; where those name no class, from all
-label files in the parallel folders (so that a fully supervised split of the same data has the same names); where there are none
-either, from the mask values: ``object``, or ``class_1``, ``class_2``, ... if there are several.
+Category names come from ``class_name`` and ``class_id`` of the label files that are named; where those name no class,
+from all label files in the parallel folders (so that a fully supervised split of the same data has the same names);
+where there are none either, from the mask values: ``object``, or ``class_1``, ``class_2``, ... if there are several.
 """
 
 from __future__ import annotations
@@ -68,9 +68,8 @@ class _Parse(Fields):
         top = self.fields(document, "splits.json", known, required=("images",), extra=True)
         root = top.get("root", ".")
         if not (self.path.parent / root).is_dir():
-            self.note(
-                "root", f"the folder {self.path.parent / root} is not there; write '.' for the folder of this file"
-            )
+            folder = self.path.parent / root
+            self.note("root", f"the folder {folder} is not there; write '.' for the folder of this file")
             return ()
         self.root = self.path.parent / root if root != "." else self.path.parent
         splits = self.splits(top.get("splits", {}), top.get("images", {}))
@@ -194,9 +193,8 @@ class _Parse(Fields):
             if sample.labels.mask:
                 try:
                     counts = count_values(read_mask(self.root / sample.labels.mask.path))
-                except DataError as error:
-                    self.problems += error.problems
-                    continue
+                except DataError:
+                    continue  # It has no say in the names; maskwright.data.check reports it.
                 counts[IGNORE] = 0
                 highest = max(highest, int(np.flatnonzero(counts).max(initial=0)))
         return highest

@@ -1,0 +1,96 @@
+"""The reference pool: what each labelled image contributes when it serves as an example for others (SAMIX).
+
+One entry per image and category: the memory that SAM's memory encoder made of the image with its mask, and two pooled vectors
+to find it by. Entries are computed when their image is visited and then follow the adapters by momentum, never per query.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskwright.data.labels import Kind
+from maskwright.sam.sam import Embedding, Memory
+
+
+def pooled(embedding: Embedding, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Average and mask-average of the image features: masks (N, h, w) in 0..1 → two (N, C); an empty mask gives the average."""
+    low = embedding.low
+    weight = F.interpolate(masks[:, None].to(low), low.shape[-2:], mode="area")
+    whole = low.mean((2, 3))
+    mass = weight.sum((2, 3))
+    inside = (low * weight).sum((2, 3)) / mass.clamp(min=1e-6)
+    return whole, torch.where(mass > 1e-3, inside, whole)
+
+
+class ReferencePool:
+    """Entries by (sample, category), in tensors that grow as needed.
+
+    Args:
+        momentum: share of an old entry that stays when its image is visited again.
+    """
+
+    def __init__(self, momentum: float = 0.5) -> None:
+        self.momentum = momentum
+        self.slot: dict[tuple[int, int], int] = {}
+        self.tensors: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.slot)
+
+    def update(
+        self, samples: Tensor, categories: Tensor, kinds: Tensor, memory: Memory, whole: Tensor, foreground: Tensor
+    ) -> None:
+        """Store or refresh N entries.
+
+        Args:
+            samples, categories, kinds: (N,) int; the position in the dataset, the category, the ``Kind`` of the label.
+            memory: leading dimension (N,).
+            whole, foreground: (N, C) from ``pooled``.
+        """
+        new = {
+            "sample": samples,
+            "category": categories,
+            "kind": kinds,
+            "features": memory.features.detach().half(),
+            "pointers": memory.pointers.detach().float(),
+            "whole": whole.detach().float(),
+            "foreground": foreground.detach().float(),
+        }
+        keys = list(zip(samples.tolist(), categories.tolist()))
+        known = torch.tensor([key in self.slot for key in keys], dtype=torch.bool, device=samples.device)
+        if not self.tensors:
+            self.tensors = {name: value[:0].clone() for name, value in new.items()}
+        if known.any():
+            slots = torch.tensor([self.slot[key] for key in keys if key in self.slot], device=samples.device)
+            for name in ("features", "pointers", "whole", "foreground"):
+                own = self.tensors[name]
+                own[slots] = torch.lerp(new[name][known].to(own), own[slots], self.momentum)
+            self.tensors["kind"][slots] = new["kind"][known]
+        if not known.all():
+            start = len(self.slot)
+            fresh = [key for key, old in zip(keys, known.tolist()) if not old]
+            self.slot |= {key: start + i for i, key in enumerate(fresh)}
+            self.tensors = {name: torch.cat([own, new[name][~known].to(own)]) for name, own in self.tensors.items()}
+
+    def allowed(self, samples: Tensor, categories: Tensor, kinds: Tensor) -> Tensor:
+        """(N, E) bool: same category, another image, and a FINER label than the query's (mask queries use other masks)."""
+        same = self.tensors["category"][None] == categories[:, None]
+        other = self.tensors["sample"][None] != samples[:, None]
+        entry, query = self.tensors["kind"][None], kinds[:, None]
+        finer = (entry > query) | ((entry == Kind.MASK) & (query == Kind.MASK))
+        return same & other & finer
+
+    def memory(self, index: Tensor) -> Memory:
+        """The memories at ``index`` of any shape; leading dimensions are those of ``index``."""
+        return Memory(self.tensors["features"][index].float(), self.tensors["pointers"][index])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.tensors)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.tensors = {name: value.clone() for name, value in state.items()}
+        if self.tensors:
+            keys = zip(self.tensors["sample"].tolist(), self.tensors["category"].tolist())
+            self.slot = {key: i for i, key in enumerate(keys)}

@@ -1,0 +1,323 @@
+"""A trained segmenter at work: images of any size and mode in, masks of their own size out.
+
+Images are decoded ahead by threads, squashed to the network's canvas and forgotten, so memory is bounded however many
+and however large they are.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from maskwright.data.geometry import Size, compose, resize_matrix, unwarp_logits, warp_image
+from maskwright.data.images import _to_8_bits, image_size, read_image, write_atomic, write_mask
+from maskwright.engine.pictures import overlay, palette, thumbnail, thumbnail_mask
+from maskwright.errors import DataError, MaskwrightError
+from maskwright.nets.segmenter import Segmenter
+
+ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any]
+
+_LARGE = 25_000_000
+# Pixels. Larger images are decoded one at a time, so that memory holds one of them and not one per thread.
+_one_large = threading.Lock()
+_PIECE = 1 << 24
+# Logits of this many pixels times categories are brought back to the original resolution at once (64 MiB in float32).
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The mask of one image.
+
+    Attributes:
+        id: the file's name without its suffix, or the image's position where it came without a name.
+        image: what was given: a path, a Pillow image or an array.
+        mask: ``(H, W)`` uint8 category ids, of the size in which the image is displayed.
+        categories: names by id, ``background`` first.
+        scores: 0..1, the mean probability of each predicted category over the pixels it was predicted for.
+    """
+
+    id: str
+    image: ImageLike = field(repr=False)
+    mask: NDArray[np.uint8] = field(repr=False)
+    categories: tuple[str, ...]
+    scores: dict[str, float]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share 0..1 of the image that each predicted category covers."""
+        counts = np.bincount(self.mask.reshape(-1), minlength=len(self.categories))
+        return {name: float(n) / self.mask.size for name, n in zip(self.categories, counts) if n}
+
+    def overlay(self, *, alpha: float = 0.45, outline: bool = True, side: int | None = None) -> Image.Image:
+        """The image with the mask painted over it, in the colours of ``engine.pictures.palette``.
+
+        Args:
+            alpha: 0..1, how much of the image the colour hides.
+            outline: draw borders in full colour.
+            side: longest side in pixels; left out, the image's own size.
+        """
+        with _turn(self.image):
+            pixels, mask = _pixels(self.image, self.id), self.mask
+            if side is not None:
+                pixels = thumbnail(pixels, side)
+                mask = thumbnail_mask(mask, (pixels.shape[1], pixels.shape[0]))
+        return Image.fromarray(overlay(pixels, mask, palette(len(self.categories)), alpha, outline))
+
+    def save(
+        self, folder: str | Path, *, name: str | None = None, overlay: bool = True, side: int | None = 1600
+    ) -> Path:
+        """Write ``folder/masks/<name>.png`` (category ids) and ``folder/overlays/<name>.jpg``, each by rename.
+
+        Args:
+            name: may name sub-folders with ``/``; left out, the id.
+            overlay: write the overlay too.
+            side: its longest side in pixels; None keeps the image's own size.
+
+        Returns:
+            The path of the mask.
+
+        Raises:
+            DataError: a file cannot be written.
+        """
+        name = name or self.id
+        if overlay:
+            write_atomic(Path(folder, "overlays", f"{name}.jpg"), _jpeg(self.overlay(side=side)))
+        return write_mask(Path(folder, "masks", f"{name}.png"), self.mask)
+
+
+class Predictor:
+    """A trained segmenter, ready for images of any size and mode. Made by :func:`maskwright.load`.
+
+    Attributes:
+        segmenter: the network, in evaluation mode.
+        categories: names by id, ``background`` first.
+        folder: the model folder it came from.
+        recipe: the recipe that made it.
+        signature: 16 hexadecimal digits that change with the weights and the configuration.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, categories: Sequence[str], *, folder: Path, recipe: str, signature: str
+    ) -> None:
+        self.segmenter = segmenter.eval().requires_grad_(False)
+        self.categories = tuple(categories)
+        self.folder = folder
+        self.recipe = recipe
+        self.signature = signature
+
+    @property
+    def size(self) -> int:
+        """Side of the square canvas in pixels."""
+        return self.segmenter.size
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.segmenter.parameters()).device
+
+    def to(self, device: str | torch.device) -> Predictor:
+        """Move to another device. Raises MaskwrightError for one that is not here."""
+        self.segmenter.to(find_device(device))
+        return self
+
+    def predict(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        batch: int = 8,
+        flip: bool = False,
+        workers: int = 2,
+        unreadable: list[str] | None = None,
+    ) -> Iterator[Prediction]:
+        """Masks of images, one after the other in the order given; memory is bounded however many there are.
+
+        Every image is squashed to the network's canvas, and its logits are brought back to the image's own pixels, in
+        which the best category wins. Probabilities are those of the softmax there.
+
+        Args:
+            images: paths, Pillow images, or arrays ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` or ``(H, W, 4)`` as
+                :func:`maskwright.data.images.read_image` understands the modes of files; or a single one of these.
+            batch: images per pass of the network.
+            flip: also look at the mirror image and average the logits; twice the time, slightly better outlines.
+            workers: threads that decode images ahead.
+            unreadable: where given, images that cannot be read are left out and their problems are appended here.
+
+        Raises:
+            DataError: an image cannot be read, and ``unreadable`` is not given.
+            ValueError: ``batch`` or ``workers`` below 1.
+        """
+        if batch < 1 or workers < 1:
+            raise ValueError(f"batch {batch} and workers {workers} must be at least 1")
+        one = isinstance(images, str | Path | Image.Image | np.ndarray)
+        return self._predict([images] if one else images, batch, flip, workers, unreadable)  # type: ignore[list-item]
+
+    def _predict(
+        self, images: Iterable[ImageLike], batch: int, flip: bool, workers: int, unreadable: list[str] | None
+    ) -> Iterator[Prediction]:
+        ready: list[_Canvas] = []
+        for canvas in _canvases(images, self.size, workers, 2 * batch, unreadable):
+            ready.append(canvas)
+            if len(ready) == batch:
+                yield from self._finish(ready, flip)
+                ready = []
+        if ready:
+            yield from self._finish(ready, flip)
+
+    def _finish(self, canvases: list[_Canvas], flip: bool) -> Iterator[Prediction]:
+        logits = self.logits(np.stack([canvas.pixels for canvas in canvases]), flip=flip)
+        for canvas, own in zip(canvases, logits):
+            mask, scores = self._restore(own, canvas.size)
+            yield Prediction(canvas.id, canvas.image, mask, self.categories, scores)
+
+    @torch.inference_mode()
+    def logits(self, canvases: NDArray[np.uint8], *, flip: bool = False) -> Tensor:
+        """Squashed images ``(B, S, S, 3)`` uint8 → logits ``(B, C, S/4, S/4)`` float32 on the predictor's device."""
+        images = torch.from_numpy(canvases).to(self.device).permute(0, 3, 1, 2).float() / 255
+        logits = self.segmenter(images).float()
+        if flip:
+            logits = (logits + self.segmenter(images.flip(-1)).float().flip(-1)) / 2
+        return logits
+
+    @torch.inference_mode()
+    def _restore(self, logits: Tensor, size: Size) -> tuple[NDArray[np.uint8], dict[str, float]]:
+        """Logits ``(C, s, s)`` → the mask ``(H, W)`` and the scores; in strips of rows, so that memory is bounded."""
+        (width, height), count = size, len(self.categories)
+        mask = np.empty((height, width), np.uint8)
+        area, certainty = np.zeros(count), np.zeros(count)
+        rows = max(1, _PIECE // (width * count))
+        for top in range(0, height, rows):
+            tall = min(rows, height - top)
+            matrix = compose(resize_matrix(size, self.size), np.array([[1.0, 0, 0], [0, 1, top]]))
+            matrices = torch.from_numpy(matrix)[None].float()
+            strip = unwarp_logits(logits[None], matrices, [(width, tall)], canvas=self.size)[0]
+            # The probability of the best category is exp(its logit - logsumexp): the softmax of all is never needed.
+            best, category = strip.max(0)
+            probability = (best - strip.logsumexp(0)).exp().cpu().numpy()
+            mask[top : top + tall] = category.to(torch.uint8).cpu().numpy()
+            flat = mask[top : top + tall].reshape(-1)
+            area += np.bincount(flat, minlength=count)
+            certainty += np.bincount(flat, probability.reshape(-1), minlength=count)
+        pairs = zip(self.categories, certainty.tolist(), area.tolist())
+        return mask, {name: total / pixels for name, total, pixels in pairs if pixels}
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """The device of that name; ``"auto"`` is a GPU if there is one. Raises MaskwrightError where it is not here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MaskwrightError(f"--device {name}: not usable here ({reason}); give auto, cpu or cuda") from error
+    return device
+
+
+# ---------------------------------------------------------------------------------------------------------- images
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """One image as the network sees it; the decoded image itself is not kept."""
+
+    id: str
+    image: ImageLike
+    size: Size
+    pixels: NDArray[np.uint8]
+
+
+def _canvases(
+    images: Iterable[ImageLike], size: int, workers: int, ahead: int, unreadable: list[str] | None
+) -> Iterator[_Canvas]:
+    """Images squashed to ``size`` by threads, at most ``ahead`` of them at a time, in the order given."""
+    waiting: deque[Future[_Canvas]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        try:
+            for number, image in enumerate(images):
+                waiting.append(pool.submit(_canvas, image, number, size))
+                if len(waiting) >= ahead:
+                    yield from _result(waiting.popleft(), unreadable)
+            while waiting:
+                yield from _result(waiting.popleft(), unreadable)
+        finally:  # the caller may stop early
+            for future in waiting:
+                future.cancel()
+
+
+def _result(future: Future[_Canvas], unreadable: list[str] | None) -> Iterator[_Canvas]:
+    try:
+        yield future.result()
+    except DataError as error:
+        if unreadable is None:
+            raise
+        unreadable += error.problems
+
+
+def _canvas(image: ImageLike, number: int, size: int) -> _Canvas:
+    id = _name(image) or str(number)
+    with _turn(image):
+        pixels = _pixels(image, id)
+        height, width = pixels.shape[:2]
+        canvas, _ = warp_image(pixels, resize_matrix((width, height), size), size)
+    return _Canvas(id, image, (width, height), canvas)
+
+
+def _turn(image: ImageLike) -> AbstractContextManager[Any]:
+    """What to hold while an image is decoded: large files take turns."""
+    large = isinstance(image, str | Path) and math.prod(image_size(image)) > _LARGE
+    return _one_large if large else nullcontext()
+
+
+def _name(image: ImageLike) -> str:
+    path = image if isinstance(image, str | Path) else getattr(image, "filename", "")
+    return Path(path).stem if path else ""
+
+
+def _pixels(image: ImageLike, id: str) -> NDArray[np.uint8]:
+    """``(H, W, 3)`` uint8 RGB as displayed, by the same rules as ``read_image``, wherever the image is."""
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if not isinstance(image, Image.Image):
+        image = _from_array(np.asarray(image), id)
+    if not image.width or not image.height:
+        raise DataError([f"image {id}: has {image.width} x {image.height} pixels; give one that has any"])
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return np.repeat(_to_8_bits(np.asarray(image), Path(f"image {id}"))[:, :, None], 3, axis=2)
+    try:
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
+        return np.array(image.convert("RGB"))
+    except ValueError as error:
+        raise DataError([f"image {id}: colour mode {image.mode} is not read; convert it to RGB"]) from error
+
+
+def _from_array(array: NDArray[Any], id: str) -> Image.Image:
+    grey = array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    deep = grey.ndim == 2 and grey.dtype in (np.uint16, np.int32, np.float32, np.float64)
+    colour = grey.ndim == 3 and grey.shape[2] in (3, 4) and grey.dtype == np.uint8
+    if not (deep or colour or (grey.ndim == 2 and grey.dtype in (np.bool_, np.uint8))):
+        expected = "(H, W), (H, W, 3) or (H, W, 4) of uint8 in 0..255, or grey of uint16, int32 or float"
+        raise DataError([f"image {id}: an array {array.shape} of {array.dtype} is no image; expected {expected}"])
+    return Image.fromarray(np.ascontiguousarray(grey.astype(np.float32) if grey.dtype == np.float64 else grey))
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()

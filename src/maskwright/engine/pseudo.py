@@ -1,0 +1,156 @@
+"""Pseudo-masks: weak labels become prompts, prompts become masks, masks of several categories become one map.
+
+A "row" is one category in one image: SAM answers per row, and the rows of an image are merged by argmax against background.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskwright.data.loader import Batch
+from maskwright.sam.prompts import PADDING, Prompts
+from maskwright.sam.sam import Masks
+
+EMPTY = -10.0
+"""Logit of a pixel that is certainly not on the object."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N rows: (N,) position of the image in the batch, and (N,) category."""
+
+    image: Tensor
+    category: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: Tensor) -> Rows:
+        return Rows(self.image[index], self.category[index])
+
+
+def rows_of(present: Tensor) -> Rows:
+    """Rows for everything that (B, C) ``present`` names, background left out."""
+    image, category = (present[:, 1:] > 0).nonzero(as_tuple=True)
+    return Rows(image, category + 1)
+
+
+@dataclass(frozen=True)
+class RowPrompts:
+    """Prompts of N rows with K objects each.
+
+    Attributes:
+        prompts: (N, K).
+        valid: (N, K) bool, the objects that exist; a row without prompts has one object without a prompt.
+        boxes: (N, K, 4), zero where the object came without a box.
+        prompted: (N,) bool, the row has any prompt.
+    """
+
+    prompts: Prompts
+    valid: Tensor
+    boxes: Tensor
+    prompted: Tensor
+
+
+def weak_prompts(batch: Batch, rows: Rows, *, boxes: Tensor, points: Tensor, most: int = 12, clicks: int = 10) -> RowPrompts:
+    """The weak labels of each row's category as prompts: every box is an object of its own; else all clicks are one object's.
+
+    Args:
+        batch: labels on the canvas that SAM encoded.
+        rows: which category of which image.
+        boxes, points: (N,) bool, whether the row may use that kind of label. Boxes go before points.
+        most: objects per row at most. clicks: clicks per row at most, the positive ones first.
+    """
+    count = len(rows)
+    if batch.box_categories.shape[1]:
+        match = (batch.box_categories[rows.image] == rows.category[:, None]) & boxes[:, None]
+        order = match.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+        valid = match.gather(1, order)
+        chosen = batch.boxes[rows.image].gather(1, order[..., None].expand(-1, -1, 4))
+        objects = max(1, int(valid.sum(1).max()))
+        valid, chosen = valid[:, :objects], chosen[:, :objects] * valid[:, :objects, None]
+    else:
+        valid = torch.zeros(count, 1, dtype=torch.bool, device=rows.image.device)
+        chosen = torch.zeros(count, 1, 4, device=rows.image.device)
+    has_box = valid.any(1)
+    prompts = Prompts.of_boxes(chosen, valid)
+    prompted = has_box.clone()
+    if batch.point_categories.shape[1]:
+        category = batch.point_categories[rows.image]
+        usable = (category >= 0) & (points & ~has_box)[:, None]
+        positive = usable & (category == rows.category[:, None])
+        usable = usable & positive.any(1, keepdim=True)
+        order = (positive.long() * 2 + usable.long()).argsort(dim=1, descending=True, stable=True)[:, :clicks]
+        labels = torch.where(usable, positive.long(), PADDING).gather(1, order)
+        at = batch.points[rows.image].gather(1, order[..., None].expand(-1, -1, 2))
+        empty = torch.full((count, valid.shape[1] - 1, labels.shape[1]), PADDING, device=labels.device)
+        prompts = prompts.join(
+            Prompts(at[:, None].expand(-1, valid.shape[1], -1, -1), torch.cat([labels[:, None], empty], 1))
+        )
+        prompted = prompted | positive.any(1)
+    valid = valid.clone()
+    valid[:, 0] |= ~has_box
+    return RowPrompts(prompts, valid, chosen, prompted)
+
+
+def row_logits(masks: Masks, asked: RowPrompts, size: int) -> tuple[Tensor, Tensor]:
+    """One logit map per row: nothing outside an object's box, then the union (maximum) over the row's objects.
+
+    Args:
+        masks: of N rows and K objects.
+        asked: what they answer to.
+        size: canvas that the boxes are on.
+
+    Returns:
+        (N, h, w) logits and (N,) mean predicted IoU.
+    """
+    logits = masks.best
+    has_box = (asked.boxes[..., 2] > asked.boxes[..., 0])[..., None, None]
+    inside = filled_boxes(asked.boxes, logits.shape[-1], size)
+    logits = torch.where(has_box & ~inside, logits.clamp(max=EMPTY), logits)
+    union = logits.masked_fill(~asked.valid[..., None, None], EMPTY).amax(1)
+    score = (masks.best_iou * asked.valid).sum(1) / asked.valid.sum(1)
+    return union, score
+
+
+def filled_boxes(boxes: Tensor, grid: int, size: int) -> Tensor:
+    """(..., 4) boxes on a canvas of ``size`` → (..., grid, grid) bool: cells that a box touches."""
+    start = torch.arange(grid, device=boxes.device) * (size / grid)
+    end = start + size / grid
+    x0, y0, x1, y1 = boxes[..., None].unbind(-2)
+    across = (end > x0) & (start < x1)
+    down = (end > y0) & (start < y1)
+    return down[..., :, None] & across[..., None, :]
+
+
+def ellipses(boxes: Tensor, valid: Tensor, grid: int, size: int) -> Tensor:
+    """The trivial answer to a box, the ellipse inscribed in it: (N, K, 4) → (N, grid, grid) logits of the union, ±|EMPTY|."""
+    centre = (torch.arange(grid, device=boxes.device) + 0.5) * (size / grid)
+    x0, y0, x1, y1 = boxes[..., None].unbind(-2)
+    across = ((centre - (x0 + x1) / 2) / ((x1 - x0) / 2).clamp(min=1e-3)).square()
+    down = ((centre - (y0 + y1) / 2) / ((y1 - y0) / 2).clamp(min=1e-3)).square()
+    inside = ((down[..., :, None] + across[..., None, :]) <= 1) & valid[..., None, None]
+    return torch.where(inside.any(1), -EMPTY, EMPTY)
+
+
+def merge_rows(logits: Tensor, rows: Rows, batch: int, categories: int) -> Tensor:
+    """Rows (N, h, w) → (B, C, h, w): background at 0, a category that has no row in an image at ``EMPTY``."""
+    maps = logits.new_full((batch, categories, *logits.shape[-2:]), EMPTY)
+    maps[:, 0] = 0.0
+    maps[rows.image, rows.category] = logits
+    return maps
+
+
+def agreement(a: Tensor, b: Tensor) -> Tensor:
+    """Soft Dice of foregrounds: probabilities (B, C, h, w) of two sources → (B,) in 0..1, over all categories but background."""
+    a, b = a[:, 1:].flatten(1), b[:, 1:].flatten(1)
+    return (2 * torch.minimum(a, b).sum(1) + 1e-3) / (a.sum(1) + b.sum(1) + 1e-3)
+
+
+def resize(maps: Tensor, size: int) -> Tensor:
+    """(B, C, h, w) → (B, C, size, size), bilinear."""
+    return F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)

@@ -1,0 +1,731 @@
+"""SAMIX: a semantic segmenter from any mix of masks, boxes, scribbles, points, tags and unlabelled images.
+
+Hu et al., "SAMIX: Reinforcing SAM2 with Semantic Adapter and Reference Selecting Policy for Mix-Supervised Segmentation", CVPR 2026.
+Read from ``main`` downwards. SAM 2 stays frozen but for small adapters; shown a few reference images with their masks, it makes a
+pseudo-mask of every weakly labelled image, with that image's own weak label as prompt. An ordinary network learns from labels
+and pseudo-masks with a mean teacher, and is what the user takes home.
+
+- Stage 1, ``warm_up``: adapters only, episodes on mask and box images.
+- Stage 2, ``fit``: segmenter and adapters together.
+
+All randomness is a function of (seed, step), so a resumed run repeats an uninterrupted one exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+import tyro
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor, nn
+
+from maskwright.data.augment import Augmentation, strong_view
+from maskwright.data.check import require_clean
+from maskwright.data.geometry import compose, invert, resize_matrix, warp_maps
+from maskwright.data.implied import with_implied_labels
+from maskwright.data.labels import IGNORE, Dataset, Kind
+from maskwright.data.loader import Batch, Loader
+from maskwright.engine import pseudo
+from maskwright.engine.ema import Ema
+from maskwright.engine.losses import (
+    box_projection_loss,
+    consistency_loss,
+    foreground_logit,
+    iou_regression,
+    mask_loss,
+    partial_cross_entropy,
+    pseudo_mask_loss,
+    semantic_mask_loss,
+    tag_loss,
+)
+from maskwright.engine.metrics import SegmentationMetrics
+from maskwright.engine.pool import ReferencePool, pooled
+from maskwright.engine.run import Budget, Run, flatten_optimizer, load_state, progress, unflatten_optimizer
+from maskwright.errors import DataError
+from maskwright.nets.segmenter import Segmenter, create
+from maskwright.nets.selector import SelectorName, select
+from maskwright.sam.adapter import adapter_state, add_adapters, load_adapters
+from maskwright.sam.sam import Embedding, Memory, Sam
+
+
+@dataclass
+class Config:
+    """Train a segmenter from mixed labels."""
+
+    data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
+    """Dataset: a folder, or its manifest (see `maskwright data check`)."""
+    out: Path
+    """Run directory."""
+    labels: Literal["all", "masks-only"] = "all"
+    """`masks-only` is the baseline that ignores every weak label and every unlabelled image."""
+    pseudo: Literal["sam", "ellipse", "none"] = "sam"
+    """Where pseudo-masks come from. `none`: weak losses alone. `ellipse`: the ellipse inscribed in each box, nothing else (a baseline)."""
+    sam: str = "nano"
+    """SAM 2: `nano` (bundled), a Hugging Face id such as facebook/sam2.1-hiera-tiny, a folder, or an official .pt file."""
+    adapters: bool = True
+    """Train adapters inside SAM's image encoder."""
+    tune_decoder: bool = True
+    """Also train SAM's mask decoder and memory attention, at a tenth of the adapters' rate (not in the paper; helps small SAMs)."""
+    segmenter: str = "sam"
+    """`sam`: a copy of SAM's image encoder with a light decoder; or a SegFormer's Hugging Face id or folder."""
+    size: int = 256
+    """Side of the square canvas, a multiple of 32."""
+    epochs: float | None = None
+    """Length of stage 2 in passes over the training images."""
+    steps: int | None = None
+    """Length of stage 2 in steps."""
+    minutes: float | None = None
+    """Length of stage 2 by the clock."""
+    warm_up: int = 150
+    """Steps of stage 1 (adapters only)."""
+    batch: int = 8
+    """Images per step, over all processes."""
+    lr: float = 5e-4
+    """Learning rate of the segmenter's new layers (AdamW); its pretrained encoder learns at half of it."""
+    adapter_lr: float = 1e-3
+    """Learning rate of the adapters."""
+    weight_decay: float = 1e-4
+    ema: float = 0.999
+    """Decay of the mean teacher; lowered for short runs so that it spans a fifth of the run at most."""
+    mask_share: float = 0.25
+    """At least this share of every batch are images with masks."""
+    selector: SelectorName = "similar"
+    """How the reference images of a query are chosen."""
+    references: int = 4
+    """Reference images per query (T)."""
+    sam_every: int = 2
+    """Pseudo-masks of a step's images are renewed every so many steps, and SAM's adapters trained."""
+    pseudo_weight: float = 1.0
+    weak_weight: float = 0.5
+    consistency_weight: float = 0.2
+    flips: Literal["horizontal", "all"] = "all"
+    """`all` also flips vertically and turns by quarters: right where images have no upright."""
+    seed: int = 0
+    workers: int = 1
+    """Threads that prepare batches ahead."""
+    device: Literal["auto", "cpu"] = "auto"
+    resume: bool = False
+    """Continue a run that was stopped."""
+    overwrite: bool = False
+    """Delete a run that is already in the folder."""
+
+    def __post_init__(self) -> None:
+        if self.epochs is None and self.steps is None and self.minutes is None:
+            self.epochs = 20.0
+        if self.size % 32:
+            raise DataError([f"--size {self.size} is not a multiple of 32"])
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result, for ``config.json``."""
+        free = ("out", "resume", "overwrite", "workers", "device")
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in free}
+
+
+def main(config: Config) -> Path:
+    """Train and return the run directory."""
+    torch.set_flush_denormal(True)
+    accelerator = Accelerator(cpu=config.device == "cpu")
+    dataset = Dataset.load(config.data)
+    if accelerator.is_main_process:
+        require_clean(dataset)
+    with accelerator.main_process_first():
+        run = Run.create(
+            config.out,
+            config.settings(),
+            resume=config.resume,
+            overwrite=config.overwrite,
+            is_main=accelerator.is_main_process,
+        )
+    trainer = Trainer(config, dataset, run, accelerator)
+    trainer.resume()
+    trainer.warm_up()
+    trainer.fit()
+    trainer.finish()
+    run.close()
+    accelerator.end_training()
+    return config.out
+
+
+class Trainer:
+    """Networks, data and optimiser of one run. Methods in the order in which ``main`` calls them."""
+
+    def __init__(self, config: Config, dataset: Dataset, run: Run, accelerator: Accelerator) -> None:
+        self.config, self.run, self.accelerator = config, run, accelerator
+        self.device = accelerator.device
+        self.categories = dataset.categories
+        train = dataset.split("train")
+        if config.labels == "masks-only":
+            train = train.with_samples([s for s in train if s.labels.kind == Kind.MASK])
+            if not len(train):
+                raise DataError([f"{config.data}: no training image has a mask, so --labels masks-only has nothing to learn from"])
+        self.val = dataset.split("val")
+        self.kinds = torch.tensor([int(s.labels.kind) for s in train])
+        self.masked = (self.kinds == Kind.MASK).nonzero()[:, 0]
+        # With masks alone there is nothing to make pseudo-masks of.
+        self.use_sam = config.pseudo == "sam" and len(self.masked) < len(train)
+        # Mask images also get the weak labels that their masks imply: SAM practises on them with the truth at hand.
+        self.train = with_implied_labels(train, seed=config.seed) if self.use_sam else train
+
+        torch.manual_seed(config.seed)
+        self.sam = Sam.load(config.sam, size=config.size).to(self.device)
+        self.segmenter: Segmenter = create(config.segmenter, self.sam, len(self.categories), config.size).to(self.device)
+        self.loader = self._loader(self.train, config.batch, self._weights())
+        self.budget = Budget(
+            epochs=config.epochs, steps=config.steps, minutes=config.minutes, steps_per_epoch=len(self.loader)
+        )
+        self.teacher = Ema(self.segmenter, self._decay(), warmup=20)
+        self.pool = ReferencePool()
+        self.maps: dict[int, tuple[Tensor, float]] = {}
+        """Newest pseudo-mask of each training image: (C, h, w) probabilities in float16 on the plain canvas, and a confidence."""
+        self.chosen: dict[int, list[int]] = {}
+        """The references that SAM was shown for it, as positions in the training split."""
+        self.sam_parameters = self._prepare_sam()
+        self.optimizer = self._segmenter_optimizer()
+        self.sam_optimizer = torch.optim.AdamW(self._sam_groups(), weight_decay=config.weight_decay) if self.sam_parameters else None
+        self.step, self.warmed, self.used_minutes = 0, 0, 0.0
+        self.started = self.saved = time.monotonic()
+        self.means: dict[str, list[float]] = defaultdict(list)
+
+    # ------------------------------------------------------------------------------------------------ set-up
+
+    def _loader(self, dataset: Dataset, batch: int, weights: list[float] | None) -> Loader:
+        upright = self.config.flips == "horizontal"
+        augment = Augmentation(
+            vertical_flip=0.0 if upright else 0.5, quarter_turns=not upright, rotate_deg=0.0, scale=(0.75, 1.3), shift=0.1
+        )
+        world = self.accelerator.num_processes
+        return Loader(
+            dataset,
+            self.config.size,
+            batch,
+            augment=augment,
+            seed=self.config.seed,
+            weights=weights,
+            workers=self.config.workers,
+            rank=self.accelerator.process_index,
+            world=world,
+        )
+
+    def _weights(self) -> list[float] | None:
+        """Sampling weights that give mask images at least ``mask_share`` of the batches."""
+        masks, others = len(self.masked), len(self.kinds) - len(self.masked)
+        share = self.config.mask_share
+        if not masks or not others or masks / (masks + others) >= share:
+            return None
+        return [share / masks if kind == Kind.MASK else (1 - share) / others for kind in self.kinds.tolist()]
+
+    def _decay(self) -> float:
+        total = self.budget.total_steps
+        return self.config.ema if total is None else min(self.config.ema, 1 - 1 / max(2.0, total / 5))
+
+    def _prepare_sam(self) -> list[nn.Parameter]:
+        self.sam.requires_grad_(False)
+        if not self.use_sam or not self.config.adapters:
+            return []
+        parameters = add_adapters(self.sam)
+        if self.config.tune_decoder:
+            model = self.sam.model
+            for module in (model.mask_decoder, model.memory_attention, model.memory_encoder, model.vision_encoder.neck):
+                parameters += module.requires_grad_(True).parameters()
+        return parameters
+
+    def _sam_groups(self) -> list[dict[str, Any]]:
+        adapters = [p for n, p in self.sam.named_parameters() if ".adapter." in n]
+        known = {id(p) for p in adapters}
+        rest = [p for p in self.sam_parameters if id(p) not in known]
+        rate = self.config.adapter_lr
+        return [{"params": adapters, "lr": rate, "peak": rate}, {"params": rest, "lr": rate / 10, "peak": rate / 10}]
+
+    def _segmenter_optimizer(self) -> torch.optim.Optimizer:
+        pretrained = self.segmenter.pretrained()
+        known = {id(p) for p in pretrained}
+        new = [p for p in self.segmenter.parameters() if id(p) not in known]
+        rate = self.config.lr
+        groups = [{"params": pretrained, "lr": rate / 2, "peak": rate / 2}, {"params": new, "lr": rate, "peak": rate}]
+        return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
+
+    def generator(self, stream: int, step: int) -> torch.Generator:
+        """Randomness that depends on nothing but seed, purpose and step."""
+        return torch.Generator().manual_seed((self.config.seed * 1_000_003 + step) * 16 + stream)
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    def resume(self) -> None:
+        checkpoint = self.run.load_checkpoint()
+        if checkpoint is None:
+            return
+        tensors, state = checkpoint.tensors, checkpoint.state
+        load_state(self.segmenter, tensors["segmenter"], "segmenter")
+        self.teacher.load_state_dict(tensors["teacher"])
+        unflatten_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])
+        if self.sam_optimizer is not None:
+            load_state(self.sam, tensors["sam"], "sam")
+            unflatten_optimizer(self.sam_optimizer, tensors["sam_optimizer"], state["sam_optimizer"])
+        self.pool.load_state_dict({k: v.to(self.device) for k, v in tensors.get("pool", {}).items()})
+        for i, index in enumerate(state["maps"]["index"]):
+            self.maps[index] = tensors["maps"]["maps"][i].to(self.device), state["maps"]["confidence"][i]
+        self.chosen = {int(k): v for k, v in state["chosen"].items()}
+        self.step, self.warmed, self.used_minutes = state["step"], state["warmed"], state["minutes"]
+
+    def save(self, *, force: bool = False, every: float = 60.0) -> None:
+        """A checkpoint, about once a minute."""
+        if not force and time.monotonic() - self.saved < every:
+            return
+        flat, state = flatten_optimizer(self.optimizer)
+        tensors = {"segmenter": self.segmenter.state_dict(), "teacher": self.teacher.state_dict(), "optimizer": flat}
+        states: dict[str, Any] = {"optimizer": state, "step": self.step, "warmed": self.warmed, "minutes": self.minutes()}
+        if self.sam_optimizer is not None:
+            flat, states["sam_optimizer"] = flatten_optimizer(self.sam_optimizer)
+            tensors |= {"sam": self.sam.state_dict(), "sam_optimizer": flat}
+        if len(self.pool):
+            tensors["pool"] = self.pool.state_dict()
+        order = sorted(self.maps)
+        if order:
+            tensors["maps"] = {"maps": torch.stack([self.maps[i][0] for i in order])}
+        states["maps"] = {"index": order, "confidence": [self.maps[i][1] for i in order]}
+        states["chosen"] = {str(k): v for k, v in self.chosen.items()}
+        self.run.save_checkpoint(self.warmed + self.step, tensors, states)
+        self.saved = time.monotonic()
+
+    def minutes(self) -> float:
+        return self.used_minutes + (time.monotonic() - self.started) / 60
+
+    # ------------------------------------------------------------------------------------------------ stage 1
+
+    def warm_up(self) -> None:
+        """Stage 1: adapters learn in-context segmentation on images whose truth (mask) or extent (box) is known."""
+        config = self.config
+        usable = [i for i, kind in enumerate(self.kinds.tolist()) if kind in (Kind.MASK, Kind.BOX)]
+        if self.sam_optimizer is None or not len(self.masked) or self.warmed >= config.warm_up or self.step:
+            return
+        share = [0.75 / len(self.masked) if self.kinds[i] == Kind.MASK else 0.25 / max(1, len(usable) - len(self.masked)) for i in usable]
+        with (
+            self._loader(self.train.with_samples([self.train[i] for i in usable]), config.batch, share) as loader,
+            progress(config.warm_up, "warming up SAM", completed=self.warmed, is_main=self.accelerator.is_main_process) as advance,
+        ):
+            while self.warmed < config.warm_up:
+                rate = min(1.0, (self.warmed + 1) / 20) * (1 - 0.7 * self.warmed / config.warm_up)
+                set_rate(self.sam_optimizer, rate)
+                batch = loader.batch(self.warmed).to(self.device)
+                generator = self.generator(1, self.warmed)
+                images = strong_view(batch.images, generator)
+                loss = self.episode(self.sam.encode(images), batch, generator)
+                self.descend(loss, self.sam_optimizer, self.sam_parameters)
+                self.warmed += 1
+                advance(loss=float(loss.detach()))
+                if self.warmed % 10 == 0:
+                    self.run.log(self.warmed, warm_up=float(loss.detach()))
+                self.save()
+
+    def episode(self, embedding: Embedding, batch: Batch, generator: torch.Generator) -> Tensor:
+        """In-context learning inside a batch: mask images are references for each other and for box images.
+
+        Every image is encoded and remembered once. The prompt of a mask row is nothing, its boxes or its clicks, by chance, so that SAM
+        learns to answer every kind of weak label; the row's own mask is never shown to it.
+        """
+        present = batch.present.clone()
+        rows = pseudo.rows_of(present)
+        if not len(rows):
+            return embedding.low.sum() * 0
+        kinds = batch.kinds[rows.image]
+        truth = (batch.target[rows.image] == rows.category[:, None, None]).float()
+        is_mask = kinds == Kind.MASK
+        draw = torch.rand(len(rows), generator=generator).to(self.device)
+        asked = pseudo.weak_prompts(
+            batch, rows, boxes=~is_mask | (draw < 0.35), points=is_mask & (draw >= 0.35) & (draw < 0.7)
+        )
+        memory = self.sam.remember(embedding[rows.image[is_mask]], truth[is_mask][:, None])
+        column = is_mask.nonzero()[:, 0]
+        allowed = (rows.category[:, None] == rows.category[column]) & (rows.image[:, None] != rows.image[column])
+        low = embedding.low[rows.image]
+        plain = low + self.sam.model.no_memory_embedding[0, :, :, None, None]
+        shown = allowed.any(1)
+        if shown.any():
+            noise = torch.rand(allowed.shape, generator=generator).to(self.device).masked_fill(~allowed, -1)
+            count = 1 + int(torch.randint(self.config.references, (), generator=generator))
+            order = noise[shown].topk(min(count, len(column)), 1).indices
+            fewer = allowed[shown].gather(1, order)
+            order = torch.where(fewer, order, order[:, :1])
+            recalled = self.sam.recall(embedding[rows.image[shown]], memory[:, 0][order])
+            plain = plain.index_copy(0, shown.nonzero()[:, 0], recalled.low)
+        conditioned = Embedding(embedding.high0[rows.image], embedding.high1[rows.image], plain, conditioned=True)
+        masks = self.sam.decode(conditioned, asked.prompts, multimask=False)
+        logits, _ = pseudo.row_logits(masks, asked, self.config.size)
+        loss = logits.sum() * 0
+        if is_mask.any():
+            grid = 2 * logits.shape[-1]
+            fine = pseudo.resize(logits[is_mask][:, None], grid)[:, 0]
+            target = F.interpolate(truth[is_mask][:, None], (grid, grid), mode="area")[:, 0]
+            loss = loss + mask_loss(fine, target)
+            coarse = F.interpolate(truth[is_mask][:, None], logits.shape[-2:], mode="area")
+            single = asked.valid[is_mask].sum(1) == 1
+            error = iou_regression(masks.iou[is_mask, 0], masks.logits[is_mask, 0], coarse).mean(-1)
+            loss = loss + (error * single).sum() / single.sum().clamp(min=1)
+        if (~is_mask).any():
+            whole = masks.best[~is_mask]
+            scaled = asked.boxes[~is_mask] * (whole.shape[-1] / self.config.size)
+            valid = asked.valid[~is_mask] & (scaled[..., 2] > scaled[..., 0])
+            loss = loss + self.config.weak_weight * box_projection_loss(whole, scaled, valid)
+        return loss
+
+    # ------------------------------------------------------------------------------------------------ stage 2
+
+    def fit(self) -> None:
+        """Stage 2: the segmenter on labels and pseudo-masks, and SAM's adapters with it."""
+        config, main = self.config, self.accelerator.is_main_process
+        if self.use_sam and not self.maps:
+            self.fill_pool()
+        total = self.budget.total_steps
+        begun = time.monotonic()
+        budget = self.budget.resumed(self.used_minutes) if config.minutes else self.budget
+        with progress(total or 100, "training", completed=self.step if total else 0, is_main=main) as advance, self.loader:
+            while not self._agree(budget.done(self.step, begun)):
+                fraction = self._agree(budget.progress(self.step, begun))
+                rate = min(1.0, (self.step + 1) / 20) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * fraction)))
+                batch = self.loader.batch(self.step).to(self.device)
+                if self.use_sam and self.step % config.sam_every == 0:
+                    self.sam_step(batch, rate)
+                self.segmenter_step(batch, rate, fraction)
+                self.step += 1
+                self._report_step(rate)
+                advance(1 if total else 100 * (self._agree(budget.progress(self.step, begun)) - fraction))
+                if self.step % self._validate_every() == 0 and len(self.val):
+                    self.run.log(self.warmed + self.step, **{f"val_{k}": v for k, v in self.validate().items()})
+                self.save()
+
+    def segmenter_step(self, batch: Batch, rate: float, fraction: float) -> None:
+        """One step of the student on its strong view."""
+        config = self.config
+        strong = strong_view(batch.images, self.generator(2, self.step))
+        logits = self.segmenter(strong)
+        is_mask = batch.kinds == Kind.MASK
+        grid = config.size // 2
+        fine = pseudo.resize(logits, grid)
+        target = batch.target[:, ::2, ::2]
+        losses = {"mask": self._mask_loss(fine, target, is_mask)}
+        weak = ~is_mask
+        if weak.any():
+            losses["drawn"] = config.weak_weight * partial_cross_entropy(fine[weak], target[weak])
+            losses["tag"] = config.weak_weight * tag_loss(logits[weak], self._foreground_present(batch)[weak], top_k=4)
+            losses["box"] = config.weak_weight * self._box_loss(logits[weak], batch, weak)
+            with torch.no_grad():
+                teacher = self.teacher.model(batch.images[weak])
+            trust = min(1.0, fraction / 0.2)
+            losses["consistency"] = config.consistency_weight * trust * consistency_loss(logits[weak], teacher)
+            maps, weight = self.pseudo_masks(batch)
+            losses["pseudo"] = config.pseudo_weight * pseudo_mask_loss(logits[weak], maps[weak], weight[weak])
+        set_rate(self.optimizer, rate)
+        self.descend(torch.stack(list(losses.values())).sum(), self.optimizer, list(self.segmenter.parameters()))
+        self.teacher.update(self.segmenter)
+        for name, value in losses.items():
+            self.means[name].append(float(value.detach()))
+
+    def _mask_loss(self, fine: Tensor, target: Tensor, is_mask: Tensor) -> Tensor:
+        if len(self.categories) == 2:
+            logit = foreground_logit(fine, 1)
+            truth = torch.where(target == IGNORE, IGNORE, (target == 1).long())
+            return mask_loss(logit, truth, is_mask.float())
+        return semantic_mask_loss(fine, target, is_mask.float())
+
+    def _foreground_present(self, batch: Batch) -> Tensor:
+        present = batch.present.clone()
+        present[:, 0] = -1
+        return present
+
+    def _box_loss(self, logits: Tensor, batch: Batch, weak: Tensor) -> Tensor:
+        """Mask-to-box projection of each box's own category."""
+        boxes, categories = batch.boxes[weak], batch.box_categories[weak]
+        if not boxes.shape[1] or not (categories >= 0).any():
+            return logits.sum() * 0
+        others = torch.stack([foreground_logit(logits, c) for c in range(1, logits.shape[1])], 1)
+        own = others.gather(1, (categories.clamp(min=1) - 1)[..., None, None].expand(-1, -1, *logits.shape[-2:]))
+        return box_projection_loss(own, boxes * (logits.shape[-1] / self.config.size), categories > 0)
+
+    def pseudo_masks(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Pseudo-masks in the batch's augmented view: (B, C, h, w) probabilities and (B, h, w) confidences (0 = none)."""
+        grid, categories = self.config.size // 4, len(self.categories)
+        maps = torch.zeros(len(batch), categories, grid, grid, device=self.device)
+        maps[:, 0] = 1
+        confidence = torch.zeros(len(batch), device=self.device)
+        indices = batch.indices.tolist()
+        if self.config.pseudo == "ellipse":
+            valid = batch.box_categories > 0
+            boxed = valid.any(1)
+            if boxed.any() and self.config.labels == "all":
+                for category in range(1, categories):
+                    drawn = pseudo.ellipses(batch.boxes, batch.box_categories == category, grid, self.config.size)
+                    maps[:, category] = (drawn > 0).float()
+                maps[:, 0] = 1 - maps[:, 1:].amax(1)
+                confidence = boxed.float()
+            return maps, confidence[:, None, None].expand(-1, grid, grid)
+        for row, index in enumerate(indices):
+            if index in self.maps:
+                stored, confidence[row] = self.maps[index]
+                maps[row] = stored.float()
+        plain = torch.stack([torch.from_numpy(resize_matrix(tuple(s), self.config.size)) for s in batch.sizes.tolist()])
+        moves = compose(batch.matrices.double(), invert(plain.to(self.device)))
+        moved = warp_maps(maps[:, 1:], scale_affine(moves, 0.25).float(), grid)
+        inside = batch.inside[:, 2::4, 2::4].float()
+        maps = torch.cat([(1 - moved.sum(1, keepdim=True)).clamp(min=0), moved], 1)
+        return maps, confidence[:, None, None] * inside
+
+    # ------------------------------------------------------------------------------------------------ SAM's part
+
+    @torch.no_grad()
+    def fill_pool(self) -> None:
+        """Visit every training image once, finest labels first, so that each query finds references with finer labels."""
+        order = sorted(range(len(self.train)), key=lambda i: (-int(self.kinds[i]), i))
+        chunk = self.config.batch
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        with progress(len(order), "first pseudo-masks", is_main=self.accelerator.is_main_process) as advance:
+            for start in range(0, len(order), chunk):
+                mine = order[start : start + chunk][rank::world]
+                batch = self.loader.take(mine).to(self.device) if mine else None
+                self.visit(batch, self.sam.encode(batch.images) if batch is not None else None, step=-1 - start)
+                advance(len(order[start : start + chunk]))
+
+    def sam_step(self, batch: Batch, rate: float) -> None:
+        """Renew the pseudo-masks of this step's images; train the adapters on the mask images and on weak labels."""
+        indices = batch.indices.cpu().numpy()
+        plain = self.loader.take(indices).to(self.device)
+        if self.sam_optimizer is None:
+            with torch.no_grad():
+                self.visit(plain, self.sam.encode(plain.images), self.step)
+            return
+        set_rate(self.sam_optimizer, 0.3 * rate)
+        embedding = self.sam.encode(plain.images)
+        generator = self.generator(3, self.step)
+        loss = self.episode(embedding, self._only(plain, plain.kinds == Kind.MASK), generator)
+        loss = loss + self.visit(plain, embedding, self.step)
+        self.descend(loss, self.sam_optimizer, self.sam_parameters)
+        self.means["sam"].append(float(loss.detach()))
+
+    @staticmethod
+    def _only(batch: Batch, keep: Tensor) -> Batch:
+        """The batch with nothing known to be present in the images that are not kept."""
+        return replace(batch, present=torch.where(keep[:, None], batch.present, torch.zeros_like(batch.present)))
+
+    def visit(self, batch: Batch | None, embedding: Embedding | None, step: int) -> Tensor:
+        """Make pseudo-masks of weak images, renew their pool entries, and return SAM's loss against their weak labels.
+
+        Rows are the categories that the image's labels name; for unlabelled images those that the teacher sees.
+        """
+        found: dict[str, Any] = {}
+        loss = torch.zeros((), device=self.device)
+        if batch is not None and embedding is not None:
+            loss, found = self._visit(batch, embedding, step)
+        for part in self._gather(found):
+            for index, stored, confidence, references in part.get("maps", []):
+                self.maps[index] = stored.to(self.device), confidence
+                self.chosen[index] = references
+            if "entries" in part:
+                entries = [e.to(self.device) for e in part["entries"]]
+                samples, categories, kinds, features, pointers, whole, foreground = entries
+                self.pool.update(samples, categories, kinds, Memory(features, pointers), whole, foreground)
+        return loss
+
+    def _visit(self, batch: Batch, embedding: Embedding, step: int) -> tuple[Tensor, dict[str, Any]]:
+        config, size = self.config, self.config.size
+        is_mask = batch.kinds == Kind.MASK
+        with torch.no_grad():
+            teacher = self.teacher.model(batch.images).softmax(1) if self.step else None
+        present = self._foreground_present(batch).clamp(min=0)
+        if teacher is not None:
+            unlabelled = batch.kinds == Kind.NONE
+            seen = ((teacher.argmax(1, keepdim=True) == torch.arange(teacher.shape[1], device=self.device)[:, None, None]).flatten(2).float().mean(-1) > 2e-3)
+            present = torch.where(unlabelled[:, None], seen.to(present), present)
+        elif len(self.categories) == 2:
+            present[batch.kinds == Kind.NONE, 1] = 1
+        rows = pseudo.rows_of(present)
+        found: dict[str, Any] = {"maps": []}
+        if not len(rows):
+            return embedding.low.sum() * 0, found
+        weak = ~is_mask[rows.image]
+        asked = pseudo.weak_prompts(batch, rows, boxes=weak, points=weak)
+        guess = self._first_guess(rows, asked, teacher, embedding)
+        whole, foreground = pooled(embedding[rows.image].detach(), guess)
+        conditioned, shown, order = self._condition(batch, embedding, rows, whole, foreground, step)
+        answerable = weak & (shown | asked.prompted)
+        logits = embedding.low.new_full((len(rows), size // 4, size // 4), pseudo.EMPTY)
+        score = torch.zeros(len(rows), device=self.device)
+        loss = embedding.low.sum() * 0
+        if answerable.any():
+            at = answerable.nonzero()[:, 0]
+            part = pseudo.RowPrompts(asked.prompts.rows(at), asked.valid[at], asked.boxes[at], asked.prompted[at])
+            masks = self.sam.decode(conditioned[at], part.prompts, multimask=False)
+            answer, confidence = pseudo.row_logits(masks, part, size)
+            logits = logits.index_copy(0, at, answer)
+            score = score.index_copy(0, at, confidence.detach())
+            if torch.is_grad_enabled():
+                loss = loss + self._weak_loss(answer, batch, rows[at], part, masks.best, teacher)
+        merged = pseudo.merge_rows(logits.detach(), rows, len(batch), len(self.categories))
+        probabilities = merged.softmax(1)
+        certainty = torch.zeros(len(batch), device=self.device).index_reduce(
+            0, rows.image[answerable], score[answerable], "mean", include_self=False
+        )
+        if teacher is not None:
+            blind = (batch.kinds == Kind.TAG) | (batch.kinds == Kind.NONE)
+            certainty = torch.where(blind, certainty * pseudo.agreement(probabilities, teacher), certainty)
+        truth = (batch.target[rows.image] == rows.category[:, None, None]).float()
+        truth = F.interpolate(truth[:, None], (size // 4, size // 4), mode="area")[:, 0]
+        reference = torch.where(weak[:, None, None], probabilities[rows.image, rows.category], truth)
+        if teacher is not None:
+            unsure = (batch.kinds == Kind.NONE) & (probabilities[:, 1:].amax((1, 2, 3)) < 0.5)
+            certainty = torch.where(unsure, 0.5 * teacher[:, 0].mean((1, 2)), certainty)
+        by_image: dict[int, list[int]] = defaultdict(list)
+        for row, image in enumerate(rows.image.tolist()):
+            if shown[row]:
+                by_image[image] += self.pool.tensors["sample"][order[row]].tolist()
+        answered = set(rows.image[answerable].tolist())
+        for image, index in enumerate(batch.indices.tolist()):
+            if image in answered:
+                stored = probabilities[image].detach().half().cpu()
+                found["maps"].append((index, stored, float(certainty[image]), sorted(set(by_image[image]))))
+        labelled = (batch.kinds[rows.image] > Kind.TAG) & (answerable | ~weak) & (reference.flatten(1).amax(1) > 0.5)
+        if labelled.any():
+            at = labelled.nonzero()[:, 0]
+            found["entries"] = self._entries(batch, embedding, rows[at], reference[at])
+        return loss, found
+
+    @torch.no_grad()
+    def _entries(self, batch: Batch, embedding: Embedding, rows: pseudo.Rows, masks: Tensor) -> list[Tensor]:
+        own = embedding[rows.image].detach()
+        memory = self.sam.remember(own, masks[:, None])
+        whole, foreground = pooled(own, masks)
+        return [batch.indices[rows.image], rows.category, batch.kinds[rows.image], memory.features[:, 0], memory.pointers[:, 0], whole, foreground]
+
+    def _first_guess(self, rows: pseudo.Rows, asked: pseudo.RowPrompts, teacher: Tensor | None, embedding: Embedding) -> Tensor:
+        """(N, g, g) where the row's object may be, to pool its features: its boxes, else the teacher's view, else everywhere."""
+        grid = embedding.low.shape[-1]
+        boxes = pseudo.filled_boxes(asked.boxes, grid, self.config.size) & (asked.boxes[..., 2] > asked.boxes[..., 0])[..., None, None]
+        guess = boxes.any(1).float()
+        if teacher is not None:
+            seen = F.interpolate(teacher, (grid, grid), mode="area")[rows.image, rows.category]
+            guess = torch.where(boxes.any(1).flatten(1).any(1)[:, None, None], guess, seen)
+        return guess
+
+    def _condition(
+        self, batch: Batch, embedding: Embedding, rows: pseudo.Rows, whole: Tensor, foreground: Tensor, step: int
+    ) -> tuple[Embedding, Tensor, Tensor]:
+        """Recall each row on its selected references; rows that have none keep the plain embedding. Also: which had, and which."""
+        low = embedding.low[rows.image] + self.sam.model.no_memory_embedding[0, :, :, None, None]
+        order = torch.zeros(len(rows), self.config.references, dtype=torch.long, device=self.device)
+        shown = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
+        if len(self.pool):
+            allowed = self.pool.allowed(batch.indices[rows.image], rows.category, batch.kinds[rows.image])
+            shown = allowed.any(1)
+        if shown.any():
+            tensors = self.pool.tensors
+            order[shown] = select(
+                self.config.selector,
+                whole[shown],
+                foreground[shown],
+                tensors["whole"],
+                tensors["foreground"],
+                allowed[shown],
+                self.config.references,
+                self.generator(4, step + (1 << 32)),
+            )
+            recalled = self.sam.recall(embedding[rows.image[shown]], self.pool.memory(order[shown]))
+            low = low.index_copy(0, shown.nonzero()[:, 0], recalled.low)
+        fine = embedding[rows.image]
+        return Embedding(fine.high0, fine.high1, low, conditioned=True), shown, order
+
+    def _weak_loss(
+        self, logits: Tensor, batch: Batch, rows: pseudo.Rows, asked: pseudo.RowPrompts, objects: Tensor, teacher: Tensor | None
+    ) -> Tensor:
+        """SAM's answers against the weak labels themselves, and softly against the teacher where there is no prompt."""
+        size = logits.shape[-1]
+        drawn = batch.target[rows.image][:, 2::4, 2::4]
+        target = torch.where(drawn == IGNORE, IGNORE, (drawn == rows.category[:, None, None]).long())
+        pair = torch.stack([torch.zeros_like(logits), logits], 1)
+        loss = partial_cross_entropy(pair, target)
+        scaled = asked.boxes * (size / self.config.size)
+        loss = loss + box_projection_loss(objects, scaled, asked.valid & (scaled[..., 2] > scaled[..., 0]))
+        if teacher is not None:
+            seen = teacher[rows.image, rows.category]
+            blind = (~asked.prompted).float()
+            loss = loss + consistency_loss(logits[:, None], torch.logit(seen.clamp(1e-4, 1 - 1e-4))[:, None], blind) * blind.any()
+        return self.config.weak_weight * loss
+
+    # ------------------------------------------------------------------------------------------------ shared by both stages
+
+    def descend(self, loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+        """One optimiser step; gradients are averaged over the processes."""
+        optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        if self.accelerator.num_processes > 1:
+            for parameter in parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+            flat = self.accelerator.reduce(flat, "mean")
+            for parameter, grad in zip(parameters, flat.split([p.numel() for p in parameters])):
+                parameter.grad = grad.view_as(parameter)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    def _gather(self, found: dict[str, Any]) -> list[dict[str, Any]]:
+        if self.accelerator.num_processes == 1:
+            return [found]
+        return gather_object([found])
+
+    def _agree(self, value: Any) -> Any:
+        """The main process' clock decides for all."""
+        if self.accelerator.num_processes == 1:
+            return value
+        return broadcast_object_list([value])[0]
+
+    def _validate_every(self) -> int:
+        total = self.budget.total_steps
+        return max(1, total // 5) if total else 200
+
+    def _report_step(self, rate: float) -> None:
+        if self.step % 10 == 0:
+            means = {k: sum(v) / len(v) for k, v in self.means.items()}
+            self.run.log(self.warmed + self.step, lr=rate * self.config.lr, **means)
+            self.means.clear()
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Dice and IoU of the teacher on the validation split, on the canvas."""
+        metrics = SegmentationMetrics(self.categories)
+        loader = Loader(self.val, self.config.size, self.config.batch, shuffle=False)
+        for batch in loader.ordered():
+            logits = pseudo.resize(self.teacher.model(batch.images.to(self.device)), self.config.size)
+            for index, mask, target in zip(batch.indices.tolist(), logits.argmax(1).cpu().numpy(), batch.target.numpy()):
+                if (target != IGNORE).any():
+                    metrics.update(mask, target, self.val[index].id)
+        scores = metrics.compute()
+        return {"dice": scores["dice"], "iou": scores["iou"]}
+
+    def finish(self) -> None:
+        """Write the model to take home (the teacher), the pseudo-masks and the report."""
+        self.save(force=True)
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        from maskwright.recipes.samix_report import write_model, write_pseudo_masks, write_report
+
+        write_model(self)
+        write_pseudo_masks(self)
+        write_report(self)
+
+
+def scale_affine(matrices: Tensor, factor: float) -> Tensor:
+    """The same moves between canvases that are both ``factor`` times as large: only the translation scales. (B, 2, 3)."""
+    return torch.cat([matrices[..., :2], matrices[..., 2:] * factor], -1)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Set every group to a share of its peak learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share

@@ -1,0 +1,169 @@
+"""What a SAMIX run leaves behind: the model to take home with its card, the pseudo-masks, and the report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from maskwright.data.images import read_image, read_mask, write_mask
+from maskwright.data.labels import IGNORE, Kind
+from maskwright.data.loader import Loader
+from maskwright.engine import pictures, pseudo
+from maskwright.engine.metrics import SegmentationMetrics
+from maskwright.engine.report import Picture, Report
+from maskwright.engine.run import read_metrics
+
+if TYPE_CHECKING:
+    from maskwright.recipes.samix import Trainer
+
+FORMAT, VERSION = "maskwright-segmenter", 1
+
+
+def write_model(trainer: Trainer) -> None:
+    """``RUN/model``: the mean teacher, as ``maskwright.load`` reads it."""
+    config = trainer.config
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "recipe": "samix",
+        "categories": list(trainer.categories),
+        "size": config.size,
+        "segmenter": trainer.segmenter.description(),
+    }
+    trainer.run.save_model(trainer.teacher.model.state_dict(), description, _card(trainer))
+
+
+def _card(trainer: Trainer) -> str:
+    config, mix = trainer.config, Counter(str(Kind(k)) for k in trainer.kinds.tolist())
+    lines = [
+        "# A semantic segmenter made with maskwright",
+        "",
+        f"Categories: {', '.join(trainer.categories)}. Canvas: {config.size} pixels.",
+        f"Recipe: samix (Hu et al., CVPR 2026), SAM weights `{config.sam}`, {trainer.step} steps of {config.batch} images, seed {config.seed}.",
+        f"Trained on {len(trainer.train)} images of `{config.data.name}`: {', '.join(f'{n} {k}' for k, n in mix.most_common())}.",
+    ]
+    scores = [m for m in read_metrics(config.out) if "val_dice" in m]
+    if scores:
+        lines.append(f"Validation: Dice {scores[-1]['val_dice']:.3f}, IoU {scores[-1]['val_iou']:.3f} (mean over images).")
+    lines += ["", "```python", "import maskwright", "predictions = maskwright.load('RUN').predict(['image.jpg'])", "```", ""]
+    return "\n".join(lines)
+
+
+def write_pseudo_masks(trainer: Trainer) -> None:
+    """``RUN/pseudo``: SAM's newest answer for every weakly labelled image, as category PNGs on the image's own size, and an index."""
+    if not trainer.maps:
+        return
+    folder = trainer.run.folder / "pseudo"
+    folder.mkdir(exist_ok=True)
+    index: dict[str, Any] = {}
+    for position, (stored, confidence) in sorted(trainer.maps.items()):
+        sample = trainer.train[position]
+        width, height = trainer.loader.item(position).size
+        maps = torch.nn.functional.interpolate(stored[None].float(), (height, width), mode="bilinear", align_corners=False)
+        path = folder / f"{sample.id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_mask(path, maps[0].argmax(0).byte().cpu().numpy())
+        index[sample.id] = {
+            "kind": str(Kind(int(trainer.kinds[position]))),
+            "confidence": round(confidence, 4),
+            "references": [trainer.train[i].id for i in trainer.chosen.get(position, [])],
+        }
+    aside = folder / f"index.json.tmp-{os.getpid()}"
+    aside.write_text(json.dumps({"categories": list(trainer.categories), "samples": index}, indent=1))
+    os.replace(aside, folder / "index.json")
+
+
+def write_report(trainer: Trainer) -> None:
+    """``RUN/report.html``: curves, the label mix, pseudo-masks with their references, best and worst predictions."""
+    config = trainer.config
+    report = Report(f"maskwright · samix · {config.data.name}", f"{config.out} — {trainer.step} steps, seed {config.seed}, SAM {config.sam}")
+    metrics = read_metrics(config.out)
+    losses: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    scores: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    for entry in metrics:
+        for name, value in entry.items():
+            if name in ("step", "lr", "time"):
+                continue
+            curves = scores if name.startswith("val_") else losses
+            curves[name][0].append(entry["step"])
+            curves[name][1].append(value)
+    if scores:
+        report.curves("Validation", dict(scores))
+    report.curves("Losses", dict(losses))
+    mix = Counter(Kind(k) for k in trainer.kinds.tolist())
+    confidence: dict[int, list[float]] = defaultdict(list)
+    for position, (_, value) in trainer.maps.items():
+        confidence[int(trainer.kinds[position])].append(value)
+    rows = [
+        [str(kind), mix[kind], f"{np.mean(confidence[kind]):.2f}" if confidence[kind] else "–"]
+        for kind in sorted(mix, reverse=True)
+    ]
+    report.table("Training images by finest label", ["label", "images", "mean confidence of pseudo-mask"], rows)
+    _pseudo_pictures(trainer, report)
+    _prediction_pictures(trainer, report)
+    report.save(config.out / "report.html")
+
+
+def _pseudo_pictures(trainer: Trainer, report: Report, each: int = 4) -> None:
+    palette = pictures.palette(len(trainer.categories))
+    by_kind: dict[int, list[int]] = defaultdict(list)
+    for position in sorted(trainer.maps):
+        by_kind[int(trainer.kinds[position])].append(position)
+    for kind, positions in sorted(by_kind.items(), reverse=True):
+        shown = []
+        step = max(1, len(positions) // each)
+        for position in positions[::step][:each]:
+            sample, item = trainer.train[position], trainer.loader.item(position)
+            stored, confidence = trainer.maps[position]
+            height, width = item.image.shape[:2]
+            maps = torch.nn.functional.interpolate(stored[None].float(), (height, width), mode="bilinear", align_corners=False)
+            scale = np.array([width / item.size[0], height / item.size[1]])
+            image = pictures.overlay(item.image, maps[0].argmax(0).byte().cpu().numpy(), palette)
+            labelled = pictures.draw_labels(
+                np.asarray(image),
+                boxes=[tuple(b) for b in item.boxes * np.tile(scale, 2)],
+                points=[tuple(p) for p in item.points * scale],
+                scribbles=[line * scale for line in item.scribbles],
+            )
+            references = ", ".join(trainer.train[i].id for i in trainer.chosen.get(position, [])[:4])
+            shown.append(Picture(np.asarray(labelled), f"{sample.id}: confidence {confidence:.2f}" + (f"; shown: {references}" if references else "")))
+        report.pictures(f"Pseudo-masks of images with: {Kind(kind)}", "The image's own label is drawn on top.", shown)
+
+
+@torch.no_grad()
+def _prediction_pictures(trainer: Trainer, report: Report, each: int = 6) -> None:
+    """Best and worst images of the validation split."""
+    if not len(trainer.val):
+        return
+    loader = Loader(trainer.val, trainer.config.size, trainer.config.batch, shuffle=False)
+    found: list[tuple[float, int, np.ndarray]] = []
+    for batch in loader.ordered():
+        logits = pseudo.resize(trainer.teacher.model(batch.images.to(trainer.device)), trainer.config.size)
+        for position, mask, target in zip(batch.indices.tolist(), logits.argmax(1).byte().cpu().numpy(), batch.target.numpy()):
+            if (target != IGNORE).any():
+                metrics = SegmentationMetrics(trainer.categories)
+                metrics.update(mask, target, trainer.val[position].id)
+                dice = metrics.compute()["dice"]
+                if dice is not None and np.isfinite(dice):
+                    found.append((float(dice), position, mask))
+    found.sort(key=lambda entry: entry[0])
+    palette = pictures.palette(len(trainer.categories))
+    for title, part in (("Worst predictions (validation)", found[:each]), ("Best predictions (validation)", found[::-1][:each])):
+        shown = []
+        for dice, position, mask in part:
+            sample = trainer.val[position]
+            image = read_image(trainer.val.image_path(sample))
+            path = trainer.val.mask_path(sample)
+            size = (image.shape[1], image.shape[0])
+            predicted = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+            panels = [np.asarray(pictures.overlay(image, predicted, palette))]
+            if path is not None and sample.labels.mask is not None and sample.labels.mask.kind == "semantic":
+                panels.insert(0, np.asarray(pictures.overlay(image, read_mask(path), palette)))
+            shown.append(Picture(np.concatenate(panels, 1), f"{sample.id}: Dice {dice:.2f} (left truth, right prediction)"))
+        report.pictures(title, "", shown)

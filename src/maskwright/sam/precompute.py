@@ -1,0 +1,133 @@
+"""Fill an embedding store for a whole dataset, once: resumable, and shared out among processes."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from maskwright.data.geometry import resize_matrix, warp_image
+from maskwright.data.images import read_image
+from maskwright.data.labels import Dataset
+from maskwright.errors import DataError
+from maskwright.sam.sam import Sam
+from maskwright.sam.store import LEVELS, EmbeddingStore, Signature, weights_signature
+
+PREPROCESSING = 1
+"""Version of what happens to an image before it is encoded; to be raised whenever that changes."""
+
+
+def signature(sam: Sam, dtype: str = "float32") -> Signature:
+    """What decides the embeddings of ``sam``: its image encoder with all adapters, the canvas, the stored dtype.
+
+    Args:
+        dtype: ``float32``, or ``float16`` for half the space.
+    """
+    decoder = sam.model.mask_decoder
+    parts = nn.ModuleDict({"encoder": sam.model.vision_encoder, "high0": decoder.conv_s0, "high1": decoder.conv_s1})
+    # Window sizes, heads and the like change what the same tensors compute.
+    config = sam.model.config.vision_config.to_dict()
+    told = {
+        name: value for name, value in config.items() if not name.startswith("_") and name != "transformers_version"
+    }
+    context = json.dumps(told, sort_keys=True, default=str)
+    return Signature(weights_signature(parts, context), PREPROCESSING, sam.size, dtype)
+
+
+def precompute(
+    sam: Sam,
+    dataset: Dataset,
+    store: EmbeddingStore,
+    *,
+    batch: int = 8,
+    workers: int = 2,
+    rank: int = 0,
+    world: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[int, int]:
+    """Encode the images of a dataset that are not in the store yet; equal images are encoded once.
+
+    Args:
+        sam: on the device that is to be used; ``store`` was opened with its :func:`signature`.
+        batch: images per pass of the encoder.
+        workers: threads that decode images ahead.
+        rank, world: this process and their number; it takes images ``rank::world``.
+        progress: called as ``progress(done, total)`` after each batch, for this process' images.
+
+    Returns:
+        How many images were encoded, and how many were there already.
+
+    Raises:
+        DataError: images that cannot be read, all of them at once, after all others are done.
+        WeightsError: the store cannot be written, or holds embeddings of other weights.
+        ValueError: the store's signature is not that of ``sam``.
+    """
+    if signature(sam, store.signature.dtype) != store.signature:
+        raise ValueError(f"{store.folder}: was not opened with the signature of {sam.name}")
+    problems: list[str] = []
+    paths: dict[str, Path] = {}
+    for sample in dataset.samples[rank::world]:
+        path = dataset.image_path(sample)
+        try:
+            paths.setdefault(store.key(path), path)
+        except DataError as error:
+            problems += error.problems
+    missing = store.missing(paths)
+    there = len(paths) - len(missing)
+    if progress:
+        progress(there, len(paths))
+    canvases = _canvases(((key, paths[key]) for key in missing), sam.size, workers, 2 * batch, problems)
+    encoded = 0
+    while ready := list(islice(canvases, batch)):
+        _encode(sam, store, ready)
+        encoded += len(ready)
+        if progress:
+            progress(there + encoded, len(paths))
+    if problems:
+        raise DataError(problems, dataset.source or str(dataset.root))
+    return encoded, there
+
+
+@torch.inference_mode()
+def _encode(sam: Sam, store: EmbeddingStore, ready: list[tuple[str, NDArray[np.uint8]]]) -> None:
+    pixels = torch.from_numpy(np.stack([canvas for _, canvas in ready])).to(sam.device)
+    embedding = sam.encode(pixels.permute(0, 3, 1, 2).to(sam.dtype) / 255)
+    for row, (key, _) in enumerate(ready):
+        store.save(key, {level: getattr(embedding, level)[row] for level in LEVELS})
+
+
+def _canvases(
+    images: Iterable[tuple[str, Path]], size: int, workers: int, ahead: int, problems: list[str]
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Keys with images squashed to the canvas ``(S, S, 3)``, decoded ahead by threads; unreadable ones are left out."""
+    waiting: deque[Future[tuple[str, NDArray[np.uint8]]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        for key, path in images:
+            waiting.append(pool.submit(_canvas, key, path, size))
+            if len(waiting) >= ahead:
+                yield from _result(waiting.popleft(), problems)
+        while waiting:
+            yield from _result(waiting.popleft(), problems)
+
+
+def _result(
+    future: Future[tuple[str, NDArray[np.uint8]]], problems: list[str]
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    try:
+        yield future.result()
+    except DataError as error:
+        problems += error.problems
+
+
+def _canvas(key: str, path: Path, size: int) -> tuple[str, NDArray[np.uint8]]:
+    pixels = read_image(path)
+    height, width = pixels.shape[:2]
+    return key, warp_image(pixels, resize_matrix((width, height), size), size)[0]

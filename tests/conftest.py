@@ -1,0 +1,71 @@
+"""What all tests share. Every fixture is small: a test that needs more makes its own."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import tiny_config
+
+from maskwright.data.labels import Kind
+from maskwright.data.scene_dataset import write_scenes
+from maskwright.sam.sam import Sam
+
+# Tests run side by side, on machines with few cores: more threads would only get into each other's way.
+torch.set_num_threads(1)
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def _tiny_sam() -> Sam:
+    return Sam.from_config(tiny_config())
+
+
+@pytest.fixture
+def tiny_sam(_tiny_sam: Sam) -> Sam:
+    """A SAM of random weights at 64 pixels, the same in every test; a test may change its own."""
+    return copy.deepcopy(_tiny_sam)
+
+
+@pytest.fixture(scope="session")
+def tiny_sam_folder(_tiny_sam: Sam, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights on disk, for ``Sam.load`` and the recipes' ``--sam``. Leave it as it is."""
+    folder = tmp_path_factory.mktemp("tiny-sam")
+    _tiny_sam.model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scene_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Procedural scenes at 64 pixels, categories disc and figure. Leave it as it is; copy it to change it.
+
+    12 training images (3 with masks, 2 each with boxes, scribbles, points and tags, 1 without labels; all masks in
+    ``full.json``), 2 for validation and 4 for testing, with masks.
+    """
+    base = tmp_path_factory.getbasetemp()
+    # The workers of pytest-xdist share the folder above their own: whoever is first makes the scenes, by one rename.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "scenes"
+    shares = {Kind.MASK: 3, Kind.BOX: 2, Kind.SCRIBBLE: 2, Kind.POINT: 2, Kind.TAG: 2, Kind.NONE: 1}
+    write_scenes(
+        folder,
+        train=12,
+        val=2,
+        test=4,
+        size=64,
+        categories=("disc", "figure"),
+        difficulty=0.3,
+        shares={kind: count / 12 for kind, count in shares.items()},
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real data sets for measuring, beside the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the real data sets ({SHARED_DATA}) are not here")
+    return SHARED_DATA

@@ -1,0 +1,42 @@
+"""A network from ``Sam.from_config`` can be trained from scratch: it over-fits a dozen prompts, which needs prompts to be heard."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from maskwright.data.scenes import render
+from maskwright.engine.losses import sam_loss
+from maskwright.sam.prompts import Prompts
+from maskwright.sam.sam import Sam
+from maskwright.sam.weights import nano_config
+
+
+@pytest.mark.slow
+def test_over_fits_boxes():
+    torch.manual_seed(0)
+    scenes = render(4, 128, seed=5, difficulty=0.3, max_objects=6)
+    ids = scenes.instances
+    area = torch.stack([(ids == k).flatten(1).sum(1) for k in range(1, 7)], 1)
+    chosen = area.topk(3, 1).indices + 1
+    targets = ids[:, None] == chosen[:, :, None, None]
+    valid = targets.flatten(2).sum(-1) > 60
+    boxes = torch.zeros(4, 3, 4)
+    for i in range(4):
+        for k in range(3):
+            if valid[i, k]:
+                y, x = targets[i, k].nonzero(as_tuple=True)
+                boxes[i, k] = torch.tensor([x.min(), y.min(), x.max() + 1, y.max() + 1])
+    sam = Sam.from_config(nano_config(), size=128).train()
+    optimizer = torch.optim.AdamW(sam.parameters(), lr=1e-3)
+    truth = F.interpolate(targets.float(), (32, 32), mode="area")
+    for _ in range(160):
+        masks = sam.decode(sam.encode(scenes.images), Prompts.of_boxes(boxes, valid))
+        loss = sam_loss(masks.logits, masks.iou, truth, valid.float())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    answer, hard = masks.logits[:, :, 0] > 0, truth > 0.5
+    iou = ((answer & hard).sum((2, 3)) / (answer | hard).sum((2, 3)).clamp(min=1))[valid]
+    assert iou.mean() > 0.85, iou

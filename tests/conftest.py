@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import tiny_config
 
+from helpers import tiny_config
 from maskwright.data.labels import Kind
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.sam.sam import Sam

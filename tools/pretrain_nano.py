@@ -102,13 +102,17 @@ def photo_pool(folder: Path, size: int = 288) -> Pool:
         if mask_path is None:
             continue
         image = Image.open(dataset.image_path(sample)).convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
-        mask = Image.fromarray(np.array(Image.open(mask_path)).astype(np.int32)).resize((size, size), Image.Resampling.NEAREST)
+        mask = Image.fromarray(np.array(Image.open(mask_path)).astype(np.int32)).resize(
+            (size, size), Image.Resampling.NEAREST
+        )
         images.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
         instances.append(torch.from_numpy(np.array(mask).astype(np.int16)))
     return Pool(torch.stack(images), torch.stack(instances), None)
 
 
-def augment(images: Tensor, instances: Tensor, size: int, zoom: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def augment(
+    images: Tensor, instances: Tensor, size: int, zoom: tuple[float, float], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Random crop, rotation, flip and photometric jitter: uint8 (B,3,s,s), (B,s,s) → float (B,3,S,S) in 0..1, int64 (B,S,S)."""
     batch = len(images)
 
@@ -122,17 +126,25 @@ def augment(images: Tensor, instances: Tensor, size: int, zoom: tuple[float, flo
     slack = (1 - scale).clamp(min=0)
     rows = torch.stack(
         [
-            torch.stack([scale * aspect * angle.cos() * flip, -scale / aspect * angle.sin(), uniform(-1, 1) * slack], -1),
-            torch.stack([scale * aspect * angle.sin() * flip, scale / aspect * angle.cos(), uniform(-1, 1) * slack], -1),
+            torch.stack(
+                [scale * aspect * angle.cos() * flip, -scale / aspect * angle.sin(), uniform(-1, 1) * slack], -1
+            ),
+            torch.stack(
+                [scale * aspect * angle.sin() * flip, scale / aspect * angle.cos(), uniform(-1, 1) * slack], -1
+            ),
         ],
         1,
     )
     grid = F.affine_grid(rows, [batch, 3, size, size], align_corners=False)
     view = F.grid_sample(images.float() / 255, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    ids = F.grid_sample(instances.float()[:, None], grid, mode="nearest", padding_mode="reflection", align_corners=False)
+    ids = F.grid_sample(
+        instances.float()[:, None], grid, mode="nearest", padding_mode="reflection", align_corners=False
+    )
     mean = view.mean((2, 3), keepdim=True)
     grey = view.mean(1, keepdim=True)
-    saturation = torch.where(torch.rand(batch, generator=generator) < 0.15, 0.0, 1.0)[:, None, None, None] * uniform(0.4, 1.6, 1, 1, 1)
+    saturation = torch.where(torch.rand(batch, generator=generator) < 0.15, 0.0, 1.0)[:, None, None, None] * uniform(
+        0.4, 1.6, 1, 1, 1
+    )
     view = grey + (view - grey) * saturation
     view = mean + (view - mean) * uniform(0.5, 1.5, 1, 1, 1)
     view = view * uniform(0.75, 1.25, 3, 1, 1) + uniform(-0.15, 0.15, 1, 1, 1)
@@ -141,7 +153,9 @@ def augment(images: Tensor, instances: Tensor, size: int, zoom: tuple[float, flo
     return view.clamp(0, 1), ids[:, 0].round().long()
 
 
-def choose_objects(ids: Tensor, objects: int, generator: torch.Generator, smallest: float = 0.0015) -> tuple[Tensor, Tensor, Tensor]:
+def choose_objects(
+    ids: Tensor, objects: int, generator: torch.Generator, smallest: float = 0.0015
+) -> tuple[Tensor, Tensor, Tensor]:
     """Pick instances: ids (B,S,S) → targets (B,K,S,S) bool, chosen ids (B,K), valid (B,K). Larger objects are likelier."""
     batch, size = ids.shape[0], ids.shape[-1]
     area = torch.zeros(batch, int(ids.max()) + 2).scatter_add_(1, ids.flatten(1), torch.ones(batch, size * size))
@@ -185,7 +199,9 @@ def boxes_of(targets: Tensor, generator: torch.Generator, jitter: float = 0.1) -
     noise = noise * (torch.rand(boxes.shape[0], boxes.shape[1], 1, generator=generator) < 0.6)
     boxes = (boxes + noise).clamp(0, size)
     low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([torch.minimum(low, high), torch.maximum(torch.maximum(low, high), torch.minimum(low, high) + 2)], -1)
+    return torch.cat(
+        [torch.minimum(low, high), torch.maximum(torch.maximum(low, high), torch.minimum(low, high) + 2)], -1
+    )
 
 
 class DenseHead(nn.Module):
@@ -203,7 +219,7 @@ class DenseHead(nn.Module):
 
 def dense_loss(features: Tensor, ids: Tensor, generator: torch.Generator, pixels: int = 96) -> Tensor:
     """Pairs of pixels of one instance attract, others repel: balanced BCE on scaled cosines. features (B,D,h,w), ids (B,S,S)."""
-    batch, _, height, width = features.shape
+    height, width = features.shape[-2:]
     small = F.interpolate(ids[:, None].float(), (height, width), mode="nearest")[:, 0].long().flatten(1)
     weight = torch.where(small > 0, 1.0, 0.3 * (small > 0).float().mean(1, keepdim=True).clamp(min=0.05))
     index = torch.multinomial(weight, pixels, generator=generator)
@@ -245,8 +261,12 @@ def contrast_loss(logits: Tensor, area: Tensor, valid: Tensor) -> Tensor:
     """
     hard = (area > 0.5) & valid[:, :, None, None]
     one = hard.sum(1) == 1
-    entropy = F.cross_entropy(logits.masked_fill(~valid[:, :, None, None], -30.0), hard.long().argmax(1), reduction="none")
-    per_object = (entropy[:, None] * hard * one[:, None]).sum((-1, -2)) / (hard & one[:, None]).sum((-1, -2)).clamp(min=1)
+    entropy = F.cross_entropy(
+        logits.masked_fill(~valid[:, :, None, None], -30.0), hard.long().argmax(1), reduction="none"
+    )
+    per_object = (entropy[:, None] * hard * one[:, None]).sum((-1, -2)) / (hard & one[:, None]).sum((-1, -2)).clamp(
+        min=1
+    )
     counted = (hard & one[:, None]).flatten(2).any(-1) & (valid.sum(1, keepdim=True) > 1)
     return (per_object * counted).sum() / counted.sum().clamp(min=1)
 
@@ -334,7 +354,9 @@ class Trainer:
         click = later and torch.rand((), generator=g).item() < 0.5
         previous = None
         if click:
-            prompts = Prompts.of_points(sample_in(targets, g)[:, :, None], torch.ones(*targets.shape[:2], 1, dtype=torch.long))
+            prompts = Prompts.of_points(
+                sample_in(targets, g)[:, :, None], torch.ones(*targets.shape[:2], 1, dtype=torch.long)
+            )
         else:
             prompts = Prompts.of_boxes(boxes_of(targets, g))
         losses: dict[str, Tensor] = {}
@@ -429,7 +451,9 @@ def validate(sam: Sam, size: int, count: int = 128, seed: int = 987_654) -> dict
             return (inter / ((logits > 0) | small).sum((-1, -2)).clamp(min=1))[valid]
 
         sums["val_box"].append(score(sam.decode(embedding, Prompts.of_boxes(boxes_of(targets, g, 0.0))).best))
-        prompts = Prompts.of_points(sample_in(targets, g, 1.0)[:, :, None], torch.ones(*targets.shape[:2], 1, dtype=torch.long))
+        prompts = Prompts.of_points(
+            sample_in(targets, g, 1.0)[:, :, None], torch.ones(*targets.shape[:2], 1, dtype=torch.long)
+        )
         masks = sam.decode(embedding, prompts, multimask=True)
         sums["val_click1"].append(score(masks.best))
         for _ in range(2):
@@ -471,7 +495,10 @@ def fit(trainer: Trainer, run: Run, config: Config) -> None:
         if fraction < config.dense_share:
             losses = trainer.dense_step(128)
             losses["loss"] = losses["dense"]
-        elif torch.rand((), generator=trainer.generator).item() < config.context_share and fraction > config.dense_share + 0.15:
+        elif (
+            torch.rand((), generator=trainer.generator).item() < config.context_share
+            and fraction > config.dense_share + 0.15
+        ):
             losses = trainer.context_step(size, batch, fraction)
         else:
             losses = trainer.prompt_step(size, batch, fraction)
@@ -489,7 +516,11 @@ def fit(trainer: Trainer, run: Run, config: Config) -> None:
         if step % 100 == 0:
             report = {k: float(np.nanmean(v)) for k, v in means.items()}
             run.log(step, minutes=used, lr=rate, **report)
-            print(f"{used:6.1f} min  step {step}  {size}px  " + "  ".join(f"{k} {v:.3f}" for k, v in sorted(report.items())), flush=True)
+            print(
+                f"{used:6.1f} min  step {step}  {size}px  "
+                + "  ".join(f"{k} {v:.3f}" for k, v in sorted(report.items())),
+                flush=True,
+            )
             means.clear()
         if time.monotonic() - saved > 150 or used >= config.minutes:
             run.save_checkpoint(
@@ -521,7 +552,12 @@ def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
     settings = {k: v for k, v in asdict(config).items() if k not in ("resume", "overwrite", "out")}
-    run = Run.create(config.out, {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}, resume=config.resume, overwrite=config.overwrite)
+    run = Run.create(
+        config.out,
+        {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()},
+        resume=config.resume,
+        overwrite=config.overwrite,
+    )
     fit(Trainer(config), run, config)
 
 

@@ -25,12 +25,14 @@ import math
 import shlex
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
@@ -45,7 +47,10 @@ from maskwright.engine.pictures import overlay, palette, side_by_side
 from maskwright.errors import RunError
 from maskwright.recipes import samix
 
-STEPS_PER_MINUTE = 60
+VERSION = 1
+"""Goes up when the same settings give other numbers; a demo of another version is not gone on with."""
+
+STEPS_PER_MINUTE = 80
 """Steps of each training per minute asked for, so that all of it ends in about that time on two CPU cores. A fixed
 number and no stop-watch: the same seed then gives the same numbers on every machine."""
 
@@ -56,15 +61,24 @@ CATEGORIES = ("figure",)
 DIFFICULTY = 0.4
 SHARES = {Kind.MASK: 0.05, Kind.BOX: 0.25, Kind.SCRIBBLE: 0.2, Kind.POINT: 0.2, Kind.TAG: 0.15, Kind.NONE: 0.15}
 
-_MIN_GAP = 0.01  # Dice: with less between the two ends, a share of it says nothing
-_SHOWN = 8  # test images in the comparison
-_PLURALS = {
-    Kind.MASK: "masks",
-    Kind.BOX: "boxes",
-    Kind.SCRIBBLE: "scribbles",
-    Kind.POINT: "clicks",
-    Kind.TAG: "tags",
-    Kind.NONE: "no label",
+MIN_STEPS = 20
+MAX_WARM_UP = 150
+MIN_GAP = 0.01
+"""In Dice: with less between the two ends, a share of it says nothing."""
+
+SHOWN = 8
+"""Test images in the comparison."""
+
+GAP = 4
+"""Pixels between them."""
+
+_IN_WORDS = {
+    Kind.MASK: "with masks",
+    Kind.BOX: "with boxes",
+    Kind.SCRIBBLE: "with scribbles",
+    Kind.POINT: "with clicks",
+    Kind.TAG: "with tags",
+    Kind.NONE: "without labels",
 }
 
 
@@ -118,29 +132,42 @@ def main(
     if not (math.isfinite(minutes) and minutes > 0) or seed < 0:
         raise RunError(f"--minutes {minutes} --seed {seed}: minutes must be above 0, and the seed 0 or more")
     say = Console(highlight=False, markup=False, soft_wrap=True).print
-    progress = Progress.open(out, {"version": 1, "minutes": float(minutes), "seed": seed}, resume)
-    steps = max(20, round(minutes * STEPS_PER_MINUTE))
-    try:
+    progress = Progress.open(out, {"version": VERSION, "minutes": float(minutes), "seed": seed}, resume)
+    if not progress.complete:
         say(f"Everything goes into {out}. You may stop at any time and give the same command again to go on.\n")
-        dataset = _make_data(out, seed, say)
-        for number, training in enumerate(TRAININGS, start=1):
-            if progress.has(training):
-                say(f"{number} of 3: the model on {training.title} is there already.")
-                continue
-            labels = dataset.split("train") if training.manifest == manifest.NAME else "full"
-            say(f"{number} of 3: training {steps} steps on {_described(labels, training)} ...")
-            progress.finish(training, _train(out, training, steps, seed))
-    finally:
-        progress.save()
-    summary = _summary(progress)
-    write_atomic(out / "comparison.png", _comparison(out, dataset))
-    write_atomic(out / "summary.json", json.dumps(summary, indent=2) + "\n")
-    _print_results(out, summary, say)
+        try:
+            _make(progress, say)
+        finally:
+            progress.save()
+    summary = read_json(out / "summary.json")
+    _print_results(out, summary)
     return summary
 
 
+def _make(progress: Progress, say: Callable[[str], None]) -> None:
+    """All the work that is not done yet."""
+    out, seed = progress.out, progress.settings["seed"]
+    steps = max(MIN_STEPS, round(progress.settings["minutes"] * STEPS_PER_MINUTE))
+    say("The task: find the four-limbed figures among other shapes.")
+    if not (out / "data").exists():
+        say(f"Drawing {sum(IMAGES.values())} pictures ...")
+    write_scenes(
+        out / "data", **IMAGES, size=SIZE, seed=seed, categories=CATEGORIES, difficulty=DIFFICULTY, shares=SHARES
+    )
+    for number, training in enumerate(TRAININGS, start=1):
+        if progress.has(training):
+            say(f"{number} of {len(TRAININGS)}, {training.title}: trained already.")
+            continue
+        say(f"{number} of {len(TRAININGS)}, {training.title}: {steps} steps on {_described(out, training)} ...")
+        progress.finish(training, _train(out, training, steps, seed))
+    say(f"Drawing the comparison of {SHOWN} test images ...")
+    write_atomic(out / "comparison.png", _png(_comparison(out)))
+    progress.save()
+    write_atomic(out / "summary.json", json.dumps(_summary(progress), indent=2) + "\n")
+
+
 class Progress:
-    """``OUT/demo.json``: the settings, and the scores of the trainings that are finished."""
+    """``OUT/demo.json``: the settings, the scores of the trainings that are finished, and the minutes spent so far."""
 
     def __init__(self, out: Path, settings: dict[str, Any], finished: dict[str, Any], minutes: float) -> None:
         self.out = out
@@ -160,21 +187,25 @@ class Progress:
             progress.save()
             return progress
         if not resume:
-            raise RunError(f"{out} already holds a demo: resume it, or name another folder")
+            raise RunError(f"{out} holds a demo already: resume it, or name another folder")
         stored = read_json(path)
         if not isinstance(stored, dict) or not {"settings", "finished", "minutes"} <= stored.keys():
-            raise RunError(f"{path} is damaged: delete {out} and start anew, or name another folder")
-        then = stored["settings"]
-        differing = [
-            f"{key} {then.get(key)} there, {value} now" for key, value in settings.items() if then.get(key) != value
-        ]
+            raise RunError(f"{path} is damaged: name another folder, or delete {out} to start anew")
+        there = stored["settings"]
+        differing = [f"{k} {there.get(k)} there, {v} now" for k, v in settings.items() if there.get(k) != v]
         if differing:
-            remedy = "give those settings, or name another folder"
-            raise RunError(f"{out} holds a demo with other settings: {'; '.join(differing)}; {remedy}")
+            remedy = "give the settings of then, or name another folder"
+            raise RunError(f"{out} holds a demo with other settings ({'; '.join(differing)}): {remedy}")
         return cls(out, settings, stored["finished"], stored["minutes"])
 
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do."""
+        results = (self.out / "comparison.png", self.out / "summary.json")
+        return all(map(self.has, TRAININGS)) and all(path.is_file() for path in results)
+
     def has(self, training: Training) -> bool:
-        """Whether a training is finished, and its model still there."""
+        """Whether a training is finished and its model still there."""
         return training.key in self.finished and (self.out / training.folder / "model").is_dir()
 
     def finish(self, training: Training, scores: dict[str, float]) -> None:
@@ -182,23 +213,120 @@ class Progress:
         self.save()
 
     def save(self) -> None:
-        """Write the file, by rename, with the time spent so far; a demo that is finished takes no more of it."""
-        if len(self.finished) < len(TRAININGS) or not self._stored_as_finished():
-            now = time.monotonic()
-            self.minutes += (now - self._since) / 60
-            self._since = now
-            state = {"settings": self.settings, "finished": self.finished, "minutes": self.minutes}
-            write_atomic(self.out / "demo.json", json.dumps(state, indent=2) + "\n")
-
-    def _stored_as_finished(self) -> bool:
-        path = self.out / "demo.json"
-        return path.is_file() and read_json(path)["finished"] == self.finished
+        """Write the file by rename, with the time since the last one added."""
+        now = time.monotonic()
+        self.minutes, self._since = self.minutes + (now - self._since) / 60, now
+        state = {"settings": self.settings, "finished": self.finished, "minutes": self.minutes}
+        write_atomic(self.out / "demo.json", json.dumps(state, indent=2) + "\n")
 
 
-def _make_data(out: Path, seed: int, say: Any) -> Dataset:
-    folder = out / "data"
-    if not folder.exists():
-        say(f"Drawing {sum(IMAGES.values())} pictures of shapes. The task: find the four-limbed figures in them ...")
-    return write_scenes(
-        folder, **IMAGES, size=SIZE, seed=seed, categories=CATEGORIES, difficulty=DIFFICULTY, shares=SHARES
+def _described(out: Path, training: Training) -> str:
+    """What a training learns from, such as ``12 images with masks, 60 with boxes``."""
+    kinds = Counter(s.labels.kind for s in Dataset.load(out / "data" / training.manifest).split("train"))
+    if training.labels == "masks-only":
+        kinds = Counter({Kind.MASK: kinds[Kind.MASK]})
+    first, *others = sorted(kinds, reverse=True)
+    return ", ".join([f"{kinds[first]} images {_IN_WORDS[first]}", *(f"{kinds[k]} {_IN_WORDS[k]}" for k in others)])
+
+
+def _train(out: Path, training: Training, steps: int, seed: int) -> dict[str, float]:
+    """Train one model and score it on the test images, whose masks all manifests share."""
+    data = out / "data" / training.manifest
+    run = samix.main(
+        samix.Config(
+            data=data,
+            out=out / training.folder,
+            labels=training.labels,
+            steps=steps,
+            warm_up=min(MAX_WARM_UP, steps // 4),
+            size=SIZE,
+            batch=BATCH,
+            seed=seed,
+            resume=True,
+        )
+    )
+    scores = api.evaluate(run, Dataset.load(data), split="test")
+    return {"dice": float(scores["dice"]), "iou": float(scores["iou"])}
+
+
+def _summary(progress: Progress) -> dict[str, Any]:
+    few, mixed, full = (progress.finished[training.key]["dice"] for training in TRAININGS)
+    gap = (mixed - few) / (full - few) if full - few >= MIN_GAP else None
+    return {**progress.finished, "gap_closed": gap, "minutes": progress.minutes}
+
+
+def _comparison(out: Path) -> NDArray[np.uint8]:
+    """Rows of test images; columns: image, truth, and what each model sees."""
+    dataset = Dataset.load(out / "data" / FULL)
+    truths = {s.id: read_mask(dataset.root / s.labels.mask.path) for s in dataset.split("test") if s.labels.mask}
+    shown = [s for s in dataset.split("test") if s.id in truths and truths[s.id].any()]
+    # Evenly spread and not picked by hand, nor by how well a model does.
+    shown = shown[:: max(1, len(shown) // SHOWN)][:SHOWN]
+    paths = [dataset.image_path(sample) for sample in shown]
+    columns = [[truths[sample.id] for sample in shown]]
+    for training in TRAININGS:
+        columns.append([prediction.mask for prediction in api.load(out / training.folder).predict(paths)])
+    colours = palette(len(dataset.categories))
+    images = [read_image(path) for path in paths]
+    rows = [
+        side_by_side([image, *(overlay(image, mask, colours) for mask in masks)], gap=GAP)
+        for image, *masks in zip(images, *columns, strict=True)
+    ]
+    space = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
+    header = _header(("image", "truth", *(training.title for training in TRAININGS)))
+    return np.concatenate([header, *(part for row in rows for part in (row, space))])
+
+
+def _header(titles: Sequence[str]) -> NDArray[np.uint8]:
+    """A line of titles above columns of ``SIZE`` pixels."""
+    band = Image.new("RGB", (len(titles) * (SIZE + GAP) - GAP, 20), "white")
+    draw = ImageDraw.Draw(band)
+    for column, title in enumerate(titles):
+        draw.text((column * (SIZE + GAP) + 2, 4), title, fill="black")
+    return np.asarray(band)
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _print_results(out: Path, summary: dict[str, Any]) -> None:
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    table = Table(title=f"{IMAGES['test']} test images that no model has seen", title_justify="left")
+    table.add_column("trained on")
+    table.add_column("images with a mask", justify="right")
+    table.add_column("Dice", justify="right")
+    table.add_column("IoU", justify="right")
+    few = round(SHARES[Kind.MASK] * IMAGES["train"])
+    for training, masks in zip(TRAININGS, (few, few, IMAGES["train"]), strict=True):
+        scores = summary[training.key]
+        table.add_row(training.title, str(masks), f"{scores['dice']:.3f}", f"{scores['iou']:.3f}")
+    console.print()
+    console.print(table)
+    console.print(_verdict(summary["gap_closed"], IMAGES["train"] - few))
+    console.print(f"It took {summary['minutes']:.1f} minutes.")
+    folder, run = shlex.quote(str(out)), shlex.quote(str(out / "mixed"))
+    console.print(
+        f"""
+Look at
+  {out / "comparison.png"}  what the three models see
+  {out / "mixed" / "report.html"}  curves and pseudo-masks of the model on mixed labels; opens in a browser
+
+Go on with
+  maskwright predict {run} YOUR_IMAGES --out {folder}/predictions
+  maskwright data check YOUR_DATA
+  maskwright train samix YOUR_DATA --out runs/mine"""
+    )
+
+
+def _verdict(gap: float | None, masks: int) -> str:
+    if gap is None:
+        return "All masks are no better than a few here, so there is no gap to close: give it more minutes."
+    if gap <= 0:
+        return f"Gap closed: {gap:.0%}. The cheap labels did not help here: give it more minutes."
+    return (
+        f"Gap closed: {gap:.0%}. The cheap labels, which take seconds to draw, bring that share of what {masks} more "
+        "masks bring."
     )

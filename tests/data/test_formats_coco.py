@@ -71,11 +71,11 @@ def test_every_form_of_annotation_is_read(tmp_path: Path, by_folder: bool) -> No
     assert (mask.kind, mask.categories) == ("instance", {1: 2, 3: 2})
     polygons = reference.decode(reference.merge(reference.frPyObjects(POLYGONS, 30, 40)))
     expected = np.zeros((30, 40), int)  # Larger first, so that smaller ones lie on top.
-    for id, area in sorted(((1, polygons), (2, None), (3, HOLE)), key=lambda x: -(4 if x[1] is None else x[1].sum())):
-        if area is None:
-            expected[5:7, 8:10] = id
-        else:
-            expected[area > 0] = id
+    small = np.zeros((30, 40))
+    small[5:7, 8:10] = 1
+    assert HOLE.sum() > polygons.sum() > small.sum()
+    for id, part in ((3, HOLE), (1, polygons), (2, small)):
+        expected[part > 0] = id
     np.testing.assert_array_equal(read_mask(dataset.root / mask.path), expected)
     assert dataset[1].labels.boxes == (Box(0.0, 1.5, 40.0, 4.5, 2),)
     empty = dataset.mask_path(dataset[3])
@@ -107,7 +107,10 @@ def test_several_files_share_one_list_of_names(tmp_path: Path) -> None:
     dataset = read(tmp_path)
     assert dataset.categories == ("background", "cow", "cat", "dog")
     assert [s.split for s in dataset] == ["train"] * 4 + ["val"] * 4
-    assert [s.labels.mask.categories for s in (dataset[0], dataset[4]) if s.labels.mask] == [{1: 2, 3: 2}, {1: 2, 2: 3, 3: 2}]
+    assert [s.labels.mask.categories for s in (dataset[0], dataset[4]) if s.labels.mask] == [
+        {1: 2, 3: 2},
+        {1: 2, 2: 3, 3: 2},
+    ]
 
 
 def test_roboflow_layout_and_equal_stems(tmp_path: Path) -> None:
@@ -159,7 +162,9 @@ def dataset_of(root: Path) -> Dataset:
     ids[25:, 35:], ids[0, 0] = 3, 1
     write_mask(root / "masks" / "a.png", ids)
     samples = (
-        Sample("a", "images/a.jpg", "train", Labels(Mask("masks/a.png", "instance", {3: 2}), boxes=(Box(1, 2, 4, 8, 1),))),
+        Sample(
+            "a", "images/a.jpg", "train", Labels(Mask("masks/a.png", "instance", {3: 2}), boxes=(Box(1, 2, 4, 8, 1),))
+        ),
         Sample("b", "images/b.jpg", "holdout of training", Labels(boxes=(Box(0.5, 0, 40, 30, 2),))),
         Sample("c", "images/c.jpg", "train"),
     )

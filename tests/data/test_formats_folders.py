@@ -89,7 +89,12 @@ def test_what_pixel_values_mean(tmp_path: Path, masks: dict, dtype: type, splits
 @pytest.mark.parametrize(
     ("masks", "dtype", "splits", "expected"),
     [
-        ({"a": [0, 1, 7, 9]}, np.uint8, {}, 'the values 0, 1, 7, 9, which may be categories or instances; add "categories"'),
+        (
+            {"a": [0, 1, 7, 9]},
+            np.uint8,
+            {},
+            'the values 0, 1, 7, 9, which may be categories or instances; add "categories"',
+        ),
         ({"a": [0, 1, 2, 2], "b": [0, 2, 1, 1]}, np.uint8, {}, "may be categories or instances"),
         ({"a": [1, 2, 3, 3], "b": [1, 2, 1, 1]}, np.uint8, {}, "may be categories or instances"),
         ({"a": [0, 1, 2, 2]}, np.uint16, {"categories": ["background", "x", "y"]}, "16 bits and there are several"),
@@ -174,7 +179,9 @@ def test_folders_hold_masks_of_all_categories_bit_exact(tmp_path: Path) -> None:
 def test_what_folders_cannot_hold_is_named(tmp_path: Path) -> None:
     fill(tmp_path / "in", {"a": [0, 3, 2, 9], "b": [0, 1, 2, 255]})
     samples = (
-        Sample("a", "images/a.png", labels=Labels(Mask("masks/a.png", "instance", {2: 2}), boxes=(Box(0, 0, 1, 1, 1),))),
+        Sample(
+            "a", "images/a.png", labels=Labels(Mask("masks/a.png", "instance", {2: 2}), boxes=(Box(0, 0, 1, 1, 1),))
+        ),
         Sample("b", "images/b.png", labels=Labels(Mask("masks/b.png"))),
     )
     dataset = Dataset(tmp_path / "in", ("background", "cat", "dog"), samples)

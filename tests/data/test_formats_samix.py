@@ -100,8 +100,16 @@ def test_masks_alone_take_names_from_the_parallel_folders_or_their_values(tmp_pa
         ({}, {"boxes/b.json": {"boxes": [{"xyxy": [1, 2, 3, 4]}]}}, "boxes/b.json: boxes[0]: has no class_id"),
         ({}, {"boxes/b.json": {"boxes": [{"xyxy": [1, 2, 3, 4], "class_name": "dog", "class_id": 1}]}}, "elsewhere"),
         ({}, {"boxes/b.json": {"box": []}}, "boxes/b.json.boxes: is missing"),
-        ({}, {"points/d.json": {"points": [{"xy": [float("nan"), 1], **NAMED}]}}, "points[0].xy: holds a number that is"),
-        ({}, {"classes/e.json": {"classes": [{"class_name": "x", "class_id": 10**12}]}}, "class_id 1000000000000 is not"),
+        (
+            {},
+            {"points/d.json": {"points": [{"xy": [float("nan"), 1], **NAMED}]}},
+            "points[0].xy: holds a number that is",
+        ),
+        (
+            {},
+            {"classes/e.json": {"classes": [{"class_name": "x", "class_id": 10**12}]}},
+            "class_id 1000000000000 is not",
+        ),
     ],
 )
 def test_problems_name_file_and_place(tmp_path: Path, document: dict, files: dict, expected: str) -> None:

@@ -89,7 +89,10 @@ def problems(path: Path) -> list[str]:
         ({"id": "a", "image": "b\\a.png"}, "backslash"),
         ({"id": "a", "image": "\ud800.png"}, "is no valid text"),
         ({"id": "a", "image": "a.png", "labels": []}, "(id 'a').labels: must be an object, found []"),
-        ({"id": "a", "image": "a.png", "labels": {"tags": ["dog"]}}, "labels.tags[0]: unknown category 'dog'; known are"),
+        (
+            {"id": "a", "image": "a.png", "labels": {"tags": ["dog"]}},
+            "labels.tags[0]: unknown category 'dog'; known are",
+        ),
         ({"id": "a", "image": "a.png", "labels": {"tags": [None]}}, "labels.tags[0]: must be a category's name"),
         (
             {"id": "a", "image": "a.png", "labels": {"boxes": [{"xyxy": [0, 0, 1], "category": "cat"}]}},
@@ -119,7 +122,11 @@ def problems(path: Path) -> list[str]:
         ({"id": "a", "image": "a.png", "labels": {"mask": {"path": "m", "kind": "x"}}}, "mask.kind: 'x' is unknown"),
         ({"id": "a", "image": "a.png", "labels": {"mask": {"path": "../m"}}}, "labels.mask.path: path '../m' leaves"),
         (
-            {"id": "a", "image": "a.png", "labels": {"mask": {"path": "m", "kind": "instance", "categories": {"0": "cat"}}}},
+            {
+                "id": "a",
+                "image": "a.png",
+                "labels": {"mask": {"path": "m", "kind": "instance", "categories": {"0": "cat"}}},
+            },
             "labels.mask.categories: '0' is no instance id",
         ),
         (
@@ -138,7 +145,13 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
     bad_box = {"boxes": [{"xyxy": [0, 0, 1], "category": "dog"}]}
     path = manifest(tmp_path, {"id": "a", "image": "a.png", "labels": bad_box}, {"id": "b"}, categories=["cat", "cat"])
     found = problems(path)
-    for part in ("categories[1]: 'cat' is there twice", "categories[0]: must be 'background'", "xyxy", "'dog'", "image"):
+    for part in (
+        "categories[1]: 'cat' is there twice",
+        "categories[0]: must be 'background'",
+        "xyxy",
+        "'dog'",
+        "image",
+    ):
         assert sum(part in problem for problem in found) == 1, (part, found)
     assert len(found) == 5
 

@@ -56,7 +56,9 @@ class RowPrompts:
     prompted: Tensor
 
 
-def weak_prompts(batch: Batch, rows: Rows, *, boxes: Tensor, points: Tensor, most: int = 12, clicks: int = 10) -> RowPrompts:
+def weak_prompts(
+    batch: Batch, rows: Rows, *, boxes: Tensor, points: Tensor, most: int = 12, clicks: int = 10
+) -> RowPrompts:
     """The weak labels of each row's category as prompts: every box is an object of its own; else all clicks are one object's.
 
     Args:
@@ -143,6 +145,20 @@ def merge_rows(logits: Tensor, rows: Rows, batch: int, categories: int) -> Tenso
     maps[:, 0] = 0.0
     maps[rows.image, rows.category] = logits
     return maps
+
+
+def constrain(probabilities: Tensor, batch: Batch, size: int) -> Tensor:
+    """Take from (B, C, h, w) probabilities what the labels rule out: a category outside its boxes, and one the tags do not name."""
+    grid, categories = probabilities.shape[-1], probabilities.shape[1]
+    possible = (batch.present != 0)[:, :, None, None].expand(-1, -1, grid, grid).clone()
+    if batch.box_categories.shape[1]:
+        filled = filled_boxes(batch.boxes, grid, size)
+        for category in range(1, categories):
+            own = batch.box_categories == category
+            inside = (filled & own[..., None, None]).any(1)
+            possible[:, category] &= inside | ~own.any(1)[:, None, None]
+    foreground = probabilities[:, 1:] * possible[:, 1:]
+    return torch.cat([1 - foreground.sum(1, keepdim=True), foreground], 1)
 
 
 def agreement(a: Tensor, b: Tensor) -> Tensor:

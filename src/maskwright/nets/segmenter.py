@@ -142,4 +142,6 @@ def build(description: dict[str, Any], categories: int, size: int) -> Segmenter:
                 SegformerForSemanticSegmentation(SegformerConfig.from_dict(description["config"])), categories, size
             )
         case other:
-            raise WeightsError(f"unknown segmenter type {other!r} in the model's config.json; this version knows: sam, segformer")
+            raise WeightsError(
+                f"unknown segmenter type {other!r} in the model's config.json; this version knows: sam, segformer"
+            )

@@ -52,7 +52,7 @@ from maskwright.engine.run import Budget, Run, flatten_optimizer, load_state, pr
 from maskwright.errors import DataError
 from maskwright.nets.segmenter import Segmenter, create
 from maskwright.nets.selector import SelectorName, select
-from maskwright.sam.adapter import adapter_state, add_adapters, load_adapters
+from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Embedding, Memory, Sam
 
 
@@ -103,6 +103,9 @@ class Config:
     """Reference images per query (T)."""
     sam_every: int = 2
     """Pseudo-masks of a step's images are renewed every so many steps, and SAM's adapters trained."""
+    blend: float = 0.5
+    """Share of the mean teacher's own view in the pseudo-masks of tagged and unlabelled images, half of it where SAM had a
+    prompt (not in the paper: two sources that err differently). Grows from 0 over the first third of stage 2."""
     pseudo_weight: float = 1.0
     weak_weight: float = 0.5
     consistency_weight: float = 0.2
@@ -112,6 +115,8 @@ class Config:
     workers: int = 1
     """Threads that prepare batches ahead."""
     device: Literal["auto", "cpu"] = "auto"
+    checkpoint_seconds: float = 60.0
+    """Time between checkpoints: what a killed run loses at most."""
     resume: bool = False
     """Continue a run that was stopped."""
     overwrite: bool = False
@@ -125,7 +130,7 @@ class Config:
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, for ``config.json``."""
-        free = ("out", "resume", "overwrite", "workers", "device")
+        free = ("out", "resume", "overwrite", "workers", "device", "checkpoint_seconds")
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in free}
 
 
@@ -165,7 +170,9 @@ class Trainer:
         if config.labels == "masks-only":
             train = train.with_samples([s for s in train if s.labels.kind == Kind.MASK])
             if not len(train):
-                raise DataError([f"{config.data}: no training image has a mask, so --labels masks-only has nothing to learn from"])
+                raise DataError(
+                    [f"{config.data}: no training image has a mask, so --labels masks-only has nothing to learn from"]
+                )
         self.val = dataset.split("val")
         self.kinds = torch.tensor([int(s.labels.kind) for s in train])
         self.masked = (self.kinds == Kind.MASK).nonzero()[:, 0]
@@ -176,7 +183,9 @@ class Trainer:
 
         torch.manual_seed(config.seed)
         self.sam = Sam.load(config.sam, size=config.size).to(self.device)
-        self.segmenter: Segmenter = create(config.segmenter, self.sam, len(self.categories), config.size).to(self.device)
+        self.segmenter: Segmenter = create(config.segmenter, self.sam, len(self.categories), config.size).to(
+            self.device
+        )
         self.loader = self._loader(self.train, config.batch, self._weights())
         self.budget = Budget(
             epochs=config.epochs, steps=config.steps, minutes=config.minutes, steps_per_epoch=len(self.loader)
@@ -189,8 +198,10 @@ class Trainer:
         """The references that SAM was shown for it, as positions in the training split."""
         self.sam_parameters = self._prepare_sam()
         self.optimizer = self._segmenter_optimizer()
-        self.sam_optimizer = torch.optim.AdamW(self._sam_groups(), weight_decay=config.weight_decay) if self.sam_parameters else None
-        self.step, self.warmed, self.used_minutes = 0, 0, 0.0
+        self.sam_optimizer = (
+            torch.optim.AdamW(self._sam_groups(), weight_decay=config.weight_decay) if self.sam_parameters else None
+        )
+        self.step, self.warmed, self.used_minutes, self.fraction = 0, 0, 0.0, 0.0
         self.started = self.saved = time.monotonic()
         self.means: dict[str, list[float]] = defaultdict(list)
 
@@ -199,7 +210,11 @@ class Trainer:
     def _loader(self, dataset: Dataset, batch: int, weights: list[float] | None) -> Loader:
         upright = self.config.flips == "horizontal"
         augment = Augmentation(
-            vertical_flip=0.0 if upright else 0.5, quarter_turns=not upright, rotate_deg=0.0, scale=(0.75, 1.3), shift=0.1
+            vertical_flip=0.0 if upright else 0.5,
+            quarter_turns=not upright,
+            rotate_deg=0.0,
+            scale=(0.75, 1.3),
+            shift=0.1,
         )
         world = self.accelerator.num_processes
         return Loader(
@@ -273,15 +288,21 @@ class Trainer:
         for i, index in enumerate(state["maps"]["index"]):
             self.maps[index] = tensors["maps"]["maps"][i].to(self.device), state["maps"]["confidence"][i]
         self.chosen = {int(k): v for k, v in state["chosen"].items()}
+        self.means.update(state["means"])
         self.step, self.warmed, self.used_minutes = state["step"], state["warmed"], state["minutes"]
 
-    def save(self, *, force: bool = False, every: float = 60.0) -> None:
-        """A checkpoint, about once a minute."""
-        if not force and time.monotonic() - self.saved < every:
+    def save(self, *, force: bool = False) -> None:
+        """A checkpoint, every ``checkpoint_seconds``."""
+        if not force and time.monotonic() - self.saved < self.config.checkpoint_seconds:
             return
         flat, state = flatten_optimizer(self.optimizer)
         tensors = {"segmenter": self.segmenter.state_dict(), "teacher": self.teacher.state_dict(), "optimizer": flat}
-        states: dict[str, Any] = {"optimizer": state, "step": self.step, "warmed": self.warmed, "minutes": self.minutes()}
+        states: dict[str, Any] = {
+            "optimizer": state,
+            "step": self.step,
+            "warmed": self.warmed,
+            "minutes": self.minutes(),
+        }
         if self.sam_optimizer is not None:
             flat, states["sam_optimizer"] = flatten_optimizer(self.sam_optimizer)
             tensors |= {"sam": self.sam.state_dict(), "sam_optimizer": flat}
@@ -292,6 +313,7 @@ class Trainer:
             tensors["maps"] = {"maps": torch.stack([self.maps[i][0] for i in order])}
         states["maps"] = {"index": order, "confidence": [self.maps[i][1] for i in order]}
         states["chosen"] = {str(k): v for k, v in self.chosen.items()}
+        states["means"] = dict(self.means)
         self.run.save_checkpoint(self.warmed + self.step, tensors, states)
         self.saved = time.monotonic()
 
@@ -306,10 +328,15 @@ class Trainer:
         usable = [i for i, kind in enumerate(self.kinds.tolist()) if kind in (Kind.MASK, Kind.BOX)]
         if self.sam_optimizer is None or not len(self.masked) or self.warmed >= config.warm_up or self.step:
             return
-        share = [0.75 / len(self.masked) if self.kinds[i] == Kind.MASK else 0.25 / max(1, len(usable) - len(self.masked)) for i in usable]
+        share = [
+            0.75 / len(self.masked) if self.kinds[i] == Kind.MASK else 0.25 / max(1, len(usable) - len(self.masked))
+            for i in usable
+        ]
         with (
             self._loader(self.train.with_samples([self.train[i] for i in usable]), config.batch, share) as loader,
-            progress(config.warm_up, "warming up SAM", completed=self.warmed, is_main=self.accelerator.is_main_process) as advance,
+            progress(
+                config.warm_up, "warming up SAM", completed=self.warmed, is_main=self.accelerator.is_main_process
+            ) as advance,
         ):
             while self.warmed < config.warm_up:
                 rate = min(1.0, (self.warmed + 1) / 20) * (1 - 0.7 * self.warmed / config.warm_up)
@@ -381,14 +408,17 @@ class Trainer:
     def fit(self) -> None:
         """Stage 2: the segmenter on labels and pseudo-masks, and SAM's adapters with it."""
         config, main = self.config, self.accelerator.is_main_process
-        if self.use_sam and not self.maps:
+        if self.use_sam and not self.step:
             self.fill_pool()
         total = self.budget.total_steps
         begun = time.monotonic()
         budget = self.budget.resumed(self.used_minutes) if config.minutes else self.budget
-        with progress(total or 100, "training", completed=self.step if total else 0, is_main=main) as advance, self.loader:
+        with (
+            progress(total or 100, "training", completed=self.step if total else 0, is_main=main) as advance,
+            self.loader,
+        ):
             while not self._agree(budget.done(self.step, begun)):
-                fraction = self._agree(budget.progress(self.step, begun))
+                fraction = self.fraction = self._agree(budget.progress(self.step, begun))
                 rate = min(1.0, (self.step + 1) / 20) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * fraction)))
                 batch = self.loader.batch(self.step).to(self.device)
                 if self.use_sam and self.step % config.sam_every == 0:
@@ -540,7 +570,9 @@ class Trainer:
         present = self._foreground_present(batch).clamp(min=0)
         if teacher is not None:
             unlabelled = batch.kinds == Kind.NONE
-            seen = ((teacher.argmax(1, keepdim=True) == torch.arange(teacher.shape[1], device=self.device)[:, None, None]).flatten(2).float().mean(-1) > 2e-3)
+            seen = (
+                teacher.argmax(1, keepdim=True) == torch.arange(teacher.shape[1], device=self.device)[:, None, None]
+            ).flatten(2).float().mean(-1) > 2e-3
             present = torch.where(unlabelled[:, None], seen.to(present), present)
         elif len(self.categories) == 2:
             present[batch.kinds == Kind.NONE, 1] = 1
@@ -574,6 +606,9 @@ class Trainer:
         if teacher is not None:
             blind = (batch.kinds == Kind.TAG) | (batch.kinds == Kind.NONE)
             certainty = torch.where(blind, certainty * pseudo.agreement(probabilities, teacher), certainty)
+            share = config.blend * min(1.0, 3 * self.fraction) * torch.where(blind, 1.0, 0.5)
+            view = pseudo.constrain(teacher, batch, size)
+            probabilities = torch.lerp(probabilities, view, share[:, None, None, None])
         truth = (batch.target[rows.image] == rows.category[:, None, None]).float()
         truth = F.interpolate(truth[:, None], (size // 4, size // 4), mode="area")[:, 0]
         reference = torch.where(weak[:, None, None], probabilities[rows.image, rows.category], truth)
@@ -600,12 +635,25 @@ class Trainer:
         own = embedding[rows.image].detach()
         memory = self.sam.remember(own, masks[:, None])
         whole, foreground = pooled(own, masks)
-        return [batch.indices[rows.image], rows.category, batch.kinds[rows.image], memory.features[:, 0], memory.pointers[:, 0], whole, foreground]
+        return [
+            batch.indices[rows.image],
+            rows.category,
+            batch.kinds[rows.image],
+            memory.features[:, 0],
+            memory.pointers[:, 0],
+            whole,
+            foreground,
+        ]
 
-    def _first_guess(self, rows: pseudo.Rows, asked: pseudo.RowPrompts, teacher: Tensor | None, embedding: Embedding) -> Tensor:
+    def _first_guess(
+        self, rows: pseudo.Rows, asked: pseudo.RowPrompts, teacher: Tensor | None, embedding: Embedding
+    ) -> Tensor:
         """(N, g, g) where the row's object may be, to pool its features: its boxes, else the teacher's view, else everywhere."""
         grid = embedding.low.shape[-1]
-        boxes = pseudo.filled_boxes(asked.boxes, grid, self.config.size) & (asked.boxes[..., 2] > asked.boxes[..., 0])[..., None, None]
+        boxes = (
+            pseudo.filled_boxes(asked.boxes, grid, self.config.size)
+            & (asked.boxes[..., 2] > asked.boxes[..., 0])[..., None, None]
+        )
         guess = boxes.any(1).float()
         if teacher is not None:
             seen = F.interpolate(teacher, (grid, grid), mode="area")[rows.image, rows.category]
@@ -640,7 +688,13 @@ class Trainer:
         return Embedding(fine.high0, fine.high1, low, conditioned=True), shown, order
 
     def _weak_loss(
-        self, logits: Tensor, batch: Batch, rows: pseudo.Rows, asked: pseudo.RowPrompts, objects: Tensor, teacher: Tensor | None
+        self,
+        logits: Tensor,
+        batch: Batch,
+        rows: pseudo.Rows,
+        asked: pseudo.RowPrompts,
+        objects: Tensor,
+        teacher: Tensor | None,
     ) -> Tensor:
         """SAM's answers against the weak labels themselves, and softly against the teacher where there is no prompt."""
         size = logits.shape[-1]
@@ -653,7 +707,11 @@ class Trainer:
         if teacher is not None:
             seen = teacher[rows.image, rows.category]
             blind = (~asked.prompted).float()
-            loss = loss + consistency_loss(logits[:, None], torch.logit(seen.clamp(1e-4, 1 - 1e-4))[:, None], blind) * blind.any()
+            loss = (
+                loss
+                + consistency_loss(logits[:, None], torch.logit(seen.clamp(1e-4, 1 - 1e-4))[:, None], blind)
+                * blind.any()
+            )
         return self.config.weak_weight * loss
 
     # ------------------------------------------------------------------------------------------------ shared by both stages
@@ -701,7 +759,9 @@ class Trainer:
         loader = Loader(self.val, self.config.size, self.config.batch, shuffle=False)
         for batch in loader.ordered():
             logits = pseudo.resize(self.teacher.model(batch.images.to(self.device)), self.config.size)
-            for index, mask, target in zip(batch.indices.tolist(), logits.argmax(1).cpu().numpy(), batch.target.numpy()):
+            for index, mask, target in zip(
+                batch.indices.tolist(), logits.argmax(1).cpu().numpy(), batch.target.numpy()
+            ):
                 if (target != IGNORE).any():
                     metrics.update(mask, target, self.val[index].id)
         scores = metrics.compute()

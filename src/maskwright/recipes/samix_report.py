@@ -45,13 +45,23 @@ def _card(trainer: Trainer) -> str:
         "# A semantic segmenter made with maskwright",
         "",
         f"Categories: {', '.join(trainer.categories)}. Canvas: {config.size} pixels.",
-        f"Recipe: samix (Hu et al., CVPR 2026), SAM weights `{config.sam}`, {trainer.step} steps of {config.batch} images, seed {config.seed}.",
+        f"Recipe: samix (Hu et al., CVPR 2026), SAM weights `{config.sam}`, {trainer.step} steps of {config.batch} images, "
+        f"seed {config.seed}.",
         f"Trained on {len(trainer.train)} images of `{config.data.name}`: {', '.join(f'{n} {k}' for k, n in mix.most_common())}.",
     ]
     scores = [m for m in read_metrics(config.out) if "val_dice" in m]
     if scores:
-        lines.append(f"Validation: Dice {scores[-1]['val_dice']:.3f}, IoU {scores[-1]['val_iou']:.3f} (mean over images).")
-    lines += ["", "```python", "import maskwright", "predictions = maskwright.load('RUN').predict(['image.jpg'])", "```", ""]
+        lines.append(
+            f"Validation: Dice {scores[-1]['val_dice']:.3f}, IoU {scores[-1]['val_iou']:.3f} (mean over images)."
+        )
+    lines += [
+        "",
+        "```python",
+        "import maskwright",
+        "predictions = maskwright.load('RUN').predict(['image.jpg'])",
+        "```",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -65,7 +75,9 @@ def write_pseudo_masks(trainer: Trainer) -> None:
     for position, (stored, confidence) in sorted(trainer.maps.items()):
         sample = trainer.train[position]
         width, height = trainer.loader.item(position).size
-        maps = torch.nn.functional.interpolate(stored[None].float(), (height, width), mode="bilinear", align_corners=False)
+        maps = torch.nn.functional.interpolate(
+            stored[None].float(), (height, width), mode="bilinear", align_corners=False
+        )
         path = folder / f"{sample.id}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_mask(path, maps[0].argmax(0).byte().cpu().numpy())
@@ -82,7 +94,10 @@ def write_pseudo_masks(trainer: Trainer) -> None:
 def write_report(trainer: Trainer) -> None:
     """``RUN/report.html``: curves, the label mix, pseudo-masks with their references, best and worst predictions."""
     config = trainer.config
-    report = Report(f"maskwright · samix · {config.data.name}", f"{config.out} — {trainer.step} steps, seed {config.seed}, SAM {config.sam}")
+    report = Report(
+        f"maskwright · samix · {config.data.name}",
+        f"{config.out} — {trainer.step} steps, seed {config.seed}, SAM {config.sam}",
+    )
     metrics = read_metrics(config.out)
     losses: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     scores: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
@@ -122,7 +137,9 @@ def _pseudo_pictures(trainer: Trainer, report: Report, each: int = 4) -> None:
             sample, item = trainer.train[position], trainer.loader.item(position)
             stored, confidence = trainer.maps[position]
             height, width = item.image.shape[:2]
-            maps = torch.nn.functional.interpolate(stored[None].float(), (height, width), mode="bilinear", align_corners=False)
+            maps = torch.nn.functional.interpolate(
+                stored[None].float(), (height, width), mode="bilinear", align_corners=False
+            )
             scale = np.array([width / item.size[0], height / item.size[1]])
             image = pictures.overlay(item.image, maps[0].argmax(0).byte().cpu().numpy(), palette)
             labelled = pictures.draw_labels(
@@ -132,7 +149,12 @@ def _pseudo_pictures(trainer: Trainer, report: Report, each: int = 4) -> None:
                 scribbles=[line * scale for line in item.scribbles],
             )
             references = ", ".join(trainer.train[i].id for i in trainer.chosen.get(position, [])[:4])
-            shown.append(Picture(np.asarray(labelled), f"{sample.id}: confidence {confidence:.2f}" + (f"; shown: {references}" if references else "")))
+            shown.append(
+                Picture(
+                    np.asarray(labelled),
+                    f"{sample.id}: confidence {confidence:.2f}" + (f"; shown: {references}" if references else ""),
+                )
+            )
         report.pictures(f"Pseudo-masks of images with: {Kind(kind)}", "The image's own label is drawn on top.", shown)
 
 
@@ -145,7 +167,9 @@ def _prediction_pictures(trainer: Trainer, report: Report, each: int = 6) -> Non
     found: list[tuple[float, int, np.ndarray]] = []
     for batch in loader.ordered():
         logits = pseudo.resize(trainer.teacher.model(batch.images.to(trainer.device)), trainer.config.size)
-        for position, mask, target in zip(batch.indices.tolist(), logits.argmax(1).byte().cpu().numpy(), batch.target.numpy()):
+        for position, mask, target in zip(
+            batch.indices.tolist(), logits.argmax(1).byte().cpu().numpy(), batch.target.numpy()
+        ):
             if (target != IGNORE).any():
                 metrics = SegmentationMetrics(trainer.categories)
                 metrics.update(mask, target, trainer.val[position].id)
@@ -154,7 +178,10 @@ def _prediction_pictures(trainer: Trainer, report: Report, each: int = 6) -> Non
                     found.append((float(dice), position, mask))
     found.sort(key=lambda entry: entry[0])
     palette = pictures.palette(len(trainer.categories))
-    for title, part in (("Worst predictions (validation)", found[:each]), ("Best predictions (validation)", found[::-1][:each])):
+    for title, part in (
+        ("Worst predictions (validation)", found[:each]),
+        ("Best predictions (validation)", found[::-1][:each]),
+    ):
         shown = []
         for dice, position, mask in part:
             sample = trainer.val[position]
@@ -165,5 +192,7 @@ def _prediction_pictures(trainer: Trainer, report: Report, each: int = 6) -> Non
             panels = [np.asarray(pictures.overlay(image, predicted, palette))]
             if path is not None and sample.labels.mask is not None and sample.labels.mask.kind == "semantic":
                 panels.insert(0, np.asarray(pictures.overlay(image, read_mask(path), palette)))
-            shown.append(Picture(np.concatenate(panels, 1), f"{sample.id}: Dice {dice:.2f} (left truth, right prediction)"))
+            shown.append(
+                Picture(np.concatenate(panels, 1), f"{sample.id}: Dice {dice:.2f} (left truth, right prediction)")
+            )
         report.pictures(title, "", shown)

@@ -82,9 +82,13 @@ def load_adapters(sam: Sam, state: dict[str, Tensor]) -> None:
     own = adapter_state(sam)
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unexpected:
-        raise WeightsError(f"{sam.name}: adapters do not fit: missing {missing or 'none'}, unexpected {unexpected or 'none'}")
+        raise WeightsError(
+            f"{sam.name}: adapters do not fit: missing {missing or 'none'}, unexpected {unexpected or 'none'}"
+        )
     with torch.no_grad():
         for name, tensor in own.items():
             if tensor.shape != state[name].shape:
-                raise WeightsError(f"{sam.name}: adapter {name} is {tuple(state[name].shape)}, needs {tuple(tensor.shape)}")
+                raise WeightsError(
+                    f"{sam.name}: adapter {name} is {tuple(state[name].shape)}, needs {tuple(tensor.shape)}"
+                )
             tensor.copy_(state[name])

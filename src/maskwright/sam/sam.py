@@ -237,7 +237,11 @@ class Sam(nn.Module):
             objects = embedding.low.shape[1] if per_object else (previous.shape[1] if previous is not None else 1)
             prompts = Prompts.none(len(embedding), objects, embedding.low.device)
         batch, objects = prompts.shape
-        low = embedding.low if embedding.conditioned else embedding.low + self.model.no_memory_embedding[0, :, :, None, None]
+        low = (
+            embedding.low
+            if embedding.conditioned
+            else embedding.low + self.model.no_memory_embedding[0, :, :, None, None]
+        )
         low = low.flatten(0, 1) if per_object else low.repeat_interleave(objects, 0)
         logits, iou, tokens, presence = self.model.mask_decoder(
             image_embeddings=low,
@@ -316,7 +320,9 @@ class Sam(nn.Module):
         maps_position = self._memory_positions(features).repeat(1, references, 1).expand(rows, -1, -1)
         tokens = pointers.unflatten(-1, (-1, maps.shape[-1])).flatten(1, 2)
         tokens_position = self._pointer_position(offset).to(tokens).expand_as(tokens)
-        position = self.model.vision_encoder.neck.position_encoding(low.shape[:1] + low.shape[1:], low.device, low.dtype)
+        position = self.model.vision_encoder.neck.position_encoding(
+            low.shape[:1] + low.shape[1:], low.device, low.dtype
+        )
         conditioned = self.model.memory_attention(
             current_vision_features=low.flatten(2).permute(2, 0, 1),
             current_vision_position_embeddings=position.flatten(2).permute(2, 0, 1),

@@ -22,17 +22,31 @@ def load_model(source: str | Path) -> tuple[Sam2VideoModel, str]:
     if path.suffix == ".pt":
         if not path.is_file():
             raise WeightsError(f"{path}: no such file")
-        from maskwright.sam.convert import convert
-
         folder = path.with_suffix("")
-        if not (folder / "model.safetensors").is_file():
-            convert(path, folder)
+        _convert_once(path, folder)
         return _from_pretrained(folder, name), name
     if path.is_dir() or path.is_absolute() or name.startswith((".", "~")):
         if not (path / "config.json").is_file():
-            raise WeightsError(f"{path}: no config.json here; expected a folder in Hugging Face format (see `maskwright sam convert`)")
+            raise WeightsError(
+                f"{path}: no config.json here; expected a folder in Hugging Face format (see `maskwright sam convert`)"
+            )
         return _from_pretrained(path, name), name
     return _from_pretrained(name, name), name
+
+
+def _convert_once(path: Path, folder: Path) -> None:
+    """Convert an official file beside itself. Of several processes that do so at once, the first one's result stays."""
+    from maskwright.sam.convert import convert
+
+    weights = folder / "model.safetensors"
+    if weights.is_file():
+        return
+    try:
+        convert(path, folder)
+    except WeightsError:
+        # The folder appears by one rename, so if another process was faster it is complete.
+        if not weights.is_file():
+            raise
 
 
 def _from_pretrained(source: str | Path, name: str) -> Sam2VideoModel:
@@ -46,7 +60,11 @@ def _from_pretrained(source: str | Path, name: str) -> Sam2VideoModel:
             f"{name}: cannot load these weights: {reason}. Give 'nano', a Hugging Face id of a SAM 2 model, a folder with config.json and "
             "model.safetensors, or an official .pt file."
         ) from error
-    wrong = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if report.get(kind)}
+    wrong = {
+        kind: sorted(map(str, report[kind]))
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if report.get(kind)
+    }
     if wrong:
         text = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(keys)}" for kind, keys in wrong.items())
         raise WeightsError(f"{name}: these weights are not of this model: {text}")
@@ -67,7 +85,11 @@ def initialise(model: Sam2VideoModel, seed: int = 0) -> Sam2VideoModel:
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight)
         backbone = model.vision_encoder.backbone
-        parameters: list[Tensor] = [backbone.pos_embed, backbone.pos_embed_window, model.memory_temporal_positional_encoding]
+        parameters: list[Tensor] = [
+            backbone.pos_embed,
+            backbone.pos_embed_window,
+            model.memory_temporal_positional_encoding,
+        ]
         parameters += [model.no_memory_embedding, model.no_object_pointer]
         if model.occlusion_spatial_embedding_parameter is not None:
             parameters.append(model.occlusion_spatial_embedding_parameter)

@@ -1,0 +1,69 @@
+"""Counts of a small dataset, worked out by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskwright.data.images import write_mask
+from maskwright.data.labels import Box, Dataset, Labels, Mask, Point, Sample, Scribble, Tag
+from maskwright.data.stats import stats
+from maskwright.errors import DataError
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    for name, size in {"a": (4, 2), "b": (8, 2), "c": (6, 3)}.items():
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    write_mask(tmp_path / "semantic.png", np.array([[0, 1, 1, 255], [0, 0, 0, 0]], np.uint8))
+    write_mask(tmp_path / "instance.png", np.array([[0, 1, 1, 2, 2, 2, 2, 300], [0] * 8], np.uint16))
+    weak = Labels(
+        None, (Scribble(((1, 1),), 0),), (Box(0, 0, 1, 1, 2), Box(1, 1, 2, 2, 2)), (Point(1, 1, 1),), (Tag(1),)
+    )
+    samples = (
+        Sample("a", "a.png", "train", Labels(Mask("semantic.png"))),
+        Sample("b", "b.png", "val", Labels(Mask("instance.png", "instance", {2: 2}))),
+        Sample("c", "c.png", "train", weak),
+        Sample("d", "d.png", "train", size=(5, 5)),
+    )
+    return Dataset(tmp_path, ("background", "cat", "dog"), samples)
+
+
+def test_all_counts(dataset: Dataset) -> None:
+    result = stats(dataset)
+    assert json.loads(json.dumps(result)) == result
+    assert result["images"] == 4
+    assert result["splits"] == {
+        "train": {"images": 3, "kinds": {"mask": 1, "scribble": 1, "none": 1}},
+        "val": {"images": 1, "kinds": {"mask": 1}},
+    }
+    assert result["ignored_share"] == 1 / 24
+    assert result["size"] == {
+        "width": {"min": 4, "median": 5.5, "max": 8},
+        "height": {"min": 2, "median": 2.5, "max": 5},
+    }
+    assert result["instances"] == {"total": 3, "per_image": {"min": 3, "median": 3.0, "max": 3}}
+    columns = ("images", "pixel_share", "instances", "boxes", "scribbles", "points", "tags")
+    assert [[row["id"], row["name"], *(row[key] for key in columns)] for row in result["categories"]] == [
+        [0, "background", 3, 14 / 23, 0, 0, 1, 0, 0],
+        [1, "cat", 3, 5 / 23, 2, 0, 0, 1, 1],
+        [2, "dog", 2, 4 / 23, 1, 2, 0, 0, 0],
+    ]
+
+
+def test_nothing_at_all_and_no_masks(dataset: Dataset) -> None:
+    empty = stats(dataset.with_samples([]))
+    assert (empty["images"], empty["splits"], empty["size"], empty["instances"]) == (0, {}, None, None)
+    weak = stats(dataset.with_samples(dataset.samples[2:]))
+    assert weak["ignored_share"] is None
+    assert {row["pixel_share"] for row in weak["categories"]} == {None}
+
+
+def test_unreadable_files_and_unknown_ids_come_at_once(dataset: Dataset) -> None:
+    (dataset.root / "a.png").unlink()
+    narrow = Dataset(dataset.root, ("background", "cat"), dataset.samples)
+    with pytest.raises(DataError) as error:
+        stats(narrow)
+    assert ["a.png: missing" in error.value.problems[0], len(error.value.problems)] == [True, 3]

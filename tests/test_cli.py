@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,16 +54,15 @@ def files(folder: Path) -> list[str]:
 
 
 def test_help_and_version_come_at_once_and_in_a_process():
-    started = time.process_time()
+    before = os.times()
     done = subprocess.run([sys.executable, "-m", "maskwright", "--help"], capture_output=True, text=True, check=False)
-    used = os.times().children_user - 0 if os.name != "posix" else time.process_time() - started
+    after = os.times()
     assert done.returncode == 0
     for command in ("train", "predict", "evaluate", "demo", "data", "sam"):
         assert f"• {command}" in done.stdout
-    assert used < 5
-    done = subprocess.run(
-        [sys.executable, "-m", "maskwright", "--version"], capture_output=True, text=True, check=False
-    )
+    # Processor time, as the clock says little on a busy machine; importing torch alone takes more.
+    assert after.children_user - before.children_user < 1
+    done = subprocess.run([sys.executable, "-m", "maskwright", "--version"], capture_output=True, text=True, check=False)
     assert done.stdout == f"maskwright {__version__}\n"
 
 

@@ -1,11 +1,13 @@
-"""The demo's own work: what it asks of the recipe, what it writes, and how it goes on. Training itself is stood in for."""
+"""The demo's own work: what it asks of the recipe, what it writes, how it goes on. Training itself is stood in for."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from maskwright import demo
 from maskwright.data.check import check
 from maskwright.data.images import read_image
 from maskwright.data.labels import Dataset, Kind
+from maskwright.data.scene_dataset import write_scenes
 from maskwright.errors import RunError
 
 SCORES = {"masks-only": (0.5, 0.4), "mixed": (0.8, 0.7), "full": (0.9, 0.8)}
@@ -50,13 +53,32 @@ class Recipe:
         return SimpleNamespace(predict=predict)
 
 
+IMAGES = {"train": 20, "val": 1, "test": 4}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of seed 0, drawn once."""
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    return write_scenes(
+        folder, **IMAGES, size=32, categories=("disc",), difficulty=demo.DIFFICULTY, shares=demo.SHARES
+    ).root
+
+
 @pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+def recipe(monkeypatch: pytest.MonkeyPatch, drawn: Path) -> Recipe:
     recipe = Recipe()
+
+    def copy_or_draw(folder: Path, *, seed: int, **settings: Any) -> Dataset:
+        if seed == 0 and not folder.exists():
+            shutil.copytree(drawn, folder)
+        return write_scenes(folder, seed=seed, **settings)  # refuses the copy if its settings are not the demo's
+
+    monkeypatch.setattr(demo, "write_scenes", copy_or_draw)
     monkeypatch.setattr(demo.samix, "main", recipe.main)
     monkeypatch.setattr(demo.api, "evaluate", recipe.evaluate)
     monkeypatch.setattr(demo.api, "load", recipe.load)
-    monkeypatch.setattr(demo, "IMAGES", {"train": 20, "val": 1, "test": 4})
+    monkeypatch.setattr(demo, "IMAGES", IMAGES)
     monkeypatch.setattr(demo, "SIZE", 32)
     monkeypatch.setattr(demo, "CATEGORIES", ("disc",))  # common, so that few scenes need rendering
     monkeypatch.setattr(demo, "SHOWN", 2)

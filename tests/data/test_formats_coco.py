@@ -30,7 +30,7 @@ def document() -> dict:
     rows = [
         {"image_id": 7, "category_id": 18, "bbox": [1, 1, 37, 28], "segmentation": POLYGONS, "iscrowd": 0},
         {"image_id": 7, "category_id": 3, "bbox": [8, 5, 2, 2], "segmentation": plain, "iscrowd": 0},
-        {"image_id": 7, "category_id": 18, "segmentation": {"size": [30, 40], "counts": compressed["counts"].decode()}},
+        {"image_id": 7, "category_id": 18, "segmentation": compressed | {"counts": compressed["counts"].decode()}},
         {"image_id": 7, "category_id": 3, "segmentation": crowd, "iscrowd": 1},
         {"image_id": 8, "category_id": 18, "bbox": [0.0, 1.5, 40.004, 3], "segmentation": []},
     ]

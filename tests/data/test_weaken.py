@@ -1,6 +1,7 @@
 """Weak labels lie where they must, keep their shares, and are the same for the same seed."""
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def places_along(scribble: Scribble) -> np.ndarray:
     if len(points) == 1:
         return points
     share = np.linspace(0, 1, 4 * 120)[:, None]
-    dense = np.concatenate([a + (b - a) * share for a, b in zip(points, points[1:])])
+    dense = np.concatenate([a + (b - a) * share for a, b in pairwise(points)])
     return dense[np.abs(dense - np.rint(dense)).max(axis=1) > 1e-9]
 
 

@@ -200,7 +200,7 @@ def _line(part: np.ndarray, origin: tuple[int, int]) -> tuple[tuple[float, float
 def _covered_blocks(part: np.ndarray, block: int) -> np.ndarray:
     rows, columns = (side // block for side in part.shape)
     cut = part[: rows * block, : columns * block]
-    return cut.reshape(rows, block, columns, block).all(axis=(1, 3))
+    return np.asarray(cut.reshape(rows, block, columns, block).all(axis=(1, 3)))
 
 
 def _ridge(part: np.ndarray) -> np.ndarray:

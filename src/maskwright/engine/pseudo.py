@@ -55,6 +55,10 @@ class RowPrompts:
     boxes: Tensor
     prompted: Tensor
 
+    def rows(self, index: Tensor) -> RowPrompts:
+        """Some of the rows."""
+        return RowPrompts(self.prompts.rows(index), self.valid[index], self.boxes[index], self.prompted[index])
+
 
 def weak_prompts(
     batch: Batch, rows: Rows, *, boxes: Tensor, points: Tensor, most: int = 12, clicks: int = 10
@@ -129,14 +133,19 @@ def filled_boxes(boxes: Tensor, grid: int, size: int) -> Tensor:
     return down[..., :, None] & across[..., None, :]
 
 
-def ellipses(boxes: Tensor, valid: Tensor, grid: int, size: int) -> Tensor:
-    """The trivial answer to a box, the ellipse inscribed in it: (N, K, 4) → (N, grid, grid) logits of the union, ±|EMPTY|."""
-    centre = (torch.arange(grid, device=boxes.device) + 0.5) * (size / grid)
-    x0, y0, x1, y1 = boxes[..., None].unbind(-2)
+def ellipse_masks(batch: Batch, categories: int, size: int) -> tuple[Tensor, Tensor]:
+    """The trivial answer to boxes, the ellipse inscribed in each: (B, C, g, g) in 0/1 with g = size / 4, and (B,) bool, has any box."""
+    grid = size // 4
+    centre = (torch.arange(grid, device=batch.boxes.device) + 0.5) * 4
+    x0, y0, x1, y1 = batch.boxes[..., None].unbind(-2)
     across = ((centre - (x0 + x1) / 2) / ((x1 - x0) / 2).clamp(min=1e-3)).square()
     down = ((centre - (y0 + y1) / 2) / ((y1 - y0) / 2).clamp(min=1e-3)).square()
-    inside = ((down[..., :, None] + across[..., None, :]) <= 1) & valid[..., None, None]
-    return torch.where(inside.any(1), -EMPTY, EMPTY)
+    inside = (down[..., :, None] + across[..., None, :]) <= 1
+    category = torch.arange(categories, device=inside.device)
+    own = batch.box_categories[..., None] == category
+    masks = (inside[:, :, None] & own[..., None, None]).any(1).float()
+    masks[:, 0] = 1 - masks[:, 1:].amax(1)
+    return masks, (batch.box_categories > 0).any(1)
 
 
 def merge_rows(logits: Tensor, rows: Rows, batch: int, categories: int) -> Tensor:

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from maskwright.errors import WeightsError
 from maskwright.sam.sam import MEAN, STD, Sam
+from maskwright.sam.weights import key_names, listing, quiet_transformers, reason_of, refuse_pickle
 
 
 class Segmenter(nn.Module):
@@ -90,7 +92,11 @@ class SamSegmenter(Segmenter):
 
 
 class SegFormerSegmenter(Segmenter):
-    """Any SegFormer of ``transformers``; its logits are at stride 4 already."""
+    """Any SegFormer of ``transformers``; its logits are at stride 4 already.
+
+    Dropout stays off and batch normalisation keeps its statistics (evaluation mode, as ``from_pretrained`` leaves a model), so that
+    nothing random depends on anything but the seed.
+    """
 
     def __init__(self, model: SegformerForSemanticSegmentation, categories: int, size: int) -> None:
         super().__init__(categories, size)
@@ -98,17 +104,37 @@ class SegFormerSegmenter(Segmenter):
 
     @classmethod
     def of(cls, source: str, categories: int, size: int) -> SegFormerSegmenter:
-        """By Hugging Face id or folder; a head with another number of categories is replaced."""
+        """Start from pretrained weights, or from a bare configuration.
+
+        Args:
+            source: a Hugging Face id, a folder with config.json and model.safetensors, or a config.json itself (random weights).
+            categories: a decode head with another number of them, or none, is made anew.
+
+        Raises:
+            WeightsError: not found, damaged, or not the weights of a SegFormer.
+        """
         try:
-            model = SegformerForSemanticSegmentation.from_pretrained(
-                source, num_labels=categories, ignore_mismatched_sizes=True, use_safetensors=True
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            if source.endswith(".json"):
+                config = SegformerConfig.from_json_file(source)
+                config.num_labels = categories
+                return cls(SegformerForSemanticSegmentation(config).eval(), categories, size)
+            refuse_pickle(source, f"--segmenter {source}")
+            with quiet_transformers():
+                model, report = SegformerForSemanticSegmentation.from_pretrained(
+                    source, num_labels=categories, ignore_mismatched_sizes=True, use_safetensors=True, output_loading_info=True
+                )
+        except (OSError, SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
             raise WeightsError(
-                f"--segmenter {source}: cannot load this SegFormer: {reason}. Give 'sam', a Hugging Face id, or a folder with config.json "
-                "and model.safetensors."
+                f"--segmenter {source}: cannot load this SegFormer: {reason_of(error)}. Give 'sam', a Hugging Face id, a folder with "
+                "config.json and model.safetensors, or a config.json to start from random weights."
             ) from error
+        # The head may be new, or may have classified whole images; the encoder must be there, whole.
+        lacking = [key for key in key_names(report, "missing_keys") if not key.startswith("decode_head.")]
+        lacking += [key for key in key_names(report, "mismatched_keys") if not key.startswith("decode_head.classifier.")]
+        foreign = [key for key in key_names(report, "unexpected_keys") if not key.startswith("classifier.")]
+        if lacking or foreign:
+            text = f"missing or of another shape: {listing(lacking) or 'none'}; unexpected: {listing(foreign) or 'none'}"
+            raise WeightsError(f"--segmenter {source}: these weights are not those of a SegFormer: {text}. Give another id or folder.")
         return cls(model, categories, size)
 
     def logits(self, pixels: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 import tyro
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
@@ -29,17 +28,16 @@ from torch import Tensor, nn
 
 from maskwright.data.augment import Augmentation, strong_view
 from maskwright.data.check import require_clean
-from maskwright.data.geometry import compose, invert, resize_matrix, warp_maps
 from maskwright.data.implied import with_implied_labels
 from maskwright.data.labels import IGNORE, Dataset, Kind
 from maskwright.data.loader import Batch, Loader
 from maskwright.engine import pseudo
 from maskwright.engine.ema import Ema
+from maskwright.engine.labeller import Labeller, Visit
 from maskwright.engine.losses import (
     box_projection_loss,
     consistency_loss,
     foreground_logit,
-    iou_regression,
     mask_loss,
     partial_cross_entropy,
     pseudo_mask_loss,
@@ -47,13 +45,13 @@ from maskwright.engine.losses import (
     tag_loss,
 )
 from maskwright.engine.metrics import SegmentationMetrics
-from maskwright.engine.pool import ReferencePool, pooled
 from maskwright.engine.run import Budget, Run, flatten_optimizer, load_state, progress, unflatten_optimizer
 from maskwright.errors import DataError
 from maskwright.nets.segmenter import Segmenter, create
-from maskwright.nets.selector import SelectorName, select
+from maskwright.nets.selector import SelectorName
+from maskwright.recipes.samix_report import write_model, write_pseudo_masks, write_report
 from maskwright.sam.adapter import add_adapters
-from maskwright.sam.sam import Embedding, Memory, Sam
+from maskwright.sam.sam import Sam
 
 
 @dataclass
@@ -191,11 +189,15 @@ class Trainer:
             epochs=config.epochs, steps=config.steps, minutes=config.minutes, steps_per_epoch=len(self.loader)
         )
         self.teacher = Ema(self.segmenter, self._decay(), warmup=20)
-        self.pool = ReferencePool()
-        self.maps: dict[int, tuple[Tensor, float]] = {}
-        """Newest pseudo-mask of each training image: (C, h, w) probabilities in float16 on the plain canvas, and a confidence."""
-        self.chosen: dict[int, list[int]] = {}
-        """The references that SAM was shown for it, as positions in the training split."""
+        self.labeller = Labeller(
+            self.sam,
+            len(self.categories),
+            selector=config.selector,
+            references=config.references,
+            blend=config.blend,
+            weak_weight=config.weak_weight,
+            generator=self.generator,
+        )
         self.sam_parameters = self._prepare_sam()
         self.optimizer = self._segmenter_optimizer()
         self.sam_optimizer = (
@@ -284,11 +286,7 @@ class Trainer:
         if self.sam_optimizer is not None:
             load_state(self.sam, tensors["sam"], "sam")
             unflatten_optimizer(self.sam_optimizer, tensors["sam_optimizer"], state["sam_optimizer"])
-        self.pool.load_state_dict({k: v.to(self.device) for k, v in tensors.get("pool", {}).items()})
-        for i, index in enumerate(state["maps"]["index"]):
-            self.maps[index] = tensors["maps"]["maps"][i].to(self.device), state["maps"]["confidence"][i]
-        self.chosen = {int(k): v for k, v in state["chosen"].items()}
-        self.means.update(state["means"])
+        self.labeller.load_state(tensors, state["labeller"])
         self.step, self.warmed, self.used_minutes = state["step"], state["warmed"], state["minutes"]
 
     def save(self, *, force: bool = False) -> None:
@@ -306,14 +304,8 @@ class Trainer:
         if self.sam_optimizer is not None:
             flat, states["sam_optimizer"] = flatten_optimizer(self.sam_optimizer)
             tensors |= {"sam": self.sam.state_dict(), "sam_optimizer": flat}
-        if len(self.pool):
-            tensors["pool"] = self.pool.state_dict()
-        order = sorted(self.maps)
-        if order:
-            tensors["maps"] = {"maps": torch.stack([self.maps[i][0] for i in order])}
-        states["maps"] = {"index": order, "confidence": [self.maps[i][1] for i in order]}
-        states["chosen"] = {str(k): v for k, v in self.chosen.items()}
-        states["means"] = dict(self.means)
+        found, states["labeller"] = self.labeller.state()
+        tensors |= found
         self.run.save_checkpoint(self.warmed + self.step, tensors, states)
         self.saved = time.monotonic()
 
@@ -344,64 +336,13 @@ class Trainer:
                 batch = loader.batch(self.warmed).to(self.device)
                 generator = self.generator(1, self.warmed)
                 images = strong_view(batch.images, generator)
-                loss = self.episode(self.sam.encode(images), batch, generator)
+                loss = self.labeller.episode(self.sam.encode(images), batch, generator)
                 self.descend(loss, self.sam_optimizer, self.sam_parameters)
                 self.warmed += 1
                 advance(loss=float(loss.detach()))
                 if self.warmed % 10 == 0:
                     self.run.log(self.warmed, warm_up=float(loss.detach()))
                 self.save()
-
-    def episode(self, embedding: Embedding, batch: Batch, generator: torch.Generator) -> Tensor:
-        """In-context learning inside a batch: mask images are references for each other and for box images.
-
-        Every image is encoded and remembered once. The prompt of a mask row is nothing, its boxes or its clicks, by chance, so that SAM
-        learns to answer every kind of weak label; the row's own mask is never shown to it.
-        """
-        present = batch.present.clone()
-        rows = pseudo.rows_of(present)
-        if not len(rows):
-            return embedding.low.sum() * 0
-        kinds = batch.kinds[rows.image]
-        truth = (batch.target[rows.image] == rows.category[:, None, None]).float()
-        is_mask = kinds == Kind.MASK
-        draw = torch.rand(len(rows), generator=generator).to(self.device)
-        asked = pseudo.weak_prompts(
-            batch, rows, boxes=~is_mask | (draw < 0.35), points=is_mask & (draw >= 0.35) & (draw < 0.7)
-        )
-        memory = self.sam.remember(embedding[rows.image[is_mask]], truth[is_mask][:, None])
-        column = is_mask.nonzero()[:, 0]
-        allowed = (rows.category[:, None] == rows.category[column]) & (rows.image[:, None] != rows.image[column])
-        low = embedding.low[rows.image]
-        plain = low + self.sam.model.no_memory_embedding[0, :, :, None, None]
-        shown = allowed.any(1)
-        if shown.any():
-            noise = torch.rand(allowed.shape, generator=generator).to(self.device).masked_fill(~allowed, -1)
-            count = 1 + int(torch.randint(self.config.references, (), generator=generator))
-            order = noise[shown].topk(min(count, len(column)), 1).indices
-            fewer = allowed[shown].gather(1, order)
-            order = torch.where(fewer, order, order[:, :1])
-            recalled = self.sam.recall(embedding[rows.image[shown]], memory[:, 0][order])
-            plain = plain.index_copy(0, shown.nonzero()[:, 0], recalled.low)
-        conditioned = Embedding(embedding.high0[rows.image], embedding.high1[rows.image], plain, conditioned=True)
-        masks = self.sam.decode(conditioned, asked.prompts, multimask=False)
-        logits, _ = pseudo.row_logits(masks, asked, self.config.size)
-        loss = logits.sum() * 0
-        if is_mask.any():
-            grid = 2 * logits.shape[-1]
-            fine = pseudo.resize(logits[is_mask][:, None], grid)[:, 0]
-            target = F.interpolate(truth[is_mask][:, None], (grid, grid), mode="area")[:, 0]
-            loss = loss + mask_loss(fine, target)
-            coarse = F.interpolate(truth[is_mask][:, None], logits.shape[-2:], mode="area")
-            single = asked.valid[is_mask].sum(1) == 1
-            error = iou_regression(masks.iou[is_mask, 0], masks.logits[is_mask, 0], coarse).mean(-1)
-            loss = loss + (error * single).sum() / single.sum().clamp(min=1)
-        if (~is_mask).any():
-            whole = masks.best[~is_mask]
-            scaled = asked.boxes[~is_mask] * (whole.shape[-1] / self.config.size)
-            valid = asked.valid[~is_mask] & (scaled[..., 2] > scaled[..., 0])
-            loss = loss + self.config.weak_weight * box_projection_loss(whole, scaled, valid)
-        return loss
 
     # ------------------------------------------------------------------------------------------------ stage 2
 
@@ -480,239 +421,46 @@ class Trainer:
         return box_projection_loss(own, boxes * (logits.shape[-1] / self.config.size), categories > 0)
 
     def pseudo_masks(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pseudo-masks in the batch's augmented view: (B, C, h, w) probabilities and (B, h, w) confidences (0 = none)."""
-        grid, categories = self.config.size // 4, len(self.categories)
-        maps = torch.zeros(len(batch), categories, grid, grid, device=self.device)
-        maps[:, 0] = 1
-        confidence = torch.zeros(len(batch), device=self.device)
-        indices = batch.indices.tolist()
-        if self.config.pseudo == "ellipse":
-            valid = batch.box_categories > 0
-            boxed = valid.any(1)
-            if boxed.any() and self.config.labels == "all":
-                for category in range(1, categories):
-                    drawn = pseudo.ellipses(batch.boxes, batch.box_categories == category, grid, self.config.size)
-                    maps[:, category] = (drawn > 0).float()
-                maps[:, 0] = 1 - maps[:, 1:].amax(1)
-                confidence = boxed.float()
-            return maps, confidence[:, None, None].expand(-1, grid, grid)
-        for row, index in enumerate(indices):
-            if index in self.maps:
-                stored, confidence[row] = self.maps[index]
-                maps[row] = stored.float()
-        plain = torch.stack([torch.from_numpy(resize_matrix(tuple(s), self.config.size)) for s in batch.sizes.tolist()])
-        moves = compose(batch.matrices.double(), invert(plain.to(self.device)))
-        moved = warp_maps(maps[:, 1:], scale_affine(moves, 0.25).float(), grid)
-        inside = batch.inside[:, 2::4, 2::4].float()
-        maps = torch.cat([(1 - moved.sum(1, keepdim=True)).clamp(min=0), moved], 1)
-        return maps, confidence[:, None, None] * inside
+        """Pseudo-masks in the batch's augmented view: (B, C, S/4, S/4) probabilities and (B, S/4, S/4) confidences (0 = none)."""
+        if self.config.pseudo != "ellipse":
+            return self.labeller.pseudo_masks(batch)
+        masks, boxed = pseudo.ellipse_masks(batch, len(self.categories), self.config.size)
+        return masks, boxed[:, None, None].float().expand_as(masks[:, 0])
 
-    # ------------------------------------------------------------------------------------------------ SAM's part
+    # ------------------------------------------------------------------------------------------------ SAM's part of stage 2
 
     @torch.no_grad()
     def fill_pool(self) -> None:
         """Visit every training image once, finest labels first, so that each query finds references with finer labels."""
         order = sorted(range(len(self.train)), key=lambda i: (-int(self.kinds[i]), i))
-        chunk = self.config.batch
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         with progress(len(order), "first pseudo-masks", is_main=self.accelerator.is_main_process) as advance:
-            for start in range(0, len(order), chunk):
-                mine = order[start : start + chunk][rank::world]
-                batch = self.loader.take(mine).to(self.device) if mine else None
-                self.visit(batch, self.sam.encode(batch.images) if batch is not None else None, step=-1 - start)
-                advance(len(order[start : start + chunk]))
+            for start in range(0, len(order), self.config.batch):
+                chunk = order[start : start + self.config.batch]
+                found = Visit()
+                if mine := chunk[rank::world]:
+                    batch = self.loader.take(mine).to(self.device)
+                    _, found = self.labeller.visit(batch, self.sam.encode(batch.images), -1 - start)
+                self.labeller.absorb(self._gather(found))
+                advance(len(chunk))
 
     def sam_step(self, batch: Batch, rate: float) -> None:
         """Renew the pseudo-masks of this step's images; train the adapters on the mask images and on weak labels."""
-        indices = batch.indices.cpu().numpy()
-        plain = self.loader.take(indices).to(self.device)
-        if self.sam_optimizer is None:
-            with torch.no_grad():
-                self.visit(plain, self.sam.encode(plain.images), self.step)
-            return
-        set_rate(self.sam_optimizer, 0.3 * rate)
-        embedding = self.sam.encode(plain.images)
-        generator = self.generator(3, self.step)
-        loss = self.episode(embedding, self._only(plain, plain.kinds == Kind.MASK), generator)
-        loss = loss + self.visit(plain, embedding, self.step)
-        self.descend(loss, self.sam_optimizer, self.sam_parameters)
-        self.means["sam"].append(float(loss.detach()))
-
-    @staticmethod
-    def _only(batch: Batch, keep: Tensor) -> Batch:
-        """The batch with nothing known to be present in the images that are not kept."""
-        return replace(batch, present=torch.where(keep[:, None], batch.present, torch.zeros_like(batch.present)))
-
-    def visit(self, batch: Batch | None, embedding: Embedding | None, step: int) -> Tensor:
-        """Make pseudo-masks of weak images, renew their pool entries, and return SAM's loss against their weak labels.
-
-        Rows are the categories that the image's labels name; for unlabelled images those that the teacher sees.
-        """
-        found: dict[str, Any] = {}
-        loss = torch.zeros((), device=self.device)
-        if batch is not None and embedding is not None:
-            loss, found = self._visit(batch, embedding, step)
-        for part in self._gather(found):
-            for index, stored, confidence, references in part.get("maps", []):
-                self.maps[index] = stored.to(self.device), confidence
-                self.chosen[index] = references
-            if "entries" in part:
-                entries = [e.to(self.device) for e in part["entries"]]
-                samples, categories, kinds, features, pointers, whole, foreground = entries
-                self.pool.update(samples, categories, kinds, Memory(features, pointers), whole, foreground)
-        return loss
-
-    def _visit(self, batch: Batch, embedding: Embedding, step: int) -> tuple[Tensor, dict[str, Any]]:
-        config, size = self.config, self.config.size
-        is_mask = batch.kinds == Kind.MASK
+        plain = self.loader.take(batch.indices.cpu().numpy()).to(self.device)
         with torch.no_grad():
-            teacher = self.teacher.model(batch.images).softmax(1) if self.step else None
-        present = self._foreground_present(batch).clamp(min=0)
-        if teacher is not None:
-            unlabelled = batch.kinds == Kind.NONE
-            seen = (
-                teacher.argmax(1, keepdim=True) == torch.arange(teacher.shape[1], device=self.device)[:, None, None]
-            ).flatten(2).float().mean(-1) > 2e-3
-            present = torch.where(unlabelled[:, None], seen.to(present), present)
-        elif len(self.categories) == 2:
-            present[batch.kinds == Kind.NONE, 1] = 1
-        rows = pseudo.rows_of(present)
-        found: dict[str, Any] = {"maps": []}
-        if not len(rows):
-            return embedding.low.sum() * 0, found
-        weak = ~is_mask[rows.image]
-        asked = pseudo.weak_prompts(batch, rows, boxes=weak, points=weak)
-        guess = self._first_guess(rows, asked, teacher, embedding)
-        whole, foreground = pooled(embedding[rows.image].detach(), guess)
-        conditioned, shown, order = self._condition(batch, embedding, rows, whole, foreground, step)
-        answerable = weak & (shown | asked.prompted)
-        logits = embedding.low.new_full((len(rows), size // 4, size // 4), pseudo.EMPTY)
-        score = torch.zeros(len(rows), device=self.device)
-        loss = embedding.low.sum() * 0
-        if answerable.any():
-            at = answerable.nonzero()[:, 0]
-            part = pseudo.RowPrompts(asked.prompts.rows(at), asked.valid[at], asked.boxes[at], asked.prompted[at])
-            masks = self.sam.decode(conditioned[at], part.prompts, multimask=False)
-            answer, confidence = pseudo.row_logits(masks, part, size)
-            logits = logits.index_copy(0, at, answer)
-            score = score.index_copy(0, at, confidence.detach())
-            if torch.is_grad_enabled():
-                loss = loss + self._weak_loss(answer, batch, rows[at], part, masks.best, teacher)
-        merged = pseudo.merge_rows(logits.detach(), rows, len(batch), len(self.categories))
-        probabilities = merged.softmax(1)
-        certainty = torch.zeros(len(batch), device=self.device).index_reduce(
-            0, rows.image[answerable], score[answerable], "mean", include_self=False
-        )
-        if teacher is not None:
-            blind = (batch.kinds == Kind.TAG) | (batch.kinds == Kind.NONE)
-            certainty = torch.where(blind, certainty * pseudo.agreement(probabilities, teacher), certainty)
-            share = config.blend * min(1.0, 3 * self.fraction) * torch.where(blind, 1.0, 0.5)
-            view = pseudo.constrain(teacher, batch, size)
-            probabilities = torch.lerp(probabilities, view, share[:, None, None, None])
-        truth = (batch.target[rows.image] == rows.category[:, None, None]).float()
-        truth = F.interpolate(truth[:, None], (size // 4, size // 4), mode="area")[:, 0]
-        reference = torch.where(weak[:, None, None], probabilities[rows.image, rows.category], truth)
-        if teacher is not None:
-            unsure = (batch.kinds == Kind.NONE) & (probabilities[:, 1:].amax((1, 2, 3)) < 0.5)
-            certainty = torch.where(unsure, 0.5 * teacher[:, 0].mean((1, 2)), certainty)
-        by_image: dict[int, list[int]] = defaultdict(list)
-        for row, image in enumerate(rows.image.tolist()):
-            if shown[row]:
-                by_image[image] += self.pool.tensors["sample"][order[row]].tolist()
-        answered = set(rows.image[answerable].tolist())
-        for image, index in enumerate(batch.indices.tolist()):
-            if image in answered:
-                stored = probabilities[image].detach().half().cpu()
-                found["maps"].append((index, stored, float(certainty[image]), sorted(set(by_image[image]))))
-        labelled = (batch.kinds[rows.image] > Kind.TAG) & (answerable | ~weak) & (reference.flatten(1).amax(1) > 0.5)
-        if labelled.any():
-            at = labelled.nonzero()[:, 0]
-            found["entries"] = self._entries(batch, embedding, rows[at], reference[at])
-        return loss, found
-
-    @torch.no_grad()
-    def _entries(self, batch: Batch, embedding: Embedding, rows: pseudo.Rows, masks: Tensor) -> list[Tensor]:
-        own = embedding[rows.image].detach()
-        memory = self.sam.remember(own, masks[:, None])
-        whole, foreground = pooled(own, masks)
-        return [
-            batch.indices[rows.image],
-            rows.category,
-            batch.kinds[rows.image],
-            memory.features[:, 0],
-            memory.pointers[:, 0],
-            whole,
-            foreground,
-        ]
-
-    def _first_guess(
-        self, rows: pseudo.Rows, asked: pseudo.RowPrompts, teacher: Tensor | None, embedding: Embedding
-    ) -> Tensor:
-        """(N, g, g) where the row's object may be, to pool its features: its boxes, else the teacher's view, else everywhere."""
-        grid = embedding.low.shape[-1]
-        boxes = (
-            pseudo.filled_boxes(asked.boxes, grid, self.config.size)
-            & (asked.boxes[..., 2] > asked.boxes[..., 0])[..., None, None]
-        )
-        guess = boxes.any(1).float()
-        if teacher is not None:
-            seen = F.interpolate(teacher, (grid, grid), mode="area")[rows.image, rows.category]
-            guess = torch.where(boxes.any(1).flatten(1).any(1)[:, None, None], guess, seen)
-        return guess
-
-    def _condition(
-        self, batch: Batch, embedding: Embedding, rows: pseudo.Rows, whole: Tensor, foreground: Tensor, step: int
-    ) -> tuple[Embedding, Tensor, Tensor]:
-        """Recall each row on its selected references; rows that have none keep the plain embedding. Also: which had, and which."""
-        low = embedding.low[rows.image] + self.sam.model.no_memory_embedding[0, :, :, None, None]
-        order = torch.zeros(len(rows), self.config.references, dtype=torch.long, device=self.device)
-        shown = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
-        if len(self.pool):
-            allowed = self.pool.allowed(batch.indices[rows.image], rows.category, batch.kinds[rows.image])
-            shown = allowed.any(1)
-        if shown.any():
-            tensors = self.pool.tensors
-            order[shown] = select(
-                self.config.selector,
-                whole[shown],
-                foreground[shown],
-                tensors["whole"],
-                tensors["foreground"],
-                allowed[shown],
-                self.config.references,
-                self.generator(4, step + (1 << 32)),
-            )
-            recalled = self.sam.recall(embedding[rows.image[shown]], self.pool.memory(order[shown]))
-            low = low.index_copy(0, shown.nonzero()[:, 0], recalled.low)
-        fine = embedding[rows.image]
-        return Embedding(fine.high0, fine.high1, low, conditioned=True), shown, order
-
-    def _weak_loss(
-        self,
-        logits: Tensor,
-        batch: Batch,
-        rows: pseudo.Rows,
-        asked: pseudo.RowPrompts,
-        objects: Tensor,
-        teacher: Tensor | None,
-    ) -> Tensor:
-        """SAM's answers against the weak labels themselves, and softly against the teacher where there is no prompt."""
-        size = logits.shape[-1]
-        drawn = batch.target[rows.image][:, 2::4, 2::4]
-        target = torch.where(drawn == IGNORE, IGNORE, (drawn == rows.category[:, None, None]).long())
-        pair = torch.stack([torch.zeros_like(logits), logits], 1)
-        loss = partial_cross_entropy(pair, target)
-        scaled = asked.boxes * (size / self.config.size)
-        loss = loss + box_projection_loss(objects, scaled, asked.valid & (scaled[..., 2] > scaled[..., 0]))
-        if teacher is not None:
-            seen = teacher[rows.image, rows.category]
-            blind = (~asked.prompted).float()
-            loss = (
-                loss
-                + consistency_loss(logits[:, None], torch.logit(seen.clamp(1e-4, 1 - 1e-4))[:, None], blind)
-                * blind.any()
-            )
-        return self.config.weak_weight * loss
+            teacher = self.teacher.model(plain.images).softmax(1) if self.step else None
+        maturity = min(1.0, 3 * self.fraction)
+        with torch.set_grad_enabled(self.sam_optimizer is not None):
+            embedding = self.sam.encode(plain.images)
+            loss, found = self.labeller.visit(plain, embedding, self.step, teacher, maturity)
+        self.labeller.absorb(self._gather(found))
+        if self.sam_optimizer is not None:
+            is_mask = (plain.kinds == Kind.MASK)[:, None]
+            practice = replace(plain, present=torch.where(is_mask, plain.present, 0))
+            loss = loss + self.labeller.episode(embedding, practice, self.generator(3, self.step))
+            set_rate(self.sam_optimizer, 0.3 * rate)
+            self.descend(loss, self.sam_optimizer, self.sam_parameters)
+            self.means["sam"].append(float(loss.detach()))
 
     # ------------------------------------------------------------------------------------------------ shared by both stages
 
@@ -731,7 +479,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
 
-    def _gather(self, found: dict[str, Any]) -> list[dict[str, Any]]:
+    def _gather(self, found: Visit) -> list[Visit]:
         if self.accelerator.num_processes == 1:
             return [found]
         return gather_object([found])
@@ -773,16 +521,9 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
-        from maskwright.recipes.samix_report import write_model, write_pseudo_masks, write_report
-
         write_model(self)
         write_pseudo_masks(self)
         write_report(self)
-
-
-def scale_affine(matrices: Tensor, factor: float) -> Tensor:
-    """The same moves between canvases that are both ``factor`` times as large: only the translation scales. (B, 2, 3)."""
-    return torch.cat([matrices[..., :2], matrices[..., 2:] * factor], -1)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:

@@ -67,24 +67,24 @@ def _card(trainer: Trainer) -> str:
 
 def write_pseudo_masks(trainer: Trainer) -> None:
     """``RUN/pseudo``: SAM's newest answer for every weakly labelled image, as category PNGs on the image's own size, and an index."""
-    if not trainer.maps:
+    if not trainer.labeller.masks:
         return
     folder = trainer.run.folder / "pseudo"
     folder.mkdir(exist_ok=True)
     index: dict[str, Any] = {}
-    for position, (stored, confidence) in sorted(trainer.maps.items()):
+    for position, answer in sorted(trainer.labeller.masks.items()):
         sample = trainer.train[position]
         width, height = trainer.loader.item(position).size
         maps = torch.nn.functional.interpolate(
-            stored[None].float(), (height, width), mode="bilinear", align_corners=False
+            answer.maps[None].float(), (height, width), mode="bilinear", align_corners=False
         )
         path = folder / f"{sample.id}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_mask(path, maps[0].argmax(0).byte().cpu().numpy())
         index[sample.id] = {
             "kind": str(Kind(int(trainer.kinds[position]))),
-            "confidence": round(confidence, 4),
-            "references": [trainer.train[i].id for i in trainer.chosen.get(position, [])],
+            "confidence": round(answer.confidence, 4),
+            "references": [trainer.train[i].id for i in answer.references],
         }
     aside = folder / f"index.json.tmp-{os.getpid()}"
     aside.write_text(json.dumps({"categories": list(trainer.categories), "samples": index}, indent=1))
@@ -113,8 +113,8 @@ def write_report(trainer: Trainer) -> None:
     report.curves("Losses", dict(losses))
     mix = Counter(Kind(k) for k in trainer.kinds.tolist())
     confidence: dict[int, list[float]] = defaultdict(list)
-    for position, (_, value) in trainer.maps.items():
-        confidence[int(trainer.kinds[position])].append(value)
+    for position, answer in trainer.labeller.masks.items():
+        confidence[int(trainer.kinds[position])].append(answer.confidence)
     rows = [
         [str(kind), mix[kind], f"{np.mean(confidence[kind]):.2f}" if confidence[kind] else "–"]
         for kind in sorted(mix, reverse=True)
@@ -128,17 +128,17 @@ def write_report(trainer: Trainer) -> None:
 def _pseudo_pictures(trainer: Trainer, report: Report, each: int = 4) -> None:
     palette = pictures.palette(len(trainer.categories))
     by_kind: dict[int, list[int]] = defaultdict(list)
-    for position in sorted(trainer.maps):
+    for position in sorted(trainer.labeller.masks):
         by_kind[int(trainer.kinds[position])].append(position)
     for kind, positions in sorted(by_kind.items(), reverse=True):
         shown = []
         step = max(1, len(positions) // each)
         for position in positions[::step][:each]:
             sample, item = trainer.train[position], trainer.loader.item(position)
-            stored, confidence = trainer.maps[position]
+            answer = trainer.labeller.masks[position]
             height, width = item.image.shape[:2]
             maps = torch.nn.functional.interpolate(
-                stored[None].float(), (height, width), mode="bilinear", align_corners=False
+                answer.maps[None].float(), (height, width), mode="bilinear", align_corners=False
             )
             scale = np.array([width / item.size[0], height / item.size[1]])
             image = pictures.overlay(item.image, maps[0].argmax(0).byte().cpu().numpy(), palette)
@@ -148,11 +148,12 @@ def _pseudo_pictures(trainer: Trainer, report: Report, each: int = 4) -> None:
                 points=[tuple(p) for p in item.points * scale],
                 scribbles=[line * scale for line in item.scribbles],
             )
-            references = ", ".join(trainer.train[i].id for i in trainer.chosen.get(position, [])[:4])
+            references = ", ".join(trainer.train[i].id for i in answer.references[:4])
             shown.append(
                 Picture(
                     np.asarray(labelled),
-                    f"{sample.id}: confidence {confidence:.2f}" + (f"; shown: {references}" if references else ""),
+                    f"{sample.id}: confidence {answer.confidence:.2f}"
+                    + (f"; shown: {references}" if references else ""),
                 )
             )
         report.pictures(f"Pseudo-masks of images with: {Kind(kind)}", "The image's own label is drawn on top.", shown)

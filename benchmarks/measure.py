@@ -1,0 +1,72 @@
+"""What the benchmarks share: loading a SAM, honest timing, the machine in words, one table, one JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from maskwright.data.images import write_atomic
+from maskwright.sam.sam import Sam
+from maskwright.sam.weights import nano_config
+
+
+def load_sam(source: str, size: int | None) -> Sam:
+    """What ``Sam.load`` takes, or ``random``: nano's architecture with random weights, which is as fast."""
+    return Sam.from_config(nano_config(), size=size) if source == "random" else Sam.load(source, size=size)
+
+
+def median_seconds(call: Callable[[], object], repeats: int) -> float:
+    """Median over ``repeats`` calls, after one that is not counted."""
+    taken = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[1:])
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], facts: dict[str, Any], notes: str) -> None:
+    """One table, with the machine and the notes below it."""
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    threads = f"{facts['threads']} thread{'s' if facts['threads'] > 1 else ''}"
+    console.print(f"{facts['cpu']}, {facts['cores']} cores, {threads}, torch {facts['torch']}. {notes}")
+
+
+def save(path: Path | None, figures: dict[str, Any]) -> None:
+    """Write the figures as JSON, where a file was asked for."""
+    if path is not None:
+        write_atomic(path, json.dumps(figures, indent=1) + "\n")

@@ -1,0 +1,384 @@
+"""SAM 2 as an in-context labeller: shown reference images with their masks, it makes pseudo-masks of other images.
+
+For one query (SAMIX, sec. 3): a selector picks references from the pool → SAM's memory attention conditions the query on them → the
+query's own weak label, if any, is given as a prompt as well → ``decode(recall(F, references), prompts)``. With several categories once
+per category that the labels name, merged by argmax against background.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskwright.data.geometry import compose, invert, resize_matrix, warp_maps
+from maskwright.data.labels import IGNORE, Kind
+from maskwright.data.loader import Batch
+from maskwright.engine import pseudo
+from maskwright.engine.losses import (
+    box_projection_loss,
+    consistency_loss,
+    iou_regression,
+    mask_loss,
+    partial_cross_entropy,
+)
+from maskwright.engine.pool import ReferencePool, pooled
+from maskwright.nets.selector import SelectorName, select
+from maskwright.sam.sam import Embedding, Memory, Sam
+
+
+@dataclass
+class PseudoMask:
+    """The newest answer for one image: (C, h, w) float16 probabilities on the plain canvas, how far to trust it, and what SAM was shown."""
+
+    maps: Tensor
+    confidence: float
+    references: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Visit:
+    """What one process found out about its images; exchanged between processes, then absorbed by each."""
+
+    masks: dict[int, PseudoMask] = field(default_factory=dict)
+    entries: list[Tensor] | None = None
+
+
+class Labeller:
+    """Makes pseudo-masks, and learns to make better ones.
+
+    Args:
+        sam: with or without adapters.
+        categories: C, background included.
+        selector: how references are chosen.
+        references: T, how many.
+        blend: share of the teacher's own view in the pseudo-masks of images without a prompt, once it is mature; half of it elsewhere.
+        weak_weight: weight of the losses on boxes, points and scribbles.
+        generator: (stream, step) → randomness that depends on nothing else.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        categories: int,
+        *,
+        selector: SelectorName,
+        references: int,
+        blend: float,
+        weak_weight: float,
+        generator: Callable[[int, int], torch.Generator],
+    ) -> None:
+        self.sam, self.categories = sam, categories
+        self.selector: SelectorName = selector
+        self.references, self.blend, self.weak_weight = references, blend, weak_weight
+        self.generator = generator
+        self.pool = ReferencePool()
+        self.masks: dict[int, PseudoMask] = {}
+
+    @property
+    def grid(self) -> int:
+        """Side of the decoder's maps."""
+        return self.sam.size // 4
+
+    # ------------------------------------------------------------------------------------------------ learning
+
+    def episode(self, embedding: Embedding, batch: Batch, generator: torch.Generator) -> Tensor:
+        """In-context learning inside a batch: mask images are references for each other and for box images.
+
+        Every image is encoded and remembered once. The prompt of a mask row is nothing, its boxes or its clicks, by chance, so that SAM
+        learns to answer every kind of weak label; the row's own mask is never shown to it.
+
+        Args:
+            embedding: of the batch's images.
+            batch: mask images with the weak labels that their masks imply, and box images; other rows must not be ``present``.
+
+        Returns:
+            Mask loss and error of the predicted IoU on mask rows, box projection on box rows.
+        """
+        rows = pseudo.rows_of(batch.present)
+        if not len(rows):
+            return embedding.low.sum() * 0
+        is_mask = batch.kinds[rows.image] == Kind.MASK
+        truth = (batch.target[rows.image] == rows.category[:, None, None]).float()
+        draw = torch.rand(len(rows), generator=generator).to(truth.device)
+        asked = pseudo.weak_prompts(
+            batch, rows, boxes=~is_mask | (draw < 0.35), points=is_mask & (draw >= 0.35) & (draw < 0.7)
+        )
+        memory = self.sam.remember(embedding[rows.image[is_mask]], truth[is_mask][:, None])[:, 0]
+        column = is_mask.nonzero()[:, 0]
+        allowed = (rows.category[:, None] == rows.category[column]) & (rows.image[:, None] != rows.image[column])
+        shown = allowed.any(1)
+        order = torch.zeros(len(rows), 1, dtype=torch.long, device=truth.device)
+        if shown.any():
+            noise = torch.rand(allowed.shape, generator=generator).to(truth.device).masked_fill(~allowed, -1)
+            count = 1 + int(torch.randint(self.references, (), generator=generator))
+            order = noise.topk(min(count, len(column)), 1).indices
+            order = torch.where(allowed.gather(1, order), order, order[:, :1])
+        masks = self.sam.decode(self._condition(embedding, rows, shown, lambda at: memory[order[at]]), asked.prompts)
+        logits, _ = pseudo.row_logits(masks, asked, self.sam.size)
+        loss = logits.sum() * 0
+        if is_mask.any():
+            loss = loss + self._mask_row_loss(logits[is_mask], truth[is_mask])
+            single = asked.valid[is_mask].sum(1) == 1
+            coarse = F.interpolate(truth[is_mask][:, None], logits.shape[-2:], mode="area")
+            error = iou_regression(masks.iou[is_mask, 0], masks.logits[is_mask, 0], coarse).mean(-1)
+            loss = loss + (error * single).sum() / single.sum().clamp(min=1)
+        if (~is_mask).any():
+            loss = loss + self.weak_weight * self._box_loss(masks.best[~is_mask], asked, ~is_mask)
+        return loss
+
+    def _mask_row_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        size = 2 * logits.shape[-1]
+        target = F.interpolate(truth[:, None], (size, size), mode="area")[:, 0]
+        return mask_loss(pseudo.resize(logits[:, None], size)[:, 0], target)
+
+    def _box_loss(self, objects: Tensor, asked: pseudo.RowPrompts, rows: Tensor) -> Tensor:
+        """Box projection of (N, K, h, w) object logits for those rows' own boxes."""
+        boxes = asked.boxes[rows] * (objects.shape[-1] / self.sam.size)
+        return box_projection_loss(objects, boxes, asked.valid[rows] & (boxes[..., 2] > boxes[..., 0]))
+
+    def _weak_loss(
+        self,
+        logits: Tensor,
+        objects: Tensor,
+        batch: Batch,
+        rows: pseudo.Rows,
+        asked: pseudo.RowPrompts,
+        teacher: Tensor | None,
+    ) -> Tensor:
+        """SAM's answers against the weak labels themselves, and against the teacher where there was no prompt."""
+        drawn = batch.target[rows.image][:, 2::4, 2::4]
+        target = torch.where(drawn == IGNORE, IGNORE, (drawn == rows.category[:, None, None]).long())
+        loss = partial_cross_entropy(torch.stack([torch.zeros_like(logits), logits], 1), target)
+        loss = loss + self._box_loss(objects, asked, torch.arange(len(rows), device=logits.device))
+        if teacher is not None and not asked.prompted.all():
+            seen = torch.logit(teacher[rows.image, rows.category].clamp(1e-4, 1 - 1e-4))
+            loss = loss + consistency_loss(logits[:, None], seen[:, None], (~asked.prompted).float())
+        return self.weak_weight * loss
+
+    # ------------------------------------------------------------------------------------------------ labelling
+
+    def visit(
+        self, batch: Batch, embedding: Embedding, step: int, teacher: Tensor | None = None, maturity: float = 0.0
+    ) -> tuple[Tensor, Visit]:
+        """Answer for a batch of images on the plain canvas.
+
+        Args:
+            batch: without augmentation.
+            embedding: of its images; gradients flow into it where they are enabled.
+            step: for the selector's randomness.
+            teacher: (B, C, h, w) probabilities of the mean teacher, None before it has learnt anything.
+            maturity: 0..1, how far the teacher's view is blended in.
+
+        Returns:
+            SAM's loss against the weak labels (zero without gradients), and the new pseudo-masks and pool entries.
+        """
+        rows = pseudo.rows_of(self._asked_categories(batch, teacher))
+        if not len(rows):
+            return embedding.low.sum() * 0, Visit()
+        weak = (batch.kinds != Kind.MASK)[rows.image]
+        asked = pseudo.weak_prompts(batch, rows, boxes=weak, points=weak)
+        with torch.no_grad():
+            whole, foreground = pooled(embedding[rows.image], self._first_guess(rows, asked, teacher))
+            shown, order = self._choose(batch, rows, whole, foreground, step)
+        answerable = (weak & (shown | asked.prompted)).nonzero()[:, 0]
+        logits = embedding.low.new_full((len(rows), self.grid, self.grid), pseudo.EMPTY)
+        score = embedding.low.new_zeros(len(rows))
+        loss = embedding.low.sum() * 0
+        if len(answerable):
+            part = asked.rows(answerable)
+            conditioned = self._condition(
+                embedding, rows[answerable], shown[answerable], lambda at: self.pool.memory(order[answerable][at])
+            )
+            masks = self.sam.decode(conditioned, part.prompts)
+            answer, confidence = pseudo.row_logits(masks, part, self.sam.size)
+            logits = logits.index_copy(0, answerable, answer.detach())
+            score = score.index_copy(0, answerable, confidence.detach())
+            if torch.is_grad_enabled():
+                loss = self._weak_loss(answer, masks.best, batch, rows[answerable], part, teacher)
+        with torch.no_grad():
+            probabilities, confidence = self._merge(batch, rows, answerable, logits, score, teacher, maturity)
+            found = Visit(self._stored(batch, rows, answerable, probabilities, confidence, shown, order))
+            found.entries = self._entries(batch, embedding, rows, answerable, probabilities)
+        return loss, found
+
+    def absorb(self, visits: Iterable[Visit]) -> None:
+        """Take over what this and the other processes found."""
+        for visit in visits:
+            self.masks |= visit.masks
+            if visit.entries is not None:
+                sample, category, kind, features, pointers, whole, foreground = (
+                    e.to(self.sam.device) for e in visit.entries
+                )
+                self.pool.update(sample, category, kind, Memory(features, pointers), whole, foreground)
+
+    def pseudo_masks(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The newest pseudo-masks in the batch's augmented view.
+
+        Returns:
+            (B, C, S/4, S/4) probabilities and (B, S/4, S/4) confidences, 0 where there is none.
+        """
+        device, grid = batch.images.device, self.grid
+        maps = torch.zeros(len(batch), self.categories, grid, grid, device=device)
+        confidence = torch.zeros(len(batch), device=device)
+        for row, index in enumerate(batch.indices.tolist()):
+            if index in self.masks:
+                maps[row] = self.masks[index].maps.to(device).float()
+                confidence[row] = self.masks[index].confidence
+        plain = torch.stack([torch.from_numpy(resize_matrix(tuple(s), self.sam.size)) for s in batch.sizes.tolist()])
+        moves = compose(batch.matrices.double(), invert(plain.to(device)))
+        # Between canvases a quarter as large only the translation changes.
+        moves = torch.cat([moves[..., :2], moves[..., 2:] / 4], -1).float()
+        foreground = warp_maps(maps[:, 1:], moves, grid)
+        maps = torch.cat([1 - foreground.sum(1, keepdim=True), foreground], 1)
+        return maps, confidence[:, None, None] * batch.inside[:, 2::4, 2::4]
+
+    def _asked_categories(self, batch: Batch, teacher: Tensor | None) -> Tensor:
+        """(B, C): the categories that labels name; for unlabelled images those that the teacher sees (all, as long as there is none)."""
+        present = (batch.present > 0).clone()
+        present[:, 0] = False
+        if teacher is None:
+            seen = torch.ones_like(present)
+        else:
+            won = F.one_hot(teacher.argmax(1), self.categories).float().mean((1, 2))
+            seen = won > 2e-3
+        seen[:, 0] = False
+        return torch.where((batch.kinds == Kind.NONE)[:, None], seen, present).long()
+
+    def _first_guess(self, rows: pseudo.Rows, asked: pseudo.RowPrompts, teacher: Tensor | None) -> Tensor:
+        """(N, g, g): where a row's object may be, to pool its features: its boxes, else the teacher's view; empty = everywhere."""
+        grid = self.sam.size // 16
+        boxed = asked.boxes[..., 2] > asked.boxes[..., 0]
+        guess = (pseudo.filled_boxes(asked.boxes, grid, self.sam.size) & boxed[..., None, None]).any(1).float()
+        if teacher is None:
+            return guess
+        seen = F.interpolate(teacher, (grid, grid), mode="area")[rows.image, rows.category]
+        return torch.where(boxed.any(1)[:, None, None], guess, seen)
+
+    def _choose(
+        self, batch: Batch, rows: pseudo.Rows, whole: Tensor, foreground: Tensor, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """Which rows have references at all (N,), and which ones: (N, T) places in the pool."""
+        order = torch.zeros(len(rows), self.references, dtype=torch.long, device=whole.device)
+        if not len(self.pool):
+            return torch.zeros(len(rows), dtype=torch.bool, device=whole.device), order
+        allowed = self.pool.allowed(batch.indices[rows.image], rows.category, batch.kinds[rows.image])
+        shown = allowed.any(1)
+        if shown.any():
+            tensors = self.pool.tensors
+            order[shown] = select(
+                self.selector,
+                whole[shown],
+                foreground[shown],
+                tensors["whole"],
+                tensors["foreground"],
+                allowed[shown],
+                self.references,
+                self.generator(4, step + (1 << 32)),
+            )
+        return shown, order
+
+    def _condition(
+        self, embedding: Embedding, rows: pseudo.Rows, shown: Tensor, memory: Callable[[Tensor], Memory]
+    ) -> Embedding:
+        """Recall the rows that are shown references; the others keep the plain embedding."""
+        mine = embedding[rows.image]
+        low = mine.low + self.sam.model.no_memory_embedding[0, :, :, None, None]
+        at = shown.nonzero()[:, 0]
+        if len(at):
+            low = low.index_copy(0, at, self.sam.recall(mine[at], memory(at)).low)
+        return replace(mine, low=low, conditioned=True)
+
+    def _merge(
+        self,
+        batch: Batch,
+        rows: pseudo.Rows,
+        answerable: Tensor,
+        logits: Tensor,
+        score: Tensor,
+        teacher: Tensor | None,
+        maturity: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Rows → (B, C, h, w) probabilities and (B,) confidence: predicted IoU, times agreement with the teacher where SAM was blind."""
+        probabilities = pseudo.merge_rows(logits, rows, len(batch), self.categories).softmax(1)
+        answers = torch.zeros(len(batch), device=logits.device).index_add(
+            0, rows.image[answerable], torch.ones_like(score[answerable])
+        )
+        confidence = torch.zeros(len(batch), device=logits.device).index_add(
+            0, rows.image[answerable], score[answerable]
+        ) / answers.clamp(min=1)
+        if teacher is not None:
+            blind = (batch.kinds == Kind.TAG) | (batch.kinds == Kind.NONE)
+            confidence = torch.where(blind, confidence * pseudo.agreement(probabilities, teacher), confidence)
+            share = self.blend * maturity * torch.where(blind, 1.0, 0.5)
+            view = pseudo.constrain(teacher, batch, self.sam.size)
+            probabilities = torch.lerp(probabilities, view, share[:, None, None, None])
+        return probabilities, confidence
+
+    def _stored(
+        self,
+        batch: Batch,
+        rows: pseudo.Rows,
+        answerable: Tensor,
+        probabilities: Tensor,
+        confidence: Tensor,
+        shown: Tensor,
+        order: Tensor,
+    ) -> dict[int, PseudoMask]:
+        references: dict[int, set[int]] = defaultdict(set)
+        for row in answerable.tolist():
+            if shown[row]:
+                references[int(rows.image[row])] |= set(self.pool.tensors["sample"][order[row]].tolist())
+        return {
+            int(batch.indices[image]): PseudoMask(
+                probabilities[image].half().cpu(), float(confidence[image]), sorted(references[image])
+            )
+            for image in sorted(set(rows.image[answerable].tolist()))
+        }
+
+    def _entries(
+        self, batch: Batch, embedding: Embedding, rows: pseudo.Rows, answerable: Tensor, probabilities: Tensor
+    ) -> list[Tensor] | None:
+        """Pool entries of labelled images: with the true mask, or with the pseudo-mask of boxes, points and scribbles."""
+        kinds = batch.kinds[rows.image]
+        truth = (batch.target[rows.image] == rows.category[:, None, None]).float()
+        truth = F.interpolate(truth[:, None], (self.grid, self.grid), mode="area")[:, 0]
+        is_mask = kinds == Kind.MASK
+        masks = torch.where(is_mask[:, None, None], truth, probabilities[rows.image, rows.category])
+        answered = torch.zeros_like(is_mask).index_fill(0, answerable, True)
+        usable = (is_mask | answered) & (kinds > Kind.TAG) & (masks.flatten(1).amax(1) > 0.5)
+        at = usable.nonzero()[:, 0]
+        if not len(at):
+            return None
+        own = embedding[rows.image[at]].detach()
+        memory = self.sam.remember(own, masks[at][:, None])[:, 0]
+        entries = [batch.indices[rows.image[at]], rows.category[at], kinds[at], memory.features, memory.pointers]
+        return [*entries, *pooled(own, masks[at])]
+
+    # ------------------------------------------------------------------------------------------------ state
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, object]]:
+        """Pool and pseudo-masks as tensors (groups ``pool`` and ``masks``) and JSON, for a checkpoint."""
+        order = sorted(self.masks)
+        tensors: dict[str, dict[str, Tensor]] = {}
+        if len(self.pool):
+            tensors["pool"] = self.pool.state_dict()
+        if order:
+            tensors["masks"] = {"maps": torch.stack([self.masks[i].maps for i in order])}
+        return tensors, {
+            "index": order,
+            "confidence": [self.masks[i].confidence for i in order],
+            "references": [self.masks[i].references for i in order],
+        }
+
+    def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict) -> None:
+        """The counterpart of ``state``."""
+        self.pool.load_state_dict({k: v.to(self.sam.device) for k, v in tensors.get("pool", {}).items()})
+        self.masks = {
+            index: PseudoMask(tensors["masks"]["maps"][i].clone(), state["confidence"][i], state["references"][i])
+            for i, index in enumerate(state["index"])
+        }

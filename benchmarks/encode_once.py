@@ -20,7 +20,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import tyro
-from measure import load_sam, machine, median_seconds, save, show
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
@@ -32,6 +31,7 @@ from maskwright.sam.precompute import precompute, signature
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Sam
 from maskwright.sam.store import EmbeddingStore
+from measure import load_sam, machine, median_seconds, save, show
 
 
 @dataclass
@@ -171,7 +171,7 @@ def main(config: Config) -> None:
     rows: list[list[str]] = []
     for title, part in ((f"{config.clicks} clicks", clicks), ("an embedding", embeddings)):
         slowest = next(iter(part.values()))
-        rows += [[f"{title}: {name}", f"{1000 * s:.1f}", f"{slowest / s:.1f} x"] for name, s in part.items()]
+        rows += [[f"{title}: {name}", f"{1000 * s:.3g}", f"{slowest / s:.3g} x"] for name, s in part.items()]
     show(
         f"Encode once: {config.images} images, {sam.size} pixels, {config.sam}",
         ["", "ms per image", "speed-up"],

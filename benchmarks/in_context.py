@@ -6,9 +6,9 @@ A step is what SAMIX's first stage does: encode, remember the references, recall
 ``loss.backward()`` through the adapters in the image encoder. Each of B queries has R references, which are other
 images of the batch. All three ways compute the same loss, and the program fails unless their gradients agree to 1e-4:
 
-- one at a time: a loop over the queries, each encoding itself and its own references (as research code does it);
+- one by one: a loop over the queries, each encoding itself and its own references (as research code does it);
 - batched: the same B x (1 + R) images, in one pass;
-- batched, encoded once: the recipe's way, every image is encoded and remembered once, however many refer to it.
+- encoded once: the recipe's way, batched, and every image is encoded and remembered once, however many refer to it.
 
 Each way runs in a process of its own, so that the peak of one is not hidden by another's.
 """
@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 import tyro
-from measure import load_sam, machine, median_seconds, save, show
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -34,6 +33,7 @@ from maskwright.data.scenes import render
 from maskwright.engine.losses import mask_loss
 from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Sam
+from measure import load_sam, machine, median_seconds, save, show
 
 TOLERANCE = 1e-4
 
@@ -70,7 +70,7 @@ class Step:
     masks: Tensor
     order: Tensor
 
-    def one_at_a_time(self) -> None:
+    def one_by_one(self) -> None:
         for query, references in enumerate(self.order):
             rows = torch.cat([torch.tensor([query]), references])
             embedding = self.sam.encode(self.images[rows])
@@ -96,9 +96,9 @@ class Step:
 
 
 WAYS: dict[str, Callable[[Step], None]] = {
-    "one at a time": Step.one_at_a_time,
+    "one by one": Step.one_by_one,
     "batched": Step.batched,
-    "batched, encoded once": Step.encoded_once,
+    "encoded once": Step.encoded_once,
 }
 
 
@@ -191,11 +191,11 @@ def main(config: Config) -> None:
     facts, size = figures[first]["machine"], figures[first]["size"]
     show(
         f"In-context training: {config.batch} queries with {config.references} references, {size} pixels, {config.sam}",
-        ["", "queries / s", "speed-up", "peak MiB", "of the steps", "gradient difference"],
+        ["", "queries / s", "speed-up", "peak MiB", "over loading", "gradients differ"],
         rows,
         facts,
-        f"Median of {config.repeats} steps after one of warm-up. Peaks are of the whole process; `of the steps` is what "
-        "they add to a process with the model loaded. Differences are relative to the largest gradient.",
+        f"Median of {config.repeats} steps after one of warm-up. Peaks are of the whole process; `over loading` is by how "
+        "much the steps exceed the peak of loading model and inputs. Differences are relative to the largest gradient.",
     )
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k != "json"}
     save(config.json, {"settings": settings | {"size": size}, "machine": facts, "ways": figures})

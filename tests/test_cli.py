@@ -62,7 +62,9 @@ def test_help_and_version_come_at_once_and_in_a_process():
         assert f"• {command}" in done.stdout
     # Processor time, as the clock says little on a busy machine; importing torch alone takes more.
     assert after.children_user - before.children_user < 1
-    done = subprocess.run([sys.executable, "-m", "maskwright", "--version"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "maskwright", "--version"], capture_output=True, text=True, check=False
+    )
     assert done.stdout == f"maskwright {__version__}\n"
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import TINY_SIZE, tiny_config
-from maskwright.engine.run import save_model
+from maskwright.engine.weights import save_model
 from maskwright.nets.segmenter import SamSegmenter, Segmenter
 from maskwright.sam.sam import Sam
 

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from maskwright.data.labels import Dataset
 from maskwright.data.scenes import render
+from maskwright.engine.budget import progress
 from maskwright.engine.ema import Ema
 from maskwright.engine.losses import sam_loss
-from maskwright.engine.run import Run, flatten_optimizer, progress, unflatten_optimizer
+from maskwright.engine.run import Run
+from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Masks, Sam
 from maskwright.sam.weights import nano_config

@@ -28,7 +28,7 @@ from maskwright.data.images import read_mask
 from maskwright.data.labels import IGNORE, Dataset, Sample
 from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.predictor import Prediction, Predictor
-from maskwright.engine.run import load_state, load_tensors
+from maskwright.engine.weights import load_state, load_tensors
 from maskwright.errors import DataError, MaskwrightError, WeightsError
 from maskwright.nets.segmenter import build
 

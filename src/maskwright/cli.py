@@ -109,17 +109,18 @@ def _app(recipe: str | None) -> SubcommandApp:
     for name, text in RECIPES.items():
         named = dataclasses.make_dataclass(name, [])
         settings = importlib.import_module(f"maskwright.recipes.{name}").Config if name == recipe else named
-        train.command(settings, name=name, help=text)
-    for group, commands in (
+        train.command(name=name, help=text)(settings)
+    groups = (
         (data, {"check": Check, "stats": Stats, "weaken": Weaken, "convert": Convert}),
         (sam, {"info": SamInfo, "convert": SamConvert, "precompute": SamPrecompute}),
-    ):
+    )
+    for group, commands in groups:
         for name, command in commands.items():
-            group.command(command, name=name)
+            group.command(name=name)(command)
     app.command(train, name="train")
-    app.command(Predict, name="predict")
-    app.command(Evaluate, name="evaluate")
-    app.command(Demo, name="demo")
+    app.command(name="predict")(Predict)
+    app.command(name="evaluate")(Evaluate)
+    app.command(name="demo")(Demo)
     app.command(data, name="data")
     app.command(sam, name="sam")
     return app
@@ -444,16 +445,17 @@ class SamPrecompute:
         dataset = Dataset.load(self.data)
         model = Sam.load(self.sam, size=self.size).to(device)
         made_with = signature(model, self.dtype)
-        # One after the other, so that a store to be emptied is emptied before anyone writes to it.
-        for rank in range(processes.num_processes):
-            if rank == processes.process_index:
-                store = EmbeddingStore(self.store, made_with, memory_bytes=0, overwrite=self.overwrite)
+        # The main process first, so that a store to be emptied is empty before anyone else opens it.
+        if not processes.is_main_process:
+            processes.wait_for_everyone()
+        store = EmbeddingStore(self.store, made_with, memory_bytes=0, overwrite=self.overwrite)
+        if processes.is_main_process:
             processes.wait_for_everyone()
         with _advance("encoding", processes) as progress:
             encoded, there = precompute(
                 model,
                 dataset,
-                store,  # type: ignore[possibly-undefined]
+                store,
                 batch=self.batch,
                 rank=processes.process_index,
                 world=processes.num_processes,
@@ -485,7 +487,7 @@ def _advance(description: str, processes: Processes | None = None) -> Iterator[P
     """A progress bar, or lines in a log, of the main process; starts at the first call."""
     from contextlib import ExitStack
 
-    from maskwright.engine.run import progress
+    from maskwright.engine.budget import progress
 
     with ExitStack() as stack:
         state: dict[str, Any] = {"advance": None, "done": 0}

@@ -13,8 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from maskwright.data import scenes
 from maskwright.data.scenes import CATEGORY_NAMES, Scenes, render
+from maskwright.data.scenes.cast import FREQUENCY, SPREAD, draw_cast
+from maskwright.data.scenes.dice import Dice
+from maskwright.data.scenes.outlines import FRAME, OUTLINES, REACH, draw_outlines
+from maskwright.data.scenes.plan import draw_plan
+from maskwright.data.scenes.textures import draw_textures
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -56,8 +60,8 @@ def assert_contract(batch: Scenes, count: int, size: int, slots: int) -> None:
 
 def test_names_fit_the_outlines() -> None:
     assert CATEGORY_NAMES[0] == "background"
-    assert len(set(CATEGORY_NAMES)) == len(CATEGORY_NAMES) == len(scenes._OUTLINES) + 1
-    assert len(scenes._SPREAD) == len(scenes._FREQUENCY) == len(CATEGORY_NAMES)
+    assert len(set(CATEGORY_NAMES)) == len(CATEGORY_NAMES) == len(OUTLINES) + 1
+    assert len(SPREAD) == len(FREQUENCY) == len(CATEGORY_NAMES)
 
 
 @settings(max_examples=12, deadline=None)
@@ -209,17 +213,17 @@ def components(mask: torch.Tensor) -> np.ndarray:
 def test_outlines_are_closed_whole_and_of_full_size() -> None:
     """Every category, undistorted: within its frame, nearly always one piece that no closing circle cut, not tiny."""
     kinds, count, resolution = len(CATEGORY_NAMES) - 1, 24, 96
-    dice = scenes._Dice(0, torch.device("cpu"))
-    cast = scenes._cast(dice, scenes._plan(dice, kinds, count, False, 1.0), resolution)
+    dice = Dice(0, torch.device("cpu"))
+    cast = draw_cast(dice, draw_plan(dice, kinds, count, False, 1.0), resolution)
     category = torch.arange(1, kinds + 1)[:, None].expand(kinds, count)
     plain = replace(cast, category=category, warp=0 * cast.warp, rough=0 * cast.rough)
-    grids = scenes._outlines(plain, resolution).view(kinds, count, resolution, resolution)
-    axis = ((torch.arange(resolution) + 0.5) * 2 / resolution - 1) * scenes._FRAME
+    grids = draw_outlines(plain, resolution).view(kinds, count, resolution, resolution)
+    axis = ((torch.arange(resolution) + 0.5) * 2 / resolution - 1) * FRAME
     rho = (axis.square() + axis[:, None].square()).sqrt()
     for name, inside in zip(CATEGORY_NAMES[1:], grids < 0):
         reach = torch.stack([rho[one].max() for one in inside])
-        assert reach.max() <= scenes._REACH, name
-        assert (reach > scenes._REACH - 0.03).float().mean() <= 0.25, name
+        assert reach.max() <= REACH, name
+        assert (reach > REACH - 0.03).float().mean() <= 0.25, name
         assert reach.min() > 0.6, name
         # Of all but a few pixels: the tips of a crescent are finer than the grid.
         parts = [np.bincount(components(one).ravel())[1:] for one in inside]
@@ -235,7 +239,7 @@ def test_occlusion_hides_without_a_trace() -> None:
 
 
 def test_textures_are_periodic_and_balanced() -> None:
-    bank = scenes._textures(scenes._Dice(0, torch.device("cpu")))
+    bank = draw_textures(Dice(0, torch.device("cpu")))
     assert bank.shape == (48, 128, 128)
     assert bank.min() >= 0
     assert bank.max() <= 1

@@ -92,7 +92,10 @@ def test_labels_are_drawn_where_they_are():
 def test_bare_coordinates_are_drawn_as_labels_of_category_1():
     image = np.full((40, 40, 3), 100, np.uint8)
     bare = draw_labels(
-        image, boxes=[(2, 3, 10, 12)], points=[np.array([20.5, 20.5])], scribbles=[np.array([[25.5, 30.5], [35.5, 30.5]])]
+        image,
+        boxes=[(2, 3, 10, 12)],
+        points=[np.array([20.5, 20.5])],
+        scribbles=[np.array([[25.5, 30.5], [35.5, 30.5]])],
     )
     labels = draw_labels(
         image,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from maskwright.engine.run import load_state
+from maskwright.engine.weights import load_state
 from maskwright.errors import WeightsError
 
 _UPDATES = "updates"

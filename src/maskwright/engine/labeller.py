@@ -17,7 +17,7 @@ from torch import Tensor
 
 from maskwright.data.geometry import compose, invert, resize_matrix, warp_maps
 from maskwright.data.labels import IGNORE, Kind
-from maskwright.data.loader import Batch
+from maskwright.data.batch import Batch
 from maskwright.engine import pseudo
 from maskwright.engine.losses import (
     box_projection_loss,
@@ -28,7 +28,7 @@ from maskwright.engine.losses import (
 )
 from maskwright.engine.pool import ReferencePool, pooled
 from maskwright.nets.selector import SelectorName, select
-from maskwright.sam.sam import Embedding, Memory, Sam
+from maskwright.sam.sam import Embedding, Masks, Memory, Sam
 
 
 @dataclass
@@ -89,8 +89,9 @@ class Labeller:
     def episode(self, embedding: Embedding, batch: Batch, generator: torch.Generator) -> Tensor:
         """In-context learning inside a batch: mask images are references for each other and for box images.
 
-        Every image is encoded and remembered once. The prompt of a mask row is nothing, its boxes or its clicks, by chance, so that SAM
-        learns to answer every kind of weak label; the row's own mask is never shown to it.
+        Every image is encoded and remembered once. The prompt of a mask row is, by chance, its boxes, its clicks, a spoilt copy of
+        its mask (as the teacher's view of an image without a prompt is one) or nothing, so that SAM learns to answer every kind of
+        weak label; the row's own mask is never shown to it.
 
         Args:
             embedding: of the batch's images.
@@ -106,8 +107,8 @@ class Labeller:
         truth = (batch.target[rows.image] == rows.category[:, None, None]).float()
         draw = torch.rand(len(rows), generator=generator).to(truth.device)
         asked = pseudo.weak_prompts(
-            batch, rows, boxes=~is_mask | (draw < 0.35), points=is_mask & (draw >= 0.35) & (draw < 0.7)
-        )
+            batch, rows, self.sam.size, boxes=~is_mask | (draw < 0.35), points=is_mask & (draw >= 0.35) & (draw < 0.7)
+        ).with_hint(pseudo.rough(truth, generator), is_mask & (draw >= 0.7) & (draw < 0.9))
         memory = self.sam.remember(embedding[rows.image[is_mask]], truth[is_mask][:, None])[:, 0]
         column = is_mask.nonzero()[:, 0]
         allowed = (rows.category[:, None] == rows.category[column]) & (rows.image[:, None] != rows.image[column])
@@ -118,7 +119,7 @@ class Labeller:
             count = 1 + int(torch.randint(self.references, (), generator=generator))
             order = noise.topk(min(count, len(column)), 1).indices
             order = torch.where(allowed.gather(1, order), order, order[:, :1])
-        masks = self.sam.decode(self._condition(embedding, rows, shown, lambda at: memory[order[at]]), asked.prompts)
+        masks = self._decode(self._condition(embedding, rows, shown, lambda at: memory[order[at]]), asked)
         logits, _ = pseudo.row_logits(masks, asked, self.sam.size)
         loss = logits.sum() * 0
         if is_mask.any():
@@ -181,7 +182,10 @@ class Labeller:
         if not len(rows):
             return embedding.low.sum() * 0, Visit()
         weak = (batch.kinds != Kind.MASK)[rows.image]
-        asked = pseudo.weak_prompts(batch, rows, boxes=weak, points=weak)
+        asked = pseudo.weak_prompts(batch, rows, self.sam.size, boxes=weak, points=weak)
+        if teacher is not None and maturity > 0.5:
+            view = torch.logit(teacher[rows.image, rows.category].clamp(1e-4, 1 - 1e-4))
+            asked = asked.with_hint(view, weak & ~asked.prompted)
         with torch.no_grad():
             whole, foreground = pooled(embedding[rows.image], self._first_guess(rows, asked, teacher))
             shown, order = self._choose(batch, rows, whole, foreground, step)
@@ -194,7 +198,7 @@ class Labeller:
             conditioned = self._condition(
                 embedding, rows[answerable], shown[answerable], lambda at: self.pool.memory(order[answerable][at])
             )
-            masks = self.sam.decode(conditioned, part.prompts)
+            masks = self._decode(conditioned, part)
             answer, confidence = pseudo.row_logits(masks, part, self.sam.size)
             logits = logits.index_copy(0, answerable, answer.detach())
             score = score.index_copy(0, answerable, confidence.detach())
@@ -292,6 +296,9 @@ class Labeller:
         if len(at):
             low = low.index_copy(0, at, self.sam.recall(mine[at], memory(at)).low)
         return replace(mine, low=low, conditioned=True)
+
+    def _decode(self, conditioned: Embedding, asked: pseudo.RowPrompts) -> Masks:
+        return self.sam.decode(conditioned, asked.prompts, asked.hint, previous_valid=asked.hinted)
 
     def _merge(
         self,

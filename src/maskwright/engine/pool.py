@@ -42,7 +42,7 @@ class ReferencePool:
     def update(
         self, samples: Tensor, categories: Tensor, kinds: Tensor, memory: Memory, whole: Tensor, foreground: Tensor
     ) -> None:
-        """Store or refresh N entries.
+        """Store or refresh N entries; of several with one key the last counts.
 
         Args:
             samples, categories, kinds: (N,) int; the position in the dataset, the category, the ``Kind`` of the label.
@@ -58,7 +58,11 @@ class ReferencePool:
             "whole": whole.detach().float(),
             "foreground": foreground.detach().float(),
         }
-        keys = list(zip(samples.tolist(), categories.tolist()))
+        # A batch that is drawn with replacement may hold an image twice.
+        last = {key: i for i, key in enumerate(zip(samples.tolist(), categories.tolist()))}
+        if len(last) < len(samples):
+            new = {name: value[list(last.values())] for name, value in new.items()}
+        keys = list(last)
         known = torch.tensor([key in self.slot for key in keys], dtype=torch.bool, device=samples.device)
         if not self.tensors:
             self.tensors = {name: value[:0].clone() for name, value in new.items()}
@@ -91,6 +95,7 @@ class ReferencePool:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.tensors = {name: value.clone() for name, value in state.items()}
+        self.slot = {}
         if self.tensors:
             keys = zip(self.tensors["sample"].tolist(), self.tensors["category"].tolist())
             self.slot = {key: i for i, key in enumerate(keys)}

@@ -161,8 +161,8 @@ class Predictor:
         """
         if batch < 1 or workers < 1:
             raise ValueError(f"batch {batch} and workers {workers} must be at least 1")
-        one = isinstance(images, str | Path | Image.Image | np.ndarray)
-        return self._predict([images] if one else images, batch, flip, workers, unreadable)  # type: ignore[list-item]
+        many = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else images
+        return self._predict(many, batch, flip, workers, unreadable)
 
     def _predict(
         self, images: Iterable[ImageLike], batch: int, flip: bool, workers: int, unreadable: list[str] | None

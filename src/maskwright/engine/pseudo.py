@@ -5,13 +5,13 @@ A "row" is one category in one image: SAM answers per row, and the rows of an im
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskwright.data.loader import Batch
+from maskwright.data.batch import Batch
 from maskwright.sam.prompts import PADDING, Prompts
 from maskwright.sam.sam import Masks
 
@@ -47,27 +47,46 @@ class RowPrompts:
         prompts: (N, K).
         valid: (N, K) bool, the objects that exist; a row without prompts has one object without a prompt.
         boxes: (N, K, 4), zero where the object came without a box.
-        prompted: (N,) bool, the row has any prompt.
+        prompted: (N,) bool, the row has any click or box.
+        hint: (N, K, g, g) logits of a rough mask that SAM is handed as a mask prompt, and hinted: (N, K) bool, which objects have one.
+            A box brings the ellipse inscribed in it: the best guess before looking.
     """
 
     prompts: Prompts
     valid: Tensor
     boxes: Tensor
     prompted: Tensor
+    hint: Tensor
+    hinted: Tensor
 
     def rows(self, index: Tensor) -> RowPrompts:
         """Some of the rows."""
-        return RowPrompts(self.prompts.rows(index), self.valid[index], self.boxes[index], self.prompted[index])
+        return RowPrompts(
+            self.prompts.rows(index),
+            self.valid[index],
+            self.boxes[index],
+            self.prompted[index],
+            self.hint[index],
+            self.hinted[index],
+        )
+
+    def with_hint(self, hint: Tensor, rows: Tensor) -> RowPrompts:
+        """The same with a rough mask (N, g, g) for the first object of ``rows`` (N,) bool; it does not count as a prompt."""
+        hints, hinted = self.hint.clone(), self.hinted.clone()
+        hints[:, 0] = torch.where(rows[:, None, None], hint, hints[:, 0])
+        hinted[:, 0] |= rows
+        return replace(self, hint=hints, hinted=hinted)
 
 
 def weak_prompts(
-    batch: Batch, rows: Rows, *, boxes: Tensor, points: Tensor, most: int = 12, clicks: int = 10
+    batch: Batch, rows: Rows, size: int, *, boxes: Tensor, points: Tensor, most: int = 12, clicks: int = 10
 ) -> RowPrompts:
     """The weak labels of each row's category as prompts: every box is an object of its own; else all clicks are one object's.
 
     Args:
         batch: labels on the canvas that SAM encoded.
         rows: which category of which image.
+        size: side of that canvas.
         boxes, points: (N,) bool, whether the row may use that kind of label. Boxes go before points.
         most: objects per row at most. clicks: clicks per row at most, the positive ones first.
     """
@@ -100,7 +119,8 @@ def weak_prompts(
         prompted = prompted | positive.any(1)
     valid = valid.clone()
     valid[:, 0] |= ~has_box
-    return RowPrompts(prompts, valid, chosen, prompted)
+    hint = (4 * (1 - ellipse_radius(chosen, size))).clamp(min=-8)
+    return RowPrompts(prompts, valid, chosen, prompted, hint, chosen[..., 2] > chosen[..., 0])
 
 
 def row_logits(masks: Masks, asked: RowPrompts, size: int) -> tuple[Tensor, Tensor]:
@@ -133,14 +153,18 @@ def filled_boxes(boxes: Tensor, grid: int, size: int) -> Tensor:
     return down[..., :, None] & across[..., None, :]
 
 
-def ellipse_masks(batch: Batch, categories: int, size: int) -> tuple[Tensor, Tensor]:
-    """The trivial answer to boxes, the ellipse inscribed in each: (B, C, g, g) in 0/1 with g = size / 4, and (B,) bool, has any box."""
-    grid = size // 4
-    centre = (torch.arange(grid, device=batch.boxes.device) + 0.5) * 4
-    x0, y0, x1, y1 = batch.boxes[..., None].unbind(-2)
+def ellipse_radius(boxes: Tensor, size: int) -> Tensor:
+    """Squared distance from each box's centre in half sides: (..., 4) → (..., g, g), g = size / 4; 1 on the inscribed ellipse."""
+    centre = (torch.arange(size // 4, device=boxes.device) + 0.5) * 4
+    x0, y0, x1, y1 = boxes[..., None].unbind(-2)
     across = ((centre - (x0 + x1) / 2) / ((x1 - x0) / 2).clamp(min=1e-3)).square()
     down = ((centre - (y0 + y1) / 2) / ((y1 - y0) / 2).clamp(min=1e-3)).square()
-    inside = (down[..., :, None] + across[..., None, :]) <= 1
+    return down[..., :, None] + across[..., None, :]
+
+
+def ellipse_masks(batch: Batch, categories: int, size: int) -> tuple[Tensor, Tensor]:
+    """The trivial answer to boxes, the ellipse inscribed in each: (B, C, g, g) in 0/1 with g = size / 4, and (B,) bool, has any box."""
+    inside = ellipse_radius(batch.boxes, size) <= 1
     category = torch.arange(categories, device=inside.device)
     own = batch.box_categories[..., None] == category
     masks = (inside[:, :, None] & own[..., None, None]).any(1).float()
@@ -154,6 +178,30 @@ def merge_rows(logits: Tensor, rows: Rows, batch: int, categories: int) -> Tenso
     maps[:, 0] = 0.0
     maps[rows.image, rows.category] = logits
     return maps
+
+
+def rough(masks: Tensor, generator: torch.Generator) -> Tensor:
+    """What a half-trained network might say of true masks: moved, scaled, blurred, with patches added and missing.
+
+    Args:
+        masks: (N, H, W) in 0..1.
+        generator: on the CPU.
+
+    Returns:
+        (N, H/4, W/4) logits.
+    """
+    count, height, width = masks.shape
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return (torch.rand(count, *shape, generator=generator) * (high - low) + low).to(masks)
+
+    theta = torch.diag_embed(uniform(0.8, 1.25, 2))
+    theta = torch.cat([theta, uniform(-0.12, 0.12, 2, 1)], 2)
+    grid = F.affine_grid(theta, [count, 1, height // 4, width // 4], align_corners=False)
+    moved = F.grid_sample(masks[:, None], grid, align_corners=False)
+    blurred = F.avg_pool2d(moved, 5, 1, 2, count_include_pad=False)
+    patches = F.interpolate(uniform(-1, 1, 1, 5, 5), (height // 4, width // 4), mode="bicubic")
+    return ((blurred - 0.5 + uniform(0, 0.6, 1, 1, 1) * patches) * uniform(4, 12, 1, 1, 1))[:, 0]
 
 
 def constrain(probabilities: Tensor, batch: Batch, size: int) -> Tensor:

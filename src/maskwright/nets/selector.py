@@ -79,5 +79,7 @@ def _farthest_first(score: Tensor, vectors: Tensor, count: int, shortlist: int =
     for _ in range(count - 1):
         latest = candidates.gather(1, chosen[-1][:, None, None].expand(-1, 1, candidates.shape[-1]))
         distance = torch.minimum(distance, 1 - (candidates * latest).sum(-1))
+        # Below every distance, so that nothing is chosen twice while a copy of it is left.
+        distance = distance.scatter(1, chosen[-1][:, None], -1.0)
         chosen.append(distance.masked_fill(~usable, -torch.inf).argmax(1))
     return near.indices.gather(1, torch.stack(chosen, 1))

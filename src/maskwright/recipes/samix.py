@@ -27,11 +27,13 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from maskwright.data.augment import Augmentation, strong_view
+from maskwright.data.batch import Batch
 from maskwright.data.check import require_clean
 from maskwright.data.implied import with_implied_labels
 from maskwright.data.labels import IGNORE, Dataset, Kind
-from maskwright.data.loader import Batch, Loader
+from maskwright.data.loader import Loader
 from maskwright.engine import pseudo
+from maskwright.engine.budget import Budget, progress
 from maskwright.engine.ema import Ema
 from maskwright.engine.labeller import Labeller, Visit
 from maskwright.engine.losses import (
@@ -45,7 +47,9 @@ from maskwright.engine.losses import (
     tag_loss,
 )
 from maskwright.engine.metrics import SegmentationMetrics
-from maskwright.engine.run import Budget, Run, flatten_optimizer, load_state, progress, unflatten_optimizer
+from maskwright.engine.run import Run
+from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
+from maskwright.engine.weights import load_state
 from maskwright.errors import DataError
 from maskwright.nets.segmenter import Segmenter, create
 from maskwright.nets.selector import SelectorName
@@ -139,29 +143,32 @@ def main(config: Config) -> Path:
     dataset = Dataset.load(config.data)
     if accelerator.is_main_process:
         require_clean(dataset)
+    trainer = Trainer(config, dataset, accelerator)
+    # Last of the set-up, so that a mistake in the settings leaves no run behind, and deletes none.
     with accelerator.main_process_first():
-        run = Run.create(
+        trainer.run = Run.create(
             config.out,
             config.settings(),
             resume=config.resume,
             overwrite=config.overwrite,
             is_main=accelerator.is_main_process,
         )
-    trainer = Trainer(config, dataset, run, accelerator)
     trainer.resume()
     trainer.warm_up()
     trainer.fit()
     trainer.finish()
-    run.close()
+    trainer.run.close()
     accelerator.end_training()
     return config.out
 
 
 class Trainer:
-    """Networks, data and optimiser of one run. Methods in the order in which ``main`` calls them."""
+    """Networks, data and optimiser of one run. Methods in the order in which ``main`` calls them, after it has set ``run``."""
 
-    def __init__(self, config: Config, dataset: Dataset, run: Run, accelerator: Accelerator) -> None:
-        self.config, self.run, self.accelerator = config, run, accelerator
+    run: Run
+
+    def __init__(self, config: Config, dataset: Dataset, accelerator: Accelerator) -> None:
+        self.config, self.accelerator = config, accelerator
         self.device = accelerator.device
         self.categories = dataset.categories
         train = dataset.split("train")
@@ -171,7 +178,9 @@ class Trainer:
                 raise DataError(
                     [f"{config.data}: no training image has a mask, so --labels masks-only has nothing to learn from"]
                 )
-        self.val = dataset.split("val")
+        val = dataset.split("val")
+        # Images without a mask cannot be scored.
+        self.val = val.with_samples([s for s in val if s.labels.mask is not None])
         self.kinds = torch.tensor([int(s.labels.kind) for s in train])
         self.masked = (self.kinds == Kind.MASK).nonzero()[:, 0]
         # With masks alone there is nothing to make pseudo-masks of.
@@ -287,6 +296,7 @@ class Trainer:
             load_state(self.sam, tensors["sam"], "sam")
             unflatten_optimizer(self.sam_optimizer, tensors["sam_optimizer"], state["sam_optimizer"])
         self.labeller.load_state(tensors, state["labeller"])
+        self.means.update(state["means"])
         self.step, self.warmed, self.used_minutes = state["step"], state["warmed"], state["minutes"]
 
     def save(self, *, force: bool = False) -> None:
@@ -306,6 +316,7 @@ class Trainer:
             tensors |= {"sam": self.sam.state_dict(), "sam_optimizer": flat}
         found, states["labeller"] = self.labeller.state()
         tensors |= found
+        states["means"] = dict(self.means)
         self.run.save_checkpoint(self.warmed + self.step, tensors, states)
         self.saved = time.monotonic()
 

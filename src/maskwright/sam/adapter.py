@@ -85,10 +85,9 @@ def load_adapters(sam: Sam, state: dict[str, Tensor]) -> None:
         raise WeightsError(
             f"{sam.name}: adapters do not fit: missing {missing or 'none'}, unexpected {unexpected or 'none'}"
         )
+    shapes = [f"{k} is {tuple(state[k].shape)}, needs {tuple(v.shape)}" for k, v in own.items() if v.shape != state[k].shape]
+    if shapes:
+        raise WeightsError(f"{sam.name}: adapters do not fit: {'; '.join(shapes)}")
     with torch.no_grad():
         for name, tensor in own.items():
-            if tensor.shape != state[name].shape:
-                raise WeightsError(
-                    f"{sam.name}: adapter {name} is {tuple(state[name].shape)}, needs {tuple(tensor.shape)}"
-                )
             tensor.copy_(state[name])

@@ -34,7 +34,7 @@ def signature(sam: Sam, dtype: str = "float32") -> Signature:
     decoder = sam.model.mask_decoder
     parts = nn.ModuleDict({"encoder": sam.model.vision_encoder, "high0": decoder.conv_s0, "high1": decoder.conv_s1})
     # Window sizes, heads and the like change what the same tensors compute.
-    config = sam.model.config.vision_config.to_dict()
+    config = sam.model.vision_encoder.config.to_dict()
     told = {
         name: value for name, value in config.items() if not name.startswith("_") and name != "transformers_version"
     }

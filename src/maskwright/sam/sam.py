@@ -222,6 +222,7 @@ class Sam(nn.Module):
         prompts: Prompts | None = None,
         previous: Tensor | None = None,
         multimask: bool = False,
+        previous_valid: Tensor | None = None,
     ) -> Masks:
         """Prompt encoder and mask decoder.
 
@@ -231,6 +232,7 @@ class Sam(nn.Module):
             previous: (B, K, S/4, S/4) logits of an earlier answer, as a mask prompt.
             multimask: three masks per object instead of one (better after a single click). With one, an unstable answer is
                 replaced by the best of the three, as SAM 2 does, except in training mode.
+            previous_valid: (B, K) bool: which objects have a ``previous``; None: all of them.
         """
         per_object = embedding.low.ndim == 5
         if prompts is None:
@@ -247,7 +249,7 @@ class Sam(nn.Module):
             image_embeddings=low,
             image_positional_embeddings=self._grid_positions(low.shape[0]),
             sparse_prompt_embeddings=self._embed_prompts(prompts),
-            dense_prompt_embeddings=self._embed_mask(previous, low),
+            dense_prompt_embeddings=self._embed_mask(previous, previous_valid, low),
             multimask_output=multimask,
             high_resolution_features=[
                 embedding.high0.repeat_interleave(objects, 0),
@@ -353,11 +355,13 @@ class Sam(nn.Module):
         tokens = position + encoder.point_embed(labels[..., 0].clamp(min=0))
         return torch.where(labels == PADDING, encoder.not_a_point_embed.weight, tokens)
 
-    def _embed_mask(self, previous: Tensor | None, low: Tensor) -> Tensor:
+    def _embed_mask(self, previous: Tensor | None, valid: Tensor | None, low: Tensor) -> Tensor:
         encoder = self.model.prompt_encoder
+        nothing = encoder.no_mask_embed.weight[0, :, None, None].expand_as(low)
         if previous is None:
-            return encoder.no_mask_embed.weight[0, :, None, None].expand_as(low)
-        return encoder.mask_embed(previous.reshape(-1, 1, *previous.shape[-2:]).to(low.dtype))
+            return nothing
+        embedded = encoder.mask_embed(previous.reshape(-1, 1, *previous.shape[-2:]).to(low.dtype))
+        return embedded if valid is None else torch.where(valid.reshape(-1, 1, 1, 1), embedded, nothing)
 
     def _grid_positions(self, rows: int) -> Tensor:
         """Position codes of the embedding's cells, in the same code as clicks."""

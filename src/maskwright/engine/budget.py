@@ -1,0 +1,127 @@
+"""How long to train, and how far it got."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from maskwright.engine.values import number
+from maskwright.errors import RunError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: exactly one of epochs, steps or minutes.
+
+    With epochs or steps the progress is a function of the step alone, so schedules that follow it are deterministic.
+    With minutes it follows the clock: two runs are never quite alike. Processes of a distributed run must then not ask
+    each for itself: let the main process decide and broadcast.
+
+    Attributes:
+        epochs: passes over the data; may be a fraction.
+        steps: optimiser steps.
+        minutes: wall clock, counted over all sessions of a resumed run.
+        steps_per_epoch: needed with epochs.
+        used_minutes: what earlier sessions used; ``budget.resumed(checkpoint.state["minutes"])`` sets it.
+
+    >>> budget, started = Budget(minutes=45), time.monotonic()
+    >>> while not budget.done(step, started): ...
+    """
+
+    epochs: float | None = None
+    steps: int | None = None
+    minutes: float | None = None
+    steps_per_epoch: int | None = None
+    used_minutes: float = 0.0
+
+    def __post_init__(self) -> None:
+        given = {k: v for k in ("epochs", "steps", "minutes") if (v := getattr(self, k)) is not None}
+        if len(given) != 1:
+            named = " and ".join(f"--{name}" for name in given) or "none"
+            raise RunError(f"give exactly one of --epochs, --steps and --minutes; given: {named}")
+        for name, value in given.items():
+            if not (math.isfinite(value) and value > 0):
+                raise RunError(f"--{name} must be a number above 0, not {value}")
+        if self.epochs is not None and self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise ValueError(f"an epoch of {self.steps_per_epoch} steps")
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps in all; None with minutes."""
+        if self.epochs is None:
+            return self.steps
+        if self.steps_per_epoch is None:
+            raise ValueError("a budget in epochs needs steps_per_epoch")
+        return math.ceil(self.epochs * self.steps_per_epoch)
+
+    def resumed(self, used_minutes: float) -> Budget:
+        """The same budget after earlier sessions of ``used_minutes`` in all."""
+        return replace(self, used_minutes=used_minutes)
+
+    def minutes_used(self, started: float) -> float:
+        """Minutes of all sessions, to save with checkpoints. ``started``: ``time.monotonic()`` at this one's start."""
+        return self.used_minutes + (time.monotonic() - started) / 60
+
+    def progress(self, step: int, started: float) -> float:
+        """The share of the budget that is used, 0..1, after ``step`` steps."""
+        total = self.total_steps
+        share = step / total if total is not None else self.minutes_used(started) / (self.minutes or math.inf)
+        return min(1.0, share)
+
+    def done(self, step: int, started: float) -> bool:
+        """Whether the budget is used up after ``step`` steps."""
+        return self.progress(step, started) >= 1.0
+
+
+@contextlib.contextmanager
+def progress(
+    total: float, description: str, *, completed: float = 0, is_main: bool = True, interval: float = 30.0
+) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error; away from a terminal one line about every ``interval`` seconds instead.
+
+    Yields ``advance(amount=1, **scalars)``; the scalars are shown beside the bar. ``completed`` is where a resumed run
+    starts. Other processes than the main one show nothing.
+
+    >>> with progress(1000, "training") as advance:
+    ...     advance(loss=0.31)
+    """
+    console = Console(stderr=True)
+    if not is_main:
+        yield lambda amount=1, **scalars: None
+    elif not console.is_terminal:
+        yield _ProgressLines(console, total, description, completed, interval)
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as bar:
+            task = bar.add_task(description, total=total, completed=int(completed), note="")
+            yield lambda amount=1, **scalars: bar.update(task, advance=amount, note=_note(scalars))
+
+
+class _ProgressLines:
+    def __init__(self, console: Console, total: float, description: str, completed: float, interval: float) -> None:
+        self.console, self.total, self.description, self.interval = console, total, description, interval
+        self.completed = self.first = completed
+        self.started = self.printed = time.monotonic()
+
+    def __call__(self, amount: float = 1, **scalars: Any) -> None:
+        self.completed += amount
+        now = time.monotonic()
+        if now - self.printed < self.interval:
+            return
+        self.printed = now
+        rate = (self.completed - self.first) / (now - self.started)
+        left = f", about {max(0.0, self.total - self.completed) / rate / 60:.1f} min left" if rate > 0 else ""
+        share = self.completed / self.total if self.total else 1.0
+        text = f"{self.description}: {self.completed:g} of {self.total:g} ({share:.0%}){left}  {_note(scalars)}"
+        self.console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
+
+
+def _note(scalars: Mapping[str, Any]) -> str:
+    return "  ".join(f"{name} {number(name, value):.4g}" for name, value in scalars.items())

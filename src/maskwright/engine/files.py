@@ -1,0 +1,88 @@
+"""Files that a kill, a power cut or a full disk cannot leave half written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from maskwright.errors import RunError
+
+
+@contextlib.contextmanager
+def disk(folder: Path, consequence: str) -> Iterator[None]:
+    """Turn a failing disk into one message. safetensors has I/O errors of its own, with the number in the text."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = getattr(error, "errno", None)
+        if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
+            number = int(found[1])
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"{folder}: the disk of this folder is full: {consequence}. Free some space and resume."
+            ) from error
+        raise RunError(f"{folder}: {consequence}: {os.strerror(number) if number else error}") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file and bring it to the disk. Tensors that share memory are written once per name."""
+    ready: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        pointer = value.untyped_storage().data_ptr()
+        ready[name] = value.clone() if pointer in seen else value  # safetensors refuses memory that is shared
+        seen.add(pointer)
+    with open(path, "wb") as stream:
+        mode = os.fstat(stream.fileno()).st_mode & 0o777
+    save_file(ready, path, metadata={"format": "pt"})
+    os.chmod(path, mode)  # safetensors leaves its files readable by their owner alone, whatever the umask
+    with open(path, "rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a text file and bring it to the disk."""
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a text file in one rename: a kill leaves the old text or the new one, complete."""
+    aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        write_synced(aside, text)
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut; only POSIX can open a folder."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a whole folder; nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

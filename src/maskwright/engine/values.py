@@ -1,0 +1,42 @@
+"""Python values as JSON and as numbers to log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+
+def plain(value: Any, where: str) -> Any:
+    """``value`` as JSON gives it back. Raises TypeError naming the place of what JSON would refuse or change."""
+    if isinstance(value, Enum):
+        return value.name
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return value.as_posix()
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value), where)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: plain(entry, f"{where}.{key}") for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
+    raise TypeError(
+        f"{where}: {type(value).__name__} has no place in JSON (keys must be str, tensors go with the tensors)"
+    )
+
+
+def number(name: str, value: Any) -> float:
+    """A number, or a tensor or array of one element, as a Python number. Raises TypeError naming what is none."""
+    if isinstance(value, Tensor | np.generic | np.ndarray):
+        value = value.item()
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name}: a scalar to log must be a number, not {type(value).__name__}")
+    return value

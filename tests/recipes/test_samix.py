@@ -1,0 +1,241 @@
+"""SAMIX from labels to model: every setting runs, a resumed run is the uninterrupted one, and it learns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training import assert_same_run, binary_scenes, log, settings, tensors
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from maskwright.api import load
+from maskwright.data.images import image_size, read_mask
+from maskwright.data.labels import Dataset, Kind, Labels
+from maskwright.errors import DataError, MaskwrightError, RunError
+from maskwright.nets.selector import SelectorName
+from maskwright.recipes import samix
+
+
+@pytest.fixture(scope="session")
+def binary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return binary_scenes(tmp_path_factory.mktemp("binary") / "data")
+
+
+@pytest.fixture(params=["binary", "two categories"])
+def data(request: pytest.FixtureRequest, binary_folder: Path, scene_folder: Path) -> Path:
+    return binary_folder if request.param == "binary" else scene_folder
+
+
+def test_all_six_kinds_of_label_train_a_model(data: Path, tmp_path: Path, tiny_sam_folder: Path):
+    run, dataset = tmp_path / "run", Dataset.load(data)
+    train = {sample.id: sample for sample in dataset.split("train")}
+    assert {sample.labels.kind for sample in train.values()} == set(Kind)
+    assert samix.main(settings(data, run, tiny_sam_folder, steps=10, warm_up=10)) == run
+    assert json.loads((run / "config.json").read_text())["config"]["sam_every"] == 2
+    lines = log(run)
+    assert [line["step"] for line in lines if "warm_up" in line] == [10]
+    (losses,) = (line for line in lines if "mask" in line)
+    assert losses["step"] == 20
+    assert {"mask", "drawn", "tag", "box", "consistency", "pseudo", "sam", "lr"} <= losses.keys()
+    assert [line["step"] for line in lines if "val_dice" in line] == [12, 14, 16, 18, 20]
+    assert all(isinstance(value, int | float) for line in lines for value in line.values())
+    assert {path.name for path in (run / "model").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    html = (run / "report.html").read_text()
+    assert html.startswith("<!DOCTYPE html>")
+    assert "http://" not in html.replace("http://www.w3.org", "")
+
+    index = json.loads((run / "pseudo" / "index.json").read_text())
+    assert index["categories"] == list(dataset.categories)
+    weak = {name: s.labels.kind for name, s in train.items() if s.labels.kind != Kind.MASK}
+    assert index["samples"].keys() <= weak.keys()
+    # A prompt can always be answered; tags and unlabelled images need references, which the mask images are.
+    assert {name for name, kind in weak.items() if kind > Kind.TAG} <= index["samples"].keys()
+    for name, entry in index["samples"].items():
+        assert entry["kind"] == str(weak[name])
+        assert 0 <= entry["confidence"] <= 1
+        assert name not in entry["references"]
+        assert all(train[other].labels.kind > weak[name] for other in entry["references"])
+        mask = read_mask(run / "pseudo" / f"{name}.png")
+        assert (mask.shape[1], mask.shape[0]) == image_size(dataset.image_path(train[name]))
+        assert mask.max() < len(dataset.categories)
+
+    (prediction,) = load(run, device="cpu").predict([dataset.image_path(dataset.split("test")[0])])
+    assert prediction.mask.shape == (64, 64)
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_not(binary_folder: Path, tmp_path: Path, tiny_sam_folder: Path):
+    for name, changed in {"a": {"workers": 2}, "b": {}, "c": {"seed": 1}}.items():
+        samix.main(settings(binary_folder, tmp_path / name, tiny_sam_folder, **changed))
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    other = tensors(tmp_path / "c")
+    assert any(not torch.equal(tensor, other[name]) for name, tensor in tensors(tmp_path / "a").items())
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Let the next run die right after the checkpoint of a step, counted over both stages."""
+    save = samix.Trainer.save
+
+    def save_and_die(self: samix.Trainer, *, force: bool = False) -> None:
+        save(self, force=force)
+        if self.warmed + self.step == steps:
+            raise Stopped
+
+    monkeypatch.setattr(samix.Trainer, "save", save_and_die)
+
+
+RESUMED = {"steps": 13, "warm_up": 12, "checkpoint_seconds": 0.0}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, scene_folder: Path, tiny_sam_folder: Path) -> Path:
+    return samix.main(settings(scene_folder, tmp_path_factory.mktemp("whole") / "run", tiny_sam_folder, **RESUMED))
+
+
+# In the warm-up, at its end, after the first step of stage 2, and on either side of a line of the log.
+@pytest.mark.parametrize("stops", [[5], [12], [13], [19, 24], [3, 22]])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    stops: list[int],
+    uninterrupted: Path,
+    scene_folder: Path,
+    tmp_path: Path,
+    tiny_sam_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, **RESUMED)
+    for stop in stops:
+        with monkeypatch.context() as patch:
+            stop_after(patch, stop)
+            with pytest.raises(Stopped):
+                samix.main(replace(config, resume=stop != stops[0]))
+        assert not (config.out / "model").exists()
+    samix.main(replace(config, resume=True))
+    assert_same_run(config.out, uninterrupted)
+    assert len(json.loads((config.out / "config.json").read_text())["resumed"]) == len(stops)
+
+
+def test_a_finished_run_can_be_resumed_without_harm(
+    uninterrupted: Path, scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path
+):
+    config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, **RESUMED)
+    samix.main(config)
+    samix.main(replace(config, resume=True))
+    assert_same_run(config.out, uninterrupted)
+
+
+@pytest.mark.parametrize("pseudo", ["sam", "ellipse", "none"])
+@pytest.mark.parametrize("labels", ["all", "masks-only"])
+def test_every_baseline_runs(data: Path, tmp_path: Path, tiny_sam_folder: Path, pseudo: Any, labels: Any):
+    run = samix.main(settings(data, tmp_path / "run", tiny_sam_folder, pseudo=pseudo, labels=labels))
+    uses_sam = pseudo == "sam" and labels == "all"
+    assert (run / "pseudo").exists() == uses_sam
+    assert any("warm_up" in line for line in log(run)) is False  # logged every ten steps only
+    assert f"{3 if data.name == 'scenes' else 2} mask" in (run / "model" / "README.md").read_text()
+    assert ("box" in (run / "model" / "README.md").read_text()) == (labels == "all")
+
+
+@pytest.mark.parametrize("selector", ["random", "similar", "similar-foreground", "diverse"])
+def test_every_selector_runs(binary_folder: Path, tmp_path: Path, tiny_sam_folder: Path, selector: SelectorName):
+    run = samix.main(settings(binary_folder, tmp_path / "run", tiny_sam_folder, selector=selector, steps=2))
+    assert all(tensor.isfinite().all() for tensor in tensors(run).values())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"adapters": False},
+        {"tune_decoder": False},
+        {"warm_up": 0},
+        {"flips": "horizontal"},
+        {"epochs": 1.0, "steps": None},
+        {"minutes": 0.01, "steps": None},
+        {"size": 96},
+        {"sam_every": 3, "references": 5, "mask_share": 0.5},
+    ],
+    ids=lambda changed: ",".join(changed),
+)
+def test_other_settings_run(binary_folder: Path, tmp_path: Path, tiny_sam_folder: Path, changed: dict[str, Any]):
+    run = samix.main(settings(binary_folder, tmp_path / "run", tiny_sam_folder, **changed))
+    assert all(tensor.isfinite().all() for tensor in tensors(run).values())
+
+
+@pytest.mark.parametrize("from_config", [False, True])
+def test_a_segformer_is_trained_and_used(binary_folder: Path, tmp_path: Path, tiny_sam_folder: Path, from_config: bool):
+    torch.manual_seed(0)
+    small = SegformerConfig(
+        hidden_sizes=[8, 8, 16, 16], depths=[1] * 4, num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16
+    )
+    SegformerForSemanticSegmentation(small).save_pretrained(tmp_path / "segformer")
+    name = str(tmp_path / "segformer" / ("config.json" if from_config else ""))
+    config = settings(binary_folder, tmp_path / "run", tiny_sam_folder, segmenter=name, checkpoint_seconds=0.0)
+    samix.main(config)
+    image = Dataset.load(binary_folder)
+    (prediction,) = load(config.out, device="cpu").predict([image.image_path(image[0])])
+    assert prediction.mask.shape == (64, 64)
+
+
+def without(data: Path, folder: Path, change: Any) -> Path:
+    """A copy of the binary scenes with other labels."""
+    binary_scenes(folder)
+    dataset = Dataset.load(folder)
+    dataset.with_samples([change(sample) for sample in dataset]).save()
+    return folder
+
+
+def test_a_validation_split_without_masks_is_not_scored(tmp_path: Path, tiny_sam_folder: Path, binary_folder: Path):
+    data = without(binary_folder, tmp_path / "data", lambda s: replace(s, labels=Labels()) if s.split == "val" else s)
+    run = samix.main(settings(data, tmp_path / "run", tiny_sam_folder))
+    assert not any("val_dice" in line for line in log(run))
+
+
+def test_no_mask_at_all_is_enough_for_training(tmp_path: Path, tiny_sam_folder: Path, binary_folder: Path):
+    data = without(binary_folder, tmp_path / "data", lambda s: replace(s, labels=replace(s.labels, mask=None)))
+    run = samix.main(settings(data, tmp_path / "run", tiny_sam_folder))
+    assert (run / "pseudo" / "index.json").exists()
+    with pytest.raises(DataError, match="no training image has a mask"):
+        samix.main(settings(data, tmp_path / "other", tiny_sam_folder, labels="masks-only"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_mistakes_in_the_settings(binary_folder: Path, tmp_path: Path, tiny_sam_folder: Path):
+    with pytest.raises(DataError, match="100 is not a multiple of 32"):
+        settings(binary_folder, tmp_path / "run", tiny_sam_folder, size=100)
+    for changed, message in {
+        ("epochs", 1.0): "exactly one of --epochs, --steps and --minutes",
+        ("segmenter", str(tmp_path / "none")): "cannot load this SegFormer",
+        ("sam", str(tmp_path / "none")): "no config.json",
+        ("batch", 0): "batch size 0",
+    }.items():
+        with pytest.raises(MaskwrightError, match=message):
+            samix.main(settings(binary_folder, tmp_path / "run", tiny_sam_folder, **dict([changed])))
+        assert not (tmp_path / "run").exists()  # so that the mended command needs no --overwrite
+
+
+def test_a_run_is_neither_lost_nor_mixed_up(uninterrupted: Path, scene_folder: Path, tmp_path: Path, tiny_sam_folder):
+    config = settings(scene_folder, uninterrupted, tiny_sam_folder, **RESUMED)
+    before = tensors(uninterrupted)
+    with pytest.raises(RunError, match="already holds a run"):
+        samix.main(config)
+    with pytest.raises(RunError, match="seed: 0 there, 1 now"):
+        samix.main(replace(config, seed=1, resume=True))
+    with pytest.raises(MaskwrightError, match=r"no config\.json"):
+        samix.main(replace(config, sam=str(tmp_path / "none"), overwrite=True))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tensors(uninterrupted).items())
+
+
+@pytest.mark.slow
+def test_it_learns_what_can_be_learnt(tmp_path: Path, tiny_sam_folder: Path):
+    data = binary_scenes(tmp_path / "data", train=48, val=8, shares=None)
+    run = samix.main(
+        settings(data, tmp_path / "run", tiny_sam_folder, steps=300, batch=8, lr=2e-3, workers=1, flips="all")
+    )
+    dice = [line["val_dice"] for line in log(run) if "val_dice" in line]
+    assert dice[-1] > 0.6, dice
+    assert dice[-1] > dice[0]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.functional.segmentation import dice_score
 
-from maskwright.data.labels import Kind
 from maskwright.data.batch import Batch
+from maskwright.data.labels import Kind
 from maskwright.engine import pseudo
 from maskwright.engine.pseudo import EMPTY, RowPrompts, Rows
 from maskwright.sam.prompts import Prompts
@@ -69,7 +69,7 @@ def test_rows_are_the_categories_that_labels_name():
 
 
 def test_every_label_kind_becomes_its_prompt():
-    asked = pseudo.weak_prompts(batch_of(), ROWS, boxes=YES, points=YES)
+    asked = pseudo.weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES)
     assert asked.prompted.tolist() == [True, True, True, True, True, False]
     assert asked.valid.tolist() == [[True, True]] + [[True, False]] * 5
     # Each box of the category is an object of its own, by the centres of its corner pixels.
@@ -86,11 +86,27 @@ def test_every_label_kind_becomes_its_prompt():
     assert tokens(asked, 5) == []
 
 
+def test_a_box_brings_its_ellipse_as_a_hint():
+    asked = pseudo.weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES)
+    assert asked.hinted.tolist() == [[True, True], [True, False]] + [[False, False]] * 4
+    for y in range(16):
+        for x in range(16):
+            radius = ((4 * x + 2 - 45) / 15) ** 2 + ((4 * y + 2 - 24) / 16) ** 2
+            assert float(asked.hint[1, 0, y, x]) == pytest.approx(max(4 * (1 - radius), -8), abs=1e-4)
+    view = torch.full((6, 16, 16), 2.0)
+    seen = asked.with_hint(view, torch.tensor([False] * 5 + [True]))
+    assert seen.hinted.tolist() == [[True, True], [True, False]] + [[False, False]] * 3 + [[True, False]]
+    assert torch.equal(seen.hint[5, 0], view[5])
+    assert torch.equal(seen.hint[:5], asked.hint[:5])
+    assert not seen.prompted[5]
+    assert not asked.hinted[5].any()  # a copy
+
+
 def test_rows_use_only_what_they_may():
     both = batch_of(points=torch.full((5, 1, 2), 10.0), point_categories=torch.tensor([[1], [-1], [-1], [-1], [-1]]))
     first = Rows(torch.tensor([0, 0, 0]), torch.tensor([1, 1, 1]))
     may_box, may_click = torch.tensor([True, False, False]), torch.tensor([True, True, False])
-    asked = pseudo.weak_prompts(both, first, boxes=may_box, points=may_click)
+    asked = pseudo.weak_prompts(both, first, SIZE, boxes=may_box, points=may_click)
     assert [label for *_, label in tokens(asked, 0)] == [2, 3]  # boxes go before clicks
     assert tokens(asked, 1) == [(10, 10, 1)]
     assert tokens(asked, 2) == []
@@ -100,13 +116,13 @@ def test_rows_use_only_what_they_may():
 
 def test_negative_clicks_alone_are_no_prompt():
     only = batch_of(point_categories=torch.zeros(5, 8, dtype=torch.long))
-    asked = pseudo.weak_prompts(only, Rows(torch.tensor([1]), torch.tensor([1])), boxes=YES[:1], points=YES[:1])
+    asked = pseudo.weak_prompts(only, Rows(torch.tensor([1]), torch.tensor([1])), SIZE, boxes=YES[:1], points=YES[:1])
     assert tokens(asked, 0) == []
     assert asked.prompted.tolist() == [False]
 
 
 def test_numbers_of_prompts_are_limited():
-    asked = pseudo.weak_prompts(batch_of(), ROWS, boxes=YES, points=YES, most=1, clicks=2)
+    asked = pseudo.weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES, most=1, clicks=2)
     assert asked.valid.shape == (6, 1)
     assert tokens(asked, 0) == [(4.5, 4.5, 2), (19.5, 19.5, 3)]
     assert tokens(asked, 2) == [(9, 9, 1), (5, 5, 0)]
@@ -119,7 +135,7 @@ def test_a_batch_without_boxes_and_points():
         points=torch.zeros(5, 0, 2),
         point_categories=torch.zeros(5, 0, dtype=torch.long),
     )
-    asked = pseudo.weak_prompts(bare, ROWS, boxes=YES, points=YES)
+    asked = pseudo.weak_prompts(bare, ROWS, SIZE, boxes=YES, points=YES)
     assert asked.prompts.shape == (6, 1)
     assert (asked.prompts.labels == -1).all()
     assert asked.valid.all()
@@ -127,6 +143,12 @@ def test_a_batch_without_boxes_and_points():
     part = asked.rows(torch.tensor([3, 1]))
     assert part.prompts.shape == (2, 1)
     assert part.prompted.shape == (2,)
+
+
+def asked_for(boxes: Tensor, valid: Tensor) -> RowPrompts:
+    """Rows (N, K) of these boxes, without hints."""
+    hint = torch.zeros(*valid.shape, SIZE // 4, SIZE // 4)
+    return RowPrompts(Prompts.none(*valid.shape), valid, boxes, valid.any(1), hint, torch.zeros_like(valid))
 
 
 def answer(logits: Tensor, iou: Tensor) -> Masks:
@@ -137,7 +159,7 @@ def answer(logits: Tensor, iou: Tensor) -> Masks:
 def test_nothing_outside_the_boxes_and_the_union_of_objects():
     boxes = torch.tensor([[BOX_1, BOX_3], [[0.0] * 4, [0.0] * 4]])
     valid = torch.tensor([[True, True], [True, False]])
-    asked = RowPrompts(Prompts.none(2, 2), valid, boxes, torch.tensor([True, False]))
+    asked = asked_for(boxes, valid)
     logits = torch.full((2, 2, 16, 16), 3.0)
     logits[0, 1] = 5.0
     logits[1, 1] = 99.0  # an object that does not exist
@@ -150,7 +172,7 @@ def test_nothing_outside_the_boxes_and_the_union_of_objects():
 
 
 def test_outside_its_box_an_object_keeps_a_lower_answer():
-    asked = RowPrompts(Prompts.none(1), YES[:1, None], torch.tensor([[BOX_1]]), YES[:1])
+    asked = asked_for(torch.tensor([[BOX_1]]), YES[:1, None])
     union, _ = pseudo.row_logits(answer(torch.full((1, 1, 16, 16), -30.0), torch.ones(1, 1)), asked, SIZE)
     assert (union == -30).all()
 
@@ -191,6 +213,18 @@ def test_rows_are_merged_against_the_background():
     assert maps.argmax(1)[:, 0].tolist() == [[0, 1, 2, 1], [0, 0, 0, 0], [1, 0, 0, 1]]
     assert (maps[:, 0] == 0).all()
     assert (maps[1, 1:] == EMPTY).all()
+
+
+def test_rough_masks_resemble_the_truth_and_no_two_are_alike():
+    truth = torch.zeros(40, SIZE, SIZE)
+    truth[:, 16:44, 20:52] = 1
+    masks = pseudo.rough(truth, torch.Generator().manual_seed(0))
+    assert masks.shape == (40, 16, 16)
+    assert torch.equal(masks, pseudo.rough(truth, torch.Generator().manual_seed(0)))
+    guess, small = masks > 0, truth[:, 2::4, 2::4] > 0
+    iou = (guess & small).sum((1, 2)) / (guess | small).sum((1, 2))
+    assert 0.4 < iou.mean() < 0.95
+    assert iou.std() > 0.02
 
 
 def test_what_labels_rule_out_is_taken_away():

@@ -145,6 +145,18 @@ def test_previous_answers_count(tiny_sam: Sam):
 
 
 @torch.no_grad()
+def test_only_some_objects_may_have_a_previous_answer(tiny_sam: Sam):
+    embedding, asked = tiny_sam.encode(pictures(B)), clicks_and_boxes()
+    previous = torch.randn(B, K, 16, 16, generator=seeded(3))
+    valid = torch.tensor([[True, False, True], [False, False, True]])
+    mixed = tiny_sam.decode(embedding, asked, previous, previous_valid=valid)
+    choose = valid[:, :, None, None, None]
+    all_of_them, none = tiny_sam.decode(embedding, asked, previous), tiny_sam.decode(embedding, asked)
+    torch.testing.assert_close(mixed.logits, torch.where(choose, all_of_them.logits, none.logits))
+    close(tiny_sam.decode(embedding, asked, previous, previous_valid=torch.ones_like(valid)), all_of_them)
+
+
+@torch.no_grad()
 def test_where_padding_lies_and_the_order_of_clicks_do_not_matter(tiny_sam: Sam):
     embedding, asked = tiny_sam.encode(pictures(B)), clicks_and_boxes()
     labels = asked.labels.clone()

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskwright.data.batch import Batch
 from maskwright.data.geometry import compose, invert, resize_matrix, warp_maps
 from maskwright.data.labels import IGNORE, Kind
-from maskwright.data.batch import Batch
 from maskwright.engine import pseudo
 from maskwright.engine.losses import (
     box_projection_loss,

@@ -228,7 +228,7 @@ class Report:
         svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
         svg = re.sub(r"\sid=\"[A-Za-z.]+\d?d?_\d+\"", "", svg)  # names of groups, the same in every chart
-        svg = re.sub(r"font: ([\d.]+)px '[^']*'[^;\"]*", r"font: \1px system-ui, sans-serif", svg)
+        svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
         svg = svg.replace("<svg ", f'<svg role="img" aria-label="{_escape(alt)}" ', 1)
         return f'<div class="chart">{svg}</div>'
 

@@ -15,11 +15,13 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
+from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
@@ -79,11 +81,11 @@ def plan_clicks(sam: Sam, images: Tensor, truth: Tensor, clicks: int) -> Prompts
 
 def _middle(region: Tensor) -> Tensor:
     """The innermost pixel (x, y) of the largest part of a region (S, S); the first pixel where it is empty."""
-    parts, count = ndimage.label(region.numpy())
+    parts, count = cast("tuple[NDArray[np.int32], int]", ndimage.label(region.numpy()))
     if not count:
         return torch.zeros(2, dtype=torch.long)
-    largest = 1 + int(ndimage.sum_labels(region.numpy(), parts, range(1, count + 1)).argmax())
-    depth = ndimage.distance_transform_edt(parts == largest)
+    largest = 1 + np.bincount(parts.ravel())[1:].argmax()
+    depth = np.asarray(ndimage.distance_transform_edt(parts == largest))
     y, x = divmod(int(depth.argmax()), region.shape[1])
     return torch.tensor([x, y])
 

@@ -96,6 +96,15 @@ def test_train_hands_the_settings_to_the_recipe(monkeypatch: pytest.MonkeyPatch,
     assert "trained: runs/a" in capsys.readouterr().out
 
 
+def test_demo_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from maskwright import demo
+
+    seen = []
+    monkeypatch.setattr(demo, "main", lambda out, **options: seen.append((out, options)))
+    assert call("demo", "--out", tmp_path, "--minutes", 2, "--seed", 5) == 0
+    assert seen == [(tmp_path, {"minutes": 2.0, "seed": 5})]
+
+
 @pytest.mark.parametrize(
     ("error", "status", "text"),
     [

@@ -30,12 +30,9 @@ from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.predictor import Prediction, Predictor
 from maskwright.engine.weights import load_state, load_tensors
 from maskwright.errors import DataError, MaskwrightError, WeightsError
-from maskwright.nets.segmenter import build
+from maskwright.nets.segmenter import FORMAT, VERSION, build
 
-__all__ = ["FORMAT", "RECIPES", "VERSION", "Prediction", "Predictor", "evaluate", "load", "train"]
-
-FORMAT, VERSION = "maskwright-segmenter", 1
-"""What ``config.json`` of a model folder says of itself."""
+__all__ = ["RECIPES", "Prediction", "Predictor", "evaluate", "load", "train"]
 
 RECIPES = ("samix",)
 

@@ -222,15 +222,19 @@ class Evaluate:
 
 @dataclass
 class Demo:
-    """Draw a small dataset, train on its mixed labels, evaluate and predict; no download, no GPU."""
+    """What cheap labels are worth: three trainings on pictures that it draws itself; no download, no GPU."""
 
     out: Path = Path("maskwright-demo")
-    """Folder for everything."""
+    """Folder for everything; a demo that was interrupted in it goes on."""
+    minutes: float = 6.0
+    """About how long it takes on two CPU cores."""
+    seed: int = 0
+    """Of the pictures and the trainings."""
 
     def __call__(self) -> None:
         from maskwright import demo
 
-        demo.main(self.out)
+        demo.main(self.out, minutes=self.minutes, seed=self.seed)
 
 
 # ------------------------------------------------------------------------------------------------------------- data

@@ -245,6 +245,7 @@ def hard(seed: int) -> Tensor:
     return torch.nn.functional.one_hot(classes, C).permute(0, 3, 1, 2).float()
 
 
+@pytest.mark.filterwarnings("ignore:dice_score metric")
 def test_agreement_of_hard_maps_is_the_dice_of_foregrounds():
     a, b = hard(0), hard(1)
     expected = dice_score(

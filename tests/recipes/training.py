@@ -19,8 +19,8 @@ from maskwright.recipes.samix import Config
 SMALLEST = {"size": 64, "steps": 4, "warm_up": 2, "batch": 4, "references": 2, "workers": 0, "device": "cpu"}
 
 
-def settings(data: Path, out: Path, sam: Path, **changed: Any) -> Config:
-    return Config(**{"data": data, "out": out, "sam": str(sam), **SMALLEST, **changed})
+def settings(data: Path, out: Path, weights: Path, **changed: Any) -> Config:
+    return Config(**{"data": data, "out": out, "sam": str(weights), **SMALLEST, **changed})
 
 
 def arguments(data: Path, out: Path, sam: Path, **changed: Any) -> list[str]:

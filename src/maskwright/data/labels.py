@@ -154,7 +154,7 @@ class Dataset:
     root: Path
     categories: tuple[str, ...]
     samples: tuple[Sample, ...]
-    source: str = ""
+    source: str = field(default="", compare=False)
 
     @classmethod
     def load(cls, path: str | Path) -> Dataset:
@@ -164,7 +164,7 @@ class Dataset:
             path: a folder, or the JSON file itself (for example ``polyps/splits_full.json``).
 
         Raises:
-            DataError: the structure cannot be read. Problems of the content are found by ``maskwright.data.manifest.check``.
+            DataError: the structure cannot be read. Problems of the content are found by ``maskwright.data.check.check``.
         """
         from maskwright.data.formats import read
 

@@ -90,8 +90,8 @@ class Labeller:
         """In-context learning inside a batch: mask images are references for each other and for box images.
 
         Every image is encoded and remembered once. The prompt of a mask row is, by chance, its boxes, its clicks, a spoilt copy of
-        its mask (as the teacher's view of an image without a prompt is one) or nothing, so that SAM learns to answer every kind of
-        weak label; the row's own mask is never shown to it.
+        its mask (which is what the teacher's view of an image amounts to), clicks and such a copy, or nothing, so that SAM learns to
+        answer every kind of weak label; the row's own mask is never shown to it.
 
         Args:
             embedding: of the batch's images.
@@ -108,7 +108,7 @@ class Labeller:
         draw = torch.rand(len(rows), generator=generator).to(truth.device)
         asked = pseudo.weak_prompts(
             batch, rows, self.sam.size, boxes=~is_mask | (draw < 0.35), points=is_mask & (draw >= 0.35) & (draw < 0.7)
-        ).with_hint(pseudo.rough(truth, generator), is_mask & (draw >= 0.7) & (draw < 0.9))
+        ).with_hint(pseudo.rough(truth, generator), is_mask & (draw >= 0.5) & (draw < 0.85))
         memory = self.sam.remember(embedding[rows.image[is_mask]], truth[is_mask][:, None])[:, 0]
         column = is_mask.nonzero()[:, 0]
         allowed = (rows.category[:, None] == rows.category[column]) & (rows.image[:, None] != rows.image[column])
@@ -185,7 +185,7 @@ class Labeller:
         asked = pseudo.weak_prompts(batch, rows, self.sam.size, boxes=weak, points=weak)
         if teacher is not None and maturity > 0.5:
             view = torch.logit(teacher[rows.image, rows.category].clamp(1e-4, 1 - 1e-4))
-            asked = asked.with_hint(view, weak & ~asked.prompted)
+            asked = asked.with_hint(view, weak & ~asked.hinted.any(1))
         with torch.no_grad():
             whole, foreground = pooled(embedding[rows.image], self._first_guess(rows, asked, teacher))
             shown, order = self._choose(batch, rows, whole, foreground, step)

@@ -75,7 +75,7 @@ class Config:
     adapters: bool = True
     """Train adapters inside SAM's image encoder."""
     tune_decoder: bool = True
-    """Also train SAM's mask decoder and memory attention, at a tenth of the adapters' rate (not in the paper; helps small SAMs)."""
+    """Also train SAM's mask decoder and memory attention, at a quarter of the adapters' rate (not in the paper; helps small SAMs)."""
     segmenter: str = "sam"
     """`sam`: a copy of SAM's image encoder with a light decoder; or a SegFormer's Hugging Face id or folder."""
     size: int = 256
@@ -268,7 +268,7 @@ class Trainer:
         known = {id(p) for p in adapters}
         rest = [p for p in self.sam_parameters if id(p) not in known]
         rate = self.config.adapter_lr
-        return [{"params": adapters, "lr": rate, "peak": rate}, {"params": rest, "lr": rate / 10, "peak": rate / 10}]
+        return [{"params": adapters, "lr": rate, "peak": rate}, {"params": rest, "lr": rate / 4, "peak": rate / 4}]
 
     def _segmenter_optimizer(self) -> torch.optim.Optimizer:
         pretrained = self.segmenter.pretrained()

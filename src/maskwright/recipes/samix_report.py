@@ -18,11 +18,10 @@ from maskwright.engine import pictures, pseudo
 from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.report import Picture, Report
 from maskwright.engine.run import read_metrics
+from maskwright.nets.segmenter import FORMAT, VERSION
 
 if TYPE_CHECKING:
     from maskwright.recipes.samix import Trainer
-
-FORMAT, VERSION = "maskwright-segmenter", 1
 
 
 def write_model(trainer: Trainer) -> None:

@@ -113,13 +113,6 @@ def in_two_splits(data: Path) -> None:
     shutil.copy(data / "b.png", data / "c.png")
 
 
-def only_background(data: Path) -> None:
-    labels = {"mask": {"path": "mask.png"}}
-    changed(lambda m: m.update(categories=["background"]))(data)
-    changed(lambda m: [sample.update(labels=labels) for sample in m["samples"]])(data)
-    Image.fromarray(np.zeros((64, 64), np.uint8)).save(data / "mask.png")
-
-
 def box(*xyxy: float) -> list[dict[str, Any]]:
     return [{"xyxy": list(xyxy), "category": "cat"}]
 
@@ -158,9 +151,8 @@ SPOILT: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         lambda data: large_png(data / "b.png"),
         ("b.png", "20000 x 20000", "cut the image into tiles or downscale it"),
     ),
-    "nothing but background": (only_background, ("manifest.json", "categor")),
     "no JSON": (lambda data: (data / "manifest.json").write_text("{"), ("manifest.json", "not valid JSON", "correct")),
-    "no data": (shutil.rmtree, ("data", "missing")),
+    "no data": (shutil.rmtree, ("data", "no such file or folder", "check the path")),
 }
 
 
@@ -188,6 +180,16 @@ def test_all_problems_are_told_at_once(data: Path, tmp_path: Path, tiny_sam_fold
     second(boxes=box(4, 4, 70, 30))(data)
     assert train(data, tmp_path / "run", tiny_sam_folder) == 1
     one_message(capfd, "2 problems", "a.jpg", "boxes[0]")
+
+
+def test_categories_that_hold_nothing_but_background(data: Path, tmp_path: Path, tiny_sam_folder: Path, capfd):
+    labels = {"mask": {"path": "mask.png"}}
+    changed(lambda m: m.update(categories=["background"]))(data)
+    changed(lambda m: [sample.update(labels=labels) for sample in m["samples"]])(data)
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(data / "mask.png")
+    assert train(data, tmp_path / "run", tiny_sam_folder) == 1
+    one_message(capfd, str(data), "name what is to be segmented")
+    assert not (tmp_path / "run").exists()
 
 
 # --------------------------------------------------------------------------------------------------------- weights

@@ -27,7 +27,7 @@ def launch(*args: object) -> str:
     options = ["--num_processes", 2, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--cpu"]
     # A free port, so that two test sessions do not meet.
     command = python("accelerate.commands.launch", *options, "--main_process_port", 0, "-m", "maskwright", *args)
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -61,7 +61,7 @@ def test_a_mistake_is_told_once_and_all_processes_end(tiny_sam_folder: Path, tmp
         "accelerate.commands.launch", "--num_processes", 2, "--num_machines", 1, "--cpu", "--main_process_port", 0,
         "-m", "maskwright", *arguments(tmp_path / "nothing", tmp_path / "run", tiny_sam_folder),
     )  # fmt: skip
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1800)
     assert done.returncode == 1
     assert done.stderr.count("error: ") == 1
     assert not (tmp_path / "run").exists()

@@ -56,7 +56,7 @@ class Labeller:
         categories: C, background included.
         selector: how references are chosen.
         references: T, how many.
-        blend: share of the teacher's own view in the pseudo-masks of images without a prompt, once it is mature; half of it elsewhere.
+        blend: share of the teacher's own view in the pseudo-masks of images without a prompt, once it is mature; less of it elsewhere.
         weak_weight: weight of the losses on boxes, points and scribbles.
         generator: (stream, step) → randomness that depends on nothing else.
     """
@@ -224,7 +224,8 @@ class Labeller:
         """The newest pseudo-masks in the batch's augmented view.
 
         Returns:
-            (B, C, S/4, S/4) probabilities and (B, S/4, S/4) confidences, 0 where there is none.
+            (B, S/4, S/4) categories, and (B, S/4, S/4) how far to trust each: the image's confidence × the margin by which the category
+            won; 0 where there is no pseudo-mask or two sources contradict each other.
         """
         device, grid = batch.images.device, self.grid
         maps = torch.zeros(len(batch), self.categories, grid, grid, device=device)
@@ -239,7 +240,8 @@ class Labeller:
         moves = torch.cat([moves[..., :2], moves[..., 2:] / 4], -1).float()
         foreground = warp_maps(maps[:, 1:], moves, grid)
         maps = torch.cat([1 - foreground.sum(1, keepdim=True), foreground], 1)
-        return maps, confidence[:, None, None] * batch.inside[:, 2::4, 2::4]
+        first, second = maps.topk(2, 1).values.unbind(1)
+        return maps.argmax(1), confidence[:, None, None] * (first - second) * batch.inside[:, 2::4, 2::4]
 
     def _asked_categories(self, batch: Batch, teacher: Tensor | None) -> Tensor:
         """(B, C): the categories that labels name; for unlabelled images those that the teacher sees (all, as long as there is none)."""
@@ -310,7 +312,10 @@ class Labeller:
         teacher: Tensor | None,
         maturity: float,
     ) -> tuple[Tensor, Tensor]:
-        """Rows → (B, C, h, w) probabilities and (B,) confidence: predicted IoU, times agreement with the teacher where SAM was blind."""
+        """Rows → (B, C, h, w) probabilities and (B,) confidence.
+
+        Confidence is the predicted IoU; where SAM was blind (no prompt), times the agreement with the teacher: nothing before there is one.
+        """
         probabilities = pseudo.merge_rows(logits, rows, len(batch), self.categories).softmax(1)
         answers = torch.zeros(len(batch), device=logits.device).index_add(
             0, rows.image[answerable], torch.ones_like(score[answerable])
@@ -318,13 +323,14 @@ class Labeller:
         confidence = torch.zeros(len(batch), device=logits.device).index_add(
             0, rows.image[answerable], score[answerable]
         ) / answers.clamp(min=1)
-        if teacher is not None:
-            blind = (batch.kinds == Kind.TAG) | (batch.kinds == Kind.NONE)
-            confidence = torch.where(blind, confidence * pseudo.agreement(probabilities, teacher), confidence)
-            share = self.blend * maturity * torch.where(blind, 1.0, 0.5)
-            view = pseudo.constrain(teacher, batch, self.sam.size)
-            probabilities = torch.lerp(probabilities, view, share[:, None, None, None])
-        return probabilities, confidence
+        blind = (batch.kinds == Kind.TAG) | (batch.kinds == Kind.NONE)
+        if teacher is None:
+            return probabilities, torch.where(blind, 0.0, confidence)
+        confidence = torch.where(blind, confidence * maturity * pseudo.agreement(probabilities, teacher), confidence)
+        boxed = batch.kinds == Kind.BOX
+        share = self.blend * maturity * torch.where(blind, 1.0, torch.where(boxed, 0.3, 0.7))
+        view = pseudo.constrain(teacher, batch, self.sam.size)
+        return torch.lerp(probabilities, view, share[:, None, None, None]), confidence
 
     def _stored(
         self,

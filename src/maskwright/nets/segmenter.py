@@ -124,7 +124,11 @@ class SegFormerSegmenter(Segmenter):
             refuse_pickle(source, f"--segmenter {source}")
             with quiet_transformers():
                 model, report = SegformerForSemanticSegmentation.from_pretrained(
-                    source, num_labels=categories, ignore_mismatched_sizes=True, use_safetensors=True, output_loading_info=True
+                    source,
+                    num_labels=categories,
+                    ignore_mismatched_sizes=True,
+                    use_safetensors=True,
+                    output_loading_info=True,
                 )
         except (OSError, SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
             raise WeightsError(
@@ -133,11 +137,17 @@ class SegFormerSegmenter(Segmenter):
             ) from error
         # The head may be new, or may have classified whole images; the encoder must be there, whole.
         lacking = [key for key in key_names(report, "missing_keys") if not key.startswith("decode_head.")]
-        lacking += [key for key in key_names(report, "mismatched_keys") if not key.startswith("decode_head.classifier.")]
+        lacking += [
+            key for key in key_names(report, "mismatched_keys") if not key.startswith("decode_head.classifier.")
+        ]
         foreign = [key for key in key_names(report, "unexpected_keys") if not key.startswith("classifier.")]
         if lacking or foreign:
-            text = f"missing or of another shape: {listing(lacking) or 'none'}; unexpected: {listing(foreign) or 'none'}"
-            raise WeightsError(f"--segmenter {source}: these weights are not those of a SegFormer: {text}. Give another id or folder.")
+            text = (
+                f"missing or of another shape: {listing(lacking) or 'none'}; unexpected: {listing(foreign) or 'none'}"
+            )
+            raise WeightsError(
+                f"--segmenter {source}: these weights are not those of a SegFormer: {text}. Give another id or folder."
+            )
         return cls(model, categories, size)
 
     def logits(self, pixels: Tensor) -> Tensor:

@@ -57,6 +57,9 @@ from maskwright.recipes.samix_report import write_model, write_pseudo_masks, wri
 from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Sam
 
+OFTEN = {Kind.MASK: 1.0, Kind.SCRIBBLE: 1.5, Kind.BOX: 2.0, Kind.POINT: 1.5, Kind.TAG: 1.0, Kind.NONE: 1.0}
+"""How often an image of each kind is drawn, relative to each other: what its pseudo-mask is worth."""
+
 
 @dataclass
 class Config:
@@ -77,7 +80,8 @@ class Config:
     tune_decoder: bool = True
     """Also train SAM's mask decoder and memory attention, at a quarter of the adapters' rate (not in the paper; helps small SAMs)."""
     segmenter: str = "sam"
-    """`sam`: a copy of SAM's image encoder with a light decoder; or a SegFormer's Hugging Face id or folder."""
+    """`sam`: a copy of SAM's image encoder with a light decoder; or a SegFormer's Hugging Face id or folder, or its
+    config.json to start from random weights."""
     size: int = 256
     """Side of the square canvas, a multiple of 32."""
     epochs: float | None = None
@@ -106,8 +110,8 @@ class Config:
     sam_every: int = 2
     """Pseudo-masks of a step's images are renewed every so many steps, and SAM's adapters trained."""
     blend: float = 0.5
-    """Share of the mean teacher's own view in the pseudo-masks of tagged and unlabelled images, half of it where SAM had a
-    prompt (not in the paper: two sources that err differently). Grows from 0 over the first third of stage 2."""
+    """Share of the mean teacher's own view in the pseudo-masks of tagged and unlabelled images; 0.7 of it where SAM had clicks, 0.3 where
+    it had boxes (not in the paper: two sources that err differently). Grows from 0 over the first third of stage 2."""
     pseudo_weight: float = 1.0
     weak_weight: float = 0.5
     consistency_weight: float = 0.2
@@ -171,6 +175,8 @@ class Trainer:
         self.config, self.accelerator = config, accelerator
         self.device = accelerator.device
         self.categories = dataset.categories
+        if len(self.categories) < 2:
+            raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
         train = dataset.split("train")
         if config.labels == "masks-only":
             train = train.with_samples([s for s in train if s.labels.kind == Kind.MASK])
@@ -241,12 +247,13 @@ class Trainer:
         )
 
     def _weights(self) -> list[float] | None:
-        """Sampling weights that give mask images at least ``mask_share`` of the batches."""
-        masks, others = len(self.masked), len(self.kinds) - len(self.masked)
-        share = self.config.mask_share
+        """Sampling weights: mask images fill at least ``mask_share`` of the batches, and finer weak labels come more often."""
+        weight = torch.tensor([OFTEN[Kind(kind)] for kind in self.kinds.tolist()])
+        is_mask = self.kinds == Kind.MASK
+        share, masks, others = self.config.mask_share, weight[is_mask].sum(), weight[~is_mask].sum()
         if not masks or not others or masks / (masks + others) >= share:
-            return None
-        return [share / masks if kind == Kind.MASK else (1 - share) / others for kind in self.kinds.tolist()]
+            return weight.tolist()
+        return torch.where(is_mask, weight * share / masks, weight * (1 - share) / others).tolist()
 
     def _decay(self) -> float:
         total = self.budget.total_steps
@@ -432,11 +439,11 @@ class Trainer:
         return box_projection_loss(own, boxes * (logits.shape[-1] / self.config.size), categories > 0)
 
     def pseudo_masks(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pseudo-masks in the batch's augmented view: (B, C, S/4, S/4) probabilities and (B, S/4, S/4) confidences (0 = none)."""
+        """Pseudo-masks in the batch's augmented view: (B, S/4, S/4) categories and how far to trust each pixel (0 = not at all)."""
         if self.config.pseudo != "ellipse":
             return self.labeller.pseudo_masks(batch)
         masks, boxed = pseudo.ellipse_masks(batch, len(self.categories), self.config.size)
-        return masks, boxed[:, None, None].float().expand_as(masks[:, 0])
+        return masks.argmax(1), boxed[:, None, None].float().expand_as(masks[:, 0])
 
     # ------------------------------------------------------------------------------------------------ SAM's part of stage 2
 

@@ -85,7 +85,9 @@ def load_adapters(sam: Sam, state: dict[str, Tensor]) -> None:
         raise WeightsError(
             f"{sam.name}: adapters do not fit: missing {missing or 'none'}, unexpected {unexpected or 'none'}"
         )
-    shapes = [f"{k} is {tuple(state[k].shape)}, needs {tuple(v.shape)}" for k, v in own.items() if v.shape != state[k].shape]
+    shapes = [
+        f"{k} is {tuple(state[k].shape)}, needs {tuple(v.shape)}" for k, v in own.items() if v.shape != state[k].shape
+    ]
     if shapes:
         raise WeightsError(f"{sam.name}: adapters do not fit: {'; '.join(shapes)}")
     with torch.no_grad():

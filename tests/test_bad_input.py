@@ -336,7 +336,7 @@ def fill(path: Path) -> None:
 def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     small_disk, data: Path, tiny_sam_folder: Path, capfd, monkeypatch: pytest.MonkeyPatch
 ):
-    disk = small_disk(60_000)
+    disk = small_disk(30_000)
     save = samix.Trainer.save
 
     def save_and_fill(self: samix.Trainer, *, force: bool = False) -> None:

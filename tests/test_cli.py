@@ -393,7 +393,8 @@ def test_weaken_and_convert_write_datasets(scene_folder: Path, tmp_path: Path, c
 # -------------------------------------------------------------------------------------------------------------- sam
 
 
-def test_sam_info_tells_size_and_speed(tiny_sam_folder: Path, capsys):
+def test_sam_info_tells_size_and_speed(tiny_sam_folder: Path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")  # so that the table folds no path
     assert call("sam", "info", tiny_sam_folder, "--device", "cpu") == 0
     told = capsys.readouterr().out
     for word in ("parameters", "64 x 64 pixels", "64 channels", "model.safetensors", "ms for an image on cpu", "click"):

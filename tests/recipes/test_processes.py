@@ -88,7 +88,7 @@ def test_precompute_shares_the_images_and_goes_on(scene_folder: Path, tiny_sam_f
     said = launch("sam", "precompute", tiny_sam_folder, scene_folder, "--store", tmp_path / "store", "--device", "cpu")
     dataset, sam = Dataset.load(scene_folder), Sam.load(tiny_sam_folder)
     count = len(dataset)
-    assert f"{-(-count // 2)} images encoded" in said
+    assert f"{count} images encoded, 0 were there already" in said
     store = EmbeddingStore(tmp_path / "store", signature(sam))
     keys = [store.key(dataset.image_path(sample)) for sample in dataset]
     assert store.missing(keys) == []
@@ -96,5 +96,6 @@ def test_precompute_shares_the_images_and_goes_on(scene_folder: Path, tiny_sam_f
         path.unlink()
     lost = EmbeddingStore(tmp_path / "store", signature(sam)).missing(keys)
     assert len(lost) == 4
-    launch("sam", "precompute", tiny_sam_folder, scene_folder, "--store", tmp_path / "store", "--device", "cpu")
+    said = launch("sam", "precompute", tiny_sam_folder, scene_folder, "--store", tmp_path / "store", "--device", "cpu")
+    assert f"4 images encoded, {count - 4} were there already" in said
     assert EmbeddingStore(tmp_path / "store", signature(sam)).missing(keys) == []

@@ -62,11 +62,13 @@ class SamSegmenter(Segmenter):
     The pyramid's three levels are narrowed, refined by one convolution each and summed from coarse to fine.
     """
 
+    encoder: Any
+
     def __init__(self, encoder: nn.Module, categories: int, size: int, width: int = 64) -> None:
         super().__init__(categories, size)
         self.encoder = encoder
         self.width = width
-        pyramid = encoder.config.fpn_hidden_size
+        pyramid = self.encoder.config.fpn_hidden_size
         self.narrow = nn.ModuleList(nn.Conv2d(pyramid, width, 1) for _ in range(3))
         self.refine = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.GELU()) for _ in range(3)
@@ -123,13 +125,14 @@ class SegFormerSegmenter(Segmenter):
                 return cls(SegformerForSemanticSegmentation(config).eval(), categories, size)
             refuse_pickle(source, f"--segmenter {source}")
             with quiet_transformers():
-                model, report = SegformerForSemanticSegmentation.from_pretrained(
+                loaded: Any = SegformerForSemanticSegmentation.from_pretrained(
                     source,
                     num_labels=categories,
                     ignore_mismatched_sizes=True,
                     use_safetensors=True,
                     output_loading_info=True,
                 )
+            model, report = loaded
         except (OSError, SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
             raise WeightsError(
                 f"--segmenter {source}: cannot load this SegFormer: {reason_of(error)}. Give 'sam', a Hugging Face id, a folder with "

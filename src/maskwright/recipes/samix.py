@@ -492,8 +492,8 @@ class Trainer:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
             flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
-            flat = self.accelerator.reduce(flat, "mean")
-            for parameter, grad in zip(parameters, flat.split([p.numel() for p in parameters])):
+            mean: Any = self.accelerator.reduce(flat, "mean")
+            for parameter, grad in zip(parameters, mean.split([p.numel() for p in parameters])):
                 parameter.grad = grad.view_as(parameter)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

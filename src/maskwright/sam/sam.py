@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -134,22 +135,23 @@ class Sam(nn.Module):
         name: for messages.
     """
 
-    positions: Tensor
+    model: Any
     mean: Tensor
     std: Tensor
 
     def __init__(self, model: Sam2VideoModel, size: int | None = None, name: str = "sam") -> None:
         super().__init__()
-        size = size or int(model.config.image_size)
+        # transformers' own types are too wide to be of use below: nested configurations may be dicts there.
+        self.model = model
+        size = size or int(self.model.config.image_size)
         if size % 32:
             raise ValueError(f"image size {size} is not a multiple of 32")
-        self.model = model
         self.size = size
         self.name = name
         grid = size // 16
-        attention = model.memory_attention
-        model.config.memory_attention_rope_feat_sizes = [grid, grid]
-        attention.position_ids = attention.precompute_positions(model.config).to(model.device)
+        attention = self.model.memory_attention
+        self.model.config.memory_attention_rope_feat_sizes = [grid, grid]
+        attention.position_ids = attention.precompute_positions(self.model.config).to(model.device)
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
         self.to(model.device)

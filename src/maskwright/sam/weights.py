@@ -58,7 +58,7 @@ def _from_pretrained(source: str | Path, name: str) -> Sam2VideoModel:
     refuse_pickle(source, name)
     try:
         with quiet_transformers():
-            model, report = Sam2VideoModel.from_pretrained(
+            loaded: Any = Sam2VideoModel.from_pretrained(
                 # Mismatched sizes are named below, where transformers would only point at its own log.
                 source,
                 dtype=torch.float32,
@@ -66,6 +66,7 @@ def _from_pretrained(source: str | Path, name: str) -> Sam2VideoModel:
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
+        model, report = loaded
     except (OSError, SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise WeightsError(
             f"{name}: cannot load these weights: {reason_of(error)}. Give 'nano', a Hugging Face id of a SAM 2 model, a folder with "
@@ -156,7 +157,8 @@ def initialise(model: Sam2VideoModel, seed: int = 0) -> Sam2VideoModel:
             parameters.append(model.occlusion_spatial_embedding_parameter)
         for parameter in parameters:
             nn.init.normal_(parameter, std=0.02)
-        for layer in model.memory_encoder.memory_fuser.layers:
+        fuser: Any = model.memory_encoder.memory_fuser
+        for layer in fuser.layers:
             nn.init.constant_(layer.scale, 0.1)
         shared = model.shared_image_embedding.positional_embedding
         nn.init.normal_(shared)

@@ -465,9 +465,13 @@ class SamPrecompute:
                 world=processes.num_processes,
                 progress=progress,
             )
-        part = f" (process 1 of {processes.num_processes})" if processes.num_processes > 1 else ""
+        if processes.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            counts = gather_object([(encoded, there)])
+            encoded, there = (sum(column) for column in zip(*counts))
         if processes.is_main_process:
-            print(f"{encoded} images encoded, {there} were there already{part}: {self.store}")
+            print(f"{encoded} images encoded, {there} were there already: {self.store}")
 
 
 # --------------------------------------------------------------------------------------------------- shared by them

@@ -232,7 +232,7 @@ def test_a_run_is_neither_lost_nor_mixed_up(uninterrupted: Path, scene_folder: P
 
 @pytest.mark.slow
 def test_it_learns_what_can_be_learnt(tmp_path: Path, tiny_sam_folder: Path):
-    data = binary_scenes(tmp_path / "data", train=48, val=8, shares=None)
+    data = binary_scenes(tmp_path / "data", train=120, val=16, shares=None)
     run = samix.main(
         settings(data, tmp_path / "run", tiny_sam_folder, steps=300, batch=8, lr=2e-3, workers=1, flips="all")
     )

@@ -109,17 +109,20 @@ class Labeller:
         asked = pseudo.weak_prompts(
             batch, rows, self.sam.size, boxes=~is_mask | (draw < 0.35), points=is_mask & (draw >= 0.35) & (draw < 0.7)
         ).with_hint(pseudo.rough(truth, generator), is_mask & (draw >= 0.5) & (draw < 0.85))
-        memory = self.sam.remember(embedding[rows.image[is_mask]], truth[is_mask][:, None])[:, 0]
         column = is_mask.nonzero()[:, 0]
         allowed = (rows.category[:, None] == rows.category[column]) & (rows.image[:, None] != rows.image[column])
         shown = allowed.any(1)
-        order = torch.zeros(len(rows), 1, dtype=torch.long, device=truth.device)
-        if shown.any():
-            noise = torch.rand(allowed.shape, generator=generator).to(truth.device).masked_fill(~allowed, -1)
+
+        def references(at: Tensor) -> Memory:
+            """For the rows ``at``: 1 to T memories each of other images, at random."""
+            memory = self.sam.remember(embedding[rows.image[column]], truth[column][:, None])[:, 0]
+            mine = allowed[at]
+            noise = torch.rand(mine.shape, generator=generator).to(truth.device).masked_fill(~mine, -1)
             count = 1 + int(torch.randint(self.references, (), generator=generator))
             order = noise.topk(min(count, len(column)), 1).indices
-            order = torch.where(allowed.gather(1, order), order, order[:, :1])
-        masks = self._decode(self._condition(embedding, rows, shown, lambda at: memory[order[at]]), asked)
+            return memory[torch.where(mine.gather(1, order), order, order[:, :1])]
+
+        masks = self._decode(self._condition(embedding, rows, shown, references), asked)
         logits, _ = pseudo.row_logits(masks, asked, self.sam.size)
         loss = logits.sum() * 0
         if is_mask.any():

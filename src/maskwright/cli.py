@@ -64,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The other libraries' chatter is not the user's business; warnings and what goes wrong is.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        return _run(args)
+        try:
+            return _run(args)
+        finally:
+            _leave_processes()
     except MaskwrightError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -587,6 +590,15 @@ def _at_least_1(**values: int) -> None:
 def _canvas_size(size: int | None) -> None:
     if size is not None and (size < 32 or size % 32):
         raise MaskwrightError(f"--size {size}: must be a multiple of 32")
+
+
+def _leave_processes() -> None:
+    """Part from the other processes in order; a group that is still up when Python ends can abort the process."""
+    if "torch" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def _is_main() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from maskwright.data.images import read_image, read_mask, write_mask
+from maskwright.data.images import read_image, read_mask, write_atomic, write_mask
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.data.loader import Loader
 from maskwright.engine import pictures, pseudo
@@ -85,9 +84,8 @@ def write_pseudo_masks(trainer: Trainer) -> None:
             "confidence": round(answer.confidence, 4),
             "references": [trainer.train[i].id for i in answer.references],
         }
-    aside = folder / f"index.json.tmp-{os.getpid()}"
-    aside.write_text(json.dumps({"categories": list(trainer.categories), "samples": index}, indent=1))
-    os.replace(aside, folder / "index.json")
+    text = json.dumps({"categories": list(trainer.categories), "samples": index}, indent=1)
+    write_atomic(folder / "index.json", text)
 
 
 def write_report(trainer: Trainer) -> None:

@@ -18,12 +18,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from PIL import Image
 from torch import Tensor, nn
 
-from maskwright.data.labels import Dataset
 from maskwright.data.scenes import render
-from maskwright.engine.budget import progress
 from maskwright.engine.ema import Ema
 from maskwright.engine.losses import sam_loss
 from maskwright.engine.run import Run
@@ -31,6 +28,7 @@ from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Masks, Sam
 from maskwright.sam.weights import nano_config
+from nano_views import Pool, augment, boxes_of, choose_objects, collage, develop, photo_pool, render_pool, sample_in
 
 
 @dataclass
@@ -41,8 +39,10 @@ class Config:
     """Wall-clock budget of the training itself (rendering the pool is extra)."""
     photos: list[Path] = field(default_factory=list)
     """Dataset folders with instance masks whose train split is mixed in."""
-    photo_share: float = 0.5
+    photo_share: float = 0.35
     """Share of the batches that are photographs."""
+    collage_share: float = 0.5
+    """Share of the other batches (in-context episodes left out) whose scenes are filled with crops of the photographs."""
     scenes: int = 12000
     """Scenes rendered for the 128-pixel part; a quarter as many at 256 pixels."""
     batch: int = 16
@@ -64,146 +64,6 @@ class Config:
     """Start from these weights (a folder in Hugging Face format) instead of from scratch; the dense part is then left out."""
     resume: bool = False
     overwrite: bool = False
-
-
-@dataclass
-class Pool:
-    """Images with instance ids, in memory: images (N,3,S,S) uint8, instances (N,S,S) int16, identities (N,M) int64 or None.
-
-    With identities, images 2i and 2i+1 show some of the same objects; without, all instances of the pool are one category.
-    """
-
-    images: Tensor
-    instances: Tensor
-    identities: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-def render_pool(count: int, size: int, seed: int, device: str = "cpu") -> Pool:
-    """Scenes from plain to camouflaged: the first ones get the decoder off its plateau, the last carry over to photographs."""
-    images, instances, identities = [], [], []
-    chunk = 32 if size <= 128 else 8
-    with progress(count, f"rendering {size}-pixel scenes") as advance:
-        for i in range(0, count, chunk):
-            scenes = render(chunk, size, seed=seed + i, pairs=True, device=device, difficulty=0.1 + 0.9 * i / count)
-            images.append((scenes.images * 255).round().byte())
-            instances.append(scenes.instances.to(torch.int16))
-            identities.append(scenes.identities)
-            advance(chunk)
-    return Pool(torch.cat(images), torch.cat(instances), torch.cat(identities))
-
-
-def photo_pool(folder: Path, size: int = 288) -> Pool:
-    """The train split of a dataset with instance masks, squashed to squares (crops and jitter come later)."""
-    dataset = Dataset.load(folder).split("train")
-    images, instances = [], []
-    for sample in dataset:
-        mask_path = dataset.mask_path(sample)
-        if mask_path is None:
-            continue
-        image = Image.open(dataset.image_path(sample)).convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
-        mask = Image.fromarray(np.array(Image.open(mask_path)).astype(np.int32)).resize(
-            (size, size), Image.Resampling.NEAREST
-        )
-        images.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
-        instances.append(torch.from_numpy(np.array(mask).astype(np.int16)))
-    return Pool(torch.stack(images), torch.stack(instances), None)
-
-
-def augment(
-    images: Tensor, instances: Tensor, size: int, zoom: tuple[float, float], generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Random crop, rotation, flip and photometric jitter: uint8 (B,3,s,s), (B,s,s) → float (B,3,S,S) in 0..1, int64 (B,S,S)."""
-    batch = len(images)
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.rand(batch, *shape, generator=generator) * (high - low) + low
-
-    scale = uniform(*zoom)
-    aspect = uniform(-0.2, 0.2).exp()
-    angle = uniform(-0.35, 0.35) + torch.randint(0, 4, (batch,), generator=generator) * torch.pi / 2
-    flip = torch.where(torch.rand(batch, generator=generator) < 0.5, 1.0, -1.0)
-    slack = (1 - scale).clamp(min=0)
-    rows = torch.stack(
-        [
-            torch.stack(
-                [scale * aspect * angle.cos() * flip, -scale / aspect * angle.sin(), uniform(-1, 1) * slack], -1
-            ),
-            torch.stack(
-                [scale * aspect * angle.sin() * flip, scale / aspect * angle.cos(), uniform(-1, 1) * slack], -1
-            ),
-        ],
-        1,
-    )
-    grid = F.affine_grid(rows, [batch, 3, size, size], align_corners=False)
-    view = F.grid_sample(images.float() / 255, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    ids = F.grid_sample(
-        instances.float()[:, None], grid, mode="nearest", padding_mode="reflection", align_corners=False
-    )
-    mean = view.mean((2, 3), keepdim=True)
-    grey = view.mean(1, keepdim=True)
-    saturation = torch.where(torch.rand(batch, generator=generator) < 0.15, 0.0, 1.0)[:, None, None, None] * uniform(
-        0.4, 1.6, 1, 1, 1
-    )
-    view = grey + (view - grey) * saturation
-    view = mean + (view - mean) * uniform(0.5, 1.5, 1, 1, 1)
-    view = view * uniform(0.75, 1.25, 3, 1, 1) + uniform(-0.15, 0.15, 1, 1, 1)
-    view = view.clamp(0, 1) ** uniform(-0.5, 0.5, 1, 1, 1).exp()
-    view = view + torch.randn(view.shape, generator=generator) * uniform(0, 0.03, 1, 1, 1)
-    return view.clamp(0, 1), ids[:, 0].round().long()
-
-
-def choose_objects(
-    ids: Tensor, objects: int, generator: torch.Generator, smallest: float = 0.0015
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Pick instances: ids (B,S,S) → targets (B,K,S,S) bool, chosen ids (B,K), valid (B,K). Larger objects are likelier."""
-    batch, size = ids.shape[0], ids.shape[-1]
-    area = torch.zeros(batch, int(ids.max()) + 2).scatter_add_(1, ids.flatten(1), torch.ones(batch, size * size))
-    area[:, 0] = 0
-    weight = torch.where(area >= smallest * size * size, area, 0.0).sqrt()
-    some = weight.sum(1) > 0
-    weight[~some] = 1.0
-    chosen = torch.multinomial(weight, objects, replacement=True, generator=generator)
-    return ids[:, None] == chosen[:, :, None, None], chosen, some[:, None].expand(-1, objects)
-
-
-def sample_in(region: Tensor, generator: torch.Generator, central: float = 0.5) -> Tensor:
-    """One pixel of each region: (B,K,S,S) bool → (B,K,2) xy at pixel centres; with chance ``central`` deep inside, else uniform."""
-    batch, objects, size, _ = region.shape
-    flat = region.flatten(0, 1).float()
-    weight = flat.clone()
-    if torch.rand((), generator=generator) < central:
-        # How much of the neighbourhood, at three radii, is in the region too: cheap, and close to a distance transform.
-        depth = small = F.avg_pool2d(flat[:, None], 4)
-        for radius in (1, 2, 4):
-            depth = depth * F.avg_pool2d(small, 2 * radius + 1, stride=1, padding=radius)
-        weight = F.interpolate(depth, scale_factor=4.0)[:, 0] ** 3 * flat + 1e-9 * flat
-    weight = weight.flatten(1)
-    weight[weight.sum(1) <= 0] = 1.0
-    index = torch.multinomial(weight, 1, generator=generator)[:, 0]
-    return torch.stack([index % size + 0.5, index // size + 0.5], -1).view(batch, objects, 2).float()
-
-
-def boxes_of(targets: Tensor, generator: torch.Generator, jitter: float = 0.1) -> Tensor:
-    """Jittered boxes: (B,K,S,S) bool → (B,K,4)."""
-    size = targets.shape[-1]
-
-    def span(line: Tensor) -> tuple[Tensor, Tensor]:
-        return line.float().argmax(-1).float(), size - line.flip(-1).float().argmax(-1).float()
-
-    x0, x1 = span(targets.any(-2))
-    y0, y1 = span(targets.any(-1))
-    boxes = torch.stack([x0, y0, x1, y1], -1)
-    side = torch.stack([x1 - x0, y1 - y0], -1).repeat(1, 1, 2)
-    noise = (torch.randn(boxes.shape, generator=generator) * jitter * side).clamp(-0.15 * size, 0.15 * size)
-    noise = noise * (torch.rand(boxes.shape[0], boxes.shape[1], 1, generator=generator) < 0.6)
-    boxes = (boxes + noise).clamp(0, size)
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat(
-        [torch.minimum(low, high), torch.maximum(torch.maximum(low, high), torch.minimum(low, high) + 2)], -1
-    )
 
 
 class DenseHead(nn.Module):
@@ -321,7 +181,8 @@ class Trainer:
         """A batch of one source: images, ids and (scenes only) identities; with ``pairs`` rows 2i and 2i+1 belong together."""
         g = self.generator
         # Photographs show one or two objects at a time, on which a prompt-blind answer does well: scenes first.
-        photo = bool(self.photos) and fraction > 0.3 and torch.rand((), generator=g).item() < self.config.photo_share
+        real = bool(self.photos) and (fraction > 0.3 or self.config.init is not None)
+        photo = real and torch.rand((), generator=g).item() < self.config.photo_share
         pool = self.photos[int(torch.randint(len(self.photos), (), generator=g))] if photo else self.pool(size)
         reach = len(pool) if photo else int(len(pool) * min(1.0, 0.4 + 2 * fraction))
         if pairs and not photo:
@@ -329,9 +190,12 @@ class Trainer:
             index = torch.stack([2 * index, 2 * index + 1], 1).flatten()
         else:
             index = torch.randint(reach, (batch,), generator=g)
-        zoom = (0.25, 0.9) if photo else (0.6, 1.0)
-        images, ids = augment(pool.images[index], pool.instances[index].long(), size, zoom, g)
-        return images, ids, None if pool.identities is None else pool.identities[index]
+        zoom = (0.3, 1.0) if photo else (0.45, 1.0)
+        images, ids = augment(pool.images[index], pool.instances[index], size, zoom, g)
+        if real and not photo and not pairs and torch.rand((), generator=g).item() < self.config.collage_share:
+            crops = self.photos[int(torch.randint(len(self.photos), (), generator=g))].images
+            images = collage(images, ids, crops[torch.randint(len(crops), (12,), generator=g)], g)
+        return develop(images, g), ids, None if pool.identities is None else pool.identities[index]
 
     def dense_step(self, size: int) -> dict[str, Tensor]:
         images, ids, _ = self.draw(size, self.config.batch, False, 0.0)
@@ -341,6 +205,8 @@ class Trainer:
 
     def balance(self, fraction: float) -> float:
         """Weight of the balanced cross-entropy: all of the loss at first, gone at a third of the budget."""
+        if self.config.init:
+            return 0.0
         return max(0.0, 1 - (fraction - self.config.dense_share) / 0.27)
 
     def prompt_step(self, size: int, batch: int, fraction: float) -> dict[str, Tensor]:
@@ -362,7 +228,9 @@ class Trainer:
         else:
             prompts = Prompts.of_boxes(boxes_of(targets, g))
         losses: dict[str, Tensor] = {}
-        rounds = 1 + int(torch.multinomial(torch.tensor([0.5, 0.3, 0.2]), 1, generator=g)) if later else 1
+        # As many as seven corrections (SAM 2, appendix), mostly few: each costs a decode.
+        chances = torch.tensor([0.4, 0.2, 0.15, 0.1, 0.06, 0.04, 0.03, 0.02])
+        rounds = 1 + int(torch.multinomial(chances, 1, generator=g)) if later else 1
         total = 0.0
         for turn in range(rounds):
             masks = sam.decode(embedding, prompts, previous, multimask=click and turn == 0)

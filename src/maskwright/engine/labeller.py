@@ -28,12 +28,13 @@ from maskwright.engine.losses import (
 )
 from maskwright.engine.pool import ReferencePool, pooled
 from maskwright.nets.selector import SelectorName, select
+from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Masks, Memory, Sam
 
 
 @dataclass
 class PseudoMask:
-    """The newest answer for one image: (C, h, w) float16 probabilities on the plain canvas, how far to trust it, and what SAM was shown."""
+    """SAM's newest answer for one image: (C, h, w) float16 probabilities on the plain canvas, how far to trust it, what SAM was shown."""
 
     maps: Tensor
     confidence: float
@@ -208,8 +209,9 @@ class Labeller:
             if torch.is_grad_enabled():
                 loss = self._weak_loss(answer, masks.best, batch, rows[answerable], part, teacher)
         with torch.no_grad():
-            probabilities, confidence = self._merge(batch, rows, answerable, logits, score, teacher, maturity)
+            probabilities, confidence = self._merge(rows, answerable, logits, score, len(batch))
             found = Visit(self._stored(batch, rows, answerable, probabilities, confidence, shown, order))
+            probabilities, _ = self._blend(batch, probabilities, confidence, teacher, maturity)
             found.entries = self._entries(batch, embedding, rows, answerable, probabilities)
         return loss, found
 
@@ -223,12 +225,16 @@ class Labeller:
                 )
                 self.pool.update(sample, category, kind, Memory(features, pointers), whole, foreground)
 
-    def pseudo_masks(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The newest pseudo-masks in the batch's augmented view.
+    def pseudo_masks(self, batch: Batch, teacher: Tensor | None = None, maturity: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The newest pseudo-masks in the batch's view: SAM's answers, as old as their last visit, and the teacher's view of today.
+
+        Args:
+            batch: in any augmentation.
+            teacher: (B, C, S/4, S/4) its probabilities for the batch's own images, None before it has learnt anything.
+            maturity: 0..1, how far the teacher's view is blended in.
 
         Returns:
-            (B, S/4, S/4) categories, and (B, S/4, S/4) how far to trust each: the image's confidence × the margin by which the category
-            won; 0 where there is no pseudo-mask or two sources contradict each other.
+            (B, C, S/4, S/4) probabilities, and (B,) how far to trust each image's; 0 where SAM has no answer yet.
         """
         device, grid = batch.images.device, self.grid
         maps = torch.zeros(len(batch), self.categories, grid, grid, device=device)
@@ -243,8 +249,7 @@ class Labeller:
         moves = torch.cat([moves[..., :2], moves[..., 2:] / 4], -1).float()
         foreground = warp_maps(maps[:, 1:], moves, grid)
         maps = torch.cat([1 - foreground.sum(1, keepdim=True), foreground], 1)
-        first, second = maps.topk(2, 1).values.unbind(1)
-        return maps.argmax(1), confidence[:, None, None] * (first - second) * batch.inside[:, 2::4, 2::4]
+        return self._blend(batch, maps, confidence, teacher, maturity)
 
     def _asked_categories(self, batch: Batch, teacher: Tensor | None) -> Tensor:
         """(B, C): the categories that labels name; for unlabelled images those that the teacher sees (all, as long as there is none)."""
@@ -303,37 +308,52 @@ class Labeller:
         return replace(mine, low=low, conditioned=True)
 
     def _decode(self, conditioned: Embedding, asked: pseudo.RowPrompts) -> Masks:
-        return self.sam.decode(conditioned, asked.prompts, asked.hint, previous_valid=asked.hinted)
+        """SAM's answers (N, K, 1, ...). Only objects that exist are decoded: with many categories most places are padding."""
+        row, place = asked.valid.nonzero(as_tuple=True)
+        answers = self.sam.decode(
+            conditioned[row],
+            Prompts(asked.prompts.points[row, place, None], asked.prompts.labels[row, place, None]),
+            asked.hint[row, place, None],
+            previous_valid=asked.hinted[row, place, None],
+        )
+
+        def in_place(flat: Tensor, empty: float = 0.0) -> Tensor:
+            table = flat.new_full((*asked.valid.shape, *flat.shape[2:]), empty)
+            return table.index_put((row, place), flat[:, 0])
+
+        return Masks(
+            in_place(answers.logits, pseudo.EMPTY),
+            in_place(answers.iou),
+            in_place(answers.presence, pseudo.EMPTY),
+            in_place(answers.pointers),
+        )
 
     def _merge(
-        self,
-        batch: Batch,
-        rows: pseudo.Rows,
-        answerable: Tensor,
-        logits: Tensor,
-        score: Tensor,
-        teacher: Tensor | None,
-        maturity: float,
+        self, rows: pseudo.Rows, answerable: Tensor, logits: Tensor, score: Tensor, images: int
     ) -> tuple[Tensor, Tensor]:
-        """Rows → (B, C, h, w) probabilities and (B,) confidence.
+        """Rows → (B, C, h, w) probabilities and (B,) confidence, the mean predicted IoU of an image's rows."""
+        probabilities = pseudo.merge_rows(logits, rows, images, self.categories).softmax(1)
+        image, score = rows.image[answerable], score[answerable]
+        answers = torch.zeros(images, device=logits.device).index_add(0, image, torch.ones_like(score))
+        confidence = torch.zeros(images, device=logits.device).index_add(0, image, score)
+        return probabilities, confidence / answers.clamp(min=1)
 
-        Confidence is the predicted IoU; where SAM was blind (no prompt), times the agreement with the teacher: nothing before there is one.
+    def _blend(
+        self, batch: Batch, probabilities: Tensor, confidence: Tensor, teacher: Tensor | None, maturity: float
+    ) -> tuple[Tensor, Tensor]:
+        """SAM's answer and the teacher's view, less what the labels rule out, as one.
+
+        Where SAM was blind (no prompt), its confidence counts as far as the two agree: nothing before there is a teacher.
         """
-        probabilities = pseudo.merge_rows(logits, rows, len(batch), self.categories).softmax(1)
-        answers = torch.zeros(len(batch), device=logits.device).index_add(
-            0, rows.image[answerable], torch.ones_like(score[answerable])
-        )
-        confidence = torch.zeros(len(batch), device=logits.device).index_add(
-            0, rows.image[answerable], score[answerable]
-        ) / answers.clamp(min=1)
         blind = (batch.kinds == Kind.TAG) | (batch.kinds == Kind.NONE)
         if teacher is None:
             return probabilities, torch.where(blind, 0.0, confidence)
-        confidence = torch.where(blind, confidence * maturity * pseudo.agreement(probabilities, teacher), confidence)
+        agreed = maturity * pseudo.agreement(probabilities, teacher)
         boxed = batch.kinds == Kind.BOX
         share = self.blend * maturity * torch.where(blind, 1.0, torch.where(boxed, 0.3, 0.7))
         view = pseudo.constrain(teacher, batch, self.sam.size)
-        return torch.lerp(probabilities, view, share[:, None, None, None]), confidence
+        mixed = torch.lerp(probabilities, view, share[:, None, None, None])
+        return mixed, torch.where(blind, confidence * agreed, confidence)
 
     def _stored(
         self,

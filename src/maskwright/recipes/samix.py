@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+import torch.nn.functional as F
 import tyro
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
@@ -107,6 +108,8 @@ class Config:
     """How the reference images of a query are chosen."""
     references: int = 4
     """Reference images per query (T)."""
+    coarse_share: float = 0.7
+    """First share of stage 2 in which the segmenter works at half the resolution, where a step costs a quarter (not below 128 pixels)."""
     sam_every: int = 2
     """Pseudo-masks of a step's images are renewed every so many steps, and SAM's adapters trained."""
     blend: float = 0.5
@@ -389,6 +392,7 @@ class Trainer:
                 if self.step % self._validate_every() == 0 and len(self.val):
                     self.run.log(self.warmed + self.step, **{f"val_{k}": v for k, v in self.validate().items()})
                 self.save()
+        self.fraction = 1.0
 
     def segmenter_step(self, batch: Batch, rate: float, fraction: float) -> None:
         """One step of the student: true masks on the plain view, weak labels and pseudo-masks on the strong one."""
@@ -396,7 +400,7 @@ class Trainer:
         is_mask = batch.kinds == Kind.MASK
         strong = strong_view(batch.images, self.generator(2, self.step))
         # A small network learns from true masks faster without colour jitter; the strong view is what consistency needs.
-        logits = self.segmenter(torch.where(is_mask[:, None, None, None], batch.images, strong))
+        logits = self._segment(self.segmenter, torch.where(is_mask[:, None, None, None], batch.images, strong))
         grid = config.size // 2
         fine = pseudo.resize(logits, grid)
         target = batch.target[:, ::2, ::2]
@@ -406,17 +410,26 @@ class Trainer:
             losses["drawn"] = config.weak_weight * partial_cross_entropy(fine[weak], target[weak])
             losses["tag"] = config.weak_weight * tag_loss(logits[weak], self._foreground_present(batch)[weak], top_k=4)
             losses["box"] = config.weak_weight * self._box_loss(logits[weak], batch, weak)
+            teacher = torch.zeros_like(logits)
             with torch.no_grad():
-                teacher = self.teacher.model(batch.images[weak])
+                teacher[weak] = self._segment(self.teacher.model, batch.images[weak])
             trust = min(1.0, fraction / 0.2)
-            losses["consistency"] = config.consistency_weight * trust * consistency_loss(logits[weak], teacher)
-            maps, weight = self.pseudo_masks(batch)
+            losses["consistency"] = config.consistency_weight * trust * consistency_loss(logits[weak], teacher[weak])
+            maps, weight = self.pseudo_masks(batch, teacher.softmax(1))
             losses["pseudo"] = config.pseudo_weight * pseudo_mask_loss(logits[weak], maps[weak], weight[weak])
         set_rate(self.optimizer, rate)
         self.descend(torch.stack(list(losses.values())).sum(), self.optimizer, list(self.segmenter.parameters()))
         self.teacher.update(self.segmenter)
         for name, value in losses.items():
             self.means[name].append(float(value.detach()))
+
+    def _segment(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Logits on a quarter of the canvas, from images at the resolution of the run's present part."""
+        size = self.config.size
+        if self.fraction < self.config.coarse_share and size >= 256:
+            # A multiple of 32, as the encoder's strides want it.
+            images = F.interpolate(images, size // 64 * 32, mode="area")
+        return pseudo.resize(model(images), size // 4)
 
     def _mask_loss(self, fine: Tensor, target: Tensor, is_mask: Tensor) -> Tensor:
         if len(self.categories) == 2:
@@ -439,12 +452,22 @@ class Trainer:
         own = others.gather(1, (categories.clamp(min=1) - 1)[..., None, None].expand(-1, -1, *logits.shape[-2:]))
         return box_projection_loss(own, boxes * (logits.shape[-1] / self.config.size), categories > 0)
 
-    def pseudo_masks(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pseudo-masks in the batch's augmented view: (B, S/4, S/4) categories and how far to trust each pixel (0 = not at all)."""
-        if self.config.pseudo != "ellipse":
-            return self.labeller.pseudo_masks(batch)
-        masks, boxed = pseudo.ellipse_masks(batch, len(self.categories), self.config.size)
-        return masks.argmax(1), boxed[:, None, None].float().expand_as(masks[:, 0])
+    def pseudo_masks(self, batch: Batch, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Pseudo-masks in the batch's augmented view: (B, S/4, S/4) categories and how far to trust each pixel (0 = not at all).
+
+        A pixel counts by the image's confidence and by the margin by which its category won.
+        """
+        if self.config.pseudo == "ellipse":
+            masks, boxed = pseudo.ellipse_masks(batch, len(self.categories), self.config.size)
+            return masks.argmax(1), boxed[:, None, None].float().expand_as(masks[:, 0])
+        maps, confidence = self.labeller.pseudo_masks(batch, teacher, self.maturity)
+        first, second = maps.topk(2, 1).values.unbind(1)
+        return maps.argmax(1), confidence[:, None, None] * (first - second) * batch.inside[:, 2::4, 2::4]
+
+    @property
+    def maturity(self) -> float:
+        """How far the teacher's view counts: grows from 0 to 1 over the first third of stage 2."""
+        return min(1.0, 3 * self.fraction)
 
     # ------------------------------------------------------------------------------------------------ SAM's part of stage 2
 
@@ -467,11 +490,10 @@ class Trainer:
         """Renew the pseudo-masks of this step's images; train the adapters on the mask images and on weak labels."""
         plain = self.loader.take(batch.indices.cpu().numpy()).to(self.device)
         with torch.no_grad():
-            teacher = self.teacher.model(plain.images).softmax(1) if self.step else None
-        maturity = min(1.0, 3 * self.fraction)
+            teacher = self._segment(self.teacher.model, plain.images).softmax(1) if self.step else None
         with torch.set_grad_enabled(self.sam_optimizer is not None):
             embedding = self.sam.encode(plain.images)
-            loss, found = self.labeller.visit(plain, embedding, self.step, teacher, maturity)
+            loss, found = self.labeller.visit(plain, embedding, self.step, teacher, self.maturity)
         self.labeller.absorb(self._gather(found))
         if self.sam_optimizer is not None:
             is_mask = (plain.kinds == Kind.MASK)[:, None]
@@ -525,7 +547,7 @@ class Trainer:
         metrics = SegmentationMetrics(self.categories)
         loader = Loader(self.val, self.config.size, self.config.batch, shuffle=False)
         for batch in loader.ordered():
-            logits = pseudo.resize(self.teacher.model(batch.images.to(self.device)), self.config.size)
+            logits = pseudo.resize(self._segment(self.teacher.model, batch.images.to(self.device)), self.config.size)
             for index, mask, target in zip(
                 batch.indices.tolist(), logits.argmax(1).cpu().numpy(), batch.target.numpy()
             ):
@@ -540,9 +562,26 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
+        self._blend_pseudo_masks()
         write_model(self)
         write_pseudo_masks(self)
         write_report(self)
+
+
+    @torch.no_grad()
+    def _blend_pseudo_masks(self) -> None:
+        """Blend the finished teacher's view into SAM's answers: the pseudo-masks that are written and shown."""
+        order = sorted(self.labeller.masks)
+        with progress(len(order), "last pseudo-masks") as advance:
+            for start in range(0, len(order), self.config.batch):
+                batch = self.loader.take(order[start : start + self.config.batch]).to(self.device)
+                teacher = self._segment(self.teacher.model, batch.images).softmax(1)
+                maps, confidence = self.labeller.pseudo_masks(batch, teacher, self.maturity)
+                for row, index in enumerate(batch.indices.tolist()):
+                    self.labeller.masks[index] = replace(
+                        self.labeller.masks[index], maps=maps[row].half().cpu(), confidence=float(confidence[row])
+                    )
+                advance(len(batch))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:

@@ -1,0 +1,211 @@
+"""What ``pretrain_nano.py`` looks at: pools of pictures with instance ids, their random views, and the prompts drawn on them.
+
+Three kinds of picture: procedural scenes, photographs with instance masks, and collages, which keep a scene's outlines but fill
+them (and the ground behind) with crops of the photographs. Collages are there because a small model trained on scenes alone takes
+every inner edge and every highlight of a photograph for a border; in a collage the inside of an object is as restless as in life.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from maskwright.data.labels import Dataset
+from maskwright.data.scenes import render
+from maskwright.engine.budget import progress
+
+
+@dataclass
+class Pool:
+    """Images with instance ids, in memory: images (N,3,S,S) uint8, instances (N,S,S) int16, identities (N,M) int64 or None.
+
+    With identities, images 2i and 2i+1 show some of the same objects; without, all instances of the pool are one category.
+    """
+
+    images: Tensor
+    instances: Tensor
+    identities: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def render_pool(count: int, size: int, seed: int, device: str = "cpu") -> Pool:
+    """Scenes from plain to camouflaged: the first ones get the decoder off its plateau, the last carry over to photographs."""
+    images, instances, identities = [], [], []
+    chunk = 32 if size <= 128 else 8
+    with progress(count, f"rendering {size}-pixel scenes") as advance:
+        for i in range(0, count, chunk):
+            scenes = render(chunk, size, seed=seed + i, pairs=True, device=device, difficulty=0.1 + 0.9 * i / count)
+            images.append((scenes.images * 255).round().byte())
+            instances.append(scenes.instances.to(torch.int16))
+            identities.append(scenes.identities)
+            advance(chunk)
+    return Pool(torch.cat(images), torch.cat(instances), torch.cat(identities))
+
+
+def photo_pool(folder: Path, size: int = 336) -> Pool:
+    """The train split of a dataset with instance masks, squashed to squares (crops and jitter come later)."""
+    dataset = Dataset.load(folder).split("train")
+    images, instances = [], []
+    for sample in dataset:
+        mask_path = dataset.mask_path(sample)
+        if mask_path is None:
+            continue
+        image = Image.open(dataset.image_path(sample)).convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+        mask = Image.fromarray(np.array(Image.open(mask_path)).astype(np.int32)).resize(
+            (size, size), Image.Resampling.NEAREST
+        )
+        images.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+        instances.append(torch.from_numpy(np.array(mask).astype(np.int16)))
+    return Pool(torch.stack(images), torch.stack(instances), None)
+
+
+def augment(
+    images: Tensor, instances: Tensor, size: int, zoom: tuple[float, float], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Random crop, rotation and flip: uint8 (B,3,s,s), (B,s,s) → float (B,3,S,S) in 0..1, int64 (B,S,S)."""
+    grid = F.affine_grid(_affines(len(images), zoom, generator), [len(images), 3, size, size], align_corners=False)
+    view = F.grid_sample(images.float() / 255, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    ids = F.grid_sample(
+        instances.float()[:, None], grid, mode="nearest", padding_mode="reflection", align_corners=False
+    )
+    return view, ids[:, 0].round().long()
+
+
+def collage(images: Tensor, ids: Tensor, photos: Tensor, generator: torch.Generator) -> Tensor:
+    """Fill most objects, and the ground of most pictures, with crops of photographs, each lit and tinted in its own way.
+
+    images (B,3,S,S) in 0..1, ids (B,S,S), photos (K,3,s,s) uint8 → (B,3,S,S). Object 0 is the ground; now and then an object is
+    cut from the ground's own photograph, so that it hides.
+    """
+    batch, size = len(images), images.shape[-1]
+    slots = int(ids.max()) + 1
+
+    def chance(share: float) -> Tensor:
+        return torch.rand(batch, slots, generator=generator) < share
+
+    def per_pixel(values: Tensor) -> Tensor:
+        """(B,M,...) → (B,S,S,...): what belongs to the object seen at each pixel."""
+        flat = (ids + torch.arange(batch)[:, None, None] * slots).flatten()
+        return values.flatten(0, 1)[flat].view(*ids.shape, *values.shape[2:])
+
+    source = torch.randint(len(photos), (batch, slots), generator=generator)
+    source = torch.where(chance(0.2), source[:, :1], source).float()
+    affine = per_pixel(_affines(batch * slots, (0.2, 0.8), generator).view(batch, slots, 2, 3))
+    line = (torch.arange(size) + 0.5) * 2 / size - 1
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    place = affine @ torch.stack([x, y, torch.ones_like(x)], -1)[None, ..., None]
+    # Trilinear sampling in a volume of photographs: a whole number as the third coordinate picks one of them.
+    depth = (per_pixel(source) + 0.5) * 2 / len(photos) - 1
+    grid = torch.cat([place[..., 0], depth[..., None]], -1)[:, None]
+    volume = (photos.float() / 255).transpose(0, 1)[None].expand(batch, -1, -1, -1, -1)
+    fill = F.grid_sample(volume, grid, mode="bilinear", padding_mode="reflection", align_corners=False)[:, :, 0]
+    tint = 1 + torch.randn(batch, slots, 3, generator=generator) * 0.12
+    tint = per_pixel(tint * (torch.randn(batch, slots, 1, generator=generator) * 0.25).exp()).permute(0, 3, 1, 2)
+    slope = per_pixel(torch.randn(batch, slots, 2, generator=generator) * 0.2)
+    fill = fill * tint * (1 + slope[..., 0] * x + slope[..., 1] * y)[:, None].clamp(0.3, 1.7)
+    result = torch.where(per_pixel(chance(0.75))[:, None], fill, images).clamp(0, 1)
+    # Cut edges are sharper than a lens draws them.
+    soft = F.avg_pool2d(F.pad(result, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return torch.lerp(result, soft, torch.rand(batch, 1, 1, 1, generator=generator))
+
+
+def develop(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Photometric jitter, noise and, now and then, wet highlights: (B,3,S,S) in 0..1 → the same."""
+    batch, size = len(images), images.shape[-1]
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(batch, *shape, generator=generator) * (high - low) + low
+
+    mean = images.mean((2, 3), keepdim=True)
+    grey = images.mean(1, keepdim=True)
+    saturation = torch.where(torch.rand(batch, generator=generator) < 0.15, 0.0, 1.0)[:, None, None, None] * uniform(
+        0.4, 1.6, 1, 1, 1
+    )
+    view = grey + (images - grey) * saturation
+    view = mean + (view - mean) * uniform(0.5, 1.5, 1, 1, 1)
+    view = view * uniform(0.75, 1.25, 3, 1, 1) + uniform(-0.15, 0.15, 1, 1, 1)
+    glints = torch.randn(batch, 1, size // 8, size // 8, generator=generator)
+    glints = F.interpolate(glints, size, mode="bicubic", align_corners=False) - uniform(1.5, 2.5, 1, 1, 1)
+    some = torch.rand(batch, 1, 1, 1, generator=generator) < 0.3
+    view = view + some * (glints.clamp(min=0) * 5).clamp(max=1)
+    view = view.clamp(0, 1) ** uniform(-0.5, 0.5, 1, 1, 1).exp()
+    view = view + torch.randn(view.shape, generator=generator) * uniform(0, 0.03, 1, 1, 1)
+    return view.clamp(0, 1)
+
+
+def _affines(count: int, zoom: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """(N,2,3): where a view's points, in -1..1, lie in the picture; ``zoom`` = share of the picture's side that the view spans."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(count, generator=generator) * (high - low) + low
+
+    scale, aspect = uniform(*zoom), uniform(-0.2, 0.2).exp()
+    angle = uniform(-0.35, 0.35) + torch.randint(0, 4, (count,), generator=generator) * torch.pi / 2
+    flip = torch.where(torch.rand(count, generator=generator) < 0.5, 1.0, -1.0)
+    slack = (1 - scale).clamp(min=0)
+    return torch.stack(
+        [
+            torch.stack([scale * aspect * angle.cos() * flip, -scale / aspect * angle.sin(), uniform(-1, 1) * slack], -1),
+            torch.stack([scale * aspect * angle.sin() * flip, scale / aspect * angle.cos(), uniform(-1, 1) * slack], -1),
+        ],
+        1,
+    )
+
+
+def choose_objects(
+    ids: Tensor, objects: int, generator: torch.Generator, smallest: float = 0.0015
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pick instances: ids (B,S,S) → targets (B,K,S,S) bool, chosen ids (B,K), valid (B,K). Larger objects are likelier."""
+    batch, size = ids.shape[0], ids.shape[-1]
+    area = torch.zeros(batch, int(ids.max()) + 2).scatter_add_(1, ids.flatten(1), torch.ones(batch, size * size))
+    area[:, 0] = 0
+    weight = torch.where(area >= smallest * size * size, area, 0.0).sqrt()
+    some = weight.sum(1) > 0
+    weight[~some] = 1.0
+    chosen = torch.multinomial(weight, objects, replacement=True, generator=generator)
+    return ids[:, None] == chosen[:, :, None, None], chosen, some[:, None].expand(-1, objects)
+
+
+def sample_in(region: Tensor, generator: torch.Generator, central: float = 0.5) -> Tensor:
+    """One pixel of each region: (B,K,S,S) bool → (B,K,2) xy at pixel centres; with chance ``central`` deep inside, else uniform."""
+    batch, objects, size, _ = region.shape
+    flat = region.flatten(0, 1).float()
+    weight = flat.clone()
+    if torch.rand((), generator=generator) < central:
+        # How much of the neighbourhood, at three radii, is in the region too: cheap, and close to a distance transform.
+        depth = small = F.avg_pool2d(flat[:, None], 4)
+        for radius in (1, 2, 4):
+            depth = depth * F.avg_pool2d(small, 2 * radius + 1, stride=1, padding=radius)
+        weight = F.interpolate(depth, scale_factor=4.0)[:, 0] ** 3 * flat + 1e-9 * flat
+    weight = weight.flatten(1)
+    weight[weight.sum(1) <= 0] = 1.0
+    index = torch.multinomial(weight, 1, generator=generator)[:, 0]
+    return torch.stack([index % size + 0.5, index // size + 0.5], -1).view(batch, objects, 2).float()
+
+
+def boxes_of(targets: Tensor, generator: torch.Generator, jitter: float = 0.07) -> Tensor:
+    """Jittered boxes: (B,K,S,S) bool → (B,K,4)."""
+    size = targets.shape[-1]
+
+    def span(line: Tensor) -> tuple[Tensor, Tensor]:
+        return line.float().argmax(-1).float(), size - line.flip(-1).float().argmax(-1).float()
+
+    x0, x1 = span(targets.any(-2))
+    y0, y1 = span(targets.any(-1))
+    boxes = torch.stack([x0, y0, x1, y1], -1)
+    side = torch.stack([x1 - x0, y1 - y0], -1).repeat(1, 1, 2)
+    noise = (torch.randn(boxes.shape, generator=generator) * jitter * side).clamp(-0.15 * size, 0.15 * size)
+    noise = noise * (torch.rand(boxes.shape[0], boxes.shape[1], 1, generator=generator) < 0.5)
+    boxes = (boxes + noise).clamp(0, size)
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat(
+        [torch.minimum(low, high), torch.maximum(torch.maximum(low, high), torch.minimum(low, high) + 2)], -1
+    )

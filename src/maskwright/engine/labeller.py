@@ -136,6 +136,49 @@ class Labeller:
             loss = loss + self.weak_weight * self._box_loss(masks.best[~is_mask], asked, ~is_mask)
         return loss
 
+    @torch.no_grad()
+    def practice(self, batch: Batch, generator: torch.Generator, trust: float = 0.7, clicks: int = 6) -> Batch:
+        """What SAM can practise on: mask images, and box images of whose pseudo-mask it is sure, which stand in for masks.
+
+        A box says so much that its answer can teach clicks and in-context answers, where a few masks alone are soon learnt by heart.
+
+        Args:
+            batch: without augmentation.
+            trust: least predicted IoU of a pseudo-mask that counts as a mask.
+            clicks: of each such mask and category, at most so many are drawn, deep inside it.
+
+        Returns:
+            The batch for ``episode``; rows of other images are not ``present``.
+        """
+        maps, confidence = self.pseudo_masks(batch)
+        taught = (batch.kinds == Kind.BOX) & (confidence > trust)
+        known = taught | (batch.kinds == Kind.MASK)
+        answer = maps.argmax(1)
+        target = answer.repeat_interleave(4, 1).repeat_interleave(4, 2)
+        own = F.one_hot(answer, self.categories)[..., 1:].permute(0, 3, 1, 2).float()
+        depth = (F.avg_pool2d(own, 7, 1, 3) ** 4 * own).flatten(0, 1).flatten(1).cpu()
+        empty = depth.sum(1) <= 0
+        index = torch.multinomial(depth.masked_fill(empty[:, None], 1.0), clicks, replacement=True, generator=generator)
+        drawn = torch.arange(clicks) <= torch.randint(clicks, (len(depth), 1), generator=generator)
+        category = torch.arange(1, self.categories).repeat(len(batch))[:, None]
+        category = torch.where(drawn & ~empty[:, None], category, -1).view(len(batch), -1)
+        at = ((torch.stack([index % self.grid, index // self.grid], -1) + 0.5) * 4).view(len(batch), -1, 2)
+        room = category.shape[1] - batch.point_categories.shape[1]
+        category, at = category.to(taught.device), at.to(batch.points)
+        if room >= 0:
+            old_category, old = F.pad(batch.point_categories, (0, room), value=-1), F.pad(batch.points, (0, 0, 0, room))
+        else:
+            category, at = F.pad(category, (0, -room), value=-1), F.pad(at, (0, 0, 0, -room))
+            old_category, old = batch.point_categories, batch.points
+        return replace(
+            batch,
+            kinds=torch.where(taught, int(Kind.MASK), batch.kinds),
+            target=torch.where(taught[:, None, None], target, batch.target),
+            points=torch.where(taught[:, None, None], at, old),
+            point_categories=torch.where(taught[:, None], category, old_category),
+            present=torch.where(known[:, None], batch.present, 0),
+        )
+
     def _mask_row_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
         size = 2 * logits.shape[-1]
         target = F.interpolate(truth[:, None], (size, size), mode="area")[:, 0]

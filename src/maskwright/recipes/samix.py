@@ -496,9 +496,8 @@ class Trainer:
             loss, found = self.labeller.visit(plain, embedding, self.step, teacher, self.maturity)
         self.labeller.absorb(self._gather(found))
         if self.sam_optimizer is not None:
-            is_mask = (plain.kinds == Kind.MASK)[:, None]
-            practice = replace(plain, present=torch.where(is_mask, plain.present, 0))
-            loss = loss + self.labeller.episode(embedding, practice, self.generator(3, self.step))
+            generator = self.generator(3, self.step)
+            loss = loss + self.labeller.episode(embedding, self.labeller.practice(plain, generator), generator)
             set_rate(self.sam_optimizer, 0.3 * rate)
             self.descend(loss, self.sam_optimizer, self.sam_parameters)
             self.means["sam"].append(float(loss.detach()))
@@ -566,7 +565,6 @@ class Trainer:
         write_model(self)
         write_pseudo_masks(self)
         write_report(self)
-
 
     @torch.no_grad()
     def _blend_pseudo_masks(self) -> None:

@@ -58,7 +58,7 @@ from maskwright.recipes.samix_report import write_model, write_pseudo_masks, wri
 from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Sam
 
-OFTEN = {Kind.MASK: 1.0, Kind.SCRIBBLE: 1.5, Kind.BOX: 2.0, Kind.POINT: 1.5, Kind.TAG: 1.0, Kind.NONE: 1.0}
+OFTEN = {Kind.MASK: 1.0, Kind.SCRIBBLE: 1.5, Kind.BOX: 4.0, Kind.POINT: 1.5, Kind.TAG: 1.0, Kind.NONE: 1.0}
 """How often an image of each kind is drawn, relative to each other: what its pseudo-mask is worth."""
 
 
@@ -399,12 +399,13 @@ class Trainer:
         config = self.config
         is_mask = batch.kinds == Kind.MASK
         strong = strong_view(batch.images, self.generator(2, self.step))
-        # A small network learns from true masks faster without colour jitter; the strong view is what consistency needs.
-        logits = self._segment(self.segmenter, torch.where(is_mask[:, None, None, None], batch.images, strong))
+        # A small network learns from masks, also from those that boxes give, faster without colour jitter; consistency needs it.
+        plain = is_mask | (batch.kinds == Kind.BOX)
+        logits = self._segment(self.segmenter, torch.where(plain[:, None, None, None], batch.images, strong))
         grid = config.size // 2
         fine = pseudo.resize(logits, grid)
         target = batch.target[:, ::2, ::2]
-        losses = {"mask": self._mask_loss(fine, target, is_mask)}
+        losses = {"mask": self._mask_loss(fine, target, is_mask.float())}
         weak = ~is_mask
         if weak.any():
             losses["drawn"] = config.weak_weight * partial_cross_entropy(fine[weak], target[weak])
@@ -415,8 +416,7 @@ class Trainer:
                 teacher[weak] = self._segment(self.teacher.model, batch.images[weak])
             trust = min(1.0, fraction / 0.2)
             losses["consistency"] = config.consistency_weight * trust * consistency_loss(logits[weak], teacher[weak])
-            maps, weight = self.pseudo_masks(batch, teacher.softmax(1))
-            losses["pseudo"] = config.pseudo_weight * pseudo_mask_loss(logits[weak], maps[weak], weight[weak])
+            losses["pseudo"] = config.pseudo_weight * self._pseudo_loss(logits, fine, batch, teacher.softmax(1))
         set_rate(self.optimizer, rate)
         self.descend(torch.stack(list(losses.values())).sum(), self.optimizer, list(self.segmenter.parameters()))
         self.teacher.update(self.segmenter)
@@ -431,12 +431,12 @@ class Trainer:
             images = F.interpolate(images, size // 64 * 32, mode="area")
         return pseudo.resize(model(images), size // 4)
 
-    def _mask_loss(self, fine: Tensor, target: Tensor, is_mask: Tensor) -> Tensor:
+    def _mask_loss(self, fine: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Mean over the images, weighted by (B,) ``weight``."""
         if len(self.categories) == 2:
-            logit = foreground_logit(fine, 1)
             truth = torch.where(target == IGNORE, IGNORE, (target == 1).long())
-            return mask_loss(logit, truth, is_mask.float())
-        return semantic_mask_loss(fine, target, is_mask.float())
+            return mask_loss(foreground_logit(fine, 1), truth, weight)
+        return semantic_mask_loss(fine, target, weight)
 
     def _foreground_present(self, batch: Batch) -> Tensor:
         present = batch.present.clone()
@@ -452,17 +452,25 @@ class Trainer:
         own = others.gather(1, (categories.clamp(min=1) - 1)[..., None, None].expand(-1, -1, *logits.shape[-2:]))
         return box_projection_loss(own, boxes * (logits.shape[-1] / self.config.size), categories > 0)
 
-    def pseudo_masks(self, batch: Batch, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Pseudo-masks in the batch's augmented view: (B, S/4, S/4) categories and how far to trust each pixel (0 = not at all).
+    def _pseudo_loss(self, logits: Tensor, fine: Tensor, batch: Batch, teacher: Tensor) -> Tensor:
+        """What prompts gave is learnt like a mask where it is clear-cut; what SAM said blindly pulls each pixel as far as it is trusted."""
+        maps, confidence = self.pseudo_masks(batch, teacher)
+        first, second = maps.topk(2, 1).values.unbind(1)
+        answer, margin = maps.argmax(1), (first - second) * batch.inside[:, 2::4, 2::4]
+        blind = (batch.kinds == Kind.TAG) | (batch.kinds == Kind.NONE)
+        loss = pseudo_mask_loss(logits[blind], answer[blind], (confidence[:, None, None] * margin)[blind])
+        weight = confidence * (~blind & (batch.kinds != Kind.MASK))
+        clear = torch.where(margin > 0.2, answer, IGNORE).repeat_interleave(2, 1).repeat_interleave(2, 2)
+        # Means over the images of either sort become one over all of them.
+        total = blind.sum() * loss + weight.sum() * self._mask_loss(fine, clear, weight)
+        return total / (batch.kinds != Kind.MASK).sum()
 
-        A pixel counts by the image's confidence and by the margin by which its category won.
-        """
+    def pseudo_masks(self, batch: Batch, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Pseudo-masks in the batch's augmented view: (B, C, S/4, S/4) probabilities, and (B,) how far to trust each image's."""
         if self.config.pseudo == "ellipse":
             masks, boxed = pseudo.ellipse_masks(batch, len(self.categories), self.config.size)
-            return masks.argmax(1), boxed[:, None, None].float().expand_as(masks[:, 0])
-        maps, confidence = self.labeller.pseudo_masks(batch, teacher, self.maturity)
-        first, second = maps.topk(2, 1).values.unbind(1)
-        return maps.argmax(1), confidence[:, None, None] * (first - second) * batch.inside[:, 2::4, 2::4]
+            return masks, boxed.float()
+        return self.labeller.pseudo_masks(batch, teacher, self.maturity)
 
     @property
     def maturity(self) -> float:

@@ -8,7 +8,7 @@ from batches import BOX_1, SIZE, C, batch_of
 
 from maskwright.data.labels import Kind
 from maskwright.engine import pseudo
-from maskwright.engine.labeller import Labeller, PseudoMask
+from maskwright.engine.labeller import MOST_ROWS, Labeller, PseudoMask
 from maskwright.engine.pseudo import EMPTY, Rows
 from maskwright.sam.sam import Sam
 
@@ -105,3 +105,15 @@ def test_the_teacher_is_blended_in_as_far_as_it_is_mature(labeller: Labeller):
     assert (mixed[(slice(None), 1, *inside)] == 1).all()
     half, _ = labeller.pseudo_masks(batch, teacher, 0.5)
     torch.testing.assert_close(half[(slice(3, None), 1, *far)], torch.full((2,), 0.25))
+
+
+def test_few_rows_are_whole_categories(labeller: Labeller):
+    categories = torch.arange(40) % 10
+    labeller.categories = 10
+    some = labeller._few(categories, torch.Generator().manual_seed(0))
+    assert len(some) == MOST_ROWS
+    assert (some[1:] > some[:-1]).all()
+    counts = categories[some].bincount(minlength=10)
+    # Four rows each: four categories are whole.
+    assert counts.tolist().count(4) == MOST_ROWS // 4
+    assert labeller._few(categories[:5], torch.Generator()).tolist() == [0, 1, 2, 3, 4]

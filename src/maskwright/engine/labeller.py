@@ -31,6 +31,9 @@ from maskwright.nets.selector import SelectorName, select
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Masks, Memory, Sam
 
+MOST_ROWS = 16
+"""Rows that SAM learns from in one step at most. An image of many categories has many, and each costs a recall and its gradient."""
+
 
 @dataclass
 class PseudoMask:
@@ -104,6 +107,7 @@ class Labeller:
         rows = pseudo.rows_of(batch.present)
         if not len(rows):
             return embedding.low.sum() * 0
+        rows = rows[self._few(rows.category, generator)]
         is_mask = batch.kinds[rows.image] == Kind.MASK
         truth = (batch.target[rows.image] == rows.category[:, None, None]).float()
         draw = torch.rand(len(rows), generator=generator).to(truth.device)
@@ -179,6 +183,13 @@ class Labeller:
             present=torch.where(known[:, None], batch.present, 0),
         )
 
+    def _few(self, categories: Tensor, generator: torch.Generator) -> Tensor:
+        """(N,) categories of rows → places of at most ``MOST_ROWS``, in order: whole categories at random, to refer to each other."""
+        if len(categories) <= MOST_ROWS:
+            return torch.arange(len(categories), device=categories.device)
+        rank = torch.randperm(self.categories, generator=generator).to(categories.device)[categories]
+        return rank.argsort(stable=True)[:MOST_ROWS].sort().values
+
     def _mask_row_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
         size = 2 * logits.shape[-1]
         target = F.interpolate(truth[:, None], (size, size), mode="area")[:, 0]
@@ -240,17 +251,23 @@ class Labeller:
         logits = embedding.low.new_full((len(rows), self.grid, self.grid), pseudo.EMPTY)
         score = embedding.low.new_zeros(len(rows))
         loss = embedding.low.sum() * 0
-        if len(answerable):
-            part = asked.rows(answerable)
-            conditioned = self._condition(
-                embedding, rows[answerable], shown[answerable], lambda at: self.pool.memory(order[answerable][at])
-            )
-            masks = self._decode(conditioned, part)
-            answer, confidence = pseudo.row_logits(masks, part, self.sam.size)
-            logits = logits.index_copy(0, answerable, answer.detach())
-            score = score.index_copy(0, answerable, confidence.detach())
-            if torch.is_grad_enabled():
-                loss = self._weak_loss(answer, masks.best, batch, rows[answerable], part, teacher)
+        learns = torch.zeros_like(shown)
+        if torch.is_grad_enabled():
+            learns[answerable[self._few(rows.category[answerable], self.generator(5, step + (1 << 32)))]] = True
+        for at in (answerable[learns[answerable]], answerable[~learns[answerable]]):
+            if not len(at):
+                continue
+            with torch.set_grad_enabled(bool(learns[at[0]])):
+                part = asked.rows(at)
+                conditioned = self._condition(
+                    embedding, rows[at], shown[at], lambda some, at=at: self.pool.memory(order[at][some])
+                )
+                masks = self._decode(conditioned, part)
+                answer, confidence = pseudo.row_logits(masks, part, self.sam.size)
+                if torch.is_grad_enabled():
+                    loss = self._weak_loss(answer, masks.best, batch, rows[at], part, teacher)
+            logits = logits.index_copy(0, at, answer.detach())
+            score = score.index_copy(0, at, confidence.detach())
         with torch.no_grad():
             probabilities, confidence = self._merge(rows, answerable, logits, score, len(batch))
             found = Visit(self._stored(batch, rows, answerable, probabilities, confidence, shown, order))

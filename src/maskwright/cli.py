@@ -115,7 +115,7 @@ def _app(recipe: str | None) -> SubcommandApp:
         train.command(name=name, help=text)(settings)
     groups = (
         (data, {"check": Check, "stats": Stats, "weaken": Weaken, "convert": Convert}),
-        (sam, {"info": SamInfo, "convert": SamConvert, "precompute": SamPrecompute}),
+        (sam, {"info": SamInfo, "evaluate": SamEvaluate, "convert": SamConvert, "precompute": SamPrecompute}),
     )
     for group, commands in groups:
         for name, command in commands.items():
@@ -386,6 +386,69 @@ class SamInfo:
             "decode": f"{facts['decode_ms']:.1f} ms for a click",
         }
         _print_table(facts["name"], ["", ""], list(lines.items()), header=False)
+
+
+@dataclass
+class SamEvaluate:
+    """What a SAM does with a box, with clicks and in context, without any training; beside answers without a model."""
+
+    sam: Source
+    """nano (bundled), a Hugging Face id, a folder, or an official .pt file."""
+    data: Data
+    """Dataset with masks."""
+    split: str = "test"
+    """Which images are asked; references in context are from `train`."""
+    size: int | None = None
+    """Canvas size in pixels other than the checkpoint's."""
+    limit: int = 100
+    """Images at most, drawn by the seed."""
+    objects: int = 3
+    """Objects of an image at most, drawn by the seed."""
+    clicks: int = 5
+    """How many corrective clicks an oracle makes."""
+    seed: int = 0
+    """Which images, objects and references."""
+    json: Path | None = None
+    """Write the numbers, also those of every object, to this file."""
+    report: Path | None = None
+    """Write a page with a curve and pictures to this HTML file."""
+    batch: int = 8
+    """Images per pass of the encoder."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+
+    def __call__(self) -> None:
+        _at_least_1(limit=self.limit, objects=self.objects, clicks=self.clicks, batch=self.batch)
+        _canvas_size(self.size)
+        from maskwright.data.images import write_atomic
+        from maskwright.data.labels import Dataset
+        from maskwright.engine.predictor import find_device
+        from maskwright.sam.sam import Sam
+        from maskwright.sam_evaluation import evaluate_sam
+        from maskwright.sam_evaluation.report import COLUMNS, explanation, table, title
+
+        dataset, device = Dataset.load(self.data), find_device(self.device)
+        model = Sam.load(self.sam, size=self.size).to(device)
+        with _advance("evaluating") as progress:
+            scores = evaluate_sam(
+                model,
+                dataset,
+                self.split,
+                limit=self.limit,
+                objects=self.objects,
+                batch=self.batch,
+                clicks=self.clicks,
+                seed=self.seed,
+                progress=progress,
+                report=self.report,
+            )
+        _print_table(title(scores), COLUMNS, table(scores))
+        print(*explanation(scores), sep="\n")
+        if self.json:
+            write_atomic(self.json, json.dumps(scores, indent=1) + "\n")
+        for path in (self.json, self.report):
+            if path:
+                print(f"written: {path}")
 
 
 @dataclass

@@ -63,7 +63,7 @@ def test_practice_takes_sure_box_answers_for_masks(labeller: Labeller):
     assert practice.kinds.tolist() == [Kind.MASK, Kind.POINT, Kind.SCRIBBLE, Kind.TAG, Kind.NONE]
     assert (practice.target[0, : SIZE // 2, : SIZE // 2] == 2).all()
     assert (practice.target[0, SIZE // 2 :] == 0).all()
-    # Only the image that stands in for a mask takes part.
+    # Only images with masks and boxes take part.
     assert practice.present[0].tolist() == batch.present[0].tolist()
     assert not practice.present[1:].any()
     drawn = practice.point_categories[0] >= 0
@@ -83,7 +83,8 @@ def test_practice_leaves_out_what_sam_doubts(labeller: Labeller):
     practice = labeller.practice(batch, torch.Generator().manual_seed(0))
     assert torch.equal(practice.kinds, batch.kinds)
     assert torch.equal(practice.target, batch.target)
-    assert not practice.present.any()
+    assert practice.present[0].tolist() == batch.present[0].tolist()
+    assert not practice.present[1:].any()
 
 
 def test_the_teacher_is_blended_in_as_far_as_it_is_mature(labeller: Labeller):
@@ -97,8 +98,8 @@ def test_the_teacher_is_blended_in_as_far_as_it_is_mature(labeller: Labeller):
     far = (GRID - 1, GRID - 1)
     assert (alone[(slice(None), 1, *far)] == 0).all()
     mixed, confidence = labeller.pseudo_masks(batch, teacher, 1.0)
-    # Boxes rule the far corner out; clicks take 0.7 of the blend, blind kinds all of it.
-    torch.testing.assert_close(mixed[(slice(None), 1, *far)], torch.tensor([0.0, 0.35, 0.35, 0.5, 0.5]))
+    # Boxes rule the far corner out; clicks take 0.6 of the blend, blind kinds all of it.
+    torch.testing.assert_close(mixed[(slice(None), 1, *far)], torch.tensor([0.0, 0.3, 0.3, 0.5, 0.5]))
     overlap = 2 * GRID**2 / 4 / (GRID**2 / 4 + GRID**2)
     torch.testing.assert_close(confidence[3:], torch.full((2,), 0.8 * overlap), atol=1e-4, rtol=0)
     inside = (int(BOX_1[1] // 4) + 1, int(BOX_1[0] // 4) + 1)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from maskwright.data.labels import Kind
 from maskwright.engine.pool import ReferencePool, pooled
+from maskwright.errors import WeightsError
 from maskwright.sam.sam import Embedding, Memory
 
 # What a query may be shown, written down kind by kind.
@@ -26,7 +27,8 @@ def put(pool: ReferencePool, samples: list[int], categories: list[int], kinds: l
     value = torch.tensor(values)
     memory = Memory(value[:, None, None, None].expand(-1, 4, 2, 2).clone(), value[:, None].expand(-1, 3).clone())
     vectors = value[:, None].expand(-1, 5).clone()
-    pool.update(torch.tensor(samples), torch.tensor(categories), torch.tensor(kinds), memory, vectors, vectors * 10)
+    keys = torch.tensor(samples), torch.tensor(categories), torch.tensor(kinds)
+    pool.update(*keys, memory, vectors, vectors * 10, vectors[:, :4] * 100)
 
 
 def ask(pool: ReferencePool, sample: int, category: int, kind: Kind) -> list[bool]:
@@ -64,6 +66,7 @@ def test_momentum():
     assert (found["pointers"] == 5).all()
     assert (found["whole"] == 5).all()
     assert (found["foreground"] == 50).all()
+    assert (found["memory"] == 500).all()
     assert found["kind"] == Kind.SCRIBBLE
     assert (entry(pool, 4, 1)["whole"] == 1).all()
     assert (entry(pool, 5, 1)["whole"] == 2).all()
@@ -103,6 +106,26 @@ def test_state_round_trip():
     assert len(other) == 0
     put(other, [1], [1], [Kind.MASK], [1.0])
     assert len(other) == 1
+
+
+def test_a_state_of_another_version_is_refused():
+    pool, other = ReferencePool(), ReferencePool()
+    put(pool, [0], [1], [Kind.MASK], [1.0])
+    state = pool.state_dict()
+    del state["memory"]
+    with pytest.raises(WeightsError, match="memory"):
+        other.load_state_dict(state)
+    assert len(other) == 0
+
+
+def test_entries_are_what_the_policy_sees():
+    pool = ReferencePool()
+    put(pool, [0, 1], [1, 1], [Kind.MASK, Kind.BOX], [1.0, 2.0])
+    entries = pool.entries()
+    assert entries.kind.tolist() == [Kind.MASK, Kind.BOX]
+    assert entries.memory[:, 0].tolist() == [100, 200]
+    assert entries.whole[:, 0].tolist() == [1, 2]
+    assert entries.foreground[:, 0].tolist() == [10, 20]
 
 
 def test_pooled_vectors_by_hand():

@@ -35,7 +35,7 @@ def test_all_six_kinds_of_label_train_a_model(data: Path, tmp_path: Path, tiny_s
     train = {sample.id: sample for sample in dataset.split("train")}
     assert {sample.labels.kind for sample in train.values()} == set(Kind)
     assert samix.main(settings(data, run, tiny_sam_folder, steps=10, warm_up=10)) == run
-    assert json.loads((run / "config.json").read_text())["config"]["sam_every"] == 2
+    assert json.loads((run / "config.json").read_text())["config"]["sam_every"] == 6
     lines = log(run)
     assert [line["step"] for line in lines if "warm_up" in line] == [10]
     (losses,) = (line for line in lines if "mask" in line)

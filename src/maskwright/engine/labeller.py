@@ -28,6 +28,7 @@ from maskwright.engine.losses import (
 )
 from maskwright.engine.pool import ReferencePool, pooled
 from maskwright.nets.selector import SelectorName, select
+from maskwright.nets.spnet import pooled_memory
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Masks, Memory, Sam
 
@@ -156,7 +157,7 @@ class Labeller:
         """
         maps, confidence = self.pseudo_masks(batch)
         taught = (batch.kinds == Kind.BOX) & (confidence > trust)
-        known = taught | (batch.kinds == Kind.MASK)
+        known = (batch.kinds == Kind.BOX) | (batch.kinds == Kind.MASK)
         answer = maps.argmax(1)
         target = answer.repeat_interleave(4, 1).repeat_interleave(4, 2)
         own = F.one_hot(answer, self.categories)[..., 1:].permute(0, 3, 1, 2).float()
@@ -280,10 +281,8 @@ class Labeller:
         for visit in visits:
             self.masks |= visit.masks
             if visit.entries is not None:
-                sample, category, kind, features, pointers, whole, foreground = (
-                    e.to(self.sam.device) for e in visit.entries
-                )
-                self.pool.update(sample, category, kind, Memory(features, pointers), whole, foreground)
+                sample, category, kind, features, pointers, *vectors = (e.to(self.sam.device) for e in visit.entries)
+                self.pool.update(sample, category, kind, Memory(features, pointers), *vectors)
 
     def pseudo_masks(self, batch: Batch, teacher: Tensor | None = None, maturity: float = 0.0) -> tuple[Tensor, Tensor]:
         """The newest pseudo-masks in the batch's view: SAM's answers, as old as their last visit, and the teacher's view of today.
@@ -410,7 +409,7 @@ class Labeller:
             return probabilities, torch.where(blind, 0.0, confidence)
         agreed = maturity * pseudo.agreement(probabilities, teacher)
         boxed = batch.kinds == Kind.BOX
-        share = self.blend * maturity * torch.where(blind, 1.0, torch.where(boxed, 0.3, 0.7))
+        share = self.blend * maturity * torch.where(blind, 1.0, torch.where(boxed, 0.3, 0.6))
         view = pseudo.constrain(teacher, batch, self.sam.size)
         mixed = torch.lerp(probabilities, view, share[:, None, None, None])
         return mixed, torch.where(blind, confidence * agreed, confidence)
@@ -453,7 +452,7 @@ class Labeller:
         own = embedding[rows.image[at]].detach()
         memory = self.sam.remember(own, masks[at][:, None])[:, 0]
         entries = [batch.indices[rows.image[at]], rows.category[at], kinds[at], memory.features, memory.pointers]
-        return [*entries, *pooled(own, masks[at])]
+        return [*entries, *pooled(own, masks[at]), pooled_memory(memory.features, masks[at])]
 
     # ------------------------------------------------------------------------------------------------ state
 

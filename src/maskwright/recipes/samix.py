@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -74,6 +75,8 @@ class Config:
     """`masks-only` is the baseline that ignores every weak label and every unlabelled image."""
     pseudo: Literal["sam", "ellipse", "none"] = "sam"
     """Where pseudo-masks come from. `none`: weak losses alone. `ellipse`: the ellipse inscribed in each box, nothing else (a baseline)."""
+    no_sam: tyro.conf.FlagCreatePairsOff[bool] = False
+    """The same as `--pseudo none`."""
     sam: str = "nano"
     """SAM 2: `nano` (bundled), a Hugging Face id such as facebook/sam2.1-hiera-tiny, a folder, or an official .pt file."""
     adapters: bool = True
@@ -110,10 +113,10 @@ class Config:
     """Reference images per query (T)."""
     coarse_share: float = 0.7
     """First share of stage 2 in which the segmenter works at half the resolution, where a step costs a quarter (not below 128 pixels)."""
-    sam_every: int = 2
+    sam_every: int = 6
     """Pseudo-masks of a step's images are renewed every so many steps, and SAM's adapters trained."""
-    blend: float = 0.5
-    """Share of the mean teacher's own view in the pseudo-masks of tagged and unlabelled images; 0.7 of it where SAM had clicks, 0.3 where
+    blend: float = 0.8
+    """Share of the mean teacher's own view in the pseudo-masks of tagged and unlabelled images; 0.6 of it where SAM had clicks, 0.3 where
     it had boxes (not in the paper: two sources that err differently). Grows from 0 over the first third of stage 2."""
     pseudo_weight: float = 1.0
     weak_weight: float = 0.5
@@ -134,12 +137,14 @@ class Config:
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None and self.minutes is None:
             self.epochs = 20.0
+        if self.no_sam:
+            self.pseudo = "none"
         if self.size % 32:
             raise DataError([f"--size {self.size} is not a multiple of 32"])
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, for ``config.json``."""
-        free = ("out", "resume", "overwrite", "workers", "device", "checkpoint_seconds")
+        free = ("out", "resume", "overwrite", "workers", "device", "checkpoint_seconds", "no_sam")
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in free}
 
 
@@ -336,29 +341,42 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ stage 1
 
     def warm_up(self) -> None:
-        """Stage 1: adapters learn in-context segmentation on images whose truth (mask) or extent (box) is known."""
-        config = self.config
-        usable = [i for i, kind in enumerate(self.kinds.tolist()) if kind in (Kind.MASK, Kind.BOX)]
-        if self.sam_optimizer is None or not len(self.masked) or self.warmed >= config.warm_up or self.step:
+        """Stage 1: adapters learn in-context segmentation on images whose truth (mask) or extent (box) is known.
+
+        Half-way the box images get their first pseudo-masks; the surest of them stand in for masks from then on.
+        """
+        total = self.config.warm_up
+        if self.sam_optimizer is None or not len(self.masked) or self.warmed >= total or self.step:
             return
-        share = [
-            0.75 / len(self.masked) if self.kinds[i] == Kind.MASK else 0.25 / max(1, len(usable) - len(self.masked))
-            for i in usable
-        ]
+        boxed = (self.kinds == Kind.BOX).nonzero()[:, 0].tolist()
+        half = total // 2 if boxed else total
+        self._practise(self.sam_optimizer, half, boxed, mask_share=0.75)
+        if self.warmed < total:
+            if not self.labeller.masks:
+                self.fill_pool([*self.masked.tolist(), *boxed])
+            self._practise(self.sam_optimizer, total, boxed, mask_share=0.4)
+
+    def _practise(self, optimizer: torch.optim.Optimizer, until: int, boxed: list[int], mask_share: float) -> None:
+        """Episodes on images with masks and boxes up to step ``until`` of the warm-up."""
+        config, masked = self.config, self.masked.tolist()
+        share = [mask_share / len(masked)] * len(masked) + [(1 - mask_share) / max(1, len(boxed))] * len(boxed)
+        usable = [self.train[i] for i in [*masked, *boxed]]
         with (
-            self._loader(self.train.with_samples([self.train[i] for i in usable]), config.batch, share) as loader,
+            self._loader(self.train.with_samples(usable), config.batch, share) as loader,
             progress(
-                config.warm_up, "warming up SAM", completed=self.warmed, is_main=self.accelerator.is_main_process
+                until, "warming up SAM", completed=self.warmed, is_main=self.accelerator.is_main_process
             ) as advance,
         ):
-            while self.warmed < config.warm_up:
+            while self.warmed < until:
                 rate = min(1.0, (self.warmed + 1) / 20) * (1 - 0.7 * self.warmed / config.warm_up)
-                set_rate(self.sam_optimizer, rate)
+                set_rate(optimizer, rate)
                 batch = loader.batch(self.warmed).to(self.device)
+                batch = replace(batch, indices=torch.tensor([*masked, *boxed], device=self.device)[batch.indices])
                 generator = self.generator(1, self.warmed)
                 images = strong_view(batch.images, generator)
-                loss = self.labeller.episode(self.sam.encode(images), batch, generator)
-                self.descend(loss, self.sam_optimizer, self.sam_parameters)
+                taught = self.labeller.practice(batch, generator)
+                loss = self.labeller.episode(self.sam.encode(images), taught, generator)
+                self.descend(loss, optimizer, self.sam_parameters)
                 self.warmed += 1
                 advance(loss=float(loss.detach()))
                 if self.warmed % 10 == 0:
@@ -371,7 +389,7 @@ class Trainer:
         """Stage 2: the segmenter on labels and pseudo-masks, and SAM's adapters with it."""
         config, main = self.config, self.accelerator.is_main_process
         if self.use_sam and not self.step:
-            self.fill_pool()
+            self.fill_pool(range(len(self.train)))
         total = self.budget.total_steps
         begun = time.monotonic()
         budget = self.budget.resumed(self.used_minutes) if config.minutes else self.budget
@@ -480,9 +498,9 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ SAM's part of stage 2
 
     @torch.no_grad()
-    def fill_pool(self) -> None:
-        """Visit every training image once, finest labels first, so that each query finds references with finer labels."""
-        order = sorted(range(len(self.train)), key=lambda i: (-int(self.kinds[i]), i))
+    def fill_pool(self, images: Iterable[int]) -> None:
+        """Visit each of the training images once, finest labels first, so that each query finds references with finer labels."""
+        order = sorted(images, key=lambda i: (-int(self.kinds[i]), i))
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         with progress(len(order), "first pseudo-masks", is_main=self.accelerator.is_main_process) as advance:
             for start in range(0, len(order), self.config.batch):
@@ -506,7 +524,7 @@ class Trainer:
         if self.sam_optimizer is not None:
             generator = self.generator(3, self.step)
             loss = loss + self.labeller.episode(embedding, self.labeller.practice(plain, generator), generator)
-            set_rate(self.sam_optimizer, 0.3 * rate)
+            set_rate(self.sam_optimizer, 0.5 * rate)
             self.descend(loss, self.sam_optimizer, self.sam_parameters)
             self.means["sam"].append(float(loss.detach()))
 

@@ -153,8 +153,12 @@ def _affines(count: int, zoom: tuple[float, float], generator: torch.Generator) 
     slack = (1 - scale).clamp(min=0)
     return torch.stack(
         [
-            torch.stack([scale * aspect * angle.cos() * flip, -scale / aspect * angle.sin(), uniform(-1, 1) * slack], -1),
-            torch.stack([scale * aspect * angle.sin() * flip, scale / aspect * angle.cos(), uniform(-1, 1) * slack], -1),
+            torch.stack(
+                [scale * aspect * angle.cos() * flip, -scale / aspect * angle.sin(), uniform(-1, 1) * slack], -1
+            ),
+            torch.stack(
+                [scale * aspect * angle.sin() * flip, scale / aspect * angle.cos(), uniform(-1, 1) * slack], -1
+            ),
         ],
         1,
     )

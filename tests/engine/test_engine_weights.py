@@ -39,6 +39,14 @@ def test_model_round_trip_and_replacement(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def test_further_networks_lie_beside_the_model_and_go_with_it(tmp_path: Path) -> None:
+    beside = {"selector": {"v": torch.arange(3.0)}}
+    path = save_model(tmp_path / "model", {"w": torch.ones(1)}, {}, "card", beside)
+    assert torch.equal(load_tensors(path / "selector.safetensors")["v"], torch.arange(3.0))
+    save_model(tmp_path / "model", {"w": torch.ones(1)}, {}, "card")
+    assert sorted(p.name for p in path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
 def test_others_may_read_the_weights_as_the_umask_says(tmp_path: Path) -> None:
     before = os.umask(0o027)

@@ -8,7 +8,7 @@ from batches import BOX_1, SIZE, C, batch_of
 
 from maskwright.data.labels import Kind
 from maskwright.engine import pseudo
-from maskwright.engine.labeller import MOST_ROWS, Labeller, PseudoMask
+from maskwright.engine.labeller import FLOOR, MOST_ROWS, Labeller, PseudoMask
 from maskwright.engine.pseudo import EMPTY, Rows
 from maskwright.sam.sam import Sam
 
@@ -96,16 +96,19 @@ def test_the_teacher_is_blended_in_as_far_as_it_is_mature(labeller: Labeller):
     # Where SAM had no prompt (tag, nothing) it counts for nothing before there is a teacher.
     torch.testing.assert_close(confidence, torch.tensor([0.8, 0.8, 0.8, 0.0, 0.0]))
     far = (GRID - 1, GRID - 1)
-    assert (alone[(slice(None), 1, *far)] == 0).all()
+    assert (alone[(slice(None), 1, *far)] < 2 * FLOOR).all()
     mixed, confidence = labeller.pseudo_masks(batch, teacher, 1.0)
     # Boxes rule the far corner out; clicks take 0.6 of the blend, blind kinds all of it.
-    torch.testing.assert_close(mixed[(slice(None), 1, *far)], torch.tensor([0.0, 0.3, 0.3, 0.5, 0.5]))
+    # SAM gives the categories 1, FLOOR and FLOOR, the teacher FLOOR, 1 and FLOOR.
+    clicked, blind = (FLOOR ** (1 - w) / (FLOOR**w + FLOOR ** (1 - w) + FLOOR) for w in (0.3, 0.5))
+    expected = torch.tensor([FLOOR, clicked, clicked, blind, blind])
+    torch.testing.assert_close(mixed[(slice(None), 1, *far)], expected, atol=2e-3, rtol=1e-3)
     overlap = 2 * GRID**2 / 4 / (GRID**2 / 4 + GRID**2)
     torch.testing.assert_close(confidence[3:], torch.full((2,), 0.8 * overlap), atol=1e-4, rtol=0)
     inside = (int(BOX_1[1] // 4) + 1, int(BOX_1[0] // 4) + 1)
-    assert (mixed[(slice(None), 1, *inside)] == 1).all()
+    assert (mixed[(slice(None), 1, *inside)] > 0.99).all()
     half, _ = labeller.pseudo_masks(batch, teacher, 0.5)
-    torch.testing.assert_close(half[(slice(3, None), 1, *far)], torch.full((2,), 0.25))
+    assert (half[(slice(3, None), 1, *far)] < 0.5).all()
 
 
 def test_few_rows_are_whole_categories(labeller: Labeller):

@@ -267,6 +267,17 @@ def test_box_loss_is_content_with_any_mask_that_touches_all_sides() -> None:
     assert box_projection_loss(torch.full_like(filled, -20.0), box) > 1
 
 
+def test_box_losses_one_by_one():
+    logits = torch.randn(2, 3, 12, 10, generator=seeded())
+    some = torch.tensor([[1.0, 1, 6, 7], [2, 3, 9, 9], [0, 0, 4, 4]]).expand(2, 3, 4)
+    valid = torch.tensor([[True, True, False], [True, False, False]])
+    each = box_projection_loss(logits, some, valid, per_box=True)
+    assert (each[~valid] == 0).all()
+    torch.testing.assert_close(each[valid].mean(), box_projection_loss(logits, some, valid))
+    alone = box_projection_loss(logits[1:, :1], some[1:, :1])
+    torch.testing.assert_close(each[1, 0], alone)
+
+
 def test_box_loss_by_hand() -> None:
     p = torch.tensor([[0.9, 0.2, 0.3], [0.1, 0.6, 0.7]])
     loss = box_projection_loss(p.logit()[None, None], boxes((0, 0, 2, 2)))

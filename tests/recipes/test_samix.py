@@ -15,6 +15,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from maskwright.api import load
 from maskwright.data.images import image_size, read_mask
 from maskwright.data.labels import Dataset, Kind, Labels
+from maskwright.engine.selection import load_policy
 from maskwright.errors import DataError, MaskwrightError, RunError
 from maskwright.nets.selector import SelectorName
 from maskwright.recipes import samix
@@ -85,7 +86,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
     def save_and_die(self: samix.Trainer, *, force: bool = False) -> None:
         save(self, force=force)
-        if self.warmed + self.step == steps:
+        if self.clock == steps:
             raise Stopped
 
     monkeypatch.setattr(samix.Trainer, "save", save_and_die)
@@ -121,6 +122,44 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert len(json.loads((config.out / "config.json").read_text())["resumed"]) == len(stops)
 
 
+LEARNT = RESUMED | {"steps": 10, "warm_up": 2, "selector": "policy", "policy_warm_up": 3, "sam_every": 2}
+
+
+# In the policy's warm-up, at its end, and in stage 2.
+@pytest.mark.parametrize("stops", [[3], [5, 8]])
+def test_a_resumed_policy_is_the_uninterrupted_one(
+    stops: list[int],
+    scene_folder: Path,
+    tmp_path: Path,
+    tiny_sam_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    whole = samix.main(settings(scene_folder, tmp_path / "whole", tiny_sam_folder, **LEARNT))
+    (warmed,) = (line for line in log(whole) if "oracle_dice" in line)
+    assert warmed["step"] == 5
+    assert warmed["policy_dice"] <= warmed["oracle_dice"] + 1e-6
+    assert any("policy_entropy" in line for line in log(whole) if line["step"] > 5)
+    report = (whole / "report.html").read_text()
+    assert "Policy: mean rewards" in report
+    assert "oracle (sees the truth)" in report
+    config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, **LEARNT)
+    for stop in stops:
+        with monkeypatch.context() as patch:
+            stop_after(patch, stop)
+            with pytest.raises(Stopped):
+                samix.main(replace(config, resume=stop != stops[0]))
+    samix.main(replace(config, resume=True))
+    assert_same_run(config.out, whole)
+    # The policy is taken home with the model.
+    description = json.loads((whole / "model" / "config.json").read_text())["selector"]
+    policies = [load_policy(description, run / "model" / "selector.safetensors") for run in (whole, config.out)]
+    first, second = (policy.net.state_dict() for policy in policies)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert policies[0].references == 2
+    assert policies[0].net.query_shift.weight.abs().sum() > 0
+    assert load(whole, device="cpu").categories == ("background", "disc", "figure")
+
+
 def test_a_finished_run_can_be_resumed_without_harm(
     uninterrupted: Path, scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path
 ):
@@ -141,7 +180,7 @@ def test_every_baseline_runs(data: Path, tmp_path: Path, tiny_sam_folder: Path, 
     assert ("box" in (run / "model" / "README.md").read_text()) == (labels == "all")
 
 
-@pytest.mark.parametrize("selector", ["random", "similar", "similar-foreground", "diverse"])
+@pytest.mark.parametrize("selector", ["random", "similar", "similar-foreground", "diverse", "policy"])
 def test_every_selector_runs(binary_folder: Path, tmp_path: Path, tiny_sam_folder: Path, selector: SelectorName):
     run = samix.main(settings(binary_folder, tmp_path / "run", tiny_sam_folder, selector=selector, steps=2))
     assert all(tensor.isfinite().all() for tensor in tensors(run).values())

@@ -16,7 +16,16 @@ from maskwright.data.labels import Kind
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.recipes.samix import Config
 
-SMALLEST = {"size": 64, "steps": 4, "warm_up": 2, "batch": 4, "references": 2, "workers": 0, "device": "cpu"}
+SMALLEST = {
+    "size": 64,
+    "steps": 4,
+    "warm_up": 2,
+    "policy_warm_up": 2,
+    "batch": 4,
+    "references": 2,
+    "workers": 0,
+    "device": "cpu",
+}
 
 
 def settings(data: Path, out: Path, weights: Path, **changed: Any) -> Config:

@@ -8,7 +8,7 @@ per category that the labels name, merged by argmax against background.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -27,10 +27,14 @@ from maskwright.engine.losses import (
     partial_cross_entropy,
 )
 from maskwright.engine.pool import ReferencePool, pooled
+from maskwright.engine.selection import Answer, Judge, ReferencePolicy
 from maskwright.nets.selector import SelectorName, select
-from maskwright.nets.spnet import pooled_memory
+from maskwright.nets.spnet import Query, pooled_memory
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Masks, Memory, Sam
+
+FLOOR = 1e-3
+"""No source is surer than this that a category is not there, so that the other can still be heard."""
 
 MOST_ROWS = 16
 """Rows that SAM learns from in one step at most. An image of many categories has many, and each costs a recall and its gradient."""
@@ -53,6 +57,16 @@ class Visit:
     entries: list[Tensor] | None = None
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What the policy learns on, for ``ReferencePolicy.step``: N rows of a batch, (N, E) allowed entries, SAM's answers, their judge."""
+
+    query: Query
+    allowed: Tensor
+    answer: Answer
+    judge: Judge
+
+
 class Labeller:
     """Makes pseudo-masks, and learns to make better ones.
 
@@ -64,6 +78,7 @@ class Labeller:
         blend: share of the teacher's own view in the pseudo-masks of images without a prompt, once it is mature; less of it elsewhere.
         weak_weight: weight of the losses on boxes, points and scribbles.
         generator: (stream, step) → randomness that depends on nothing else.
+        policy: chooses the references where ``selector`` is ``policy``.
     """
 
     def __init__(
@@ -76,11 +91,14 @@ class Labeller:
         blend: float,
         weak_weight: float,
         generator: Callable[[int, int], torch.Generator],
+        policy: ReferencePolicy | None = None,
     ) -> None:
+        if selector == "policy" and policy is None:
+            raise ValueError("the selector 'policy' needs a policy")
         self.sam, self.categories = sam, categories
         self.selector: SelectorName = selector
         self.references, self.blend, self.weak_weight = references, blend, weak_weight
-        self.generator = generator
+        self.generator, self.policy = generator, policy
         self.pool = ReferencePool()
         self.masks: dict[int, PseudoMask] = {}
 
@@ -310,6 +328,87 @@ class Labeller:
         maps = torch.cat([1 - foreground.sum(1, keepdim=True), foreground], 1)
         return self._blend(batch, maps, confidence, teacher, maturity)
 
+    @torch.no_grad()
+    def questions(
+        self,
+        batch: Batch,
+        embedding: Embedding,
+        generator: torch.Generator,
+        kinds: Sequence[Kind],
+        teacher: Tensor | None = None,
+        maturity: float = 0.0,
+        most: int = 8,
+    ) -> Questions | None:
+        """Queries for the policy to learn on: a mask image poses as a weakly labelled one, and is judged by its mask.
+
+        Args:
+            batch: mask images with the weak labels that their masks imply, and weakly labelled images.
+            embedding: of its images.
+            generator: of the kinds and of the rows that are taken.
+            kinds: as which of them mask images pose.
+            teacher, maturity: as in ``visit``.
+            most: rows at most, drawn at random.
+
+        Returns:
+            None where no row has a choice between references.
+        """
+        rows = pseudo.rows_of(self._asked_categories(batch, teacher))
+        if not len(self.pool) or not len(rows):
+            return None
+        is_mask = (batch.kinds == Kind.MASK)[rows.image]
+        posed = torch.tensor([int(k) for k in kinds])[torch.randint(len(kinds), (len(rows),), generator=generator)]
+        kind = torch.where(is_mask, posed.to(is_mask.device), batch.kinds[rows.image])
+        allowed = self.pool.allowed(batch.indices[rows.image], rows.category, kind)
+        at = (allowed.sum(1) > 1).nonzero()[:, 0]
+        at = at[torch.randperm(len(at), generator=generator)[:most].to(at.device)]
+        if not len(at):
+            return None
+        rows, is_mask, kind, allowed = rows[at], is_mask[at], kind[at], allowed[at]
+        drawn = (kind == Kind.POINT) | (kind == Kind.SCRIBBLE)
+        asked = pseudo.weak_prompts(
+            batch, rows, self.sam.size, boxes=~is_mask | (kind == Kind.BOX), points=~is_mask | drawn
+        )
+        view = None
+        if teacher is not None:
+            view = teacher.argmax(1)[rows.image] == rows.category[:, None, None]
+            if maturity > 0.5:
+                hint = torch.logit(teacher[rows.image, rows.category].clamp(1e-4, 1 - 1e-4))
+                asked = asked.with_hint(hint, ~asked.hinted.any(1))
+        whole, foreground = pooled(embedding[rows.image], self._first_guess(rows, asked, teacher))
+
+        def answer(some: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+            part, everything = asked.rows(some), torch.ones_like(some, dtype=torch.bool)
+            conditioned = self._condition(embedding, rows[some], everything, lambda at: self.pool.memory(places[at]))
+            return pseudo.row_logits(self._decode(conditioned, part), part, self.sam.size)
+
+        target = batch.target[rows.image]
+        truth, counted = (
+            F.interpolate(m[:, None].float(), (self.grid, self.grid), mode="area")[:, 0]
+            for m in (target == rows.category[:, None, None], target != IGNORE)
+        )
+        labels = self._row_labels(batch, rows, asked)
+        truth = truth / counted.clamp(min=1e-6)
+        judge = Judge(is_mask, truth, counted, view, labels, ~is_mask & (kind > Kind.TAG))
+        return Questions(Query(whole, foreground, kind), allowed, answer, judge)
+
+    def _row_labels(
+        self, batch: Batch, rows: pseudo.Rows, asked: pseudo.RowPrompts
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """(R,) rows, (R, h, w) logits → (R,) losses against what is drawn in these rows, and against their boxes."""
+        drawn = batch.target[rows.image][:, 2::4, 2::4]
+        known, target = (drawn != IGNORE).float(), (drawn == rows.category[:, None, None]).float()
+        boxes = asked.boxes * (self.grid / self.sam.size)
+        boxed = asked.valid & (boxes[..., 2] > boxes[..., 0])
+
+        def losses(some: Tensor, logits: Tensor) -> Tensor:
+            entropy = F.binary_cross_entropy_with_logits(logits, target[some], reduction="none") * known[some]
+            entropy = entropy.sum((1, 2)) / known[some].sum((1, 2)).clamp(min=1)
+            objects = logits[:, None].expand(-1, boxes.shape[1], -1, -1)
+            projection = box_projection_loss(objects, boxes[some], boxed[some], per_box=True)
+            return entropy + projection.sum(1) / boxed[some].sum(1).clamp(min=1)
+
+        return losses
+
     def _asked_categories(self, batch: Batch, teacher: Tensor | None) -> Tensor:
         """(B, C): the categories that labels name; for unlabelled images those that the teacher sees (all, as long as there is none)."""
         present = (batch.present > 0).clone()
@@ -341,7 +440,12 @@ class Labeller:
             return torch.zeros(len(rows), dtype=torch.bool, device=whole.device), order
         allowed = self.pool.allowed(batch.indices[rows.image], rows.category, batch.kinds[rows.image])
         shown = allowed.any(1)
-        if shown.any():
+        if shown.any() and self.selector == "policy":
+            assert self.policy is not None
+            query = Query(whole[shown], foreground[shown], batch.kinds[rows.image[shown]])
+            order[shown] = self.policy.choose(query, self.pool.entries(), allowed[shown])
+        elif shown.any():
+            assert self.selector != "policy"
             tensors = self.pool.tensors
             order[shown] = select(
                 self.selector,
@@ -411,8 +515,11 @@ class Labeller:
         boxed = batch.kinds == Kind.BOX
         share = self.blend * maturity * torch.where(blind, 1.0, torch.where(boxed, 0.3, 0.6))
         view = pseudo.constrain(teacher, batch, self.sam.size)
-        mixed = torch.lerp(probabilities, view, share[:, None, None, None])
-        return mixed, torch.where(blind, confidence * agreed, confidence)
+        # Between logarithms: who is sure counts more than who is not.
+        mixed = torch.lerp(
+            probabilities.clamp(min=FLOOR).log(), view.clamp(min=FLOOR).log(), share[:, None, None, None]
+        )
+        return mixed.softmax(1), torch.where(blind, confidence * agreed, confidence)
 
     def _stored(
         self,

@@ -115,6 +115,8 @@ def box_projection_loss(
     valid: Tensor | None = None,
     canvas: Tensor | None = None,
     background: Tensor | None = None,
+    *,
+    per_box: bool = False,
 ) -> Tensor:
     """A mask must fill its box from side to side and stay inside it (mask-to-box, WeakPolyp, Wei et al., MICCAI 2023).
 
@@ -129,9 +131,10 @@ def box_projection_loss(
         canvas: (B,H,W) bool, False on padding. None = all of it.
         background: (B,1,H,W) or (B,K,H,W) bool, where outside the box the mask has to be empty. None = outside of all
             valid boxes of the image, which is right where the boxes of an image are complete.
+        per_box: no mean.
 
     Returns:
-        The weighted mean over the boxes.
+        The weighted mean over the boxes; ``per_box``: (B,K), 0 for what is no box.
     """
     logits = logits.float()
     inside = _filled(boxes, *logits.shape[-2:])
@@ -150,7 +153,8 @@ def box_projection_loss(
     target, known = inside.float(), (inside | background).float()
     bce = F.binary_cross_entropy_with_logits(mixed, target, reduction="none")
     bce = (bce * known).sum((-2, -1)) / known.sum((-2, -1)).clamp_min(1.0)
-    return _mean(bce + _dice(mixed.sigmoid(), target, known), weight)
+    loss = bce + _dice(mixed.sigmoid(), target, known)
+    return loss.where(weight > 0, torch.zeros_like(loss)) * weight if per_box else _mean(loss, weight)
 
 
 def partial_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:

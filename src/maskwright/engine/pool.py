@@ -1,6 +1,6 @@
 """The reference pool: what each labelled image contributes when it serves as an example for others (SAMIX).
 
-One entry per image and category: the memory that SAM's memory encoder made of the image with its mask, and two pooled vectors
+One entry per image and category: the memory that SAM's memory encoder made of the image with its mask, and three pooled vectors
 to find it by. Entries are computed when their image is visited and then follow the adapters by momentum, never per query.
 """
 
@@ -11,7 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskwright.data.labels import Kind
+from maskwright.engine.weights import key_problems, raise_weights
+from maskwright.nets.spnet import Entries
 from maskwright.sam.sam import Embedding, Memory
+
+FOLLOWING = ("features", "pointers", "memory", "whole", "foreground")
+"""What follows its image by momentum."""
 
 
 def pooled(embedding: Embedding, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,7 +45,14 @@ class ReferencePool:
         return len(self.slot)
 
     def update(
-        self, samples: Tensor, categories: Tensor, kinds: Tensor, memory: Memory, whole: Tensor, foreground: Tensor
+        self,
+        samples: Tensor,
+        categories: Tensor,
+        kinds: Tensor,
+        memory: Memory,
+        whole: Tensor,
+        foreground: Tensor,
+        memory_vector: Tensor,
     ) -> None:
         """Store or refresh N entries; of several with one key the last counts.
 
@@ -48,6 +60,7 @@ class ReferencePool:
             samples, categories, kinds: (N,) int; the position in the dataset, the category, the ``Kind`` of the label.
             memory: leading dimension (N,).
             whole, foreground: (N, C) from ``pooled``.
+            memory_vector: (N, M) from ``nets.spnet.pooled_memory``.
         """
         new = {
             "sample": samples,
@@ -55,6 +68,7 @@ class ReferencePool:
             "kind": kinds,
             "features": memory.features.detach().half(),
             "pointers": memory.pointers.detach().float(),
+            "memory": memory_vector.detach().float(),
             "whole": whole.detach().float(),
             "foreground": foreground.detach().float(),
         }
@@ -68,7 +82,7 @@ class ReferencePool:
             self.tensors = {name: value[:0].clone() for name, value in new.items()}
         if known.any():
             slots = torch.tensor([self.slot[key] for key in keys if key in self.slot], device=samples.device)
-            for name in ("features", "pointers", "whole", "foreground"):
+            for name in FOLLOWING:
                 own = self.tensors[name]
                 own[slots] = torch.lerp(new[name][known].to(own), own[slots], self.momentum)
             self.tensors["kind"][slots] = new["kind"][known]
@@ -90,10 +104,18 @@ class ReferencePool:
         """The memories at ``index`` of any shape; leading dimensions are those of ``index``."""
         return Memory(self.tensors["features"][index].float(), self.tensors["pointers"][index])
 
+    def entries(self) -> Entries:
+        """All entries as the policy sees them: pooled vectors and kinds. The pool must not be empty."""
+        own = self.tensors
+        return Entries(own["memory"], own["whole"], own["foreground"], own["kind"])
+
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self.tensors)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The counterpart of ``state_dict``; WeightsError for a state that names other tensors."""
+        if state:
+            raise_weights("the reference pool", key_problems(("sample", "category", "kind", *FOLLOWING), state))
         self.tensors = {name: value.clone() for name, value in state.items()}
         self.slot = {}
         if self.tensors:

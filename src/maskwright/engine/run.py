@@ -161,10 +161,16 @@ class Run:
         """
         return read_checkpoint(self.folder)
 
-    def save_model(self, modules_state: Mapping[str, Tensor], config: Mapping[str, Any], card: str) -> Path:
+    def save_model(
+        self,
+        modules_state: Mapping[str, Tensor],
+        config: Mapping[str, Any],
+        card: str,
+        beside: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> Path:
         """Write ``model/`` (see :func:`save_model`) and return its path."""
         path = self.folder / "model"
-        return save_model(path, modules_state, config, card) if self.is_main else path
+        return save_model(path, modules_state, config, card, beside) if self.is_main else path
 
     def close(self) -> None:
         """Close the log files; the run directory stays as it is."""

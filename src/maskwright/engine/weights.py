@@ -20,7 +20,13 @@ from maskwright.engine.values import plain
 from maskwright.errors import RunError, WeightsError
 
 
-def save_model(folder: str | Path, modules_state: Mapping[str, Tensor], config: Mapping[str, Any], card: str) -> Path:
+def save_model(
+    folder: str | Path,
+    modules_state: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    card: str,
+    beside: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> Path:
     """Write a model folder: ``model.safetensors``, ``config.json`` and ``README.md`` (the model card).
 
     A first save is one rename. Replacing an existing model takes two; a kill exactly between them leaves the old model,
@@ -31,6 +37,7 @@ def save_model(folder: str | Path, modules_state: Mapping[str, Tensor], config: 
         modules_state: tensor name → tensor; tied weights may appear under several names.
         config: JSON-able description that is enough to build the module again.
         card: Markdown.
+        beside: tensors of further networks by name, for ``<name>.safetensors``.
 
     Raises:
         RunError: the folder holds other files, or the disk is full or cannot be written; an older model is intact.
@@ -44,7 +51,8 @@ def save_model(folder: str | Path, modules_state: Mapping[str, Tensor], config: 
         _refuse_foreign(folder)
         try:
             os.makedirs(aside)
-            write_tensors(aside / "model.safetensors", modules_state)
+            for name, state in {"model": modules_state, **(beside or {})}.items():
+                write_tensors(aside / f"{name}.safetensors", state)
             write_synced(aside / "config.json", text)
             write_synced(aside / "README.md", card)
             sync_folder(aside)

@@ -13,11 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SelectorName = Literal["random", "similar", "similar-foreground", "diverse"]
+Heuristic = Literal["random", "similar", "similar-foreground", "diverse"]
+"""Selectors that need no training."""
+
+SelectorName = Literal[Heuristic, "policy"]
+"""Selectors that a model can be trained with."""
+
+EvaluatedSelector = Literal[Heuristic, "policy", "oracle"]
+"""Selectors that can be compared. ``policy`` is SPNet; ``oracle`` looks at the truth (``engine.selection.oracle``), for evaluation only."""
 
 
 def select(
-    name: SelectorName,
+    name: Heuristic,
     query: Tensor,
     query_foreground: Tensor,
     pool: Tensor,
@@ -40,8 +47,8 @@ def select(
     Returns:
         (N, T) indices into the entries.
     """
-    if name not in get_args(SelectorName):
-        raise ValueError(f"unknown selector {name!r}; choose one of {', '.join(get_args(SelectorName))}")
+    if name not in get_args(Heuristic):
+        raise ValueError(f"unknown selector {name!r}; choose one of {', '.join(get_args(Heuristic))}")
     if not bool(allowed.any(1).all()):
         raise ValueError("a query without any allowed reference cannot be given one")
     scores: dict[str, Callable[[], Tensor]] = {
@@ -52,14 +59,15 @@ def select(
     }
     score = scores[name]().masked_fill(~allowed, -torch.inf)
     if name == "diverse":
-        return _farthest_first(score, F.normalize(pool, dim=1), count)
+        return _farthest_first(score, pool, count)
     order = score.topk(min(count, score.shape[1]), dim=1).indices
     return _repeat_allowed(order, allowed, count)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """(N, D), (E, D) → (N, E) cosines."""
-    return F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
+    # A pool is large: its vectors are not copied to be normalised.
+    return F.normalize(a, dim=1) @ b.T / b.norm(dim=1).clamp(min=1e-12)
 
 
 def _repeat_allowed(order: Tensor, allowed: Tensor, count: int) -> Tensor:
@@ -73,7 +81,7 @@ def _farthest_first(score: Tensor, vectors: Tensor, count: int, shortlist: int =
     """Start with the most similar; then, among the ``shortlist`` most similar, always the one farthest from those chosen."""
     near = score.topk(min(shortlist, score.shape[1]), dim=1)
     usable = near.values > -torch.inf
-    candidates = vectors[near.indices]
+    candidates = F.normalize(vectors[near.indices], dim=-1)
     chosen = [torch.zeros(len(score), dtype=torch.long, device=score.device)]
     distance = torch.full_like(near.values, torch.inf)
     for _ in range(count - 1):

@@ -6,7 +6,8 @@ pseudo-mask of every weakly labelled image, with that image's own weak label as 
 and pseudo-masks with a mean teacher, and is what the user takes home.
 
 - Stage 1, ``warm_up``: adapters only, episodes on mask and box images.
-- Stage 2, ``fit``: segmenter and adapters together.
+- Between them, ``warm_up_policy``: with ``--selector policy``, which references to show is learnt on mask images.
+- Stage 2, ``fit``: segmenter, adapters and policy together.
 
 All randomness is a function of (seed, step), so a resumed run repeats an uninterrupted one exactly.
 """
@@ -50,6 +51,7 @@ from maskwright.engine.losses import (
 )
 from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.run import Run
+from maskwright.engine.selection import ReferencePolicy
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
 from maskwright.errors import DataError
@@ -57,7 +59,7 @@ from maskwright.nets.segmenter import Segmenter, create
 from maskwright.nets.selector import SelectorName
 from maskwright.recipes.samix_report import write_model, write_pseudo_masks, write_report
 from maskwright.sam.adapter import add_adapters
-from maskwright.sam.sam import Sam
+from maskwright.sam.sam import Embedding, Sam
 
 OFTEN = {Kind.MASK: 1.0, Kind.SCRIBBLE: 1.5, Kind.BOX: 4.0, Kind.POINT: 1.5, Kind.TAG: 1.0, Kind.NONE: 1.0}
 """How often an image of each kind is drawn, relative to each other: what its pseudo-mask is worth."""
@@ -108,9 +110,13 @@ class Config:
     mask_share: float = 0.25
     """At least this share of every batch are images with masks."""
     selector: SelectorName = "similar"
-    """How the reference images of a query are chosen."""
+    """How the reference images of a query are chosen. `policy`: SPNet, which learns it by reinforcement."""
     references: int = 4
     """Reference images per query (T)."""
+    policy_warm_up: int = 100
+    """Steps in which the policy learns alone, on images with masks, before stage 2."""
+    policy_lr: float = 1e-4
+    """Learning rate of the policy."""
     coarse_share: float = 0.7
     """First share of stage 2 in which the segmenter works at half the resolution, where a step costs a quarter (not below 128 pixels)."""
     sam_every: int = 6
@@ -197,6 +203,7 @@ class Trainer:
         self.val = val.with_samples([s for s in val if s.labels.mask is not None])
         self.kinds = torch.tensor([int(s.labels.kind) for s in train])
         self.masked = (self.kinds == Kind.MASK).nonzero()[:, 0]
+        self.weak_kinds = [kind for kind in Kind if kind != Kind.MASK and (self.kinds == kind).any()]
         # With masks alone there is nothing to make pseudo-masks of.
         self.use_sam = config.pseudo == "sam" and len(self.masked) < len(train)
         # Mask images also get the weak labels that their masks imply: SAM practises on them with the truth at hand.
@@ -212,6 +219,7 @@ class Trainer:
             epochs=config.epochs, steps=config.steps, minutes=config.minutes, steps_per_epoch=len(self.loader)
         )
         self.teacher = Ema(self.segmenter, self._decay(), warmup=20)
+        self.policy = self._create_policy() if config.selector == "policy" else None
         self.labeller = Labeller(
             self.sam,
             len(self.categories),
@@ -220,13 +228,14 @@ class Trainer:
             blend=config.blend,
             weak_weight=config.weak_weight,
             generator=self.generator,
+            policy=self.policy,
         )
         self.sam_parameters = self._prepare_sam()
         self.optimizer = self._segmenter_optimizer()
         self.sam_optimizer = (
             torch.optim.AdamW(self._sam_groups(), weight_decay=config.weight_decay) if self.sam_parameters else None
         )
-        self.step, self.warmed, self.used_minutes, self.fraction = 0, 0, 0.0, 0.0
+        self.step, self.warmed, self.taught, self.used_minutes, self.fraction = 0, 0, 0, 0.0, 0.0
         self.started = self.saved = time.monotonic()
         self.means: dict[str, list[float]] = defaultdict(list)
 
@@ -278,6 +287,16 @@ class Trainer:
                 parameters += module.requires_grad_(True).parameters()
         return parameters
 
+    def _create_policy(self) -> ReferencePolicy:
+        return ReferencePolicy(
+            self.sam.width,
+            self.sam.model.config.memory_encoder_output_channels,
+            references=self.config.references,
+            lr=self.config.policy_lr,
+            seed=self.config.seed,
+            device=self.device,
+        )
+
     def _sam_groups(self) -> list[dict[str, Any]]:
         adapters = [p for n, p in self.sam.named_parameters() if ".adapter." in n]
         known = {id(p) for p in adapters}
@@ -297,6 +316,11 @@ class Trainer:
         """Randomness that depends on nothing but seed, purpose and step."""
         return torch.Generator().manual_seed((self.config.seed * 1_000_003 + step) * 16 + stream)
 
+    @property
+    def clock(self) -> int:
+        """Steps over all stages."""
+        return self.warmed + self.taught + self.step
+
     # ------------------------------------------------------------------------------------------------ checkpoints
 
     def resume(self) -> None:
@@ -310,6 +334,9 @@ class Trainer:
         if self.sam_optimizer is not None:
             load_state(self.sam, tensors["sam"], "sam")
             unflatten_optimizer(self.sam_optimizer, tensors["sam_optimizer"], state["sam_optimizer"])
+        if self.policy is not None:
+            self.policy.load_state(tensors, state["policy"])
+            self.taught = state["taught"]
         self.labeller.load_state(tensors, state["labeller"])
         self.means.update(state["means"])
         self.step, self.warmed, self.used_minutes = state["step"], state["warmed"], state["minutes"]
@@ -329,10 +356,14 @@ class Trainer:
         if self.sam_optimizer is not None:
             flat, states["sam_optimizer"] = flatten_optimizer(self.sam_optimizer)
             tensors |= {"sam": self.sam.state_dict(), "sam_optimizer": flat}
+        if self.policy is not None:
+            found, states["policy"] = self.policy.state()
+            tensors |= found
+            states["taught"] = self.taught
         found, states["labeller"] = self.labeller.state()
         tensors |= found
         states["means"] = dict(self.means)
-        self.run.save_checkpoint(self.warmed + self.step, tensors, states)
+        self.run.save_checkpoint(self.clock, tensors, states)
         self.saved = time.monotonic()
 
     def minutes(self) -> float:
@@ -383,13 +414,78 @@ class Trainer:
                     self.run.log(self.warmed, warm_up=float(loss.detach()))
                 self.save()
 
+    # ------------------------------------------------------------------------------------------------ the policy
+
+    def warm_up_policy(self) -> None:
+        """Between the stages: the policy learns on the mask images, whose answers can be judged."""
+        config, total = self.config, self.config.policy_warm_up
+        if self.policy is None or not len(self.masked) or self.taught >= total:
+            return
+        subset = self.train.with_samples([self.train[i] for i in self.masked.tolist()])
+        main = self.accelerator.is_main_process
+        with (
+            self._loader(subset, config.batch, None) as loader,
+            progress(total, "warming up the policy", completed=self.taught, is_main=main) as advance,
+        ):
+            while self.taught < total:
+                batch = loader.batch(self.taught).to(self.device)
+                batch = replace(batch, indices=self.masked.to(self.device)[batch.indices])
+                with torch.no_grad():
+                    embedding = self.sam.encode(batch.images)
+                scalars = self.policy_step(self.policy, batch, embedding, self.generator(6, self.taught))
+                self.taught += 1
+                if self.taught == total:
+                    scalars |= self._assess(self.policy, batch, embedding)
+                if scalars and (self.taught % 10 == 0 or self.taught == total):
+                    self.run.log(self.clock, **scalars)
+                advance(**{name: scalars[name] for name in ("policy_true",) if name in scalars})
+                self.save()
+
+    def policy_step(
+        self,
+        policy: ReferencePolicy,
+        batch: Batch,
+        embedding: Embedding,
+        generator: torch.Generator,
+        teacher: Tensor | None = None,
+        maturity: float = 0.0,
+    ) -> dict[str, float]:
+        """One round of GRPO on rows of a batch; returns what is to be logged, nothing where some process has no query."""
+        asked = self.labeller.questions(batch, embedding, generator, self.weak_kinds, teacher, maturity)
+        if not all(self._of_every_process(asked is not None)) or asked is None:
+            return {}
+        return policy.step(
+            asked.query,
+            self.labeller.pool.entries(),
+            asked.allowed,
+            asked.answer,
+            asked.judge,
+            generator,
+            descend=lambda loss: self.descend(loss, policy.optimizer, list(policy.net.parameters())),
+            agree=lambda active: any(self._of_every_process(active)),
+        ).scalars
+
+    def _assess(self, policy: ReferencePolicy, batch: Batch, embedding: Embedding) -> dict[str, float]:
+        """How much of the way from the similar to the best references the policy goes, on this process' mask images."""
+        generator = self.generator(6, self.taught)
+        asked = self.labeller.questions(batch, embedding, generator, self.weak_kinds)
+        if asked is None:
+            return {}
+        entries = self.labeller.pool.entries()
+        return policy.assess(asked.query, entries, asked.allowed, asked.answer, asked.judge, "similar", generator)
+
+    def _of_every_process(self, value: bool) -> list[bool]:
+        return [value] if self.accelerator.num_processes == 1 else gather_object([value])
+
     # ------------------------------------------------------------------------------------------------ stage 2
 
     def fit(self) -> None:
         """Stage 2: the segmenter on labels and pseudo-masks, and SAM's adapters with it."""
         config, main = self.config, self.accelerator.is_main_process
         if self.use_sam and not self.step:
-            self.fill_pool(range(len(self.train)))
+            if not self.taught:
+                self.fill_pool(range(len(self.train)))
+            self.warm_up_policy()
         total = self.budget.total_steps
         begun = time.monotonic()
         budget = self.budget.resumed(self.used_minutes) if config.minutes else self.budget
@@ -408,7 +504,7 @@ class Trainer:
                 self._report_step(rate)
                 advance(1 if total else 100 * (self._agree(budget.progress(self.step, begun)) - fraction))
                 if self.step % self._validate_every() == 0 and len(self.val):
-                    self.run.log(self.warmed + self.step, **{f"val_{k}": v for k, v in self.validate().items()})
+                    self.run.log(self.clock, **{f"val_{k}": v for k, v in self.validate().items()})
                 self.save()
         self.fraction = 1.0
 
@@ -521,6 +617,12 @@ class Trainer:
             embedding = self.sam.encode(plain.images)
             loss, found = self.labeller.visit(plain, embedding, self.step, teacher, self.maturity)
         self.labeller.absorb(self._gather(found))
+        if self.policy is not None:
+            scalars = self.policy_step(
+                self.policy, plain, embedding.detach(), self.generator(7, self.step), teacher, self.maturity
+            )
+            for name, value in scalars.items():
+                self.means[name].append(value)
         if self.sam_optimizer is not None:
             generator = self.generator(3, self.step)
             loss = loss + self.labeller.episode(embedding, self.labeller.practice(plain, generator), generator)
@@ -563,7 +665,7 @@ class Trainer:
     def _report_step(self, rate: float) -> None:
         if self.step % 10 == 0:
             means = {k: sum(v) / len(v) for k, v in self.means.items()}
-            self.run.log(self.warmed + self.step, lr=rate * self.config.lr, **means)
+            self.run.log(self.clock, lr=rate * self.config.lr, **means)
             self.means.clear()
 
     @torch.no_grad()

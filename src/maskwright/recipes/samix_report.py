@@ -22,9 +22,22 @@ from maskwright.nets.segmenter import FORMAT, VERSION
 if TYPE_CHECKING:
     from maskwright.recipes.samix import Trainer
 
+POLICY_CHARTS = {
+    "Policy: mean rewards": ("policy_true", "policy_iou", "policy_view", "policy_weak"),
+    "Policy: correlation of rewards with the true Dice": ("policy_iou_correlation", "policy_view_correlation"),
+    "Policy: entropy per choice": ("policy_entropy",),
+}
+HEAD_ROOM = {
+    "heuristic_dice": "most similar",
+    "policy_dice": "policy",
+    "oracle_dice": "oracle (sees the truth)",
+    "head_room_captured": "head-room captured",
+}
+"""What ``ReferencePolicy.assess`` says, with the headings of the report."""
+
 
 def write_model(trainer: Trainer) -> None:
-    """``RUN/model``: the mean teacher, as ``maskwright.load`` reads it."""
+    """``RUN/model``: the mean teacher, as ``maskwright.load`` reads it, and beside it the policy, if there is one."""
     config = trainer.config
     description = {
         "format": FORMAT,
@@ -34,7 +47,11 @@ def write_model(trainer: Trainer) -> None:
         "size": config.size,
         "segmenter": trainer.segmenter.description(),
     }
-    trainer.run.save_model(trainer.teacher.model.state_dict(), description, _card(trainer))
+    beside = {}
+    if trainer.policy is not None:
+        description["selector"] = trainer.policy.description()
+        beside["selector"] = trainer.policy.net.state_dict()
+    trainer.run.save_model(trainer.teacher.model.state_dict(), description, _card(trainer), beside)
 
 
 def _card(trainer: Trainer) -> str:
@@ -98,9 +115,13 @@ def write_report(trainer: Trainer) -> None:
     metrics = read_metrics(config.out)
     losses: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     scores: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    policy: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for entry in metrics:
         for name, value in entry.items():
-            if name in ("step", "lr", "time"):
+            if name in ("step", "lr", "time", *HEAD_ROOM):
+                continue
+            if name.startswith("policy_"):
+                policy[name].append((entry["step"], value))
                 continue
             curves = scores if name.startswith("val_") else losses
             curves[name][0].append(entry["step"])
@@ -108,6 +129,7 @@ def write_report(trainer: Trainer) -> None:
     if scores:
         report.curves("Validation", dict(scores))
     report.curves("Losses", dict(losses))
+    _policy_curves(report, policy, metrics)
     mix = Counter(Kind(k) for k in trainer.kinds.tolist())
     confidence: dict[int, list[float]] = defaultdict(list)
     for position, answer in trainer.labeller.masks.items():
@@ -120,6 +142,24 @@ def write_report(trainer: Trainer) -> None:
     _pseudo_pictures(trainer, report)
     _prediction_pictures(trainer, report)
     report.save(config.out / "report.html")
+
+
+def _policy_curves(
+    report: Report, policy: dict[str, list[tuple[float, float]]], metrics: list[dict[str, float]]
+) -> None:
+    """How the policy learnt, and how much of the head-room it captured at the end of its warm-up."""
+    for title, names in POLICY_CHARTS.items():
+        shown = {name: ([s for s, _ in policy[name]], [v for _, v in policy[name]]) for name in names if name in policy}
+        if shown:
+            report.curves(title, shown)
+    found = [entry for entry in metrics if "oracle_dice" in entry]
+    if found:
+        columns = [name for name in HEAD_ROOM if name in found[-1]]
+        report.table(
+            "References after the policy's warm-up: mean Dice on a few mask images",
+            [HEAD_ROOM[name] for name in columns],
+            [[f"{found[-1][name]:.3f}" for name in columns]],
+        )
 
 
 def _pseudo_pictures(trainer: Trainer, report: Report, each: int = 4) -> None:

@@ -33,7 +33,7 @@ class Config:
     """Folder with splits.json (mixed labels) and splits_full.json (all masks)."""
     out: Path
     """Folder for the five runs."""
-    steps: int = 500
+    steps: int = 1400
     batch: int = 8
     size: int = 256
     sam: str = "nano"

@@ -61,7 +61,7 @@ from maskwright.recipes.samix_report import write_model, write_pseudo_masks, wri
 from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Embedding, Sam
 
-OFTEN = {Kind.MASK: 1.0, Kind.SCRIBBLE: 1.5, Kind.BOX: 4.0, Kind.POINT: 1.5, Kind.TAG: 1.0, Kind.NONE: 1.0}
+OFTEN = {Kind.MASK: 1.0, Kind.SCRIBBLE: 1.0, Kind.BOX: 6.0, Kind.POINT: 1.0, Kind.TAG: 0.5, Kind.NONE: 0.5}
 """How often an image of each kind is drawn, relative to each other: what its pseudo-mask is worth."""
 
 CLEAR = (0.6, 0.2)

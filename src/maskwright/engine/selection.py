@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskwright.engine.metrics import soft_dice
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state, load_tensors
 from maskwright.nets.selector import Heuristic, select
@@ -51,7 +52,7 @@ class Judge:
 
     def dice(self, rows: Tensor, logits: Tensor) -> Tensor:
         """(R,) rows, (R, h, w) logits → (R,) true Dice; says nothing of rows that are not ``known``."""
-        return dice(logits > 0, self.truth[rows], None if self.counted is None else self.counted[rows])
+        return soft_dice(logits > 0, self.truth[rows], None if self.counted is None else self.counted[rows])
 
     def rewards(self, rows: Tensor, logits: Tensor, iou: Tensor) -> Tensor:
         """All four for every answer: (R,) rows, (R, h, w) logits, (R,) predicted IoU → (4, R) in the order of ``REWARDS``.
@@ -60,7 +61,7 @@ class Judge:
         """
         view, weak = torch.zeros_like(iou), torch.zeros_like(iou)
         if self.view is not None:
-            view = dice(logits > 0, self.view[rows].float())
+            view = soft_dice(logits > 0, self.view[rows])
         if self.weak is not None:
             weak = -self.weak(rows, logits).to(iou)
         return torch.stack([self.dice(rows, logits), iou, view, weak])
@@ -87,14 +88,6 @@ class Round:
     logits: Tensor
     iou: Tensor
     scalars: dict[str, float]
-
-
-def dice(masks: Tensor, truth: Tensor, counted: Tensor | None = None) -> Tensor:
-    """(..., h, w) bool masks against (..., h, w) truth in 0..1 → (...) in 0..1; 1 where both are empty."""
-    found, truth = masks.float(), truth.float()
-    if counted is not None:
-        found, truth = found * counted, truth * counted
-    return (2 * (found * truth).sum((-2, -1)) + 1e-3) / (found.sum((-2, -1)) + truth.sum((-2, -1)) + 1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------- answering

@@ -26,13 +26,15 @@ from maskwright.data.check import require_clean
 from maskwright.data.formats.folders import semantic_of
 from maskwright.data.images import read_mask
 from maskwright.data.labels import IGNORE, Dataset, Sample
+from maskwright.engine import in_context_files
+from maskwright.engine.in_context import InContextPredictor
 from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.predictor import Prediction, Predictor
 from maskwright.engine.weights import load_state, load_tensors
 from maskwright.errors import DataError, MaskwrightError, WeightsError
 from maskwright.nets.segmenter import FORMAT, VERSION, build
 
-__all__ = ["RECIPES", "Prediction", "Predictor", "evaluate", "load", "train"]
+__all__ = ["RECIPES", "Prediction", "Predictor", "evaluate", "load", "load_in_context", "train"]
 
 RECIPES = ("samix",)
 
@@ -75,7 +77,31 @@ def load(path: str | Path, *, device: str | torch.device | None = None) -> Predi
             not fit; all missing and unexpected ones are named.
         MaskwrightError: the device is not here.
     """
-    folder = _model_folder(Path(path))
+    predictor, _ = _load(Path(path))
+    return predictor.to("auto" if device is None else device)
+
+
+def load_in_context(
+    path: str | Path, *, references: int | None = None, device: str | torch.device | None = None
+) -> InContextPredictor:
+    """Load a model of ``samix`` to segment new images from its reference pool: with SAM, instead of with the segmenter.
+
+    Args:
+        path, device: see :func:`load`.
+        references: how many SAM is shown; left out, as many as in training.
+
+    Raises:
+        MaskwrightError: the model has no reference pool.
+        WeightsError: see :func:`load`; or the SAM that the run started from is not there, or another one now.
+    """
+    predictor, config = _load(Path(path))
+    context = in_context_files.load(predictor.folder, config, predictor.segmenter, references)
+    return InContextPredictor(predictor, context).to("auto" if device is None else device)
+
+
+def _load(path: Path) -> tuple[Predictor, dict[str, Any]]:
+    """The segmenter of a model on the CPU, and the model's configuration."""
+    folder = _model_folder(path)
     text = _read_text(folder / "config.json")
     config = _model_config(folder / "config.json", text)
     categories, size = config["categories"], config["size"]
@@ -99,7 +125,7 @@ def load(path: str | Path, *, device: str | torch.device | None = None) -> Predi
     predictor = Predictor(
         segmenter, categories, folder=folder, recipe=config["recipe"], signature=digest.hexdigest()[:16]
     )
-    return predictor.to("auto" if device is None else device)
+    return predictor, config
 
 
 # -------------------------------------------------------------------------------------------------------- evaluate

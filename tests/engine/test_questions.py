@@ -164,3 +164,42 @@ def test_a_policy_is_needed_where_it_is_to_choose(tiny_sam: Sam):
         Labeller(
             tiny_sam, C, selector="policy", references=2, blend=0.5, weak_weight=0.5, generator=lambda a, b: seeded()
         )
+
+
+@torch.no_grad()
+def test_the_best_set_of_a_round_makes_the_pseudo_mask(labeller: Labeller):
+    assert labeller.policy is not None
+    batch = batch_of(images=torch.rand(5, 3, SIZE, SIZE, generator=seeded()))
+    embedding = labeller.sam.encode(batch.images)
+    teacher = torch.rand(5, C, GRID, GRID, generator=seeded(1)).softmax(1)
+    with torch.enable_grad():
+        asked = ask(labeller, batch, embedding, seeded(), WEAK, teacher, most=99)
+        assert asked is not None
+        entries = labeller.pool.entries()
+        found = labeller.policy.step(asked.query, entries, asked.allowed, asked.answer, asked.judge, seeded())
+    best = asked.best(found)
+    assert 0 < len(best.rows) == int(found.decided.sum())
+    _, visit = labeller.visit(batch, embedding, 0, teacher, best=best)
+    samples = labeller.pool.tensors["sample"]
+    whole = 0
+    for image in set(best.rows.image.tolist()):
+        shown = set(samples[best.places[best.rows.image == image]].flatten().tolist())
+        assert shown <= set(visit.masks[image].references)
+        if bool(found.decided[asked.rows.image == image].all()):
+            assert shown == set(visit.masks[image].references)
+            whole += 1
+    assert whole
+    logits = asked.answer(torch.arange(len(asked.rows)), found.places)[0]
+    torch.testing.assert_close(logits, found.logits, rtol=1e-3, atol=1e-3)
+
+
+def test_only_weakly_labelled_rows_with_a_best_set_are_told(labeller: Labeller):
+    assert labeller.policy is not None
+    batch = masked_batch()
+    asked = ask(labeller, batch, labeller.sam.encode(batch.images).detach(), seeded(), WEAK)
+    assert asked is not None
+    found = labeller.policy.step(
+        asked.query, labeller.pool.entries(), asked.allowed, asked.answer, asked.judge, seeded()
+    )
+    assert found.decided.any()
+    assert not len(asked.best(found).rows)

@@ -50,6 +50,14 @@ class PseudoMask:
     references: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """References for some rows of a batch, chosen beforehand: R rows, and (R, T) places in the pool."""
+
+    rows: pseudo.Rows
+    places: Tensor
+
+
 @dataclass
 class Visit:
     """What one process found out about its images; exchanged between processes, then absorbed by each."""
@@ -232,7 +240,13 @@ class Labeller:
     # ------------------------------------------------------------------------------------------------ labelling
 
     def visit(
-        self, batch: Batch, embedding: Embedding, step: int, teacher: Tensor | None = None, maturity: float = 0.0
+        self,
+        batch: Batch,
+        embedding: Embedding,
+        step: int,
+        teacher: Tensor | None = None,
+        maturity: float = 0.0,
+        best: Shown | None = None,
     ) -> tuple[Tensor, Visit]:
         """Answer for a batch of images on the plain canvas.
 
@@ -242,6 +256,7 @@ class Labeller:
             step: for the selector's randomness.
             teacher: (B, C, h, w) probabilities of the mean teacher, None before it has learnt anything.
             maturity: 0..1, how far the teacher's view is blended in.
+            best: what some rows are shown, instead of what the selector would choose.
 
         Returns:
             SAM's loss against the weak labels (zero without gradients), and the new pseudo-masks and pool entries.
@@ -255,7 +270,9 @@ class Labeller:
             asked = asked.with_hint(pseudo.view_logits(teacher, rows), weak & ~asked.hinted.any(1))
         with torch.no_grad():
             whole, foreground = pooled(embedding.low[rows.image], self.first_guess(rows, asked, teacher))
-            shown, order = self._choose(batch, rows, whole, foreground, step)
+            shown, order = self.choose(batch, rows, whole, foreground, step)
+            if best is not None:
+                shown, order = _replaced(rows, shown, order, best, self.categories)
         answerable = (weak & (shown | asked.prompted)).nonzero()[:, 0]
         logits = embedding.low.new_full((len(rows), self.grid, self.grid), pseudo.EMPTY)
         score = embedding.low.new_zeros(len(rows))
@@ -340,7 +357,7 @@ class Labeller:
         seen = F.interpolate(teacher, (grid, grid), mode="area")[rows.image, rows.category]
         return torch.where(boxed.any(1)[:, None, None], guess, seen)
 
-    def _choose(
+    def choose(
         self, batch: Batch, rows: pseudo.Rows, whole: Tensor, foreground: Tensor, step: int
     ) -> tuple[Tensor, Tensor]:
         """Which rows have references at all (N,), and which ones: (N, T) places in the pool."""
@@ -492,3 +509,10 @@ class Labeller:
             index: PseudoMask(tensors["masks"]["maps"][i].clone(), state["confidence"][i], state["references"][i])
             for i, index in enumerate(state["index"])
         }
+
+
+def _replaced(rows: pseudo.Rows, shown: Tensor, order: Tensor, best: Shown, categories: int) -> tuple[Tensor, Tensor]:
+    """``shown`` (N,) and ``order`` (N, T), with the rows of ``best`` as it says."""
+    keys, wanted = (r.image * categories + r.category for r in (rows, best.rows))
+    row, its = (keys[:, None] == wanted).nonzero(as_tuple=True)
+    return shown.index_fill(0, row, True), order.index_copy(0, row, best.places[its])

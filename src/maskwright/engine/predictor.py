@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -61,6 +61,13 @@ class Prediction:
         """The share 0..1 of the image that each predicted category covers."""
         counts = np.bincount(self.mask.reshape(-1), minlength=len(self.categories))
         return {name: float(n) / self.mask.size for name, n in zip(self.categories, counts) if n}
+
+    def record(self) -> dict[str, Any]:
+        """What the index of a folder of predictions says of it, as JSON."""
+        return {
+            "area": {name: round(share, 6) for name, share in self.shares.items()},
+            "score": {name: round(score, 4) for name, score in self.scores.items()},
+        }
 
     def overlay(self, *, alpha: float = 0.45, outline: bool = True, side: int | None = None) -> Image.Image:
         """The image with the mask painted over it, in the colours of ``engine.pictures.palette``.
@@ -181,6 +188,15 @@ class Predictor:
         for canvas, own in zip(canvases, logits):
             mask, scores = self._restore(own, canvas.size)
             yield Prediction(canvas.id, canvas.image, mask, self.categories, scores)
+
+    def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+        """Write what a whole folder of predictions has beside its index, and say which files these are.
+
+        Args:
+            folder: of the predictions.
+            rows: the entries of the index by name.
+        """
+        return []
 
     @torch.inference_mode()
     def logits(self, canvases: NDArray[np.uint8], *, flip: bool = False) -> Tensor:

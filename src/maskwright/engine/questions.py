@@ -12,9 +12,9 @@ from torch import Tensor
 from maskwright.data.batch import Batch
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.engine import pseudo
-from maskwright.engine.labeller import Labeller
+from maskwright.engine.labeller import Labeller, Shown
 from maskwright.engine.losses import box_projection_loss
-from maskwright.engine.selection import Answer, Judge
+from maskwright.engine.selection import Answer, Judge, Round
 from maskwright.nets.spnet import Query, pooled
 from maskwright.sam.sam import Embedding
 
@@ -23,10 +23,16 @@ from maskwright.sam.sam import Embedding
 class Questions:
     """For ``ReferencePolicy.step``: N rows of a batch, (N, E) allowed entries, SAM's answers, their judge."""
 
+    rows: pseudo.Rows
     query: Query
     allowed: Tensor
     answer: Answer
     judge: Judge
+
+    def best(self, found: Round) -> Shown:
+        """The best sets of a round, for the pseudo-masks of the weakly labelled rows (SAMIX: the set with the largest advantage)."""
+        at = (found.decided & ~self.judge.known).nonzero()[:, 0]
+        return Shown(self.rows[at], found.places[at])
 
 
 @torch.no_grad()
@@ -84,7 +90,7 @@ def ask(
     truth, counted = pseudo.truth_of(batch.target, rows, labeller.grid)
     weak = label_losses(batch, rows, asked, size)
     judge = Judge(is_mask, truth, counted, view, weak, ~is_mask & ~pseudo.blind(kind))
-    return Questions(Query(whole, foreground, kind), allowed, answer, judge)
+    return Questions(rows, Query(whole, foreground, kind), allowed, answer, judge)
 
 
 def label_losses(

@@ -79,12 +79,14 @@ class Round:
     """What one round of learning came to.
 
     Attributes:
-        places: (N, T) the best set of every query's group, by advantage: its answer is the pseudo-mask.
-        logits: (N, h, w) that answer, and iou: (N,) its predicted IoU.
+        places: (N, T) the best set of every query's group, by advantage.
+        decided: (N,) bool, the queries in whose group any set was better than another.
+        logits: (N, h, w) the answer to the best set, and iou: (N,) its predicted IoU.
         scalars: for the log; what is not known this time is left out.
     """
 
     places: Tensor
+    decided: Tensor
     logits: Tensor
     iou: Tensor
     scalars: dict[str, float]
@@ -224,6 +226,13 @@ class ReferencePolicy:
         seen = self.observe(query, pool, allowed)
         return seen.places(self.net.choose(seen, self.references))
 
+    @torch.no_grad()
+    def probability(self, query: Query, pool: Entries, allowed: Tensor, places: Tensor) -> Tensor:
+        """(N, T) places that ``choose`` gave → (N, T) probability of each, given those before it."""
+        seen = self.observe(query, pool, allowed)
+        sequences = (seen.index[:, None] == places[..., None]).int().argmax(-1)
+        return self.net.score(seen, sequences[:, None])[:, 0].exp()
+
     def step(
         self,
         query: Query,
@@ -252,7 +261,8 @@ class ReferencePolicy:
         rewards, place, logits = answer_groups(answer, seen.places(sequences), judge, self.at_once)
         present = judge.present()
         advantage = advantages(rewards, present, valid)
-        active = bool(((advantage != 0) & valid).any())
+        decided = ((advantage != 0) & valid).any(1)
+        active = bool(decided.any())
         found = update(
             self.net,
             seen,
@@ -272,7 +282,18 @@ class ReferencePolicy:
         # The first set of a group is an exact draw, so this estimates the entropy, per choice.
         scalars["policy_entropy"] = float(-total[:, 0].mean() / self.references)
         scalars["policy_temperature"] = float(self.net.log_temperature.detach().exp())
-        return Round(seen.places(sequences)[row, best], logits[place[row, best]], rewards[1, row, best], scalars)
+        places = seen.places(sequences)[row, best]
+        return Round(places, decided, logits[place[row, best]], rewards[1, row, best], scalars)
+
+    def sit_out(self, descend: Callable[[Tensor], None], agree: Callable[[bool], bool]) -> None:
+        """Take part in a round of many processes without a query of one's own: as many steps, and no gradient.
+
+        Args:
+            descend, agree: as in ``step``.
+        """
+        if agree(False):
+            for _ in range(self.epochs):
+                descend(torch.stack([p.sum() for p in self.net.parameters()]).sum() * 0)
 
     def assess(
         self,

@@ -39,7 +39,7 @@ from maskwright.data.loader import Loader
 from maskwright.engine import pseudo
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.ema import Ema
-from maskwright.engine.labeller import Labeller, Visit
+from maskwright.engine.labeller import Labeller, Shown, Visit
 from maskwright.engine.losses import (
     box_projection_loss,
     consistency_loss,
@@ -437,7 +437,7 @@ class Trainer:
                 batch = batch_of(self.taught)
                 with torch.no_grad():
                     embedding = self.sam.encode(batch.images)
-                scalars = self.policy_step(self.policy, batch, embedding, self.generator(6, self.taught))
+                scalars, _ = self.policy_step(self.policy, batch, embedding, self.generator(6, self.taught))
                 self.taught += 1
                 if self.taught == total:
                     scalars |= self._assess(self.policy, batch, embedding)
@@ -454,21 +454,27 @@ class Trainer:
         generator: torch.Generator,
         teacher: Tensor | None = None,
         maturity: float = 0.0,
-    ) -> dict[str, float]:
-        """One round of GRPO on rows of a batch; returns what is to be logged, nothing where some process has no query."""
+    ) -> tuple[dict[str, float], Shown | None]:
+        """One round of GRPO on rows of a batch: what is to be logged, and the best references that it found for weakly labelled rows.
+
+        A process without a query takes part with gradients of zero, so that all step equally often.
+        """
+
+        def descend(loss: Tensor) -> None:
+            self.descend(loss, policy.optimizer, list(policy.net.parameters()))
+
+        def agree(active: bool) -> bool:
+            return any(self._of_every_process(active))
+
         asked = ask(self.labeller, batch, embedding, generator, self.weak_kinds, teacher, maturity)
-        if not all(self._of_every_process(asked is not None)) or asked is None:
-            return {}
-        return policy.step(
-            asked.query,
-            self.labeller.pool.entries(),
-            asked.allowed,
-            asked.answer,
-            asked.judge,
-            generator,
-            descend=lambda loss: self.descend(loss, policy.optimizer, list(policy.net.parameters())),
-            agree=lambda active: any(self._of_every_process(active)),
-        ).scalars
+        if asked is None:
+            policy.sit_out(descend, agree)
+            return {}, None
+        entries = self.labeller.pool.entries()
+        found = policy.step(
+            asked.query, entries, asked.allowed, asked.answer, asked.judge, generator, descend=descend, agree=agree
+        )
+        return found.scalars, asked.best(found)
 
     def _assess(self, policy: ReferencePolicy, batch: Batch, embedding: Embedding) -> dict[str, float]:
         """How much of the way from the similar to the best references the policy goes, on this process' mask images."""
@@ -619,16 +625,18 @@ class Trainer:
         plain = self.loader.take(batch.indices.cpu().numpy()).to(self.device)
         with torch.no_grad():
             teacher = self._segment(self.teacher.model, plain.images).softmax(1) if self.step else None
-        with torch.set_grad_enabled(self.sam_optimizer is not None):
+        learning, best = self.sam_optimizer is not None, None
+        with torch.set_grad_enabled(learning):
             embedding = self.sam.encode(plain.images)
-            loss, found = self.labeller.visit(plain, embedding, self.step, teacher, self.maturity)
-        self.labeller.absorb(self._gather(found))
         if self.policy is not None:
-            scalars = self.policy_step(
+            scalars, best = self.policy_step(
                 self.policy, plain, embedding.detach(), self.generator(7, self.step), teacher, self.maturity
             )
             for name, value in scalars.items():
                 self.means[name].append(value)
+        with torch.set_grad_enabled(learning):
+            loss, found = self.labeller.visit(plain, embedding, self.step, teacher, self.maturity, best)
+        self.labeller.absorb(self._gather(found))
         if self.sam_optimizer is not None:
             generator = self.generator(3, self.step)
             loss = loss + self.labeller.episode(embedding, self.labeller.practice(plain, generator), generator)

@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from maskwright.data.augment import Augmentation
+from maskwright.data.augment import training_geometry
 from maskwright.data.batch import Batch
-from maskwright.data.labels import IGNORE, Dataset, Kind
+from maskwright.data.labels import Dataset, Kind
 from maskwright.data.loader import Loader
 from maskwright.engine.budget import progress
 from maskwright.engine.checkpoints import read_checkpoint
-from maskwright.engine.pool import ReferencePool, pooled
-from maskwright.engine.pseudo import Rows, resize, rows_of
-from maskwright.engine.selection import Judge, answer_groups, dice
+from maskwright.engine.metrics import soft_dice
+from maskwright.engine.pool import ReferencePool
+from maskwright.engine.pseudo import Rows, resize, rows_of, truth_of
+from maskwright.engine.selection import Judge, answer_groups
 from maskwright.engine.weights import load_state
 from maskwright.nets.selector import select
-from maskwright.nets.spnet import Query, pooled_memory
+from maskwright.nets.spnet import Query, pooled, pooled_memory
 from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Embedding, Sam
 from measure import load_sam
@@ -68,13 +68,7 @@ class Images:
 
     def maps(self, at: Tensor, side: int) -> tuple[Tensor, Tensor]:
         """Truth and the pixels that count, both (R, side, side) in 0..1, of the rows ``at``."""
-        target = self.target[self.rows.image[at]]
-        truth = (target == self.rows.category[at, None, None]).float()
-        known = (target != IGNORE).float()
-        if side != target.shape[-1]:
-            truth, known = (F.interpolate(m[:, None], (side, side), mode="area")[:, 0] for m in (truth, known))
-            truth = truth / known.clamp(min=1e-6)
-        return truth, known
+        return truth_of(self.target, self.rows[at], side)
 
 
 @torch.no_grad()
@@ -85,13 +79,10 @@ def encode(
 
     Where images have no upright, they are also turned by quarters and mirrored top to bottom.
     """
-    augment = Augmentation(
-        vertical_flip=0.0 if upright else 0.5, quarter_turns=not upright, rotate_deg=0.0, scale=(0.75, 1.3), shift=0.1
-    )
     batches: list[Batch] = []
     embeddings: list[Embedding] = []
     plain = Loader(dataset, sam.size, batch, shuffle=False)
-    moved = Loader(dataset, sam.size, batch, augment=augment, seed=seed)
+    moved = Loader(dataset, sam.size, batch, augment=training_geometry(upright), seed=seed)
     steps = len(moved) * (views - 1)
     with progress(len(plain) + steps, title) as advance:
         for part in (*plain.ordered(), *(moved.batch(step) for step in range(steps))):
@@ -121,7 +112,7 @@ def fill(sam: Sam, images: Images, members: set[int], at_once: int = 16) -> Refe
         truth = truth * (known > 0)
         own = images.embedding[rows.image]
         memory = sam.remember(own, truth[:, None])[:, 0]
-        whole, foreground = pooled(own, truth)
+        whole, foreground = pooled(own.low, truth)
         kinds = torch.full((len(at),), int(Kind.MASK))
         vector = pooled_memory(memory.features, truth)
         pool.update(images.sample[rows.image], rows.category, kinds, memory, whole, foreground, vector)
@@ -164,7 +155,9 @@ class Queries:
             parts = torch.arange(len(self)).split(64)
             foreground = torch.cat(
                 [
-                    pooled(self.images.embedding[self.rows.image[at]], (self.answer(at, places[at])[0] > 0).float())[1]
+                    pooled(
+                        self.images.embedding.low[self.rows.image[at]], (self.answer(at, places[at])[0] > 0).float()
+                    )[1]
                     for at in parts
                 ]
             )
@@ -197,7 +190,7 @@ class Queries:
         found: dict[str, list[float]] = {}
         for at in torch.arange(len(self)).split(32):
             logits = resize(self.answer(at, places[at])[0][:, None], size)[:, 0]
-            values = dice(logits > 0, *self.images.maps(self.at[at], size))
+            values = soft_dice(logits > 0, *self.images.maps(self.at[at], size))
             for image, value in zip(self.rows.image[at].tolist(), values.tolist()):
                 found.setdefault(self.images.ids[image], []).append(value)
         return {name: sum(values) / len(values) for name, values in found.items()}

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 import tyro
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from maskwright import api
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Dataset, Kind
+from maskwright.engine.metrics import SegmentationMetrics
+from maskwright.engine.shapes import ellipse_radius, filled_boxes
 from maskwright.recipes import samix
 
 
@@ -53,44 +54,32 @@ VARIANTS = {
 
 
 def pseudo_dice(run: Path, full: Dataset) -> dict[str, dict[str, float]]:
-    """Mean Dice of ``RUN/pseudo`` per kind of label, against the full masks of a binary dataset."""
+    """Mean Dice of ``RUN/pseudo`` per kind of label, against the full masks."""
     index = json.loads((run / "pseudo" / "index.json").read_text())["samples"]
-    scores: dict[str, list[float]] = defaultdict(list)
+    found: dict[str, SegmentationMetrics] = {}
     for sample in full.split("train"):
         path = full.mask_path(sample)
         if sample.id in index and path is not None:
-            scores[index[sample.id]["kind"]].append(
-                dice(read_mask(run / "pseudo" / f"{sample.id}.png") == 1, read_mask(path) == 1)
-            )
-    return {kind: {"dice": float(np.mean(values)), "images": len(values)} for kind, values in scores.items()}
+            scores = found.setdefault(index[sample.id]["kind"], SegmentationMetrics(full.categories))
+            scores.update(read_mask(run / "pseudo" / f"{sample.id}.png"), read_mask(path), sample.id)
+    computed = {kind: scores.compute() for kind, scores in found.items()}
+    return {kind: {"dice": scores["dice"], "images": scores["images"]} for kind, scores in computed.items()}
 
 
 def trivial_dice(mixed: Dataset, full: Dataset) -> dict[str, float]:
-    """Ellipse and filled box for the images with boxes."""
+    """Ellipse and filled box for the images with boxes, of a dataset with one category."""
     truth = {s.id: full.mask_path(s) for s in full}
-    found: dict[str, list[float]] = defaultdict(list)
+    found = {name: SegmentationMetrics(full.categories) for name in ("ellipse", "filled box")}
     for sample in mixed.split("train"):
         path = truth.get(sample.id)
         if sample.labels.kind != Kind.BOX or path is None:
             continue
-        mask = read_mask(path) == 1
-        y, x = np.mgrid[: mask.shape[0], : mask.shape[1]] + 0.5
-        box, ellipse = np.zeros_like(mask), np.zeros_like(mask)
-        for b in sample.labels.boxes:
-            box |= (x >= b.x0) & (x < b.x1) & (y >= b.y0) & (y < b.y1)
-            ellipse |= ((x - (b.x0 + b.x1) / 2) / ((b.x1 - b.x0) / 2)) ** 2 + (
-                (y - (b.y0 + b.y1) / 2) / ((b.y1 - b.y0) / 2)
-            ) ** 2 <= 1
-        found["ellipse"].append(dice(ellipse, mask))
-        found["filled box"].append(dice(box, mask))
-    return {name: float(np.mean(values)) for name, values in found.items()}
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    if a.shape != b.shape:
-        a = np.asarray(Image.fromarray(a).resize((b.shape[1], b.shape[0]), Image.Resampling.NEAREST))
-    total = int(a.sum() + b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0
+        mask = read_mask(path)
+        boxes = torch.tensor([box.xyxy for box in sample.labels.boxes])
+        answers = ellipse_radius(boxes, *mask.shape) <= 1, filled_boxes(boxes, *mask.shape)
+        for scores, answer in zip(found.values(), answers):
+            scores.update(answer.any(0).numpy().astype(np.uint8), mask, sample.id)
+    return {name: scores.compute()["dice"] for name, scores in found.items()}
 
 
 def main(config: Config) -> None:

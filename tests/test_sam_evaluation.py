@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from PIL import Image
 from torch import Tensor
 
 from maskwright import cli
 from maskwright.data.images import write_mask
 from maskwright.data.labels import Dataset, Labels, Mask, Sample
+from maskwright.engine.shapes import ellipse_radius, filled_boxes, tight_boxes
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Masks, Sam
@@ -85,26 +83,6 @@ def test_iou_by_hand_and_without_unknown_pixels():
     assert baselines.iou(answer, truth, known).tolist() == pytest.approx([1 / 3, 1, 1 / 2])
 
 
-@settings(max_examples=60, deadline=None)
-@given(arrays(np.bool_, st.tuples(st.integers(1, 3), st.just(9), st.just(9))))
-def test_boxes_and_shapes_equal_a_plain_reference(masks):
-    masks = masks[masks.any((1, 2))]
-    boxes = baselines.exact_boxes(torch.from_numpy(masks))
-    filled, round_ = baselines.filled_boxes(boxes, 9), baselines.ellipses(boxes, 9)
-    assert boxes.shape == (len(masks), 4)
-    for n, mask in enumerate(masks):
-        ys, xs = np.nonzero(mask)
-        x0, y0, x1, y1 = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
-        assert boxes[n].tolist() == [x0, y0, x1, y1]
-        for y in range(9):
-            for x in range(9):
-                assert bool(filled[n, y, x]) == (x0 <= x < x1 and y0 <= y < y1)
-                across = (2 * (x + 0.5) - x0 - x1) / (x1 - x0)
-                down = (2 * (y + 0.5) - y0 - y1) / (y1 - y0)
-                if not math.isclose(across**2 + down**2, 1, abs_tol=1e-6):
-                    assert bool(round_[n, y, x]) == (across**2 + down**2 < 1)
-
-
 def test_the_best_threshold_equals_a_search(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     scan, parts = baselines.ThresholdScan(), []
@@ -148,8 +126,8 @@ def test_trivial_rows_are_those_that_are_known(shared_data: Path):
         for item in pick(dataset, "test", limit=1000, objects=3, seed=0):
             view = read_view(dataset, item.sample, 256)
             truths = on_device([view.ids == object for object in item.objects], "cpu")
-            known, boxes = torch.ones_like(truths), baselines.exact_boxes(truths)
-            answers = baselines.ellipses(boxes, 256), baselines.filled_boxes(boxes, 256), known
+            known, boxes = torch.ones_like(truths), tight_boxes(truths)
+            answers = ellipse_radius(boxes, 256, 256) <= 1, filled_boxes(boxes, 256, 256), known
             rows += torch.stack([baselines.iou(answer, truths, known) for answer in answers], 1).tolist()
         assert np.mean(rows, 0) == pytest.approx(values, abs=0.006)
 

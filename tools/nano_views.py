@@ -19,6 +19,7 @@ from torch import Tensor
 from maskwright.data.labels import Dataset
 from maskwright.data.scenes import render
 from maskwright.engine.budget import progress
+from maskwright.engine.shapes import tight_boxes
 
 
 @dataclass
@@ -206,14 +207,8 @@ def sample_in(region: Tensor, generator: torch.Generator, central: float = 0.5) 
 def boxes_of(targets: Tensor, generator: torch.Generator, jitter: float = 0.07) -> Tensor:
     """Jittered boxes: (B,K,S,S) bool → (B,K,4)."""
     size = targets.shape[-1]
-
-    def span(line: Tensor) -> tuple[Tensor, Tensor]:
-        return line.float().argmax(-1).float(), size - line.flip(-1).float().argmax(-1).float()
-
-    x0, x1 = span(targets.any(-2))
-    y0, y1 = span(targets.any(-1))
-    boxes = torch.stack([x0, y0, x1, y1], -1)
-    side = torch.stack([x1 - x0, y1 - y0], -1).repeat(1, 1, 2)
+    boxes = tight_boxes(targets)
+    side = (boxes[..., 2:] - boxes[..., :2]).repeat(1, 1, 2)
     noise = (torch.randn(boxes.shape, generator=generator) * jitter * side).clamp(-0.15 * size, 0.15 * size)
     noise = noise * (torch.rand(boxes.shape[0], boxes.shape[1], 1, generator=generator) < 0.5)
     boxes = (boxes + noise).clamp(0, size)

@@ -18,12 +18,14 @@ from typing import Any
 import torch
 
 from maskwright.data.labels import Dataset
+from maskwright.engine import in_context_files
+from maskwright.engine.in_context import InContextPredictor
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Prediction, Predictor
 from maskwright.errors import MaskwrightError
 from maskwright.recipes import RECIPES
 
-__all__ = ["RECIPES", "Prediction", "Predictor", "evaluate", "load", "train"]
+__all__ = ["RECIPES", "Prediction", "Predictor", "evaluate", "load", "load_in_context", "train"]
 
 
 def train(recipe: str, **settings: Any) -> Path:
@@ -66,6 +68,23 @@ def load(path: str | Path, *, device: str | torch.device | None = None) -> Predi
     """
     model = Model.open(path, tuple(RECIPES))
     return RECIPES[model.recipe].load(model).to("auto" if device is None else device)
+
+
+def load_in_context(
+    path: str | Path, *, references: int | None = None, device: str | torch.device | None = None
+) -> InContextPredictor:
+    """Load a model of ``samix`` to segment new images from its reference pool: with SAM, instead of with the segmenter.
+
+    Args:
+        path, device: see :func:`load`.
+        references: how many SAM is shown; left out, as many as in training.
+
+    Raises:
+        MaskwrightError: the model has no reference pool.
+        WeightsError: see :func:`load`; or the SAM that the run started from is not there, or another one now.
+    """
+    model = Model.open(path, tuple(RECIPES))
+    return in_context_files.load(model, references).to("auto" if device is None else device)
 
 
 def evaluate(

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.extras import SubcommandApp
 
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.recipes import RECIPES
 
 if TYPE_CHECKING:
+    from maskwright.engine.predictor import Predictor
     from maskwright.predictions import Processes
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -145,6 +146,10 @@ class Predict:
     """Also write pictures of the masks over their images."""
     flip: bool = False
     """Also look at the mirror images: twice the time, slightly better."""
+    in_context: FlagCreatePairsOff[bool] = False
+    """Segment with SAM and the model's reference pool; which references it was shown stands in OUT/references.html."""
+    references: int | None = None
+    """In context: how many references SAM is shown; left out, as many as in training."""
     batch: int = 8
     """Images per pass of the network."""
     device: str = "auto"
@@ -154,12 +159,11 @@ class Predict:
 
     def __call__(self) -> None:
         _at_least_1(batch=self.batch)
-        from maskwright.api import load
         from maskwright.predictions import find_images, predict_folder
 
         processes, device = _processes(self.device)
         jobs = find_images(self.images, self.out, self.split)
-        model = load(self.run, device=device)
+        model = _load_model(self, device)
         with _advance("predicting", processes) as progress:
             summary = predict_folder(
                 model,
@@ -175,13 +179,16 @@ class Predict:
         if processes.is_main_process:
             skipped = f", {summary.skipped} were there already" if summary.skipped else ""
             print(f"{summary.predicted} images predicted{skipped}: {self.out}")
+            for path in summary.written:
+                print(f"written: {path}")
         if summary.problems:
             raise DataError(summary.problems)
 
 
 @dataclass
 class Evaluate:
-    """Dice and IoU of a model on a split with masks; also written to RUN/evaluation-SPLIT.json."""
+    """Dice and IoU of a model on a split with masks; also written to RUN/evaluation-SPLIT.json (in context:
+    RUN/evaluation-SPLIT-in-context.json)."""
 
     run: RunFolder
     """Run directory, or the model folder in it."""
@@ -193,6 +200,10 @@ class Evaluate:
     """Write the numbers, also those of every image, to this file instead."""
     flip: bool = False
     """Also look at the mirror images: twice the time, slightly better."""
+    in_context: FlagCreatePairsOff[bool] = False
+    """Score SAM with the model's reference pool instead of the segmenter."""
+    references: int | None = None
+    """In context: how many references SAM is shown; left out, as many as in training."""
     batch: int = 8
     """Images per pass of the network."""
     device: str = "auto"
@@ -200,11 +211,11 @@ class Evaluate:
 
     def __call__(self) -> None:
         _at_least_1(batch=self.batch)
-        from maskwright.api import evaluate, load
+        from maskwright.api import evaluate
         from maskwright.data.images import write_atomic
         from maskwright.data.labels import Dataset
 
-        model = load(self.run, device=self.device)
+        model = _load_model(self, self.device)
         with _advance("evaluating") as progress:
             data, options = Dataset.load(self.data), _given(flip=self.flip)
             scores = evaluate(model, data, self.split, batch=self.batch, progress=progress, **options)
@@ -215,7 +226,8 @@ class Evaluate:
         text = json.dumps(scores, indent=1) + "\n"
         # A copied model folder has no run around it, and nothing but the model belongs into it.
         is_run = self.run.resolve() != model.folder.resolve()
-        path = self.json or (self.run / f"evaluation-{_as_name(self.split)}.json" if is_run else None)
+        name = _as_name(self.split) + ("-in-context" if self.in_context else "")
+        path = self.json or (self.run / f"evaluation-{name}.json" if is_run else None)
         if path:
             print(f"written: {write_atomic(path, text)}")
 
@@ -538,6 +550,21 @@ class SamPrecompute:
 
 
 # --------------------------------------------------------------------------------------------------- shared by them
+
+
+def _load_model(command: Predict | Evaluate, device: Any) -> Predictor:
+    """The model that a command names, as a segmenter or in context."""
+    if command.in_context:
+        from maskwright.api import load_in_context
+
+        if command.flip:
+            raise MaskwrightError("--flip: in context images are not looked at in the mirror; leave out one of the two")
+        return load_in_context(command.run, references=command.references, device=device)
+    from maskwright.api import load
+
+    if command.references is not None:
+        raise MaskwrightError("--references: counts references in context; give --in-context too, or leave it out")
+    return load(command.run, device=device)
 
 
 def _processes(device: str) -> tuple[Processes, Any]:

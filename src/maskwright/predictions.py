@@ -19,7 +19,7 @@ import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,11 +52,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What :func:`predict_folder` did: numbers of images over all processes, and one line for each unreadable one."""
+    """What :func:`predict_folder` did: numbers of images over all processes, one line for each unreadable one, other files."""
 
     predicted: int
     skipped: int
     problems: list[str]
+    written: list[Path] = field(default_factory=list)
 
 
 class Processes(Protocol):
@@ -223,10 +224,10 @@ def predict_folder(
     found = {row["name"]: row for row in rows if "problem" not in row}
     problems = sorted(row["problem"] for row in rows if "problem" in row)
     _write_index(folder, head, known | found)
-    predictor.conclude(folder, known | found)
+    written = predictor.conclude(folder, known | found)
     for part in _parts(folder):
         part.unlink()
-    return Summary(len(found), len(jobs) - len(todo), problems)
+    return Summary(len(found), len(jobs) - len(todo), problems, written)
 
 
 def _rows(

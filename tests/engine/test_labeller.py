@@ -45,10 +45,10 @@ def test_padding_is_not_decoded_and_objects_answer_as_if_alone(labeller: Labelle
     assert asked.valid.tolist() == [[True, True], [True, False], [True, False]]
     with torch.no_grad():
         embedding = labeller.sam.encode(batch.images)
-        conditioned = labeller._condition(
+        conditioned = labeller.condition(
             embedding, rows, torch.zeros(3, dtype=torch.bool), lambda at: pytest.fail("nothing is shown")
         )
-        masks = labeller._decode(conditioned, asked)
+        masks = labeller.decode(conditioned, asked)
         whole = labeller.sam.decode(conditioned, asked.prompts, asked.hint, previous_valid=asked.hinted)
     assert (masks.logits[1:, 1] == EMPTY).all()
     assert (masks.iou[1:, 1] == 0).all()

@@ -23,6 +23,7 @@ from maskwright.engine.metrics import (
     dice_from_confusion,
     iou_from_confusion,
     paired_bootstrap,
+    soft_dice,
 )
 from maskwright.errors import DataError
 
@@ -171,3 +172,13 @@ def test_paired_bootstrap_in_chunks_and_alone() -> None:
 def test_paired_bootstrap_refuses(a, b) -> None:
     with pytest.raises(ValueError, match="scores"):
         paired_bootstrap(a, b)
+
+
+def test_soft_dice_by_hand():
+    masks = torch.tensor([[[True, True], [False, False]], [[False, False], [False, False]]])
+    truth = torch.tensor([[[1.0, 0.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    torch.testing.assert_close(soft_dice(masks, truth), torch.tensor([2 / 3.5, 1.0]), atol=1e-3, rtol=0)
+    counted = torch.tensor([[1.0, 0.0], [1.0, 1.0]]).expand(2, 2, 2)
+    torch.testing.assert_close(soft_dice(masks, truth, counted), torch.tensor([2 / 2.5, 1.0]), atol=1e-3, rtol=0)
+    # What a pixel is worth does not make a perfect answer worse.
+    torch.testing.assert_close(soft_dice(truth, truth, 0.3 * counted), torch.ones(2))

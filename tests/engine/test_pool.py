@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from maskwright.data.labels import Kind
-from maskwright.engine.pool import ReferencePool, pooled
+from maskwright.engine.pool import ReferencePool
 from maskwright.errors import WeightsError
-from maskwright.sam.sam import Embedding, Memory
+from maskwright.sam.sam import Memory
 
 # What a query may be shown, written down kind by kind.
 FINER = {
@@ -126,13 +126,3 @@ def test_entries_are_what_the_policy_sees():
     assert entries.memory[:, 0].tolist() == [100, 200]
     assert entries.whole[:, 0].tolist() == [1, 2]
     assert entries.foreground[:, 0].tolist() == [10, 20]
-
-
-def test_pooled_vectors_by_hand():
-    low = torch.arange(16.0).reshape(1, 1, 4, 4).expand(2, 2, 4, 4)
-    embedding = Embedding(torch.zeros(2, 1, 16, 16), torch.zeros(2, 1, 8, 8), low)
-    masks = torch.zeros(2, 16, 16)
-    masks[0, :4, 4:12] = 1  # exactly the cells 1 and 2 of the first row
-    whole, foreground = pooled(embedding, masks)
-    assert whole.tolist() == [[7.5, 7.5]] * 2
-    assert foreground.tolist() == [[1.5, 1.5], [7.5, 7.5]]  # an empty mask gives the average

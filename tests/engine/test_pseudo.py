@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.functional.segmentation import dice_score
 
+from maskwright.data.labels import Kind
 from maskwright.engine import pseudo
 from maskwright.engine.pseudo import EMPTY, RowPrompts, Rows
+from maskwright.engine.shapes import touched_cells
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Masks
 
@@ -144,13 +146,6 @@ def test_outside_its_box_an_object_keeps_a_lower_answer():
     assert (union == -30).all()
 
 
-def test_boxes_fill_the_cells_that_they_touch():
-    filled = pseudo.filled_boxes(torch.tensor([[4.0, 8, 12, 16], [5.0, 9, 9, 10], [0.0, 0, 0, 0]]), 16, SIZE)
-    assert filled.sum((1, 2)).tolist() == [4, 2, 0]
-    assert filled[0].nonzero().tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
-    assert filled[1].nonzero().tolist() == [[2, 1], [2, 2]]
-
-
 def test_ellipses_by_hand():
     masks, boxed = pseudo.ellipse_masks(batch_of(), C, SIZE)
     assert boxed.tolist() == [True, False, False, False, False]
@@ -182,6 +177,22 @@ def test_rows_are_merged_against_the_background():
     assert (maps[1, 1:] == EMPTY).all()
 
 
+def test_the_truth_of_rows_on_a_grid_leaves_out_unknown_pixels():
+    target = torch.zeros(2, 8, 8, dtype=torch.long)
+    target[1, :4, :2], target[1, :4, 2:4], target[1, 4:] = 2, 255, 255
+    truth, known = pseudo.truth_of(target, Rows(torch.tensor([1, 1, 0]), torch.tensor([2, 1, 1])), 2)
+    assert known.tolist() == [[[0.5, 1], [0, 0]], [[0.5, 1], [0, 0]], [[1, 1], [1, 1]]]
+    assert truth.tolist() == [[[1, 0], [0, 0]], [[0, 0], [0, 0]], [[0, 0], [0, 0]]]
+    whole, counted = pseudo.truth_of(target, Rows(torch.tensor([1]), torch.tensor([2])), 8)
+    assert torch.equal(whole[0] > 0, target[1] == 2)
+    assert torch.equal(counted[0] > 0, target[1] != 255)
+
+
+def test_blind_are_labels_that_name_no_place():
+    kinds = torch.tensor([int(kind) for kind in Kind])
+    assert {kind for kind, found in zip(Kind, pseudo.blind(kinds).tolist()) if found} == {Kind.TAG, Kind.NONE}
+
+
 def test_rough_masks_resemble_the_truth_and_no_two_are_alike():
     truth = torch.zeros(40, SIZE, SIZE)
     truth[:, 16:44, 20:52] = 1
@@ -198,7 +209,7 @@ def test_what_labels_rule_out_is_taken_away():
     even = torch.full((5, C, 16, 16), 1 / 3)
     kept = pseudo.constrain(even, batch_of(), SIZE)
     torch.testing.assert_close(kept.sum(1), torch.ones(5, 16, 16))
-    filled = pseudo.filled_boxes(batch_of().boxes[0], 16, SIZE)
+    filled = touched_cells(batch_of().boxes[0], 16, SIZE)
     assert torch.equal(kept[0, 1] > 0, filled[0] | filled[2])
     assert torch.equal(kept[0, 2] > 0, filled[1])
     assert (kept[3, 2] == 0).all()  # the tags name 1 and nothing else

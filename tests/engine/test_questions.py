@@ -11,6 +11,7 @@ from batches import BOX_1, BOX_3, SIZE, C, batch_of
 from maskwright.data.batch import Batch
 from maskwright.data.labels import Kind
 from maskwright.engine.labeller import Labeller
+from maskwright.engine.questions import ask
 from maskwright.engine.selection import ReferencePolicy
 from maskwright.nets.spnet import Query
 from maskwright.sam.sam import Sam
@@ -58,7 +59,7 @@ def test_a_mask_image_poses_as_a_weakly_labelled_one(labeller: Labeller):
     embedding = labeller.sam.encode(batch.images)
     posed: set[int] = set()
     for seed in range(6):
-        asked = labeller.questions(batch, embedding, seeded(seed), WEAK, most=6)
+        asked = ask(labeller, batch, embedding, seeded(seed), WEAK, most=6)
         assert asked is not None
         posed |= set(asked.query.kind.tolist())
         assert asked.judge.known.all()
@@ -78,8 +79,8 @@ def test_a_mask_image_poses_as_a_weakly_labelled_one(labeller: Labeller):
 def test_the_truth_of_a_query_changes_nothing_but_its_judge(labeller: Labeller):
     batch = masked_batch()
     embedding = labeller.sam.encode(batch.images)
-    first = labeller.questions(batch, embedding, seeded(1), WEAK)
-    second = labeller.questions(replace(batch, target=batch.target.flip(1)), embedding, seeded(1), WEAK)
+    first = ask(labeller, batch, embedding, seeded(1), WEAK)
+    second = ask(labeller, replace(batch, target=batch.target.flip(1)), embedding, seeded(1), WEAK)
     assert first is not None
     assert second is not None
     for name in ("whole", "foreground", "kind"):
@@ -94,7 +95,7 @@ def test_weak_images_are_judged_by_label_and_teacher(labeller: Labeller):
     embedding = labeller.sam.encode(batch.images)
     teacher = torch.zeros(5, C, GRID, GRID)
     teacher[:, 1] = 1
-    asked = labeller.questions(batch, embedding, seeded(), WEAK, teacher, 1.0)
+    asked = ask(labeller, batch, embedding, seeded(), WEAK, teacher, 1.0)
     assert asked is not None
     assert not asked.judge.known.any()
     assert asked.judge.view is not None
@@ -103,7 +104,7 @@ def test_weak_images_are_judged_by_label_and_teacher(labeller: Labeller):
     assert torch.equal(category_1, asked.judge.view.flatten(1).any(1))
     labelled = dict(zip(asked.query.kind.tolist(), asked.judge.labelled.tolist()))
     assert labelled == {Kind.BOX: True, Kind.POINT: True, Kind.SCRIBBLE: True, Kind.TAG: False, Kind.NONE: False}
-    without = labeller.questions(batch, embedding, seeded(), WEAK)
+    without = ask(labeller, batch, embedding, seeded(), WEAK)
     assert without is not None
     assert without.judge.view is None
 
@@ -112,7 +113,7 @@ def test_an_answer_that_fits_its_label_loses_less(labeller: Labeller):
     target = torch.full((5, SIZE, SIZE), 255)
     target[1, 8:12, 8:12] = 1  # a click drawn
     batch = batch_of(images=torch.rand(5, 3, SIZE, SIZE, generator=seeded()), target=target)
-    asked = labeller.questions(batch, labeller.sam.encode(batch.images), seeded(), WEAK, most=99)
+    asked = ask(labeller, batch, labeller.sam.encode(batch.images), seeded(), WEAK, most=99)
     assert asked is not None
     assert asked.judge.weak is not None
     filled = torch.full((GRID, GRID), -9.0)
@@ -136,9 +137,9 @@ def test_an_answer_that_fits_its_label_loses_less(labeller: Labeller):
 def test_nothing_to_choose_from_is_no_question(labeller: Labeller):
     batch = masked_batch()
     embedding = labeller.sam.encode(batch.images)
-    assert labeller.questions(replace(batch, present=torch.zeros(5, C)), embedding, seeded(), WEAK) is None
+    assert ask(labeller, replace(batch, present=torch.zeros(5, C)), embedding, seeded(), WEAK) is None
     labeller.pool.load_state_dict({})
-    assert labeller.questions(batch, embedding, seeded(), WEAK) is None
+    assert ask(labeller, batch, embedding, seeded(), WEAK) is None
 
 
 @torch.no_grad()
@@ -163,3 +164,42 @@ def test_a_policy_is_needed_where_it_is_to_choose(tiny_sam: Sam):
         Labeller(
             tiny_sam, C, selector="policy", references=2, blend=0.5, weak_weight=0.5, generator=lambda a, b: seeded()
         )
+
+
+@torch.no_grad()
+def test_the_best_set_of_a_round_makes_the_pseudo_mask(labeller: Labeller):
+    assert labeller.policy is not None
+    batch = batch_of(images=torch.rand(5, 3, SIZE, SIZE, generator=seeded()))
+    embedding = labeller.sam.encode(batch.images)
+    teacher = torch.rand(5, C, GRID, GRID, generator=seeded(1)).softmax(1)
+    with torch.enable_grad():
+        asked = ask(labeller, batch, embedding, seeded(), WEAK, teacher, most=99)
+        assert asked is not None
+        entries = labeller.pool.entries()
+        found = labeller.policy.step(asked.query, entries, asked.allowed, asked.answer, asked.judge, seeded())
+    best = asked.best(found)
+    assert 0 < len(best.rows) == int(found.decided.sum())
+    _, visit = labeller.visit(batch, embedding, 0, teacher, best=best)
+    samples = labeller.pool.tensors["sample"]
+    whole = 0
+    for image in set(best.rows.image.tolist()):
+        shown = set(samples[best.places[best.rows.image == image]].flatten().tolist())
+        assert shown <= set(visit.masks[image].references)
+        if bool(found.decided[asked.rows.image == image].all()):
+            assert shown == set(visit.masks[image].references)
+            whole += 1
+    assert whole
+    logits = asked.answer(torch.arange(len(asked.rows)), found.places)[0]
+    torch.testing.assert_close(logits, found.logits, rtol=1e-3, atol=1e-3)
+
+
+def test_only_weakly_labelled_rows_with_a_best_set_are_told(labeller: Labeller):
+    assert labeller.policy is not None
+    batch = masked_batch()
+    asked = ask(labeller, batch, labeller.sam.encode(batch.images).detach(), seeded(), WEAK)
+    assert asked is not None
+    found = labeller.policy.step(
+        asked.query, labeller.pool.entries(), asked.allowed, asked.answer, asked.judge, seeded()
+    )
+    assert found.decided.any()
+    assert not len(asked.best(found).rows)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskwright.engine.metrics import soft_dice
 from maskwright.engine.selection import (
     Judge,
     ReferencePolicy,
     answer_groups,
     correlation,
-    dice,
     head_room_captured,
     oracle,
 )
@@ -77,14 +77,6 @@ def policy_of(references: int = 2, **settings: float) -> ReferencePolicy:
 # ---------------------------------------------------------------------------------------------------- judging
 
 
-def test_dice_by_hand():
-    masks = torch.tensor([[[True, True], [False, False]], [[False, False], [False, False]]])
-    truth = torch.tensor([[[1.0, 0.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    torch.testing.assert_close(dice(masks, truth), torch.tensor([2 / 3.5, 1.0]), atol=1e-3, rtol=0)
-    counted = torch.tensor([[1.0, 0.0], [1.0, 1.0]]).expand(2, 2, 2)
-    torch.testing.assert_close(dice(masks, truth, counted), torch.tensor([2 / 2.5, 1.0]), atol=1e-3, rtol=0)
-
-
 def test_which_rewards_count_and_what_they_are():
     truth = torch.zeros(3, 2, 2)
     truth[0, 0] = 1
@@ -124,7 +116,7 @@ def test_every_distinct_set_is_answered_once_in_one_batch():
     for query, group in ((0, 1), (0, 2), (1, 1), (1, 3)):
         expected = table.cells[places[query, group]].any(0)
         assert torch.equal(logits[place[query, group]] > 0, expected)
-        torch.testing.assert_close(rewards[0, query, group], dice(expected, judge.truth[query]))
+        torch.testing.assert_close(rewards[0, query, group], soft_dice(expected, judge.truth[query]))
         torch.testing.assert_close(rewards[1, query, group], expected.float().mean())
     pieces = answer_groups(table, places, judge, at_once=2)
     assert table.batches[1:] == [2, 2, 1]
@@ -158,10 +150,10 @@ def test_the_oracle_is_greedy_and_keeps_to_what_is_allowed():
         chosen: list[int] = []
         for t in range(3):
             may = [p for p, ok in zip(index[query].tolist(), allowed[query].tolist()) if ok and p not in chosen]
-            best = max(float(dice(table.cells[[*chosen, p]].any(0), truth[query])) for p in may)
+            best = max(float(soft_dice(table.cells[[*chosen, p]].any(0), truth[query])) for p in may)
             chosen.append(int(places[query, t]))
             assert chosen[-1] in may
-            assert float(dice(table.cells[chosen].any(0), truth[query])) == pytest.approx(best)
+            assert float(soft_dice(table.cells[chosen].any(0), truth[query])) == pytest.approx(best)
             assert float(reached[query, t]) == pytest.approx(best)
 
 
@@ -242,13 +234,13 @@ def test_the_best_set_of_the_group_comes_back_with_its_answer():
     sequences, total = again.net.sample(seen, 8, 2, generator)
     sets = seen.places(sequences)
     for row in range(4):
-        scores = [float(dice(table.cells[s].any(0), judge.truth[row])) for s in sets[row]]
+        scores = [float(soft_dice(table.cells[s].any(0), judge.truth[row])) for s in sets[row]]
         own = table.cells[found.places[row]].any(0)
-        assert float(dice(own, judge.truth[row])) == pytest.approx(max(scores))
+        assert float(soft_dice(own, judge.truth[row])) == pytest.approx(max(scores))
         assert torch.equal(found.logits[row] > 0, own)
         assert float(found.iou[row]) == pytest.approx(float(own.float().mean()))
     assert found.scalars["policy_true"] == pytest.approx(
-        np.mean([[float(dice(table.cells[s].any(0), judge.truth[row])) for s in sets[row]] for row in range(4)]),
+        np.mean([[float(soft_dice(table.cells[s].any(0), judge.truth[row])) for s in sets[row]] for row in range(4)]),
         abs=1e-5,
     )
     # What the table predicts is the share of cells, and the truth is all of them.

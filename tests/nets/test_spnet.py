@@ -16,7 +16,7 @@ from torch import Tensor
 import maskwright.nets.spnet as spnet
 from maskwright.data.labels import Kind
 from maskwright.nets.selector import cosine, select
-from maskwright.nets.spnet import Entries, Observation, Query, SPNet, candidates, pooled_memory
+from maskwright.nets.spnet import Entries, Observation, Query, SPNet, candidates, pooled, pooled_memory
 from maskwright.rl.grpo import Policy, advantages, descent, update
 
 CHANNELS, MEMORY = 12, 8
@@ -71,16 +71,14 @@ def reordered(seen: Observation, order: Tensor) -> Observation:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    queries=st.integers(1, 3),
-    count=st.integers(1, 7),
-    groups=st.integers(1, 6),
-    length=st.integers(1, 4),
+    sizes=st.tuples(*(st.integers(1, most) for most in (3, 7, 6, 4))),
     seed=st.integers(0, 99),
     share=st.sampled_from([0.1, 0.5, 1.0]),
 )
 def test_nothing_disallowed_nothing_twice_and_scores_as_drawn(
-    queries: int, count: int, groups: int, length: int, seed: int, share: float
+    sizes: tuple[int, int, int, int], seed: int, share: float
 ):
+    queries, count, groups, length = sizes
     net: Policy[Observation] = small(seed)
     seen = observed(queries, count, seed, share)
     sequences, total = net.sample(seen, groups, length, seeded(seed))
@@ -312,6 +310,15 @@ def test_candidates_refuses_what_cannot_be():
         candidates(query_of(1), entries(5), torch.ones(1, 5, dtype=torch.bool), seeded(), count=8, random=9)
     with pytest.raises(ValueError, match="without any allowed reference"):
         candidates(query_of(1), entries(5), torch.zeros(1, 5, dtype=torch.bool), seeded())
+
+
+def test_pooled_vectors_by_hand():
+    low = torch.arange(16.0).reshape(1, 1, 4, 4).expand(2, 2, 4, 4)
+    masks = torch.zeros(2, 16, 16)
+    masks[0, :4, 4:12] = 1  # exactly the cells 1 and 2 of the first row
+    whole, foreground = pooled(low, masks)
+    assert whole.tolist() == [[7.5, 7.5]] * 2
+    assert foreground.tolist() == [[1.5, 1.5], [7.5, 7.5]]  # an empty mask gives the average
 
 
 def test_pooled_memory_by_hand():

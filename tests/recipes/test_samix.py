@@ -44,7 +44,8 @@ def test_all_six_kinds_of_label_train_a_model(data: Path, tmp_path: Path, tiny_s
     assert {"mask", "drawn", "tag", "box", "consistency", "pseudo", "sam", "lr"} <= losses.keys()
     assert [line["step"] for line in lines if "val_dice" in line] == [12, 14, 16, 18, 20]
     assert all(isinstance(value, int | float) for line in lines for value in line.values())
-    assert {path.name for path in (run / "model").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    parts = {f"{name}.safetensors" for name in ("model", "sam", "pool")}
+    assert {path.name for path in (run / "model").iterdir()} == {"config.json", "README.md", *parts}
     html = (run / "report.html").read_text()
     assert html.lower().startswith("<!doctype html>")
     assert "http://" not in html.replace("http://www.w3.org", "")
@@ -151,7 +152,7 @@ def test_a_resumed_policy_is_the_uninterrupted_one(
     samix.main(replace(config, resume=True))
     assert_same_run(config.out, whole)
     # The policy is taken home with the model.
-    description = json.loads((whole / "model" / "config.json").read_text())["selector"]
+    description = json.loads((whole / "model" / "config.json").read_text())["in_context"]["policy"]
     policies = [load_policy(description, run / "model" / "selector.safetensors") for run in (whole, config.out)]
     first, second = (policy.net.state_dict() for policy in policies)
     assert all(torch.equal(value, second[name]) for name, value in first.items())

@@ -77,6 +77,17 @@ class Augmentation:
         )
 
 
+def training_geometry(upright: bool) -> Augmentation:
+    """What recipes train with: zoomed, moved and mirrored, and where images have no upright also turned by quarters."""
+    return Augmentation(
+        vertical_flip=0.0 if upright else 0.5,
+        quarter_turns=not upright,
+        rotate_deg=0.0,
+        scale=(0.75, 1.3),
+        shift=0.1,
+    )
+
+
 def strong_view(
     images: Tensor,
     seed: int | torch.Generator,

@@ -20,7 +20,7 @@ from maskwright.data.geometry import (
     warp_points,
 )
 from maskwright.data.items import Item
-from maskwright.data.labels import IGNORE
+from maskwright.data.labels import IGNORE, Kind
 
 MARK = 0.012
 """Radius of a click's disc and width of a scribble's line in `Batch.target`, as a share of the canvas; >= 1 pixel."""
@@ -77,6 +77,29 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @classmethod
+    def unlabelled(cls, images: Tensor, categories: int) -> Batch:
+        """Images ``(B, 3, S, S)`` that fill their canvas, are of no dataset (index -1) and have no label of any kind."""
+        count, size, device = len(images), images.shape[-1], images.device
+
+        def full(*shape: int, value: int = -1) -> Tensor:
+            return torch.full((count, *shape), value, device=device)
+
+        return cls(
+            images=images,
+            inside=torch.ones(count, size, size, dtype=torch.bool, device=device),
+            target=full(size, size, value=IGNORE),
+            boxes=torch.zeros(count, 0, 4, device=device),
+            box_categories=full(0),
+            points=torch.zeros(count, 0, 2, device=device),
+            point_categories=full(0),
+            present=full(categories).to(torch.int8),
+            kinds=full(value=int(Kind.NONE)),
+            matrices=torch.eye(2, 3, device=device).expand(count, -1, -1),
+            sizes=full(2, value=size),
+            indices=full(),
+        )
 
 
 def collate(

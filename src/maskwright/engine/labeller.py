@@ -8,7 +8,7 @@ per category that the labels name, merged by argmax against background.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -26,10 +26,11 @@ from maskwright.engine.losses import (
     mask_loss,
     partial_cross_entropy,
 )
-from maskwright.engine.pool import ReferencePool, pooled
-from maskwright.engine.selection import Answer, Judge, ReferencePolicy
+from maskwright.engine.pool import ReferencePool
+from maskwright.engine.selection import ReferencePolicy
+from maskwright.engine.shapes import touched_cells
 from maskwright.nets.selector import SelectorName, select
-from maskwright.nets.spnet import Query, pooled_memory
+from maskwright.nets.spnet import Query, pooled, pooled_memory
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Masks, Memory, Sam
 
@@ -49,22 +50,20 @@ class PseudoMask:
     references: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """References for some rows of a batch, chosen beforehand: R rows, and (R, T) places in the pool."""
+
+    rows: pseudo.Rows
+    places: Tensor
+
+
 @dataclass
 class Visit:
     """What one process found out about its images; exchanged between processes, then absorbed by each."""
 
     masks: dict[int, PseudoMask] = field(default_factory=dict)
     entries: list[Tensor] | None = None
-
-
-@dataclass(frozen=True)
-class Questions:
-    """What the policy learns on, for ``ReferencePolicy.step``: N rows of a batch, (N, E) allowed entries, SAM's answers, their judge."""
-
-    query: Query
-    allowed: Tensor
-    answer: Answer
-    judge: Judge
 
 
 class Labeller:
@@ -146,7 +145,7 @@ class Labeller:
             order = noise.topk(min(count, len(column)), 1).indices
             return memory[torch.where(mine.gather(1, order), order, order[:, :1])]
 
-        masks = self._decode(self._condition(embedding, rows, shown, references), asked)
+        masks = self.decode(self.condition(embedding, rows, shown, references), asked)
         logits, _ = pseudo.row_logits(masks, asked, self.sam.size)
         loss = logits.sum() * 0
         if is_mask.any():
@@ -217,7 +216,7 @@ class Labeller:
     def _box_loss(self, objects: Tensor, asked: pseudo.RowPrompts, rows: Tensor) -> Tensor:
         """Box projection of (N, K, h, w) object logits for those rows' own boxes."""
         boxes = asked.boxes[rows] * (objects.shape[-1] / self.sam.size)
-        return box_projection_loss(objects, boxes, asked.valid[rows] & (boxes[..., 2] > boxes[..., 0]))
+        return box_projection_loss(objects, boxes, asked.boxed[rows])
 
     def _weak_loss(
         self,
@@ -234,14 +233,20 @@ class Labeller:
         loss = partial_cross_entropy(torch.stack([torch.zeros_like(logits), logits], 1), target)
         loss = loss + self._box_loss(objects, asked, torch.arange(len(rows), device=logits.device))
         if teacher is not None and not asked.prompted.all():
-            seen = torch.logit(teacher[rows.image, rows.category].clamp(1e-4, 1 - 1e-4))
+            seen = pseudo.view_logits(teacher, rows)
             loss = loss + consistency_loss(logits[:, None], seen[:, None], (~asked.prompted).float())
         return self.weak_weight * loss
 
     # ------------------------------------------------------------------------------------------------ labelling
 
     def visit(
-        self, batch: Batch, embedding: Embedding, step: int, teacher: Tensor | None = None, maturity: float = 0.0
+        self,
+        batch: Batch,
+        embedding: Embedding,
+        step: int,
+        teacher: Tensor | None = None,
+        maturity: float = 0.0,
+        best: Shown | None = None,
     ) -> tuple[Tensor, Visit]:
         """Answer for a batch of images on the plain canvas.
 
@@ -251,21 +256,23 @@ class Labeller:
             step: for the selector's randomness.
             teacher: (B, C, h, w) probabilities of the mean teacher, None before it has learnt anything.
             maturity: 0..1, how far the teacher's view is blended in.
+            best: what some rows are shown, instead of what the selector would choose.
 
         Returns:
             SAM's loss against the weak labels (zero without gradients), and the new pseudo-masks and pool entries.
         """
-        rows = pseudo.rows_of(self._asked_categories(batch, teacher))
+        rows = pseudo.rows_of(self.asked_categories(batch, teacher))
         if not len(rows):
             return embedding.low.sum() * 0, Visit()
         weak = (batch.kinds != Kind.MASK)[rows.image]
         asked = pseudo.weak_prompts(batch, rows, self.sam.size, boxes=weak, points=weak)
         if teacher is not None and maturity > 0.5:
-            view = torch.logit(teacher[rows.image, rows.category].clamp(1e-4, 1 - 1e-4))
-            asked = asked.with_hint(view, weak & ~asked.hinted.any(1))
+            asked = asked.with_hint(pseudo.view_logits(teacher, rows), weak & ~asked.hinted.any(1))
         with torch.no_grad():
-            whole, foreground = pooled(embedding[rows.image], self._first_guess(rows, asked, teacher))
-            shown, order = self._choose(batch, rows, whole, foreground, step)
+            whole, foreground = pooled(embedding.low[rows.image], self.first_guess(rows, asked, teacher))
+            shown, order = self.choose(batch, rows, whole, foreground, step)
+            if best is not None:
+                shown, order = _replaced(rows, shown, order, best, self.categories)
         answerable = (weak & (shown | asked.prompted)).nonzero()[:, 0]
         logits = embedding.low.new_full((len(rows), self.grid, self.grid), pseudo.EMPTY)
         score = embedding.low.new_zeros(len(rows))
@@ -278,10 +285,10 @@ class Labeller:
                 continue
             with torch.set_grad_enabled(bool(learns[at[0]])):
                 part = asked.rows(at)
-                conditioned = self._condition(
+                conditioned = self.condition(
                     embedding, rows[at], shown[at], lambda some, at=at: self.pool.memory(order[at][some])
                 )
-                masks = self._decode(conditioned, part)
+                masks = self.decode(conditioned, part)
                 answer, confidence = pseudo.row_logits(masks, part, self.sam.size)
                 if torch.is_grad_enabled():
                     loss = self._weak_loss(answer, masks.best, batch, rows[at], part, teacher)
@@ -328,88 +335,7 @@ class Labeller:
         maps = torch.cat([1 - foreground.sum(1, keepdim=True), foreground], 1)
         return self._blend(batch, maps, confidence, teacher, maturity)
 
-    @torch.no_grad()
-    def questions(
-        self,
-        batch: Batch,
-        embedding: Embedding,
-        generator: torch.Generator,
-        kinds: Sequence[Kind],
-        teacher: Tensor | None = None,
-        maturity: float = 0.0,
-        most: int = 8,
-    ) -> Questions | None:
-        """Queries for the policy to learn on: a mask image poses as a weakly labelled one, and is judged by its mask.
-
-        Args:
-            batch: mask images with the weak labels that their masks imply, and weakly labelled images.
-            embedding: of its images.
-            generator: of the kinds and of the rows that are taken.
-            kinds: as which of them mask images pose.
-            teacher, maturity: as in ``visit``.
-            most: rows at most, drawn at random.
-
-        Returns:
-            None where no row has a choice between references.
-        """
-        rows = pseudo.rows_of(self._asked_categories(batch, teacher))
-        if not len(self.pool) or not len(rows):
-            return None
-        is_mask = (batch.kinds == Kind.MASK)[rows.image]
-        posed = torch.tensor([int(k) for k in kinds])[torch.randint(len(kinds), (len(rows),), generator=generator)]
-        kind = torch.where(is_mask, posed.to(is_mask.device), batch.kinds[rows.image])
-        allowed = self.pool.allowed(batch.indices[rows.image], rows.category, kind)
-        at = (allowed.sum(1) > 1).nonzero()[:, 0]
-        at = at[torch.randperm(len(at), generator=generator)[:most].to(at.device)]
-        if not len(at):
-            return None
-        rows, is_mask, kind, allowed = rows[at], is_mask[at], kind[at], allowed[at]
-        drawn = (kind == Kind.POINT) | (kind == Kind.SCRIBBLE)
-        asked = pseudo.weak_prompts(
-            batch, rows, self.sam.size, boxes=~is_mask | (kind == Kind.BOX), points=~is_mask | drawn
-        )
-        view = None
-        if teacher is not None:
-            view = teacher.argmax(1)[rows.image] == rows.category[:, None, None]
-            if maturity > 0.5:
-                hint = torch.logit(teacher[rows.image, rows.category].clamp(1e-4, 1 - 1e-4))
-                asked = asked.with_hint(hint, ~asked.hinted.any(1))
-        whole, foreground = pooled(embedding[rows.image], self._first_guess(rows, asked, teacher))
-
-        def answer(some: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-            part, everything = asked.rows(some), torch.ones_like(some, dtype=torch.bool)
-            conditioned = self._condition(embedding, rows[some], everything, lambda at: self.pool.memory(places[at]))
-            return pseudo.row_logits(self._decode(conditioned, part), part, self.sam.size)
-
-        target = batch.target[rows.image]
-        truth, counted = (
-            F.interpolate(m[:, None].float(), (self.grid, self.grid), mode="area")[:, 0]
-            for m in (target == rows.category[:, None, None], target != IGNORE)
-        )
-        labels = self._row_labels(batch, rows, asked)
-        truth = truth / counted.clamp(min=1e-6)
-        judge = Judge(is_mask, truth, counted, view, labels, ~is_mask & (kind > Kind.TAG))
-        return Questions(Query(whole, foreground, kind), allowed, answer, judge)
-
-    def _row_labels(
-        self, batch: Batch, rows: pseudo.Rows, asked: pseudo.RowPrompts
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """(R,) rows, (R, h, w) logits → (R,) losses against what is drawn in these rows, and against their boxes."""
-        drawn = batch.target[rows.image][:, 2::4, 2::4]
-        known, target = (drawn != IGNORE).float(), (drawn == rows.category[:, None, None]).float()
-        boxes = asked.boxes * (self.grid / self.sam.size)
-        boxed = asked.valid & (boxes[..., 2] > boxes[..., 0])
-
-        def losses(some: Tensor, logits: Tensor) -> Tensor:
-            entropy = F.binary_cross_entropy_with_logits(logits, target[some], reduction="none") * known[some]
-            entropy = entropy.sum((1, 2)) / known[some].sum((1, 2)).clamp(min=1)
-            objects = logits[:, None].expand(-1, boxes.shape[1], -1, -1)
-            projection = box_projection_loss(objects, boxes[some], boxed[some], per_box=True)
-            return entropy + projection.sum(1) / boxed[some].sum(1).clamp(min=1)
-
-        return losses
-
-    def _asked_categories(self, batch: Batch, teacher: Tensor | None) -> Tensor:
+    def asked_categories(self, batch: Batch, teacher: Tensor | None) -> Tensor:
         """(B, C): the categories that labels name; for unlabelled images those that the teacher sees (all, as long as there is none)."""
         present = (batch.present > 0).clone()
         present[:, 0] = False
@@ -421,17 +347,17 @@ class Labeller:
         seen[:, 0] = False
         return torch.where((batch.kinds == Kind.NONE)[:, None], seen, present).long()
 
-    def _first_guess(self, rows: pseudo.Rows, asked: pseudo.RowPrompts, teacher: Tensor | None) -> Tensor:
+    def first_guess(self, rows: pseudo.Rows, asked: pseudo.RowPrompts, teacher: Tensor | None) -> Tensor:
         """(N, g, g): where a row's object may be, to pool its features: its boxes, else the teacher's view; empty = everywhere."""
         grid = self.sam.size // 16
-        boxed = asked.boxes[..., 2] > asked.boxes[..., 0]
-        guess = (pseudo.filled_boxes(asked.boxes, grid, self.sam.size) & boxed[..., None, None]).any(1).float()
+        boxed = asked.boxed
+        guess = (touched_cells(asked.boxes, grid, self.sam.size) & boxed[..., None, None]).any(1).float()
         if teacher is None:
             return guess
         seen = F.interpolate(teacher, (grid, grid), mode="area")[rows.image, rows.category]
         return torch.where(boxed.any(1)[:, None, None], guess, seen)
 
-    def _choose(
+    def choose(
         self, batch: Batch, rows: pseudo.Rows, whole: Tensor, foreground: Tensor, step: int
     ) -> tuple[Tensor, Tensor]:
         """Which rows have references at all (N,), and which ones: (N, T) places in the pool."""
@@ -459,7 +385,7 @@ class Labeller:
             )
         return shown, order
 
-    def _condition(
+    def condition(
         self, embedding: Embedding, rows: pseudo.Rows, shown: Tensor, memory: Callable[[Tensor], Memory]
     ) -> Embedding:
         """Recall the rows that are shown references; the others keep the plain embedding."""
@@ -470,7 +396,7 @@ class Labeller:
             low = low.index_copy(0, at, self.sam.recall(mine[at], memory(at)).low)
         return replace(mine, low=low, conditioned=True)
 
-    def _decode(self, conditioned: Embedding, asked: pseudo.RowPrompts) -> Masks:
+    def decode(self, conditioned: Embedding, asked: pseudo.RowPrompts) -> Masks:
         """SAM's answers (N, K, 1, ...). Only objects that exist are decoded: with many categories most places are padding."""
         row, place = asked.valid.nonzero(as_tuple=True)
         answers = self.sam.decode(
@@ -508,7 +434,7 @@ class Labeller:
 
         Where SAM was blind (no prompt), its confidence counts as far as the two agree: nothing before there is a teacher.
         """
-        blind = (batch.kinds == Kind.TAG) | (batch.kinds == Kind.NONE)
+        blind = pseudo.blind(batch.kinds)
         if teacher is None:
             return probabilities, torch.where(blind, 0.0, confidence)
         agreed = maturity * pseudo.agreement(probabilities, teacher)
@@ -547,19 +473,18 @@ class Labeller:
     ) -> list[Tensor] | None:
         """Pool entries of labelled images: with the true mask, or with the pseudo-mask of boxes, points and scribbles."""
         kinds = batch.kinds[rows.image]
-        truth = (batch.target[rows.image] == rows.category[:, None, None]).float()
-        truth = F.interpolate(truth[:, None], (self.grid, self.grid), mode="area")[:, 0]
+        truth, known = pseudo.truth_of(batch.target, rows, self.grid)
         is_mask = kinds == Kind.MASK
-        masks = torch.where(is_mask[:, None, None], truth, probabilities[rows.image, rows.category])
+        masks = torch.where(is_mask[:, None, None], truth * known, probabilities[rows.image, rows.category])
         answered = torch.zeros_like(is_mask).index_fill(0, answerable, True)
-        usable = (is_mask | answered) & (kinds > Kind.TAG) & (masks.flatten(1).amax(1) > 0.5)
+        usable = (is_mask | answered) & ~pseudo.blind(kinds) & (masks.flatten(1).amax(1) > 0.5)
         at = usable.nonzero()[:, 0]
         if not len(at):
             return None
         own = embedding[rows.image[at]].detach()
         memory = self.sam.remember(own, masks[at][:, None])[:, 0]
         entries = [batch.indices[rows.image[at]], rows.category[at], kinds[at], memory.features, memory.pointers]
-        return [*entries, *pooled(own, masks[at]), pooled_memory(memory.features, masks[at])]
+        return [*entries, *pooled(own.low, masks[at]), pooled_memory(memory.features, masks[at])]
 
     # ------------------------------------------------------------------------------------------------ state
 
@@ -584,3 +509,10 @@ class Labeller:
             index: PseudoMask(tensors["masks"]["maps"][i].clone(), state["confidence"][i], state["references"][i])
             for i, index in enumerate(state["index"])
         }
+
+
+def _replaced(rows: pseudo.Rows, shown: Tensor, order: Tensor, best: Shown, categories: int) -> tuple[Tensor, Tensor]:
+    """``shown`` (N,) and ``order`` (N, T), with the rows of ``best`` as it says."""
+    keys, wanted = (r.image * categories + r.category for r in (rows, best.rows))
+    row, its = (keys[:, None] == wanted).nonzero(as_tuple=True)
+    return shown.index_fill(0, row, True), order.index_copy(0, row, best.places[its])

@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from maskwright.data.labels import IGNORE
 from maskwright.errors import DataError
@@ -138,6 +140,23 @@ class SegmentationMetrics:
                 for i, id in enumerate(self._ids)
             ],
         }
+
+
+def soft_dice(a: Tensor, b: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Dice of masks that may be soft: twice what both have of a pixel over what each has.
+
+    Args:
+        a, b: (..., h, w) bool or in 0..1.
+        counted: (..., h, w) in 0..1, how far a pixel counts; None: all do.
+
+    Returns:
+        (...) in 0..1; 1 where both are empty.
+    """
+    a, b = a.float(), b.float()
+    both, each = torch.minimum(a, b), a + b
+    if counted is not None:
+        both, each = both * counted, each * counted
+    return (2 * both.sum((-2, -1)) + 1e-3) / (each.sum((-2, -1)) + 1e-3)
 
 
 def paired_bootstrap(a: ArrayLike, b: ArrayLike, n: int = 10_000, seed: int = 0) -> tuple[float, float, float]:

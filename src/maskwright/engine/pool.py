@@ -7,26 +7,15 @@ to find it by. Entries are computed when their image is visited and then follow 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maskwright.data.labels import Kind
 from maskwright.engine.weights import key_problems, raise_weights
 from maskwright.nets.spnet import Entries
-from maskwright.sam.sam import Embedding, Memory
+from maskwright.sam.sam import Memory
 
 FOLLOWING = ("features", "pointers", "memory", "whole", "foreground")
 """What follows its image by momentum."""
-
-
-def pooled(embedding: Embedding, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Average and mask-average of the image features: masks (N, h, w) in 0..1 → two (N, C); an empty mask gives the average."""
-    low = embedding.low
-    weight = F.interpolate(masks[:, None].to(low), low.shape[-2:], mode="area")
-    whole = low.mean((2, 3))
-    mass = weight.sum((2, 3))
-    inside = (low * weight).sum((2, 3)) / mass.clamp(min=1e-6)
-    return whole, torch.where(mass > 1e-3, inside, whole)
 
 
 class ReferencePool:
@@ -59,7 +48,7 @@ class ReferencePool:
         Args:
             samples, categories, kinds: (N,) int; the position in the dataset, the category, the ``Kind`` of the label.
             memory: leading dimension (N,).
-            whole, foreground: (N, C) from ``pooled``.
+            whole, foreground: (N, C) from ``nets.spnet.pooled``.
             memory_vector: (N, M) from ``nets.spnet.pooled_memory``.
         """
         new = {

@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskwright.data.batch import Batch
+from maskwright.data.labels import IGNORE, Kind
+from maskwright.engine.metrics import soft_dice
+from maskwright.engine.shapes import ellipse_radius, touched_cells
 from maskwright.sam.prompts import PADDING, Prompts
 from maskwright.sam.sam import Masks
 
@@ -39,6 +42,27 @@ def rows_of(present: Tensor) -> Rows:
     return Rows(image, category + 1)
 
 
+def truth_of(target: Tensor, rows: Rows, grid: int) -> tuple[Tensor, Tensor]:
+    """(B, S, S) category ids or 255 → of each row, on a grid: (N, grid, grid) share of the known pixels that show its category, and
+    (N, grid, grid) share of the pixels that are known."""
+    own = target[rows.image]
+    maps = torch.stack([own == rows.category[:, None, None], own != IGNORE], 1).float()
+    if grid != own.shape[-1]:
+        maps = F.interpolate(maps, (grid, grid), mode="area")
+    shown, known = maps.unbind(1)
+    return shown / known.clamp(min=1e-6), known
+
+
+def view_logits(teacher: Tensor, rows: Rows) -> Tensor:
+    """What the teacher sees of each row's category: (B, C, h, w) probabilities → (N, h, w) logits."""
+    return torch.logit(teacher[rows.image, rows.category].clamp(1e-4, 1 - 1e-4))
+
+
+def blind(kinds: Tensor) -> Tensor:
+    """Whether labels of these ``Kind``s say nothing of where an object is, so that SAM is not prompted: tags, and none at all."""
+    return kinds <= int(Kind.TAG)
+
+
 @dataclass(frozen=True)
 class RowPrompts:
     """Prompts of N rows with K objects each.
@@ -58,6 +82,11 @@ class RowPrompts:
     prompted: Tensor
     hint: Tensor
     hinted: Tensor
+
+    @property
+    def boxed(self) -> Tensor:
+        """(N, K) bool: the objects that came with a box."""
+        return self.boxes[..., 2] > self.boxes[..., 0]
 
     def rows(self, index: Tensor) -> RowPrompts:
         """Some of the rows."""
@@ -119,7 +148,7 @@ def weak_prompts(
         prompted = prompted | positive.any(1)
     valid = valid.clone()
     valid[:, 0] |= ~has_box
-    hint = (4 * (1 - ellipse_radius(chosen, size))).clamp(min=-8)
+    hint = (4 * (1 - ellipse_radius(chosen, size // 4, size // 4, 4))).clamp(min=-8)
     return RowPrompts(prompts, valid, chosen, prompted, hint, chosen[..., 2] > chosen[..., 0])
 
 
@@ -135,36 +164,16 @@ def row_logits(masks: Masks, asked: RowPrompts, size: int) -> tuple[Tensor, Tens
         (N, h, w) logits and (N,) mean predicted IoU.
     """
     logits = masks.best
-    has_box = (asked.boxes[..., 2] > asked.boxes[..., 0])[..., None, None]
-    inside = filled_boxes(asked.boxes, logits.shape[-1], size)
-    logits = torch.where(has_box & ~inside, logits.clamp(max=EMPTY), logits)
+    inside = touched_cells(asked.boxes, logits.shape[-1], size)
+    logits = torch.where(asked.boxed[..., None, None] & ~inside, logits.clamp(max=EMPTY), logits)
     union = logits.masked_fill(~asked.valid[..., None, None], EMPTY).amax(1)
     score = (masks.best_iou * asked.valid).sum(1) / asked.valid.sum(1)
     return union, score
 
 
-def filled_boxes(boxes: Tensor, grid: int, size: int) -> Tensor:
-    """(..., 4) boxes on a canvas of ``size`` → (..., grid, grid) bool: cells that a box touches."""
-    start = torch.arange(grid, device=boxes.device) * (size / grid)
-    end = start + size / grid
-    x0, y0, x1, y1 = boxes[..., None].unbind(-2)
-    across = (end > x0) & (start < x1)
-    down = (end > y0) & (start < y1)
-    return down[..., :, None] & across[..., None, :]
-
-
-def ellipse_radius(boxes: Tensor, size: int) -> Tensor:
-    """Squared distance from each box's centre in half sides: (..., 4) → (..., g, g), g = size / 4; 1 on the inscribed ellipse."""
-    centre = (torch.arange(size // 4, device=boxes.device) + 0.5) * 4
-    x0, y0, x1, y1 = boxes[..., None].unbind(-2)
-    across = ((centre - (x0 + x1) / 2) / ((x1 - x0) / 2).clamp(min=1e-3)).square()
-    down = ((centre - (y0 + y1) / 2) / ((y1 - y0) / 2).clamp(min=1e-3)).square()
-    return down[..., :, None] + across[..., None, :]
-
-
 def ellipse_masks(batch: Batch, categories: int, size: int) -> tuple[Tensor, Tensor]:
     """The trivial answer to boxes, the ellipse inscribed in each: (B, C, g, g) in 0/1 with g = size / 4, and (B,) bool, has any box."""
-    inside = ellipse_radius(batch.boxes, size) <= 1
+    inside = ellipse_radius(batch.boxes, size // 4, size // 4, 4) <= 1
     category = torch.arange(categories, device=inside.device)
     own = batch.box_categories[..., None] == category
     masks = (inside[:, :, None] & own[..., None, None]).any(1).float()
@@ -209,7 +218,7 @@ def constrain(probabilities: Tensor, batch: Batch, size: int) -> Tensor:
     grid, categories = probabilities.shape[-1], probabilities.shape[1]
     possible = (batch.present != 0)[:, :, None, None].expand(-1, -1, grid, grid).clone()
     if batch.box_categories.shape[1]:
-        filled = filled_boxes(batch.boxes, grid, size)
+        filled = touched_cells(batch.boxes, grid, size)
         for category in range(1, categories):
             own = batch.box_categories == category
             inside = (filled & own[..., None, None]).any(1)
@@ -220,8 +229,7 @@ def constrain(probabilities: Tensor, batch: Batch, size: int) -> Tensor:
 
 def agreement(a: Tensor, b: Tensor) -> Tensor:
     """Soft Dice of foregrounds: probabilities (B, C, h, w) of two sources → (B,) in 0..1, over all categories but background."""
-    a, b = a[:, 1:].flatten(1), b[:, 1:].flatten(1)
-    return (2 * torch.minimum(a, b).sum(1) + 1e-3) / (a.sum(1) + b.sum(1) + 1e-3)
+    return soft_dice(a[:, 1:].flatten(1, 2), b[:, 1:].flatten(1, 2))
 
 
 def resize(maps: Tensor, size: int) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskwright.engine.metrics import soft_dice
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state, load_tensors
 from maskwright.nets.selector import Heuristic, select
@@ -51,7 +52,7 @@ class Judge:
 
     def dice(self, rows: Tensor, logits: Tensor) -> Tensor:
         """(R,) rows, (R, h, w) logits → (R,) true Dice; says nothing of rows that are not ``known``."""
-        return dice(logits > 0, self.truth[rows], None if self.counted is None else self.counted[rows])
+        return soft_dice(logits > 0, self.truth[rows], None if self.counted is None else self.counted[rows])
 
     def rewards(self, rows: Tensor, logits: Tensor, iou: Tensor) -> Tensor:
         """All four for every answer: (R,) rows, (R, h, w) logits, (R,) predicted IoU → (4, R) in the order of ``REWARDS``.
@@ -60,7 +61,7 @@ class Judge:
         """
         view, weak = torch.zeros_like(iou), torch.zeros_like(iou)
         if self.view is not None:
-            view = dice(logits > 0, self.view[rows].float())
+            view = soft_dice(logits > 0, self.view[rows])
         if self.weak is not None:
             weak = -self.weak(rows, logits).to(iou)
         return torch.stack([self.dice(rows, logits), iou, view, weak])
@@ -78,23 +79,17 @@ class Round:
     """What one round of learning came to.
 
     Attributes:
-        places: (N, T) the best set of every query's group, by advantage: its answer is the pseudo-mask.
-        logits: (N, h, w) that answer, and iou: (N,) its predicted IoU.
+        places: (N, T) the best set of every query's group, by advantage.
+        decided: (N,) bool, the queries in whose group any set was better than another.
+        logits: (N, h, w) the answer to the best set, and iou: (N,) its predicted IoU.
         scalars: for the log; what is not known this time is left out.
     """
 
     places: Tensor
+    decided: Tensor
     logits: Tensor
     iou: Tensor
     scalars: dict[str, float]
-
-
-def dice(masks: Tensor, truth: Tensor, counted: Tensor | None = None) -> Tensor:
-    """(..., h, w) bool masks against (..., h, w) truth in 0..1 → (...) in 0..1; 1 where both are empty."""
-    found, truth = masks.float(), truth.float()
-    if counted is not None:
-        found, truth = found * counted, truth * counted
-    return (2 * (found * truth).sum((-2, -1)) + 1e-3) / (found.sum((-2, -1)) + truth.sum((-2, -1)) + 1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------- answering
@@ -231,6 +226,13 @@ class ReferencePolicy:
         seen = self.observe(query, pool, allowed)
         return seen.places(self.net.choose(seen, self.references))
 
+    @torch.no_grad()
+    def probability(self, query: Query, pool: Entries, allowed: Tensor, places: Tensor) -> Tensor:
+        """(N, T) places that ``choose`` gave → (N, T) probability of each, given those before it."""
+        seen = self.observe(query, pool, allowed)
+        sequences = (seen.index[:, None] == places[..., None]).int().argmax(-1)
+        return self.net.score(seen, sequences[:, None])[:, 0].exp()
+
     def step(
         self,
         query: Query,
@@ -259,7 +261,8 @@ class ReferencePolicy:
         rewards, place, logits = answer_groups(answer, seen.places(sequences), judge, self.at_once)
         present = judge.present()
         advantage = advantages(rewards, present, valid)
-        active = bool(((advantage != 0) & valid).any())
+        decided = ((advantage != 0) & valid).any(1)
+        active = bool(decided.any())
         found = update(
             self.net,
             seen,
@@ -279,7 +282,18 @@ class ReferencePolicy:
         # The first set of a group is an exact draw, so this estimates the entropy, per choice.
         scalars["policy_entropy"] = float(-total[:, 0].mean() / self.references)
         scalars["policy_temperature"] = float(self.net.log_temperature.detach().exp())
-        return Round(seen.places(sequences)[row, best], logits[place[row, best]], rewards[1, row, best], scalars)
+        places = seen.places(sequences)[row, best]
+        return Round(places, decided, logits[place[row, best]], rewards[1, row, best], scalars)
+
+    def sit_out(self, descend: Callable[[Tensor], None], agree: Callable[[bool], bool]) -> None:
+        """Take part in a round of many processes without a query of one's own: as many steps, and no gradient.
+
+        Args:
+            descend, agree: as in ``step``.
+        """
+        if agree(False):
+            for _ in range(self.epochs):
+                descend(torch.stack([p.sum() for p in self.net.parameters()]).sum() * 0)
 
     def assess(
         self,

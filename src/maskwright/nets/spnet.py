@@ -84,13 +84,17 @@ class Observation:
         return self.index.gather(1, chosen.flatten(1)).view_as(chosen)
 
 
-def pooled_memory(features: Tensor, masks: Tensor) -> Tensor:
-    """``AvgPool(E) + MaskPool(E, M)`` of SAMIX: (N, M, h, w) features, (N, H, W) masks in 0..1 → (N, M); an empty mask counts as full."""
-    features = features.float()
+def pooled(features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and mean inside the mask: (N, C, h, w) features, (N, H, W) masks in 0..1 → two (N, C); an empty mask counts as full."""
     weight = F.interpolate(masks[:, None].to(features), features.shape[-2:], mode="area")
-    mass = weight.sum((2, 3))
-    whole = features.mean((2, 3))
-    return whole + torch.where(mass > 1e-3, (features * weight).sum((2, 3)) / mass.clamp(min=1e-6), whole)
+    whole, mass = features.mean((2, 3)), weight.sum((2, 3))
+    return whole, torch.where(mass > 1e-3, (features * weight).sum((2, 3)) / mass.clamp(min=1e-6), whole)
+
+
+def pooled_memory(features: Tensor, masks: Tensor) -> Tensor:
+    """``AvgPool(E) + MaskPool(E, M)`` of SAMIX: (N, M, h, w) features, (N, H, W) masks in 0..1 → (N, M)."""
+    whole, inside = pooled(features.float(), masks)
+    return whole + inside
 
 
 # -------------------------------------------------------------------------------------------------------- candidates

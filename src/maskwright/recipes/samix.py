@@ -17,7 +17,8 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,7 +30,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from maskwright.data.augment import Augmentation, strong_view
+from maskwright.data.augment import strong_view, training_geometry
 from maskwright.data.batch import Batch
 from maskwright.data.check import require_clean
 from maskwright.data.implied import with_implied_labels
@@ -38,7 +39,7 @@ from maskwright.data.loader import Loader
 from maskwright.engine import pseudo
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.ema import Ema
-from maskwright.engine.labeller import Labeller, Visit
+from maskwright.engine.labeller import Labeller, Shown, Visit
 from maskwright.engine.losses import (
     box_projection_loss,
     consistency_loss,
@@ -50,6 +51,7 @@ from maskwright.engine.losses import (
     tag_loss,
 )
 from maskwright.engine.metrics import SegmentationMetrics
+from maskwright.engine.questions import ask
 from maskwright.engine.run import Run
 from maskwright.engine.selection import ReferencePolicy
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
@@ -246,26 +248,30 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ set-up
 
     def _loader(self, dataset: Dataset, batch: int, weights: list[float] | None) -> Loader:
-        upright = self.config.flips == "horizontal"
-        augment = Augmentation(
-            vertical_flip=0.0 if upright else 0.5,
-            quarter_turns=not upright,
-            rotate_deg=0.0,
-            scale=(0.75, 1.3),
-            shift=0.1,
-        )
-        world = self.accelerator.num_processes
         return Loader(
             dataset,
             self.config.size,
             batch,
-            augment=augment,
+            augment=training_geometry(upright=self.config.flips == "horizontal"),
             seed=self.config.seed,
             weights=weights,
             workers=self.config.workers,
             rank=self.accelerator.process_index,
-            world=world,
+            world=self.accelerator.num_processes,
         )
+
+    @contextmanager
+    def _batches(self, images: list[int], weights: list[float] | None = None) -> Iterator[Callable[[int], Batch]]:
+        """Augmented batches by step of some of the training images; their ``indices`` count in the whole training set."""
+        places = torch.tensor(images, device=self.device)
+        part = self.train.with_samples([self.train[i] for i in images])
+        with self._loader(part, self.config.batch, weights) as loader:
+
+            def batch(step: int) -> Batch:
+                found = loader.batch(step).to(self.device)
+                return replace(found, indices=places[found.indices])
+
+            yield batch
 
     def _weights(self) -> list[float] | None:
         """Sampling weights: mask images fill at least ``mask_share`` of the batches, and finer weak labels come more often."""
@@ -394,19 +400,16 @@ class Trainer:
     def _practise(self, optimizer: torch.optim.Optimizer, until: int, boxed: list[int], mask_share: float) -> None:
         """Episodes on images with masks and boxes up to step ``until`` of the warm-up."""
         config, masked = self.config, self.masked.tolist()
+        main = self.accelerator.is_main_process
         share = [mask_share / len(masked)] * len(masked) + [(1 - mask_share) / max(1, len(boxed))] * len(boxed)
-        usable = [self.train[i] for i in [*masked, *boxed]]
         with (
-            self._loader(self.train.with_samples(usable), config.batch, share) as loader,
-            progress(
-                until, "warming up SAM", completed=self.warmed, is_main=self.accelerator.is_main_process
-            ) as advance,
+            self._batches([*masked, *boxed], share) as batch_of,
+            progress(until, "warming up SAM", completed=self.warmed, is_main=main) as advance,
         ):
             while self.warmed < until:
                 rate = min(1.0, (self.warmed + 1) / 20) * (1 - 0.7 * self.warmed / config.warm_up)
                 set_rate(optimizer, rate)
-                batch = loader.batch(self.warmed).to(self.device)
-                batch = replace(batch, indices=torch.tensor([*masked, *boxed], device=self.device)[batch.indices])
+                batch = batch_of(self.warmed)
                 generator = self.generator(1, self.warmed)
                 images = strong_view(batch.images, generator)
                 taught = self.labeller.practice(batch, generator)
@@ -422,21 +425,19 @@ class Trainer:
 
     def warm_up_policy(self) -> None:
         """Between the stages: the policy learns on the mask images, whose answers can be judged."""
-        config, total = self.config, self.config.policy_warm_up
+        total = self.config.policy_warm_up
         if self.policy is None or not len(self.masked) or self.taught >= total:
             return
-        subset = self.train.with_samples([self.train[i] for i in self.masked.tolist()])
         main = self.accelerator.is_main_process
         with (
-            self._loader(subset, config.batch, None) as loader,
+            self._batches(self.masked.tolist()) as batch_of,
             progress(total, "warming up the policy", completed=self.taught, is_main=main) as advance,
         ):
             while self.taught < total:
-                batch = loader.batch(self.taught).to(self.device)
-                batch = replace(batch, indices=self.masked.to(self.device)[batch.indices])
+                batch = batch_of(self.taught)
                 with torch.no_grad():
                     embedding = self.sam.encode(batch.images)
-                scalars = self.policy_step(self.policy, batch, embedding, self.generator(6, self.taught))
+                scalars, _ = self.policy_step(self.policy, batch, embedding, self.generator(6, self.taught))
                 self.taught += 1
                 if self.taught == total:
                     scalars |= self._assess(self.policy, batch, embedding)
@@ -453,26 +454,32 @@ class Trainer:
         generator: torch.Generator,
         teacher: Tensor | None = None,
         maturity: float = 0.0,
-    ) -> dict[str, float]:
-        """One round of GRPO on rows of a batch; returns what is to be logged, nothing where some process has no query."""
-        asked = self.labeller.questions(batch, embedding, generator, self.weak_kinds, teacher, maturity)
-        if not all(self._of_every_process(asked is not None)) or asked is None:
-            return {}
-        return policy.step(
-            asked.query,
-            self.labeller.pool.entries(),
-            asked.allowed,
-            asked.answer,
-            asked.judge,
-            generator,
-            descend=lambda loss: self.descend(loss, policy.optimizer, list(policy.net.parameters())),
-            agree=lambda active: any(self._of_every_process(active)),
-        ).scalars
+    ) -> tuple[dict[str, float], Shown | None]:
+        """One round of GRPO on rows of a batch: what is to be logged, and the best references that it found for weakly labelled rows.
+
+        A process without a query takes part with gradients of zero, so that all step equally often.
+        """
+
+        def descend(loss: Tensor) -> None:
+            self.descend(loss, policy.optimizer, list(policy.net.parameters()))
+
+        def agree(active: bool) -> bool:
+            return any(self._of_every_process(active))
+
+        asked = ask(self.labeller, batch, embedding, generator, self.weak_kinds, teacher, maturity)
+        if asked is None:
+            policy.sit_out(descend, agree)
+            return {}, None
+        entries = self.labeller.pool.entries()
+        found = policy.step(
+            asked.query, entries, asked.allowed, asked.answer, asked.judge, generator, descend=descend, agree=agree
+        )
+        return found.scalars, asked.best(found)
 
     def _assess(self, policy: ReferencePolicy, batch: Batch, embedding: Embedding) -> dict[str, float]:
         """How much of the way from the similar to the best references the policy goes, on this process' mask images."""
         generator = self.generator(6, self.taught)
-        asked = self.labeller.questions(batch, embedding, generator, self.weak_kinds)
+        asked = ask(self.labeller, batch, embedding, generator, self.weak_kinds)
         if asked is None:
             return {}
         entries = self.labeller.pool.entries()
@@ -575,7 +582,7 @@ class Trainer:
         maps, confidence = self.pseudo_masks(batch, teacher)
         first, second = maps.topk(2, 1).values.unbind(1)
         answer, margin = maps.argmax(1), (first - second) * batch.inside[:, 2::4, 2::4]
-        blind = (batch.kinds == Kind.TAG) | (batch.kinds == Kind.NONE)
+        blind = pseudo.blind(batch.kinds)
         loss = pseudo_mask_loss(logits[blind], answer[blind], (confidence[:, None, None] * margin)[blind])
         weight = confidence * (~blind & (batch.kinds != Kind.MASK))
         clear = torch.where(margin > torch.where(answer > 0, *CLEAR), answer, IGNORE)
@@ -618,16 +625,18 @@ class Trainer:
         plain = self.loader.take(batch.indices.cpu().numpy()).to(self.device)
         with torch.no_grad():
             teacher = self._segment(self.teacher.model, plain.images).softmax(1) if self.step else None
-        with torch.set_grad_enabled(self.sam_optimizer is not None):
+        learning, best = self.sam_optimizer is not None, None
+        with torch.set_grad_enabled(learning):
             embedding = self.sam.encode(plain.images)
-            loss, found = self.labeller.visit(plain, embedding, self.step, teacher, self.maturity)
-        self.labeller.absorb(self._gather(found))
         if self.policy is not None:
-            scalars = self.policy_step(
+            scalars, best = self.policy_step(
                 self.policy, plain, embedding.detach(), self.generator(7, self.step), teacher, self.maturity
             )
             for name, value in scalars.items():
                 self.means[name].append(value)
+        with torch.set_grad_enabled(learning):
+            loss, found = self.labeller.visit(plain, embedding, self.step, teacher, self.maturity, best)
+        self.labeller.absorb(self._gather(found))
         if self.sam_optimizer is not None:
             generator = self.generator(3, self.step)
             loss = loss + self.labeller.episode(embedding, self.labeller.practice(plain, generator), generator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from maskwright.data.images import read_image, read_mask, write_atomic, write_mask
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.data.loader import Loader
-from maskwright.engine import pictures, pseudo
+from maskwright.engine import in_context_files, pictures, pseudo
 from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.model import describe
 from maskwright.engine.report import Picture, Report
@@ -37,14 +38,34 @@ HEAD_ROOM = {
 
 
 def write_model(trainer: Trainer) -> None:
-    """``RUN/model``: the mean teacher, as ``maskwright.load`` reads it, and beside it the policy, if there is one."""
+    """``RUN/model``: the mean teacher, as ``maskwright.load`` reads it, and beside it what segments in context."""
     config = trainer.config
     description = describe("samix", trainer.categories, config.size, segmenter=trainer.segmenter.description())
-    beside = {}
-    if trainer.policy is not None:
-        description["selector"] = trainer.policy.description()
-        beside["selector"] = trainer.policy.net.state_dict()
+    beside: dict[str, dict[str, torch.Tensor]] = {}
+    if len(trainer.labeller.pool):
+        description["in_context"], beside = in_context_files.pack(
+            trainer.labeller,
+            config.sam,
+            trainer.sam_parameters,
+            lambda position: trainer.train[position].id,
+            lambda position, category: _reference_picture(trainer, position, category),
+        )
     trainer.run.save_model(trainer.teacher.model.state_dict(), description, _card(trainer), beside)
+
+
+def _reference_picture(trainer: Trainer, position: int, category: int, side: int = 128) -> bytes:
+    """A small JPEG of a training image, with what it shows of a category painted over it."""
+    item = trainer.loader.item(position)
+    image = pictures.thumbnail(item.image, side)
+    mask = item.mask
+    if mask is None:
+        mask = trainer.labeller.masks[position].maps.argmax(0).byte().cpu().numpy()
+    mask = pictures.thumbnail_mask(mask, (image.shape[1], image.shape[0]))
+    own = np.where(mask == category, mask, 0).astype(np.uint8)
+    buffer = BytesIO()
+    painted = pictures.overlay(image, own, pictures.palette(len(trainer.categories)))
+    Image.fromarray(painted).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
 
 
 def _card(trainer: Trainer) -> str:

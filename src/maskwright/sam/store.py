@@ -65,8 +65,13 @@ def weights_signature(module: nn.Module, context: str = "") -> str:
     Returns:
         64 hexadecimal digits (SHA-256).
     """
+    return tensors_signature(module.state_dict(), context)
+
+
+def tensors_signature(tensors: Mapping[str, Tensor], context: str = "") -> str:
+    """The same of some tensors by name."""
     digest = hashlib.sha256(context.encode())
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"\0{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Answers that need no model, which a SAM has to beat: shapes in the exact box, the whole canvas, one threshold."""
+"""Answers in context that need no decoder, which a SAM has to beat: the best single threshold. Shapes of boxes: ``engine.shapes``."""
 
 from __future__ import annotations
 
@@ -18,37 +18,6 @@ def iou(answers: Tensor, truths: Tensor, known: Tensor) -> Tensor:
     both = (answers & truths & known).flatten(1).sum(1)
     either = ((answers | truths) & known).flatten(1).sum(1)
     return torch.where(either > 0, both / either.clamp(min=1), 1.0)
-
-
-def exact_boxes(masks: Tensor) -> Tensor:
-    """The tight half-open boxes x0 y0 x1 y1 ``(N, 4)`` float32 of masks ``(N, S, S)`` bool that all hold a pixel."""
-    ends = []
-    for along in (masks.any(1), masks.any(2)):
-        first = along.int().argmax(1)
-        end = along.shape[1] - along.flip(1).int().argmax(1)
-        ends.append((first, end))
-    (x0, x1), (y0, y1) = ends
-    return torch.stack([x0, y0, x1, y1], dim=1).float()
-
-
-def filled_boxes(boxes: Tensor, size: int) -> Tensor:
-    """Pixels with centres in the boxes ``(N, 4)``: ``(N, S, S)`` bool."""
-    across, down = _half_sides(boxes, size)
-    return (across.abs() < 1) & (down.abs() < 1)
-
-
-def ellipses(boxes: Tensor, size: int) -> Tensor:
-    """Pixels with centres in the ellipses inscribed in the boxes ``(N, 4)``: ``(N, S, S)`` bool."""
-    across, down = _half_sides(boxes, size)
-    return across**2 + down**2 <= 1
-
-
-def _half_sides(boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Signed distance of each column ``(N, 1, S)`` and row ``(N, S, 1)`` to the box's centre, in half sides."""
-    centres = torch.arange(size, device=boxes.device) + 0.5
-    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
-    scaled = (centres - middle[..., None]) / half[..., None]
-    return scaled[:, 0, None, :], scaled[:, 1, :, None]
 
 
 def prototypes(low: Tensor, masks: Tensor) -> Tensor:

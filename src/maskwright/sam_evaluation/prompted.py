@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskwright.engine.shapes import tight_boxes
 from maskwright.rl.oracle import next_click
 from maskwright.sam.prompts import PADDING, Prompts
 from maskwright.sam.sam import Embedding, Sam
-from maskwright.sam_evaluation.baselines import exact_boxes, iou
+from maskwright.sam_evaluation.baselines import iou
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ClickAnswers:
 
 def ask_boxes(sam: Sam, embedding: Embedding, truths: Tensor, known: Tensor) -> BoxAnswers:
     """Prompt N objects, one in each row of ``embedding``, with the boxes of their masks ``(N, S, S)`` bool."""
-    boxes = exact_boxes(truths)
+    boxes = tight_boxes(truths)
     answers = sam.decode(embedding, Prompts.of_boxes(boxes[:, None]))
     masks = on_canvas(answers.best, sam.size)
     return BoxAnswers(boxes, masks, iou(masks, truths, known), answers.best_iou[:, 0].float())

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from maskwright.data.check import require_clean
 from maskwright.data.labels import IGNORE, Dataset
+from maskwright.engine.shapes import ellipse_radius, filled_boxes
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.sam.sam import Embedding, Sam
-from maskwright.sam_evaluation.baselines import ellipses, filled_boxes, iou
+from maskwright.sam_evaluation.baselines import iou
 from maskwright.sam_evaluation.context import InContext
 from maskwright.sam_evaluation.objects import Picked, View, on_device, pick, read_view
 from maskwright.sam_evaluation.prompted import BoxAnswers, ClickAnswers, ask_boxes, ask_clicks
@@ -222,8 +223,8 @@ def _columns(by_box: BoxAnswers, by_clicks: ClickAnswers, truths: Tensor, known:
         "box_predicted": by_box.predicted,
         "clicks": by_clicks.iou,
         "clicks_predicted": by_clicks.predicted,
-        "ellipse": iou(ellipses(by_box.boxes, size), truths, known),
-        "filled_box": iou(filled_boxes(by_box.boxes, size), truths, known),
+        "ellipse": iou(ellipse_radius(by_box.boxes, size, size) <= 1, truths, known),
+        "filled_box": iou(filled_boxes(by_box.boxes, size, size), truths, known),
         "all_foreground": iou(known, truths, known),
     }
     return {name: column.cpu().tolist() for name, column in columns.items()}

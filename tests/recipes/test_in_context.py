@@ -1,0 +1,266 @@
+"""New images in context: what travels with a model, what it answers, and what is told about the references."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from training import settings
+
+from maskwright import api
+from maskwright.cli import main
+from maskwright.data.images import read_mask
+from maskwright.data.labels import Dataset, Kind
+from maskwright.engine import in_context, in_context_files
+from maskwright.engine.in_context import InContextPredictor
+from maskwright.errors import MaskwrightError, WeightsError
+from maskwright.nets.selector import SelectorName
+from maskwright.recipes import samix
+from maskwright.sam.prompts import PADDING, Prompts
+
+LENGTH = {"steps": 6, "warm_up": 2, "sam_every": 2}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, scene_folder: Path, tiny_sam_folder: Path) -> samix.Trainer:
+    """A finished training with a policy, as it was in memory."""
+    kept: list[samix.Trainer] = []
+    finish = samix.Trainer.finish
+
+    def keep(self: samix.Trainer) -> None:
+        finish(self)
+        kept.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samix.Trainer, "finish", keep)
+        out = tmp_path_factory.mktemp("policy") / "run"
+        samix.main(settings(scene_folder, out, tiny_sam_folder, selector="policy", **LENGTH))
+    return kept[0]
+
+
+@pytest.fixture(scope="module")
+def run(trained: samix.Trainer) -> Path:
+    return trained.config.out
+
+
+def images_of(folder: Path) -> list[Path]:
+    dataset = Dataset.load(folder)
+    return [dataset.image_path(sample) for sample in dataset.split("test")]
+
+
+def canvases(folder: Path) -> torch.Tensor:
+    from PIL import Image
+
+    pixels = np.stack([np.asarray(Image.open(path).convert("RGB").resize((64, 64))) for path in images_of(folder)])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+
+
+def always(predictor: InContextPredictor, category: int | None) -> None:
+    """Let the segmenter see one category everywhere in the left half, or nothing at all."""
+
+    def seen(images: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(len(images), len(predictor.categories), 16, 16)
+        logits[:, 0] = 9
+        if category is not None:
+            logits[:, category, :, :8] = 18
+        return logits
+
+    predictor.context.segmenter = seen  # type: ignore[assignment]
+
+
+def test_what_travels_is_what_was_trained(trained: samix.Trainer, run: Path):
+    context = api.load_in_context(run, device="cpu").context
+    mine, theirs = context.labeller.sam.state_dict(), trained.sam.state_dict()
+    assert mine.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(mine[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    pool, whole = context.labeller.pool, trained.labeller.pool
+    assert len(pool) == len(whole) == len(context.pictures)
+    names = [context.names[sample] for sample in pool.tensors["sample"].tolist()]
+    assert names == [trained.train[sample].id for sample in whole.tensors["sample"].tolist()]
+    for name in ("features", "pointers", "memory", "whole", "foreground", "kind", "category"):
+        assert torch.equal(pool.tensors[name], whole.tensors[name]), name
+    assert pool.tensors["features"].dtype == torch.float16
+    assert trained.policy is not None
+    assert context.labeller.policy is not None
+    for name, tensor in trained.policy.net.state_dict().items():
+        assert torch.equal(context.labeller.policy.net.state_dict()[name], tensor), name
+
+
+@torch.no_grad()
+def test_an_answer_is_the_labellers_own(run: Path, scene_folder: Path):
+    """The same as encode, choose, recall and decode done by hand, image by image."""
+    predictor = api.load_in_context(run, device="cpu")
+    always(predictor, 1)
+    images = canvases(scene_folder)
+    context = predictor.context
+    sam, pool, policy = context.labeller.sam, context.labeller.pool, context.labeller.policy
+    assert policy is not None
+    logits, found = context.answer(images)
+    assert [one.image for one in found] == list(range(len(images)))
+    for number, (image, own, one) in enumerate(zip(images, logits, found)):
+        embedding = sam.encode(image[None])
+        places = torch.tensor([[reference.place for reference in one.references]])
+        # As while training: a box that is not there is two tokens of padding.
+        nothing = Prompts(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2), PADDING))
+        answer = sam.decode(sam.recall(embedding, pool.memory(places)), nothing)
+        torch.testing.assert_close(own[1], answer.best[0, 0], rtol=1e-3, atol=1e-3)
+        assert (own[0] == 0).all()
+        assert one.iou == pytest.approx(float(answer.best_iou), abs=1e-4)
+        assert (one.image, one.category) == (number, 1)
+        assert (pool.tensors["category"][places] == 1).all()
+        left = embedding.low[..., :2].mean((2, 3))[0]
+        for reference in one.references:
+            nearness = torch.cosine_similarity(left, pool.tensors["foreground"][reference.place], dim=0)
+            assert reference.object_similarity == pytest.approx(float(nearness), abs=1e-2)
+            assert reference.probability is not None
+            assert 0 < reference.probability <= 1
+
+
+def test_a_batch_is_its_images_one_by_one(run: Path, scene_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    predictor = api.load_in_context(run, device="cpu")
+    images = canvases(scene_folder)
+    always(predictor, 2)
+    together, found = predictor.context.answer(images)
+    monkeypatch.setattr(in_context, "AT_ONCE", 1)
+    alone = [predictor.context.answer(image[None]) for image in images]
+    torch.testing.assert_close(together, torch.cat([logits for logits, _ in alone]), rtol=1e-3, atol=1e-3)
+    assert [[r.place for r in one.references] for one in found] == [
+        [r.place for r in f[0].references] for _, f in alone
+    ]
+
+
+def test_what_the_segmenter_does_not_see_is_not_asked_for(run: Path, scene_folder: Path):
+    predictor = api.load_in_context(run, device="cpu")
+    always(predictor, None)
+    predictions = list(predictor.predict(images_of(scene_folder)))
+    assert not any(prediction.mask.any() for prediction in predictions)
+    assert all(prediction.record()["references"] == [] for prediction in predictions)
+
+
+@pytest.mark.parametrize("selector", ["random", "similar", "similar-foreground", "diverse", "policy"])
+def test_every_selector_answers_and_tells(
+    selector: SelectorName, scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path
+):
+    config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, selector=selector, steps=1, policy_warm_up=1)
+    run = samix.main(config)
+    predictor = api.load_in_context(run, references=3, device="cpu")
+    always(predictor, 1)
+    (prediction,) = predictor.predict(images_of(scene_folder)[:1])
+    (found,) = prediction.record()["references"]
+    assert found["category"] == predictor.categories[1]
+    assert len(found["chosen"]) == 3
+    train = {sample.id: sample for sample in Dataset.load(scene_folder).split("train")}
+    for one in found["chosen"]:
+        assert train[one["image"]].labels.kind > Kind.TAG
+        assert -1.001 <= one["similarity"] <= 1.001
+        assert ("probability" in one) == (selector == "policy")
+
+
+def test_the_command_writes_masks_an_index_and_a_page(run: Path, scene_folder: Path, tmp_path: Path, capsys):
+    images, out = images_of(scene_folder), tmp_path / "out"
+    command = ["predict", str(run), *map(str, images), "--out", str(out), "--device", "cpu"]
+    assert main([*command, "--in-context", "--references", "1"]) == 0
+    assert f"{len(images)} images predicted" in capsys.readouterr().out
+    index = json.loads((out / "predictions.json").read_text())
+    page = (out / "references.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    for row in index["images"]:
+        assert read_mask(out / row["mask"]).shape == (64, 64)
+        for found in row["references"]:
+            assert len(found["chosen"]) == 1
+            assert found["chosen"][0]["image"] in page
+    # Everything is there already; another number of references, or the segmenter, would be mixed with it.
+    assert main([*command, "--in-context", "--references", "1"]) == 0
+    assert f"0 images predicted, {len(images)} were there already" in capsys.readouterr().out
+    for other in (["--in-context"], []):
+        assert main([*command, *other]) == 1
+        assert "another model" in capsys.readouterr().err
+
+
+def test_evaluate_scores_what_predict_writes(run: Path, scene_folder: Path, tmp_path: Path, capsys):
+    command = ["evaluate", str(run), str(scene_folder), "--device", "cpu"]
+    assert main([*command, "--in-context"]) == 0
+    written = run / "evaluation-test-in-context.json"
+    assert str(written) in capsys.readouterr().out
+    scores = json.loads(written.read_text())
+    expected = api.evaluate(api.load_in_context(run, device="cpu"), Dataset.load(scene_folder))
+    assert scores["dice"] == expected["dice"]
+    assert scores["model"] != api.load(run, device="cpu").signature
+    written.unlink()
+
+
+def test_mistakes_are_told(run: Path, scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path, capsys):
+    image = str(images_of(scene_folder)[0])
+    without = samix.main(settings(scene_folder, tmp_path / "without", tiny_sam_folder, pseudo="none", steps=1))
+    for options, message in {
+        (str(without), "--in-context"): "no reference pool",
+        (str(run), "--in-context", "--references", "0"): "must be at least 1",
+        (str(run), "--in-context", "--flip"): "--flip",
+        (str(run), "--references", "2"): "give --in-context too",
+    }.items():
+        assert main(["predict", options[0], image, "--out", str(tmp_path / "out"), *options[1:]]) == 1
+        told = capsys.readouterr().err
+        assert message in told
+        assert "Traceback" not in told
+
+
+def changed(run: Path, folder: Path, **settings: object) -> Path:
+    """A copy of the model with other settings of its in-context side."""
+    shutil.copytree(run / "model", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["in_context"] |= settings
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_settings_that_do_not_fit_are_told(run: Path, tmp_path: Path):
+    for number, (name, value, message) in enumerate(
+        [
+            ("selector", "best", "unknown selector 'best'"),
+            ("frozen", "0", "is not the one that this model was trained with"),
+            ("names", [], "does not fit to config"),
+            ("policy", {}, "no policy can be built"),
+        ]
+    ):
+        folder = changed(run, tmp_path / str(number), **{name: value})
+        with pytest.raises(WeightsError, match=message):
+            api.load_in_context(folder)
+
+
+def test_damaged_and_older_folders_are_told(run: Path, tmp_path: Path):
+    folder = changed(run, tmp_path / "model")
+    tensors = load_file(folder / "sam.safetensors")
+    save_file(tensors | {"extra": torch.zeros(1)}, folder / "sam.safetensors")
+    with pytest.raises(WeightsError, match="1 unexpected: extra"):
+        api.load_in_context(folder)
+    save_file(tensors, folder / "sam.safetensors")
+    (folder / "pool.safetensors").unlink()
+    with pytest.raises(WeightsError, match="no such file"):
+        api.load_in_context(folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["in_context"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MaskwrightError, match="older maskwright"):
+        api.load_in_context(folder)
+    assert api.load(folder).categories == ("background", "disc", "figure")
+
+
+def test_a_large_pool_is_cut_to_its_share(trained: samix.Trainer):
+    pool = trained.labeller.pool.tensors
+    each = pool["features"][0].nbytes
+    kept = in_context_files._kept(pool, 4 * each)
+    assert len(kept) == 4
+    categories = pool["category"][kept].tolist()
+    assert sorted(categories) == [1, 1, 2, 2]
+    for category in (1, 2):
+        mine = pool["kind"][kept][pool["category"][kept] == category]
+        rest = pool["kind"][pool["category"] == category]
+        assert mine.sort(descending=True).values.tolist() == rest.sort(descending=True).values[:2].tolist()
+    assert len(in_context_files._kept(pool, 0)) == 2
+    assert len(in_context_files._kept(pool, 1 << 30)) == len(trained.labeller.pool)

@@ -72,6 +72,8 @@ class Config:
     """Of the pool where it is drawn, of `random`, and of SPNet."""
     pool_masks: int | None = None
     """Training images in the pool, drawn anew for each seed; left out: 40 for scenes and streets, else all that have a mask in DATA."""
+    more_queries: int = 0
+    """Further training images with masks that SPNet learns on as queries, without being in the pool: what more masks would be worth."""
     queries: int | None = None
     """Test images at most, and half as many of `val`; left out: 60 for streets, else all."""
     guess: Guess = "answer"
@@ -147,19 +149,21 @@ class Bench:
     def sam(self):
         return load_adapted(self.config.sam, self.config.size).requires_grad_(False)
 
-    def members(self, seed: int) -> Dataset:
-        """The pool's images: those with masks in DATA, or so many drawn from all training masks, those of DATA first."""
+    def members(self, seed: int) -> tuple[Dataset, set[str]]:
+        """The images to learn on, and the ids of those in the pool: with masks in DATA, or so many drawn from all training masks, those
+        of DATA first."""
         own = {s.id for s in self.dataset.split("train") if s.labels.kind == Kind.MASK}
         train = [s for s in self.truth.split("train") if s.labels.mask is not None]
-        count = self.config.pool_masks
-        if count is None:
-            return self.truth.with_samples([s for s in train if s.id in own])
-        if count > len(train):
-            raise SystemExit(f"--pool-masks {count}: only {len(train)} training images have masks")
+        count, more = self.config.pool_masks, self.config.more_queries
         order = random.Random(seed).sample(train, len(train))
         order.sort(key=lambda s: s.id not in own)
-        chosen = {s.id for s in order[:count]}
-        return self.truth.with_samples([s for s in train if s.id in chosen])
+        count = len(own & {s.id for s in train}) if count is None else count
+        if count + more > len(train):
+            raise SystemExit(
+                f"--pool-masks {count} --more-queries {more}: only {len(train)} training images have masks"
+            )
+        wanted = {s.id for s in order[: count + more]}
+        return self.truth.with_samples([s for s in train if s.id in wanted]), {s.id for s in order[:count]}
 
     @cached_property
     def asked_images(self) -> dict[str, Images]:
@@ -182,7 +186,7 @@ class Bench:
         made: dict[tuple[str, ...], Images] = {}
 
         def images(seed: int) -> Images:
-            members = self.members(seed)
+            members, _ = self.members(seed)
             key = tuple(s.id for s in members)
             if key not in made:
                 made.clear()
@@ -198,7 +202,8 @@ class Bench:
         """Queries of ``train`` (the pool's images, without themselves), ``val`` and ``test``."""
         if self._asked is None or self._asked[0] != (seed, references):
             own = self.pool_images(seed)
-            pool = fill(self.sam, own, set(own.sample.tolist()))
+            members, kept = self.members(seed)
+            pool = fill(self.sam, own, {number for number, s in enumerate(members) if s.id in kept})
             made = {
                 split: Queries(
                     self.sam, pool, images, own=split == "train", guess=self.config.guess, references=references

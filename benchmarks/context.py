@@ -178,18 +178,20 @@ class Queries:
 
     def some(self, at: Tensor) -> Query:
         """The vectors of the rows ``at``."""
-        return Query(self.query.whole[at], self.query.foreground[at], self.query.kind[at])
+        prior = None if self.query.prior is None else self.query.prior[at]
+        return Query(self.query.whole[at], self.query.foreground[at], self.query.kind[at], prior)
 
-    def quick_dice(self, places: Tensor) -> Tensor:
-        """(N, T) places → (N,) true Dice on SAM's own grid."""
-        return answer_groups(self.answer, places[:, None], self.judge())[0][0, :, 0]
+    def quick_dice(self, places: Tensor, at: Tensor) -> Tensor:
+        """(R, T) places for the rows ``at`` → (R,) true Dice on SAM's own grid."""
+        return answer_groups(lambda rows, p: self.answer(at[rows], p), places[:, None], self.judge(at))[0][0, :, 0]
 
-    def scores(self, places: Tensor) -> dict[str, float]:
-        """(N, T) places → Dice of every image on the full canvas, the mean over its categories."""
+    def scores(self, places: Tensor, rows: Tensor | None = None) -> dict[str, float]:
+        """(R, T) places for some rows (None: all) → Dice of every image on the full canvas, the mean over its categories."""
         size = self.sam.size
+        rows = torch.arange(len(self)) if rows is None else rows
         found: dict[str, list[float]] = {}
-        for at in torch.arange(len(self)).split(32):
-            logits = resize(self.answer(at, places[at])[0][:, None], size)[:, 0]
+        for at, shown in zip(rows.split(32), places.split(32)):
+            logits = resize(self.answer(at, shown)[0][:, None], size)[:, 0]
             values = soft_dice(logits > 0, *self.images.maps(self.at[at], size))
             for image, value in zip(self.rows.image[at].tolist(), values.tolist()):
                 found.setdefault(self.images.ids[image], []).append(value)

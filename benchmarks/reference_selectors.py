@@ -1,17 +1,21 @@
-r"""Which references should SAM be shown? Dice of in-context masks by selector, and how much of the head-room a policy captures.
+"""Which references should SAM be shown? Dice of in-context masks by selector, and how much of the head-room a policy captures.
 
-    python benchmarks/reference_selectors.py --data ../shared/data/polyps --out runs/selectors/polyps --json polyps_selectors.json
-    python benchmarks/reference_selectors.py --data runs/scenes --scenes --out runs/selectors/scenes
-    python benchmarks/reference_selectors.py --data ../shared/data/streets --upright --queries 60 --pool-masks 40 \
-        --out runs/selectors/streets
+    python benchmarks/reference_selectors.py --data polyps --seeds 0 1 2 --out runs/selectors/polyps --json polyps_selectors.json
+    python benchmarks/reference_selectors.py --data scenes --seeds 0 1 2 --out runs/selectors/scenes
+    python benchmarks/reference_selectors.py --data streets --out runs/selectors/streets
+
+`polyps` and `streets` are folders in --datasets; `scenes` are rendered into OUT, with four categories. Any other --data is a folder.
 
 The pool are training images with masks; the queries are images of the test split, asked for without any prompt, once for each
-category that they show. SPNet (`policy`) learns by GRPO on the pool's own images, each without itself; test images are never learnt
-from, and `val` only decides how long to learn and which heuristic is best. `oracle` chooses greedily with the truth at hand, among
-the policy's candidates: no selector, but the end of the head-room. Head-room captured = (policy - best heuristic) / (oracle - best
-heuristic). Intervals are paired bootstraps over the test images, each image's score the mean over the seeds.
+category that they show. SPNet (`policy`) learns on the pool's own images, each without itself: first from the Dice of every single
+reference (`maskwright.engine.experience`), as far as that helps images that were left out, then by GRPO. Every fifth pool image is kept
+from GRPO as a query, and decides when it has learnt enough. Neither val nor test are learnt from; val only says which heuristic
+is best. `oracle` chooses greedily with the truth at hand, among the policy's candidates: no selector, but the end of the head-room.
+Head-room captured = (policy - best heuristic) / (oracle - best heuristic). Intervals are paired bootstraps over the test images, each
+image's score the mean over the seeds.
 
-Every cell of the table is a JSON file in OUT; a call that was killed goes on with the cells that are missing.
+Every row of the table is a JSON file in OUT; a call that was killed goes on with those that are missing. --row-minutes bounds each: a
+policy learns for so long, and an oracle that is not through with all images by then is compared on those that it has.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -34,6 +38,7 @@ from maskwright.data.images import write_atomic
 from maskwright.data.labels import Dataset, Kind
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import Budget, progress
+from maskwright.engine.experience import fit, gather
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.selection import ReferencePolicy, head_room_captured, oracle
 from maskwright.nets.selector import EvaluatedSelector, Heuristic, select
@@ -47,15 +52,15 @@ SCENES = {"train": 160, "val": 40, "test": 80, "size": 256, "categories": ("disc
 class Config:
     """Selectors of references, side by side."""
 
-    data: Path
-    """Dataset with splits train, val and test; its training images with masks are the pool."""
+    data: str
+    """`polyps`, `scenes`, `streets`, or a folder with splits train, val and test; its training images with masks are the pool."""
     out: Path
-    """Folder for the finished cells."""
+    """Folder for the finished rows."""
+    datasets: Path = Path("../shared/data")
+    """Where the folders `polyps` and `streets` are."""
     truth: Path | None = None
     """The same images with all masks, where DATA has weak labels: what `--pool-masks` draws from beyond DATA's own masks
     (left out: DATA's splits_full.json or full.json where there is one, else DATA)."""
-    scenes: bool = False
-    """Render procedural scenes with four categories into DATA where they are not there yet."""
     sam: str = "nano"
     """What `Sam.load` takes, `random`, or a run of `samix`: its adapted SAM."""
     size: int | None = None
@@ -66,20 +71,26 @@ class Config:
     seeds: tuple[int, ...] = (0,)
     """Of the pool where it is drawn, of `random`, and of SPNet."""
     pool_masks: int | None = None
-    """Training images in the pool, drawn anew for each seed; left out: all that have a mask in DATA."""
+    """Training images in the pool, drawn anew for each seed; left out: 40 for scenes and streets, else all that have a mask in DATA."""
+    more_queries: int = 0
+    """Further training images with masks that SPNet learns on as queries, without being in the pool: what more masks would be worth."""
     queries: int | None = None
-    """Test images at most, and half as many of `val`; left out: all."""
+    """Test images at most, and half as many of `val`; left out: 60 for streets, else all."""
     guess: Guess = "answer"
     """Where the vector of a query's object comes from, as its truth must not be looked at: a first answer with the most similar
     references, or the whole image."""
-    upright: bool = False
-    """Images have an upright: the views that SPNet learns on are mirrored left to right, but not turned."""
+    upright: bool | None = None
+    """Images have an upright: the views that SPNet learns on are mirrored left to right, but not turned. Left out: streets alone."""
+    experience: bool = True
+    """Start SPNet from the Dice of every single reference for every pool image."""
+    experience_views: int = 4
+    """Views of every pool image that this is asked of; all of them take (pool images x views x shortlist) answers."""
     views: int = 8
     """Views of every pool image that SPNet learns on."""
-    minutes: float = 4.0
-    """Learning time of SPNet per cell."""
+    row_minutes: float = 4.0
+    """How long SPNet learns by GRPO, and the oracle searches, per row."""
     steps: int | None = None
-    """Learn so many steps instead."""
+    """GRPO steps, instead of a time."""
     batch: int = 8
     """Queries per step of SPNet."""
     groups: int = 8
@@ -94,12 +105,25 @@ class Config:
     """Also write the figures to this file."""
 
     def __post_init__(self) -> None:
-        if min(self.views, self.batch, self.threads, *self.references) < 1 or self.groups < 2:
+        if min(self.views, self.experience_views, self.batch, self.threads, *self.references) < 1 or self.groups < 2:
             raise SystemExit("--views, --batch, --threads and --references must be at least 1, --groups at least 2")
+        if self.pool_masks is None and self.data in ("scenes", "streets"):
+            self.pool_masks = 40
+        if self.queries is None and self.data == "streets":
+            self.queries = 60
+        if self.upright is None:
+            self.upright = self.data == "streets"
+
+    @property
+    def folder(self) -> Path:
+        """Of the dataset."""
+        if self.data == "scenes":
+            return self.out / "data"
+        return self.datasets / self.data if self.data in ("polyps", "streets") else Path(self.data)
 
     def settings(self) -> dict[str, Any]:
         """What decides the cells' content; cells made with other settings are not mixed."""
-        free = ("out", "json", "selectors", "references", "seeds", "threads")
+        free = ("out", "json", "selectors", "references", "seeds", "threads", "datasets")
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in free}
 
 
@@ -108,9 +132,9 @@ class Bench:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        if config.scenes:
-            write_scenes(config.data, **SCENES)
-        self.dataset = Dataset.load(config.data)
+        if config.data == "scenes":
+            write_scenes(config.folder, **SCENES)
+        self.dataset = Dataset.load(config.folder)
         self.truth = Dataset.load(self._truth_path())
         self._asked: tuple[tuple[int, int], dict[str, Queries]] | None = None
 
@@ -118,26 +142,28 @@ class Bench:
         config = self.config
         if config.truth is not None:
             return config.truth
-        full = [config.data / name for name in ("splits_full.json", "full.json")]
-        return next((path for path in full if path.is_file()), config.data)
+        full = [config.folder / name for name in ("splits_full.json", "full.json")]
+        return next((path for path in full if path.is_file()), config.folder)
 
     @cached_property
     def sam(self):
         return load_adapted(self.config.sam, self.config.size).requires_grad_(False)
 
-    def members(self, seed: int) -> Dataset:
-        """The pool's images: those with masks in DATA, or so many drawn from all training masks, those of DATA first."""
+    def members(self, seed: int) -> tuple[Dataset, set[str]]:
+        """The images to learn on, and the ids of those in the pool: with masks in DATA, or so many drawn from all training masks, those
+        of DATA first."""
         own = {s.id for s in self.dataset.split("train") if s.labels.kind == Kind.MASK}
         train = [s for s in self.truth.split("train") if s.labels.mask is not None]
-        count = self.config.pool_masks
-        if count is None:
-            return self.truth.with_samples([s for s in train if s.id in own])
-        if count > len(train):
-            raise SystemExit(f"--pool-masks {count}: only {len(train)} training images have masks")
+        count, more = self.config.pool_masks, self.config.more_queries
         order = random.Random(seed).sample(train, len(train))
         order.sort(key=lambda s: s.id not in own)
-        chosen = {s.id for s in order[:count]}
-        return self.truth.with_samples([s for s in train if s.id in chosen])
+        count = len(own & {s.id for s in train}) if count is None else count
+        if count + more > len(train):
+            raise SystemExit(
+                f"--pool-masks {count} --more-queries {more}: only {len(train)} training images have masks"
+            )
+        wanted = {s.id for s in order[: count + more]}
+        return self.truth.with_samples([s for s in train if s.id in wanted]), {s.id for s in order[:count]}
 
     @cached_property
     def asked_images(self) -> dict[str, Images]:
@@ -149,7 +175,7 @@ class Bench:
         ):
             samples = [s for s in self.truth.split(split) if s.labels.mask is not None]
             if not samples:
-                raise SystemExit(f"{self.config.data}: split {split} has no image with a mask")
+                raise SystemExit(f"{self.config.folder}: split {split} has no image with a mask")
             limit = min(limit or len(samples), len(samples))
             kept = [samples[i * len(samples) // limit] for i in range(limit)]
             found[split] = encode(self.sam, self.truth.with_samples(kept), f"encoding {split}")
@@ -160,13 +186,13 @@ class Bench:
         made: dict[tuple[str, ...], Images] = {}
 
         def images(seed: int) -> Images:
-            members = self.members(seed)
+            members, _ = self.members(seed)
             key = tuple(s.id for s in members)
             if key not in made:
                 made.clear()
                 views = self.config.views if "policy" in self.config.selectors else 1
                 made[key] = encode(
-                    self.sam, members, "encoding the pool", views=views, upright=self.config.upright, seed=seed
+                    self.sam, members, "encoding the pool", views=views, upright=bool(self.config.upright), seed=seed
                 )
             return made[key]
 
@@ -176,7 +202,8 @@ class Bench:
         """Queries of ``train`` (the pool's images, without themselves), ``val`` and ``test``."""
         if self._asked is None or self._asked[0] != (seed, references):
             own = self.pool_images(seed)
-            pool = fill(self.sam, own, set(own.sample.tolist()))
+            members, kept = self.members(seed)
+            pool = fill(self.sam, own, {number for number, s in enumerate(members) if s.id in kept})
             made = {
                 split: Queries(
                     self.sam, pool, images, own=split == "train", guess=self.config.guess, references=references
@@ -184,16 +211,50 @@ class Bench:
                 for split, images in {"train": own, **self.asked_images}.items()
             }
             if empty := [split for split, queries in made.items() if not len(queries)]:
-                raise SystemExit(f"{self.config.data}: the pool has no reference for any query of {', '.join(empty)}")
+                raise SystemExit(f"{self.config.folder}: the pool has no reference for any query of {', '.join(empty)}")
             self._asked = (seed, references), made
         return self._asked[1]
+
+
+def experienced(config: Config, asked: dict[str, Queries]) -> tuple[dict[str, Queries], dict[str, Any]]:
+    """The queries with their prior, learnt from the Dice of single references; and a record of how far it is to be trusted."""
+    train = asked["train"]
+    number = train.images.sample[train.rows.image]
+    view = torch.zeros_like(number)
+    for image, category in set(zip(number.tolist(), train.rows.category.tolist())):
+        mine = (number == image) & (train.rows.category == category)
+        view[mine] = torch.arange(int(mine.sum()))
+    at = (view < config.experience_views).nonzero()[:, 0]
+    with progress(1, "asking with single references") as advance:
+        table = gather(
+            train.some(at),
+            train.pool.entries(),
+            train.allowed[at],
+            number[at],
+            train.rows.category[at],
+            lambda rows, places: train.answer(at[rows], places),
+            train.judge(at),
+            config.shortlist,
+        )
+        advance()
+    found = fit(table)
+    made = {split: copy.copy(queries) for split, queries in asked.items()}
+    for queries in made.values():
+        queries.query = replace(queries.query, prior=found.logits(queries.query.foreground))
+    before, after = found.held_out
+    return made, {
+        "strength": found.strength,
+        "sharpness": found.sharpness,
+        "held_out_before": before,
+        "held_out_after": after,
+    }
 
 
 def learn(
     config: Config, asked: dict[str, Queries], references: int, seed: int
 ) -> tuple[ReferencePolicy, dict[str, Any]]:
-    """SPNet after GRPO on the training queries: as it was when it did best on ``val``, and a record of how it went."""
-    train, val = asked["train"], asked["val"]
+    """SPNet after GRPO on four fifths of the pool's images: as it was when it did best on the others; and a record of how it went."""
+    train = asked["train"]
     pool = train.pool.entries()
     policy = ReferencePolicy(
         pool.whole.shape[1],
@@ -205,30 +266,34 @@ def learn(
         kl=config.kl,
         seed=seed,
     )
-    budget = Budget(steps=config.steps) if config.steps else Budget(minutes=config.minutes)
+    budget = Budget(steps=config.steps) if config.steps else Budget(minutes=config.row_minutes)
     generator = torch.Generator().manual_seed(seed)
+    number = train.images.sample[train.rows.image]
+    images = number.unique()
+    kept = torch.isin(number, images[seed % min(5, len(images)) :: 5])
+    held, own = (torch.arange(len(train))[part] for part in (kept, ~kept))
     curve: list[dict[str, float]] = []
     best = (-1.0, policy.net.state_dict())
     order = torch.empty(0, dtype=torch.long)
-    started, step, validated = time.monotonic(), 0, -1
+    started, step, checked = time.monotonic(), 0, -1
     sums: dict[str, list[float]] = {}
     with progress(100, f"learning, T = {references}, seed {seed}") as advance:
         share = 0.0
         while True:
             share, before = budget.progress(step, started), share
             advance(100 * (share - before))
-            if int(10 * share) > validated:
-                validated = int(10 * share)
-                dice = float(val.quick_dice(policy.choose(val.query, pool, val.allowed)).mean())
+            if int(10 * share) > checked:
+                checked = int(10 * share)
+                dice = float(train.quick_dice(policy.choose(train.some(held), pool, train.allowed[held]), held).mean())
                 means = {name: sum(values) / len(values) for name, values in sums.items()}
-                curve.append({"step": step, "minutes": (time.monotonic() - started) / 60, "val": dice, **means})
+                curve.append({"step": step, "minutes": (time.monotonic() - started) / 60, "held_out": dice, **means})
                 sums.clear()
                 if dice > best[0]:
                     best = dice, copy.deepcopy(policy.net.state_dict())
             if share >= 1:
                 break
             if len(order) < config.batch:
-                order = torch.cat([order, torch.randperm(len(train), generator=generator)])
+                order = torch.cat([order, own[torch.randperm(len(own), generator=generator)]])
             at, order = order[: config.batch], order[config.batch :]
             for group in policy.optimizer.param_groups:
                 group["lr"] = config.lr * (1 - 0.9 * share)
@@ -256,7 +321,10 @@ def cell(config: Config, bench: Bench, selector: EvaluatedSelector, references: 
         pool.whole.shape[1], pool.memory.shape[1], references=references, shortlist=config.shortlist, seed=seed
     )
     if selector == "policy":
-        policy, record = learn(config, asked, references, seed)
+        if config.experience:
+            asked, record["experience"] = experienced(config, asked)
+        policy, learnt = learn(config, asked, references, seed)
+        record |= learnt
     scores = {}
     for split in ("val", "test"):
         queries = asked[split]
@@ -266,7 +334,9 @@ def cell(config: Config, bench: Bench, selector: EvaluatedSelector, references: 
             if split == "val":
                 continue
             seen = policy.observe(queries.query, pool, queries.allowed)
-            places = _oracle(queries, seen.index, seen.allowed, references)
+            at, places = _oracle(queries, seen.index, seen.allowed, references, config.row_minutes)
+            scores[split] = queries.scores(places, at)
+            continue
         else:
             query, generator = queries.query, torch.Generator().manual_seed(seed)
             places = select(
@@ -284,22 +354,29 @@ def cell(config: Config, bench: Bench, selector: EvaluatedSelector, references: 
     return {**scores, "queries": len(asked["test"]), "pool": len(asked["test"].pool), "minutes": minutes, **record}
 
 
-def _oracle(queries: Queries, index: torch.Tensor, allowed: torch.Tensor, references: int) -> torch.Tensor:
-    parts = torch.arange(len(queries)).split(4)
-    found = []
-    with progress(len(parts), f"oracle, T = {references}") as advance:
-        for at in parts:
-            found.append(
-                oracle(
-                    lambda rows, places, at=at: queries.answer(at[rows], places),
-                    queries.judge(at),
-                    index[at],
-                    allowed[at],
-                    references,
-                )[0]
-            )
-            advance()
-    return torch.cat(found)
+def _oracle(
+    queries: Queries, index: torch.Tensor, allowed: torch.Tensor, references: int, minutes: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries that there was time for (the images in an order by chance, each as a whole), and the oracle's places for them."""
+    rank = torch.randperm(len(queries.images.ids), generator=torch.Generator().manual_seed(0))[queries.rows.image]
+    order = rank.argsort(stable=True)
+    ends = (rank[order][1:] != rank[order][:-1]).nonzero()[:, 0] + 1
+    started, found, done = time.monotonic(), [], []
+    with progress(len(queries), f"oracle, T = {references}") as advance:
+        for at in order.tensor_split(ends.tolist()):
+            chosen = oracle(
+                lambda rows, places, at=at: queries.answer(at[rows], places),
+                queries.judge(at),
+                index[at],
+                allowed[at],
+                references,
+            )[0]
+            found.append(chosen)
+            done.append(at)
+            advance(len(at))
+            if time.monotonic() - started > 60 * minutes:
+                break
+    return torch.cat(done), torch.cat(found)
 
 
 # --------------------------------------------------------------------------------------------------------- the table
@@ -338,11 +415,15 @@ def summarise(cells: dict[tuple[str, int, int], dict[str, Any]], references: int
         common = sorted(scores.keys() & test[best].keys())
         low_high = paired_bootstrap([scores[i] for i in common], [test[best][i] for i in common])
         figures[name]["over_best_heuristic"] = low_high
-    if {"policy", "oracle"} <= test.keys():
-        figures["head_room"] = _mean(test["oracle"]) - _mean(test[best])
-        figures["head_room_captured"] = head_room_captured(*(_mean(test[n]) for n in (best, "policy", "oracle")))
-    elif "oracle" in test:
-        figures["head_room"] = _mean(test["oracle"]) - _mean(test[best])
+    if "oracle" in test:
+        # The oracle may not have had time for all images.
+        compared = [name for name in (best, "policy", "oracle") if name in test]
+        common = sorted(set.intersection(*(set(test[name]) for name in compared)))
+        means = {name: _mean({i: test[name][i] for i in common}) for name in compared}
+        figures["head_room"] = means["oracle"] - means[best]
+        figures["head_room_images"] = len(common)
+        if "policy" in means:
+            figures["head_room_captured"] = head_room_captured(means[best], means["policy"], means["oracle"])
     return figures
 
 
@@ -372,11 +453,11 @@ def table(config: Config, figures: dict[int, dict[str, Any]], facts: dict[str, A
         if "head_room" in found:
             captured = found.get("head_room_captured")
             notes.append(
-                f"T = {count}: head-room {100 * found['head_room']:.2f}"
+                f"T = {count}: head-room {100 * found['head_room']:.2f} on {found['head_room_images']} images"
                 + ("" if captured is None else f", of which the policy captures {captured:.0%}")
             )
     show(
-        f"Selectors on {config.data.name}, SAM {config.sam}, {len(config.seeds)} seeds",
+        f"Selectors on {config.folder.name if config.data != 'scenes' else 'scenes'}, SAM {config.sam}, {len(config.seeds)} seeds",
         ["", "Dice", "seeds", "over best heuristic"],
         rows,
         facts,

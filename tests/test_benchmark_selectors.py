@@ -114,7 +114,7 @@ def test_the_whole_benchmark_goes_on_where_it_stopped(
     bench: ModuleType, scene_folder: Path, tiny_sam_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     config = bench.Config(
-        data=scene_folder,
+        data=str(scene_folder),
         out=tmp_path / "cells",
         sam=str(tiny_sam_folder),
         references=(1, 2),
@@ -124,6 +124,7 @@ def test_the_whole_benchmark_goes_on_where_it_stopped(
         steps=2,
         batch=2,
         groups=3,
+        experience_views=1,
         json=tmp_path / "figures.json",
     )
     bench.main(config)
@@ -134,6 +135,7 @@ def test_the_whole_benchmark_goes_on_where_it_stopped(
     record = json.loads((tmp_path / "cells" / "policy-t1-s0.json").read_text())
     assert record["steps"] == 2
     assert len(record["curve"]) == 3
+    assert record["experience"]["held_out_after"] >= record["experience"]["held_out_before"]
 
     (tmp_path / "cells" / "similar-t2-s0.json").unlink()
     made: list[tuple[str, int]] = []

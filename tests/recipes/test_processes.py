@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from training import arguments, environment, log, python, settings, tensors
 
+from maskwright.api import load_in_context
 from maskwright.cli import main
 from maskwright.data.labels import Dataset
 from maskwright.recipes import samix
@@ -63,6 +65,58 @@ def test_two_processes_share_the_pseudo_masks(scene_folder: Path, tiny_sam_folde
     assert [line["step"] for line in log(alone)] == [line["step"] for line in log(tmp_path / "two")]
     indices = [json.loads((run / "pseudo/index.json").read_text())["samples"] for run in (alone, tmp_path / "two")]
     assert indices[0].keys() == indices[1].keys()
+
+
+POLICY = """
+import json, os, sys
+from pathlib import Path
+from maskwright.recipes import samix
+from training import settings
+
+data, out, sam, digests = map(Path, sys.argv[1:])
+rank = int(os.environ["RANK"])
+ask, finish, asked = samix.ask, samix.Trainer.finish, []
+
+
+def now_and_then(labeller, batch, *rest):
+    # Every second time the second process has no query of its own.
+    asked.append(ask(labeller, batch, *rest))
+    return None if rank and len(asked) % 2 == 0 else asked[-1]
+
+
+def told(self):
+    net = self.policy.net.state_dict()
+    sums = {name: float(tensor.double().sum()) for name, tensor in net.items()}
+    pool = {name: float(tensor.double().sum()) for name, tensor in self.labeller.pool.tensors.items()}
+    (digests / f"{rank}.json").write_text(json.dumps([sums, pool, len(asked)]))
+    finish(self)
+
+
+samix.ask, samix.Trainer.finish = now_and_then, told
+samix.main(settings(data, out, sam, selector="policy", steps=6, warm_up=2, sam_every=2, policy_warm_up=4, batch=8))
+"""
+
+
+def test_two_processes_learn_one_policy(scene_folder: Path, tiny_sam_folder: Path, tmp_path: Path):
+    script = tmp_path / "policy.py"
+    script.write_text(POLICY)
+    folders = [scene_folder, tmp_path / "run", tiny_sam_folder, tmp_path]
+    command = python("torch.distributed.run", "--standalone", "--nproc-per-node", 2, script, *folders)
+    paths = {"PYTHONPATH": os.pathsep.join([environment()["PYTHONPATH"], str(Path(__file__).parent)])}
+    done = subprocess.run(command, env=environment() | paths, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    # Policy and pool are the same to the bit, and the policy has moved.
+    assert first == second
+    assert first[2] == 4 + 1 + 3  # warm-up, the assessment after it, every second step
+    assert first[0]["query_shift.weight"] != 0
+    (assessed,) = (line for line in log(tmp_path / "run") if "oracle_dice" in line)
+    assert assessed["policy_dice"] <= assessed["oracle_dice"] + 1e-6
+    # What they learnt together is taken home.
+    context = load_in_context(tmp_path / "run", device="cpu").context
+    assert context.labeller.policy is not None
+    own = context.labeller.policy.net.state_dict()
+    assert {name: float(tensor.double().sum()) for name, tensor in own.items()} == first[0]
 
 
 def test_a_mistake_is_told_once_and_all_processes_end(tiny_sam_folder: Path, tmp_path: Path):

@@ -8,7 +8,7 @@ recipe's loop: how SAM answers is an ``Answer``, what its answers are held again
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,15 @@ def head_room_captured(heuristic: float, policy: float, oracle: float) -> float 
     return (policy - heuristic) / (oracle - heuristic) if oracle > heuristic else None
 
 
+def with_head_room(assessed: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means of what ``ReferencePolicy.assess`` said in several places, and ``head_room_captured``, where there is any."""
+    if not assessed:
+        return {}
+    means = {name: sum(one[name] for one in assessed) / len(assessed) for name in assessed[0]}
+    captured = head_room_captured(means["heuristic_dice"], means["policy_dice"], means["oracle_dice"])
+    return means if captured is None else means | {"head_room_captured": captured}
+
+
 # -------------------------------------------------------------------------------------------------------- learning
 
 
@@ -305,7 +314,7 @@ class ReferencePolicy:
         heuristic: Heuristic,
         generator: torch.Generator,
     ) -> dict[str, float]:
-        """Mean true Dice on known queries of the greedy policy, of a heuristic and of the oracle, and the head-room captured."""
+        """Mean true Dice on known queries of the greedy policy, of a heuristic and of the oracle; see ``with_head_room``."""
         rule = select(
             heuristic,
             query.whole,
@@ -320,13 +329,11 @@ class ReferencePolicy:
         reached = answer_groups(answer, sets, judge, self.at_once)[0][0].mean(0)
         seen = self.observe(query, pool, allowed)
         best = oracle(answer, judge, seen.index, seen.allowed, self.references, self.at_once)[1][:, -1].mean()
-        scalars = {
+        return {
             "policy_dice": float(reached[1]),
             "heuristic_dice": float(reached[0]),
             "oracle_dice": float(best),
         }
-        captured = head_room_captured(scalars["heuristic_dice"], scalars["policy_dice"], scalars["oracle_dice"])
-        return scalars if captured is None else scalars | {"head_room_captured": captured}
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Tensors (groups ``policy`` and ``policy_optimizer``) and JSON, for a checkpoint.

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,7 @@ from maskwright.engine.losses import (
 from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.questions import ask
 from maskwright.engine.run import Run
-from maskwright.engine.selection import ReferencePolicy
+from maskwright.engine.selection import ReferencePolicy, with_head_room
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
 from maskwright.errors import DataError
@@ -65,6 +65,8 @@ from maskwright.sam.sam import Embedding, Sam
 
 OFTEN = {Kind.MASK: 1.0, Kind.SCRIBBLE: 1.0, Kind.BOX: 6.0, Kind.POINT: 1.0, Kind.TAG: 0.5, Kind.NONE: 0.5}
 """How often an image of each kind is drawn, relative to each other: what its pseudo-mask is worth."""
+
+T = TypeVar("T")
 
 CLEAR = (0.6, 0.2)
 """Margins by which an object, and the background, must have won a pixel of a pseudo-mask that is learnt like a mask. Overlap losses
@@ -477,15 +479,16 @@ class Trainer:
         return found.scalars, asked.best(found)
 
     def _assess(self, policy: ReferencePolicy, batch: Batch, embedding: Embedding) -> dict[str, float]:
-        """How much of the way from the similar to the best references the policy goes, on this process' mask images."""
+        """How much of the way from the similar to the best references the policy goes, on the mask images of the batch."""
         generator = self.generator(6, self.taught)
         asked = ask(self.labeller, batch, embedding, generator, self.weak_kinds)
-        if asked is None:
-            return {}
-        entries = self.labeller.pool.entries()
-        return policy.assess(asked.query, entries, asked.allowed, asked.answer, asked.judge, "similar", generator)
+        found = None
+        if asked is not None:
+            entries = self.labeller.pool.entries()
+            found = policy.assess(asked.query, entries, asked.allowed, asked.answer, asked.judge, "similar", generator)
+        return with_head_room([dice for dice in self._of_every_process(found) if dice])
 
-    def _of_every_process(self, value: bool) -> list[bool]:
+    def _of_every_process(self, value: T) -> list[T]:
         return [value] if self.accelerator.num_processes == 1 else gather_object([value])
 
     # ------------------------------------------------------------------------------------------------ stage 2

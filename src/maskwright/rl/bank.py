@@ -18,6 +18,7 @@ from maskwright.data.images import read_image, read_mask
 from maskwright.data.labels import IGNORE, Dataset, Sample
 from maskwright.data.scenes import Scenes
 from maskwright.errors import DataError
+from maskwright.sam.frozen import Cells, FrozenDecoder
 from maskwright.sam.precompute import precompute
 from maskwright.sam.sam import Embedding, Sam
 from maskwright.sam.store import EmbeddingStore
@@ -71,6 +72,7 @@ class Bank:
 
     Attributes:
         embedding: of the M images.
+        cells: the same as ``FrozenDecoder`` reads it; the coarse level is shared.
         image: (N,) int64, the image of each target.
         pixels: (M, 3, S, S) uint8.
         inside: (M, S, S) bool, canvas pixels that show the image.
@@ -79,6 +81,7 @@ class Bank:
     """
 
     embedding: Embedding
+    cells: Cells
     image: Tensor
     pixels: Tensor
     inside: Tensor
@@ -101,9 +104,9 @@ class Bank:
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         truth = self.truth
-        tensors = [self.embedding.high0, self.embedding.high1, self.embedding.low, self.image, self.pixels, self.inside]
+        tensors = [self.embedding.high0, self.embedding.high1, self.image, self.pixels, self.inside]
         tensors += [] if truth is None else [truth.canvas, truth.known, truth.area, truth.counted]
-        return sum(tensor.nbytes for tensor in tensors)
+        return self.cells.nbytes + sum(tensor.nbytes for tensor in tensors)
 
     @property
     def known_truth(self) -> Truth:
@@ -121,7 +124,7 @@ class Bank:
         images, image = self.image[rows].unique(return_inverse=True)
         return replace(
             self,
-            embedding=self.embedding[images],
+            **_levels(self.embedding[images], self.cells[images]),
             image=image,
             pixels=self.pixels[images],
             inside=self.inside[images],
@@ -132,7 +135,7 @@ class Bank:
     def to(self, device: torch.device | str) -> Bank:
         return replace(
             self,
-            embedding=self.embedding.to(device),
+            **_levels(self.embedding.to(device), self.cells.to(device)),
             image=self.image.to(device),
             pixels=self.pixels.to(device),
             inside=self.inside.to(device),
@@ -180,8 +183,9 @@ class Bank:
             seen = inside[image]
             masks = Truth.of(truth.to(device), seen if known is None else seen & known.to(device))
         embedding = encode(sam, pixels, batch) if embedding is None else embedding.to(device, sam.dtype)
+        levels = _levels(embedding, FrozenDecoder.of(sam).prepare(embedding))
         names = tuple(map(str, range(len(image)))) if names is None else tuple(names)
-        return cls(embedding, image, pixels, inside, masks, names)
+        return cls(**levels, image=image, pixels=pixels, inside=inside, truth=masks, names=names)
 
     @classmethod
     def of_scenes(cls, sam: Sam, scenes: Scenes, *, objects: int = 1, batch: int = 8) -> Bank:
@@ -264,6 +268,10 @@ class Bank:
 def encode(sam: Sam, pixels: Tensor, batch: int = 8) -> Embedding:
     """Encode (M, 3, S, S) uint8 in batches; the tensors need no gradient and may be used anywhere."""
     return Embedding.cat([sam.encode(part.to(sam.device).to(sam.dtype) / 255) for part in pixels.split(batch)])
+
+
+def _levels(embedding: Embedding, cells: Cells) -> dict[str, Any]:
+    return {"embedding": replace(embedding, low=cells.features), "cells": cells}
 
 
 _Target = tuple[int, NDArray[np.bool_], NDArray[np.bool_]]

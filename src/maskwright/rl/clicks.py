@@ -1,8 +1,8 @@
 """Clicks on many images at once: pure functions from one batch of states to the next, all on tensors.
 
 A state is what SAM knows of each of B targets after some prompts; ``click`` gives every target one more and asks SAM
-once for all of them. Nothing is encoded here: embeddings lie in a ``Bank``. There is no loop over targets, and no
-randomness.
+once for all of them, through the ``FrozenDecoder``: what a target is answered does not depend on its neighbours in the
+batch. Nothing is encoded here, embeddings lie in a ``Bank``. There is no loop over targets, and no randomness.
 
 Example::
 
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from maskwright.rl.bank import Bank
 from maskwright.rl.oracle import next_click
+from maskwright.sam.frozen import FrozenDecoder
 from maskwright.sam.prompts import NEGATIVE, PADDING, POSITIVE, Prompts
 from maskwright.sam.sam import Sam
 
@@ -34,9 +35,6 @@ SLOTS = 8
 
 STABILITY_OFFSET = 1.0
 """Logits by which the threshold is moved either way for the stability score (SAM's ``stability_score_offset``)."""
-
-CHUNK_BYTES = 512 << 20
-"""Memory that the logits and features of one pass of ``counterfactual`` may take."""
 
 
 @dataclass(frozen=True)
@@ -157,15 +155,12 @@ def click(
     return after if part is state else state.put(index, after)
 
 
-def counterfactual(
-    sam: Sam, bank: Bank, state: ClickState, places: Tensor, labels: Tensor, *, chunk_bytes: int = CHUNK_BYTES
-) -> tuple[Tensor, Tensor]:
+def counterfactual(sam: Sam, bank: Bank, state: ClickState, places: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """What SAM would answer to each of M clicks, every one tried from the same state.
 
     Args:
         places: (B, M, 2) x y in canvas pixels.
         labels: (B, M) 1 = on the object, 0 = off it.
-        chunk_bytes: bounds the memory of a pass; more targets go through in several.
 
     Returns:
         (B, M, h, w) logits and (B, M) predicted IoU; row b, column m is what ``click`` gives for that click.
@@ -174,13 +169,7 @@ def counterfactual(
         ValueError: a target has no free slot.
     """
     points, tokens = _add(state, places, labels)
-    # Logits of four candidates, and about as much again for the features they are made of, in float32.
-    each = 4 * 24 * state.logits[0].numel() * places.shape[1]
-    parts = [
-        _decode_many(sam, bank, state.rows[part], points[part], tokens[part], state.logits[part])
-        for part in torch.arange(len(state), device=bank.device).split(max(1, chunk_bytes // each))
-    ]
-    return torch.cat([logits for logits, _ in parts]), torch.cat([iou for _, iou in parts])
+    return FrozenDecoder.of(sam).decode(bank.cells, bank.image[state.rows], points, tokens, state.logits)
 
 
 # --------------------------------------------------------------------------------------------------------- measures
@@ -301,26 +290,7 @@ def _decode(
     sam: Sam, bank: Bank, rows: Tensor, points: Tensor, labels: Tensor, previous: Tensor | None, *, multimask=False
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, h, w) and predicted IoU (B,) for prompts (B, C, 2) and (B, C)."""
-    logits, iou = _decode_many(sam, bank, rows, points[:, None], labels[:, None], previous, multimask=multimask)
+    logits, iou = FrozenDecoder.of(sam).decode(
+        bank.cells, bank.image[rows], points[:, None], labels[:, None], previous, multimask
+    )
     return logits[:, 0], iou[:, 0]
-
-
-@torch.no_grad()
-def _decode_many(
-    sam: Sam, bank: Bank, rows: Tensor, points: Tensor, labels: Tensor, previous: Tensor | None, *, multimask=False
-) -> tuple[Tensor, Tensor]:
-    """Logits (B, M, h, w) and predicted IoU (B, M) for M sets of prompts (B, M, C, 2), (B, M, C), of equal length each.
-
-    SAM attends to padding, so targets with prompts of different length do not share a pass: what a target is answered
-    must not depend on its neighbours.
-    """
-    lengths = (labels[:, 0] != PADDING).sum(1)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for length in lengths.unique().tolist():
-        index = (lengths == length).nonzero()[:, 0]
-        prompts = Prompts(points[index, :, :length], labels[index, :, :length])
-        last = None if previous is None else previous[index][:, None].expand(-1, labels.shape[1], -1, -1)
-        masks = sam.decode(bank.embed(rows[index]), prompts, last, multimask)
-        found.append((index, masks.best.float(), masks.best_iou.float()))
-    order = torch.cat([index for index, _, _ in found]).argsort()
-    return torch.cat([logits for _, logits, _ in found])[order], torch.cat([iou for *_, iou in found])[order]

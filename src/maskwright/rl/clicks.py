@@ -17,6 +17,7 @@ Example::
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,6 +81,12 @@ class ClickState:
     def __getitem__(self, index: Any) -> ClickState:
         """Some of the targets, in the order asked for."""
         return ClickState(**{name: getattr(self, name)[index] for name in self.__dataclass_fields__})
+
+    @staticmethod
+    def cat(parts: Sequence[ClickState]) -> ClickState:
+        """States with equally many slots, one after the other."""
+        names = ClickState.__dataclass_fields__
+        return ClickState(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
     def put(self, index: Tensor, other: ClickState) -> ClickState:
         """The same with the targets at ``index`` (R,) taken from another state of R targets."""

@@ -110,6 +110,7 @@ class OneByOne:
         place, label, _ = first_click(self.bank, self.row)
         self.points, self.labels = place[None, None], label[None, None]
         self.spots = np.zeros((2, PIXELS, PIXELS), np.float32)
+        self._draw(place, int(label))
         self.picture = self.pictures[image]
         self.logits = self._ask(None)
         self.score = float(dice(self.bank, self.row, self.logits))
@@ -119,12 +120,15 @@ class OneByOne:
         self.points = torch.cat([self.points, place[None, None]], 2)
         self.labels = torch.cat([self.labels, label[None, None]], 2)
         self.logits = self._ask(self.logits)
-        spot = grid.spots(place, self.size, PIXELS)[0].numpy()
-        self.spots[1 - int(label)] = np.maximum(self.spots[1 - int(label)], spot)
+        self._draw(place, int(label))
         mask = F.interpolate(self.logits[:, None], (PIXELS, PIXELS), mode="bilinear", align_corners=False)[0] > 0
         before, self.score = self.score, float(dice(self.bank, self.row, self.logits))
         seen = [self.picture, mask.numpy().astype(np.uint8) * 255, (self.spots * 255).round().astype(np.uint8)]
         return np.concatenate(seen), self.score - before
+
+    def _draw(self, place: Tensor, label: int) -> None:
+        spot = grid.spots(place, self.size, PIXELS)[0].numpy()
+        self.spots[1 - label] = np.maximum(self.spots[1 - label], spot)
 
     def _ask(self, previous: Tensor | None) -> Tensor:
         answer = self.model(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskwright.nets.prompter import Observation, Prompter
+from maskwright.nets.prompter import Advice, Observation, Prompter
 from maskwright.nets.quality import Answers, QualityHead
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState, counterfactual, entropy, oracle_click, stability
@@ -80,21 +80,10 @@ class Looks:
         )
 
     def answers(self, state: ClickState) -> Answers:
-        """What the quality head judges: for each state its own answer first, then the M others, B·(M + 1) in all."""
-        count = 1 + self.labels.shape[1]
-        # The state's own answer gets a slot of padding where the others have their click.
-        nowhere = torch.zeros_like(state.points[:, :1])
-        points = torch.cat([nowhere, self.places.to(state.points)], 1)
-        labels = torch.cat([torch.full_like(state.labels[:, :1], -1), self.labels.to(state.labels)], 1)
-        logits = torch.cat([state.logits[:, None], self.logits], 1).flatten(0, 1)
-        return Answers(
-            logits=logits,
-            before=state.logits.repeat_interleave(count, 0),
-            points=torch.cat([state.points.repeat_interleave(count, 0), points.flatten(0, 1)[:, None]], 1),
-            labels=torch.cat([state.labels.repeat_interleave(count, 0), labels.flatten(0, 1)[:, None]], 1),
-            iou=torch.cat([state.iou[:, None], self.iou], 1).flatten(),
-            stability=stability(logits),
-        )
+        """What the quality head judges: for each state its own answer first, then the M others."""
+        logits = torch.cat([state.logits[:, None], self.logits], 1)
+        iou = torch.cat([state.iou[:, None], self.iou], 1)
+        return Answers(logits, iou, stability(logits), state.clicks)
 
 
 @dataclass(frozen=True)
@@ -153,14 +142,14 @@ class ClickAgent:
         barred = self._nothing_barred(state)
         done = state.done.clone()
         quality = torch.zeros(count, device=device)
-        features = self.quality.trunk.image_features(bank.embed(state.rows)) if self.quality else None
         for number in range(rules.clicks):
             index = (~done).nonzero()[:, 0]
             if len(index):
                 part = state[index]
-                places, labels, cells, halt = self._propose(bank, part, barred[index], rules, generator)
+                advice = self.prompter(observe(bank, part)) if self.prompter else None
+                places, labels, cells, halt = self._propose(bank, part, advice, barred[index], rules, generator)
                 looks = Looks(places, labels, *counterfactual(self.sam, bank, part, places, labels))
-                chosen, better, judged = self._judge(part, looks, None if features is None else features[index], rules)
+                chosen, better, judged = self._judge(part, looks, advice, rules)
                 if watch:
                     watch(part, looks, judged)
                 go = ~halt
@@ -191,7 +180,13 @@ class ClickAgent:
         return torch.zeros(len(state), 2 * grid * grid, dtype=torch.bool, device=state.rows.device)
 
     def _propose(
-        self, bank: Bank, state: ClickState, barred: Tensor, rules: Rules, generator: torch.Generator | None
+        self,
+        bank: Bank,
+        state: ClickState,
+        advice: Advice | None,
+        barred: Tensor,
+        rules: Rules,
+        generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Places (B, M, 2), labels (B, M), their cells (B, M), and (B,) bool: better stop."""
         halt = torch.zeros_like(state.done)
@@ -201,9 +196,8 @@ class ClickAgent:
             return places[:, None], labels[:, None], cell_of(places, labels, bank.size, grid)[:, None], ~wrong
         allowed = allowed_cells(state, bank.size) & ~barred.unflatten(1, (2, grid, grid))
         if rules.places == "policy":
-            if self.prompter is None:
+            if advice is None:
                 raise ValueError("this agent has no prompter to ask for places")
-            advice = self.prompter(observe(bank, state))
             scores = advice.policy[:, :-1].unflatten(1, (2, grid, grid))
             best = scores.masked_fill(~allowed, -torch.inf).flatten(1).amax(1)
             halt = (advice.policy[:, -1] > best) if rules.stop else halt
@@ -214,7 +208,7 @@ class ClickAgent:
         return places, labels, cells, halt
 
     def _judge(
-        self, state: ClickState, looks: Looks, features: Tensor | None, rules: Rules
+        self, state: ClickState, looks: Looks, advice: Advice | None, rules: Rules
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The chosen (B,) of the looks, whether it is kept (B,), and the raw guesses (B, M + 1), if any."""
         if rules.accept == "always":
@@ -222,18 +216,12 @@ class ClickAgent:
         if rules.accept == "iou":
             best = looks.iou.max(1)
             return best.indices, best.values > state.iou + rules.margin, None
-        if self.quality is None or features is None:
+        if self.quality is None or advice is None:
             raise ValueError("this agent has no quality head to accept by")
-        judged = judge(self.quality, features, state, looks)
+        judged = self.quality(advice, looks.answers(state))
         guesses = self.quality.calibrated(judged)
         best = guesses[:, 1:].max(1)
         return best.indices, best.values > guesses[:, 0] + rules.margin, judged
-
-
-def judge(quality: QualityHead, features: Tensor, state: ClickState, looks: Looks) -> Tensor:
-    """(B, M + 1) raw guesses of Dice: of each state's own answer, then of the M that were looked at."""
-    count = 1 + looks.labels.shape[1]
-    return quality(features.repeat_interleave(count, 0), looks.answers(state)).dice.unflatten(0, (-1, count))
 
 
 def observe(bank: Bank, state: ClickState) -> Observation:

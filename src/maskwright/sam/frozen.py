@@ -167,8 +167,8 @@ class FrozenDecoder:
         logits = torch.empty(count, sets, side * side, device=self.device)
         iou = torch.empty(count, sets, device=self.device)
         budget = CPU_CELLS if self.device.type == "cpu" else GPU_CELLS
-        for rows in torch.arange(count, device=self.device).split(max(1, budget // (cells.low.shape[1] * sets))):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
+        at_once = max(1, budget // (cells.low.shape[1] * max(1, sets)))
+        for part in (slice(start, start + at_once) for start in range(0, count, at_once)):
             last = None if previous is None else previous[part]
             logits[part], iou[part] = self._decode(cells, images[part], points[part], labels[part], last, multimask)
         return logits.unflatten(2, (side, side)), iou

@@ -16,15 +16,14 @@ from maskwright.engine.refine import (
     Looks,
     Rules,
     allowed_cells,
-    cell_of,
     mask_logits,
     peaks,
-    places_of,
 )
 from maskwright.nets.prompter import Prompter
 from maskwright.nets.quality import QualityHead
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState, canvas_dice, click, counterfactual, first_click, oracle_click, start
+from maskwright.rl.grid import cells_of
 from maskwright.sam.sam import Sam
 
 
@@ -45,14 +44,6 @@ def started(sam: Sam, bank: Bank) -> ClickState:
     rows = torch.arange(len(bank))
     place, label, _ = first_click(bank, rows)
     return start(sam, bank, rows, place, label)
-
-
-@given(st.integers(0, 2 * 8 * 8 - 1))
-def test_cells_and_places_are_each_others_inverse(cell: int):
-    place, label = places_of(torch.tensor([cell]), 64, 8)
-    assert cell_of(place, label, 64, 8).tolist() == [cell]
-    assert 0 < place.min() < place.max() + 1 < 66
-    assert label.item() == cell // 64
 
 
 def test_clicks_neither_go_beside_old_ones_nor_where_the_answer_is_sure(tiny_sam: Sam, bank: Bank):
@@ -144,7 +135,7 @@ def test_what_was_undone_is_not_tried_again(agent: ClickAgent, bank: Bank):
         bank,
         started(agent.sam, bank),
         rules,
-        watch=lambda state, looks, _: tried.append(cell_of(looks.places, looks.labels, bank.size, 8)),
+        watch=lambda state, looks, _: tried.append(cells_of(looks.places, looks.labels, bank.size, 8)),
     )
     cells = torch.cat(tried, 1)
     assert all(len(set(row)) == 12 for row in cells.tolist())

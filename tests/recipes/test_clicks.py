@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from training import binary_scenes, log
+from training import binary_scenes, environment, log, python
 
 from maskwright.api import evaluate, load, train
+from maskwright.cli import main
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Dataset, Kind
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
@@ -21,6 +24,7 @@ from maskwright.recipes import clicks
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import dice
 from maskwright.sam.sam import Sam
+from tiny_model import save_run, tiny_segmenter
 
 SMALLEST: dict[str, Any] = {
     "steps": 6,
@@ -139,6 +143,46 @@ def test_every_stage_can_be_switched_off(changed: dict[str, Any], scenes: Path, 
     assert (run / "report.html").is_file()
 
 
+def test_ppo_on_pixels_is_a_baseline(scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
+    config = settings(scenes, tmp_path / "run", tiny_sam_folder, learner="sb3")
+    run = clicks.main(config)
+    description = json.loads((run / "model" / "config.json").read_text())
+    assert description["learner"] == "sb3"
+    model, dataset = load(run, device="cpu"), Dataset.load(scenes)
+    scores = evaluate(model, dataset, "val")
+    assert scores["curves"]["agent"]["clicks"] == scores["curves"]["agent"]["kept"] == 2
+    image = dataset.image_path(dataset.split("test")[0])
+    (prediction,) = model.predict([image], click=[(20.0, 30.0)])
+    assert len(prediction.record()["clicks"]["disc"]) == 2
+    with pytest.raises(RunError, match="cannot be continued"):
+        clicks.main(clicks.replace(config, resume=True))
+
+
+def test_the_command_line_corrects_a_click_and_masks(run: Path, scenes: Path, tmp_path: Path):
+    dataset = Dataset.load(scenes)
+    image = dataset.image_path(dataset.split("test")[0])
+    command = python("maskwright", "predict", run, image, "--click", "20,30", "5,6.5", "--label", "fg", "bg")
+    done = subprocess.run([*command, "--out", tmp_path / "out"], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
+    assert row["clicks"].keys() == {"disc"}
+    assert read_mask(tmp_path / "out" / row["mask"]).shape == (64, 64)
+    images = tmp_path / "images"
+    images.mkdir()
+    for sample in dataset.split("test"):
+        shutil.copy(dataset.image_path(sample), images)
+    segmenter = save_run(tmp_path / "segmenter", tiny_segmenter(), categories=["background", "disc", "other"])
+    assert main(["predict", str(run), str(images), "--masks", str(segmenter), "--out", str(tmp_path / "refined")]) == 1
+    given = tmp_path / "given"
+    given.mkdir()
+    for sample in dataset.split("test"):
+        shutil.copy(dataset.mask_path(sample), given)  # type: ignore[arg-type]
+    assert main(["predict", str(run), str(images), "--masks", str(given), "--out", str(tmp_path / "again")]) == 0
+    assert len(list((tmp_path / "again" / "masks").glob("*.png"))) == 2
+    for wrong in (["--click", "3"], ["--box", "1,2,3"], ["--click", "1,2"], [], ["--flip"]):
+        assert main(["predict", str(run), str(images), *wrong, "--out", str(tmp_path / "wrong")]) == 1
+
+
 def test_mistakes_are_named_and_leave_no_run(scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
     with pytest.raises(MaskwrightError, match=r"--tries 2.*--groups 1"):
         settings(scenes, tmp_path / "run", tiny_sam_folder, tries=2, groups=1)
@@ -209,8 +253,6 @@ def test_evaluation_is_the_curve_from_the_oracles_click(run: Path, scenes: Path)
 
 
 def test_an_agent_refuses_other_weights_of_its_sam(run: Path, tmp_path: Path, tiny_sam: Sam):
-    import shutil
-
     shutil.copytree(run / "model", tmp_path / "model")
     with torch.no_grad():
         next(tiny_sam.model.parameters()).add_(1.0)

@@ -68,7 +68,12 @@ class ClickPredictor(Predictor):
     options: ClassVar[Mapping[str, Any]] = {"click": None, "label": None, "box": None, "category": None, "masks": None}
 
     def __init__(self, agent: ClickAgent, model: Model) -> None:
-        parts = {"sam": agent.sam, "prompter": agent.prompter, "quality": agent.quality}
+        parts = {
+            "sam": agent.sam,
+            "prompter": agent.prompter,
+            "quality": agent.quality,
+            "policy": getattr(agent, "policy", None),
+        }
         super().__init__(nn.ModuleDict({name: part for name, part in parts.items() if part is not None}), model)
         self.agent = agent
         self._masks: dict[str, Path] | None = None  # of the folder of the present call
@@ -321,21 +326,42 @@ def load_agent(model: Model) -> ClickPredictor:
     config = model.config
     try:
         source, size, signature = (config["sam"][name] for name in ("source", "size", "signature"))
-        prompter = Prompter(**config["prompter"])
-        quality = None if config["quality"] is None else QualityHead(**config["quality"])
-        rules = Rules(**config["rules"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise model.misfit("agent", error) from error
+        learner = config["learner"]
+    except (KeyError, TypeError) as error:
+        raise model.misfit("sam", error) from error
     sam = Sam.load(source, size=size)
     if weights_signature(sam.model) != signature:
         raise WeightsError(
             f"{model.folder}: was trained for other weights of SAM {source!r} than those that are here now; train it again, or bring "
             "the weights back"
         )
+    try:
+        agent = _pixel_agent(sam, model) if learner == "sb3" else _own_agent(sam, model)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise model.misfit("agent", error) from error
+    return ClickPredictor(agent, model)
+
+
+def _own_agent(sam: Sam, model: Model) -> ClickAgent:
+    config = model.config
+    prompter, rules = Prompter(**config["prompter"]), Rules(**config["rules"])
+    quality = None if config["quality"] is None else QualityHead(**config["quality"])
     model.fill(prompter)
     if quality is not None:
         model.fill(quality, "quality")
-    return ClickPredictor(ClickAgent(sam, prompter, quality, rules), model)
+    return ClickAgent(sam, prompter, quality, rules)
+
+
+def _pixel_agent(sam: Sam, model: Model) -> ClickAgent:
+    from maskwright.engine.pixel_agent import (
+        PixelAgent,
+        pixel_policy,
+    )  # seconds to import, and only the baseline needs it
+
+    settings = model.config["pixel_policy"]
+    policy = pixel_policy(**settings)
+    model.fill(policy)
+    return PixelAgent(sam, policy, model.config["clicks"], **settings)
 
 
 def _masks_below(folder: Path) -> dict[str, Path]:

@@ -17,13 +17,11 @@ from maskwright.nets.prompter import Advice, Observation, Prompter
 from maskwright.nets.quality import Answers, QualityHead
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState, counterfactual, entropy, oracle_click, stability
+from maskwright.rl.grid import cells_of, near, places_of, unsure
 from maskwright.sam.sam import Sam
 
 Places = Literal["policy", "random", "entropy", "oracle"]
 Accept = Literal["always", "iou", "quality"]
-
-SURE = 0.9
-"""No positive click where the answer is this sure of the object already, no negative one where it is this sure of the background."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +191,7 @@ class ClickAgent:
         grid = state.logits.shape[-1] // 2
         if rules.places == "oracle":
             places, labels, wrong = oracle_click(bank, state)
-            return places[:, None], labels[:, None], cell_of(places, labels, bank.size, grid)[:, None], ~wrong
+            return places[:, None], labels[:, None], cells_of(places, labels, bank.size, grid)[:, None], ~wrong
         allowed = allowed_cells(state, bank.size) & ~barred.unflatten(1, (2, grid, grid))
         if rules.places == "policy":
             if advice is None:
@@ -237,28 +235,12 @@ def mask_logits(area: Tensor) -> Tensor:
 # ----------------------------------------------------------------------------------------------------------- places
 
 
-def places_of(cells: Tensor, size: int, grid: int) -> tuple[Tensor, Tensor]:
-    """Cells (...) of a (2, g, g) grid of labels and places → their centres (..., 2) in pixels of the canvas, labels (...)."""
-    place = cells % (grid * grid)
-    centres = torch.stack([place % grid, place // grid], -1).float() + 0.5
-    return centres * (size / grid), cells // (grid * grid)
-
-
-def cell_of(places: Tensor, labels: Tensor, size: int, grid: int) -> Tensor:
-    """The cells (...) that hold places (..., 2) with labels (...): the inverse of ``places_of``."""
-    column, row = (places * (grid / size)).floor().long().clamp(0, grid - 1).unbind(-1)
-    return (labels * grid + row) * grid + column
-
-
 def allowed_cells(state: ClickState, size: int) -> Tensor:
     """(B, 2, g, g) bool: neither beside an old click, nor where the answer is sure already. At least one is allowed."""
     grid = state.logits.shape[-1] // 2
-    probability = F.avg_pool2d(state.logits[:, None].sigmoid(), 2)
-    unsure = torch.cat([probability > 1 - SURE, probability < SURE], 1)
-    centres = (torch.arange(grid, device=state.points.device) + 0.5) * (size / grid)
-    near = (state.points[..., None] - centres).abs() < 1.2 * size / grid  # (B, C, 2, g)
-    near = near[:, :, 1, :, None] & near[:, :, 0, None, :] & state.is_click[..., None, None]
-    allowed = unsure & ~near.any(1)[:, None]
+    beside = near(state.points.flatten(0, 1), size, grid).unflatten(0, state.labels.shape)
+    taken = (beside & state.is_click[..., None, None]).any(1)
+    allowed = unsure(state.logits, grid) & ~taken[:, None]
     return allowed | ~allowed.flatten(1).any(1)[:, None, None, None]
 
 

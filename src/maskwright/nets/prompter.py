@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskwright.rl.grid import SPREAD
 from maskwright.sam.prompts import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT
 from maskwright.sam.sam import Embedding
 
@@ -22,9 +23,6 @@ STATE_MAPS = 8
 
 SIMILARITIES = 4
 """Channels of ``similarities``."""
-
-_SPREAD = 0.03
-# Standard deviation of a click's spot, as a share of the canvas.
 
 
 @dataclass(frozen=True)
@@ -202,7 +200,7 @@ def click_maps(points: Tensor, labels: Tensor, size: int, grid: int) -> Tensor:
     """(B, 3, g, g): a spot of height 1 at each positive click, at each negative one, and 1 within the box, if there is one."""
     centres = (torch.arange(grid, device=points.device) + 0.5) * (size / grid)
     offset = points.float()[..., None] - centres  # (B, C, 2, g)
-    spread = 2 * (_SPREAD * size) ** 2
+    spread = 2 * (SPREAD * size) ** 2
     across, down = (-offset.square() / spread).exp().unbind(2)
     spots = down[..., :, None] * across[..., None, :]
     kinds = torch.stack([labels == POSITIVE, labels == NEGATIVE], 1)[..., None, None]

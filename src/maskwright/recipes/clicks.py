@@ -39,17 +39,15 @@ from maskwright.engine.refine import (
     Looks,
     Rules,
     allowed_cells,
-    cell_of,
     contradictions,
     mask_logits,
     observe,
     peaks,
-    places_of,
 )
 from maskwright.engine.run import Run
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
-from maskwright.errors import DataError, MaskwrightError
+from maskwright.errors import DataError, MaskwrightError, RunError
 from maskwright.nets.prompter import Advice, Observation, Prompter
 from maskwright.nets.quality import QualityHead, expected_dice, quality_loss
 from maskwright.recipes.clicks_report import validate, write_model, write_report
@@ -67,6 +65,7 @@ from maskwright.rl.clicks import (
     start_box,
     start_mask,
 )
+from maskwright.rl.grid import cells_of, places_of
 from maskwright.rl.oracle import squared_distance
 from maskwright.sam.sam import Embedding, Sam
 from maskwright.sam_evaluation.baselines import exact_boxes
@@ -94,6 +93,9 @@ class Config:
     """Length of the training in steps."""
     minutes: float | None = None
     """Length of the training by the clock."""
+    learner: Literal["own", "sb3"] = "own"
+    """`sb3`: Stable-Baselines3's PPO on pixels with the settings of the published agent, as a baseline; it ignores what follows but for
+    clicks, batch (environments), steps or minutes (one step is one of every environment), held_out, mirror and seed."""
     learn: Literal["values", "imitation"] = "values"
     """What teaches where to click: the true change of Dice of every click that is tried, or the oracle's click alone."""
     rounds: int = 4
@@ -166,7 +168,7 @@ def main(config: Config) -> Path:
     torch.set_flush_denormal(True)
     dataset = Dataset.load(config.data)
     require_clean(dataset)
-    trainer = Trainer(config, dataset)
+    trainer = _trainer(config, dataset)
     # Last of the set-up, so that a mistake in the settings leaves no run behind, and deletes none.
     trainer.run = Run.create(config.out, config.settings(), resume=config.resume, overwrite=config.overwrite)
     trainer.resume()
@@ -175,6 +177,16 @@ def main(config: Config) -> Path:
     trainer.finish()
     trainer.run.close()
     return config.out
+
+
+def _trainer(config: Config, dataset: Dataset) -> Trainer:
+    if config.learner == "own":
+        return Trainer(config, dataset)
+    if config.resume:
+        raise RunError("a training with --learner sb3 cannot be continued; start it anew with --overwrite")
+    from maskwright.recipes.clicks_sb3 import Sb3Trainer  # seconds to import, and only the baseline needs it
+
+    return Sb3Trainer(config, dataset)
 
 
 @dataclass
@@ -357,7 +369,7 @@ class Trainer:
         looks = self._look(state, advice, generator)
         with torch.no_grad():
             now, after = dice(self.bank, state.rows, state.logits), dice(self.bank, state.rows, looks.logits)
-            cells = cell_of(looks.places, looks.labels, self.bank.size, self.grid)
+            cells = cells_of(looks.places, looks.labels, self.bank.size, self.grid)
         self.memory.add(
             rows=state.rows,
             points=state.points,
@@ -614,6 +626,17 @@ class Trainer:
             self.agent().refine(held, first_answers(self.agent(), held, rows, rules.clicks), rules, watch=watch)
         self.reliability = torch.cat(guesses).cpu().numpy(), torch.cat(true).cpu().numpy()
         self.quality.calibrate(*self.reliability)
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Tensor]] | None]:
+        """What the model folder needs to make the agent again: its description, tensors, and those of a second file."""
+        quality = self.config.quality
+        description = {
+            "learner": "own",
+            "prompter": self.prompter.description(),
+            "quality": self.quality.description() if quality else None,
+            "rules": asdict(self.rules),
+        }
+        return description, self.prompter.state_dict(), {"quality": self.quality.state_dict()} if quality else None
 
     def finish(self) -> None:
         """Write the model to take home and the report."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,28 +35,21 @@ GIF = "clicks.gif"
 def write_model(trainer: Trainer, scores: dict[str, Any]) -> None:
     """``RUN/model``: prompter and quality head, and the name and signature of the SAM that they are for."""
     config, sam = trainer.config, trainer.sam
-    description = describe(
-        "clicks",
-        trainer.categories,
-        sam.size,
-        sam={"source": config.sam, "size": sam.size, "signature": weights_signature(sam.model)},
-        prompter=trainer.prompter.description(),
-        quality=trainer.quality.description() if config.quality else None,
-        rules=asdict(trainer.rules),
-        settled=trainer.settled,
-    )
-    beside = {"quality": trainer.quality.state_dict()} if config.quality else None
-    trainer.run.save_model(trainer.prompter.state_dict(), description, _card(trainer, scores), beside)
+    parts, state, beside = trainer.parts()
+    weights = {"source": config.sam, "size": sam.size, "signature": weights_signature(sam.model)}
+    description = describe("clicks", trainer.categories, sam.size, sam=weights, **parts, settled=trainer.settled)
+    trainer.run.save_model(state, description, _card(trainer, scores), beside)
 
 
 def _card(trainer: Trainer, scores: dict[str, Any]) -> str:
     config = trainer.config
+    teacher = "PPO on pixels" if config.learner == "sb3" else config.learn
     lines = [
         "# A click agent made with maskwright",
         "",
         f"It corrects masks by clicks on SAM 2 (weights `{config.sam}`, canvas {trainer.sam.size}, not part of this folder): "
         "after a click, a box or a mask it places clicks of its own, undoes those that it thinks made the mask worse, and stops.",
-        f"Recipe: clicks, learnt from {config.learn}, {trainer.step} steps of {config.batch} states, seed {config.seed}.",
+        f"Recipe: clicks, learnt from {teacher}, {trainer.step} steps of {config.batch} states, seed {config.seed}.",
         f"Trained on {trainer.images} images of `{config.data.name}` ({len(trainer.bank)} targets, mirror images included); "
         f"settled on {trainer.settled['held_out']} targets of other training images.",
     ]
@@ -118,7 +110,8 @@ def write_report(trainer: Trainer, scores: dict[str, Any]) -> None:
     ]
     chosen = f"Chosen: policy {trainer.settled['policy']}, margin {trainer.settled['margin']}."
     columns = ["policy", "margin", "first Dice", "last Dice", "gain", "from", "to", f"lose > {LOST}", "clicks kept"]
-    report.table("Settled on training images that were held out", columns, rows, chosen)
+    if rows:
+        report.table("Settled on training images that were held out", columns, rows, chosen)
     _calibration(report, trainer)
     _films(report, trainer, scores)
     report.save(config.out / "report.html")

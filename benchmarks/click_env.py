@@ -160,10 +160,11 @@ def prepare(config: Config) -> tuple[Sam, Bank, NDArray[np.int64]]:
     torch.manual_seed(0)
     sam = load_sam(config.sam, config.size)
     count = max(*config.images, config.one_by_one)
-    bank = Bank.of_scenes(sam, render(count, sam.size, seed=0, difficulty=0.3), objects=2)
-    while len(bank) < count:
-        bank = bank.select(torch.arange(count) % len(bank))
-    bank = bank.select(torch.arange(count))
+    # A few scenes at a time: a large batch of them takes more memory than anything that is measured.
+    parts = [Bank.of_scenes(sam, render(4, sam.size, seed=0, difficulty=0.3))]
+    while sum(map(len, parts)) < count:
+        parts.append(Bank.of_scenes(sam, render(4, sam.size, seed=len(parts), difficulty=0.3)))
+    bank = Bank.cat(parts).select(torch.arange(count))
     return sam, bank, np.random.default_rng(0).integers(0, 2 * GRID * GRID, (config.clicks, count))
 
 

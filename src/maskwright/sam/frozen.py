@@ -16,6 +16,7 @@ longest prompt of a batch causes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -53,6 +54,11 @@ class Cells:
 
     def __getitem__(self, images: Tensor | slice) -> Cells:
         return Cells(self.low[images], self.high1[images], self.high0[images])
+
+    @staticmethod
+    def cat(parts: Sequence[Cells]) -> Cells:
+        names = ("low", "high1", "high0")
+        return Cells(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
     def to(self, *args, **kwargs) -> Cells:
         return Cells(*(tensor.to(*args, **kwargs) for tensor in (self.low, self.high1, self.high0)))

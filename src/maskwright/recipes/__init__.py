@@ -50,5 +50,10 @@ RECIPES = {
             "A semantic segmenter from any mix of masks, boxes, scribbles, points, tags and no labels at all (SAMIX).",
             "maskwright.engine.predictor:load_segmenter",
         ),
+        Recipe(
+            "clicks",
+            "An agent that corrects masks by clicks of its own, after a click, a box or a mask of yours.",
+            "maskwright.engine.click_predictor:load_agent",
+        ),
     )
 }

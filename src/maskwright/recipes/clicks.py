@@ -108,7 +108,7 @@ class Config:
     """Last share of the training in which the policy learns by reinforcement (GRPO); 0: not at all."""
     clicks: int = 4
     """Corrective clicks after the first prompt."""
-    looks: int = 8
+    looks: int = 12
     """Clicks that are tried, in one decode, for each one that is placed."""
     batch: int = 16
     """Episodes side by side."""

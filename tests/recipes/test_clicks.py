@@ -101,7 +101,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop", [2, 5])
+@pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_a_resumed_run_ends_with_the_same_numbers(
     stop: int, run: Path, scenes: Path, tiny_sam_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -122,6 +122,7 @@ def test_a_resumed_run_ends_with_the_same_numbers(
         clicks.main(settings(scenes, tmp_path / "run", tiny_sam_folder, resume=True, tries=8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [
@@ -143,6 +144,7 @@ def test_every_stage_can_be_switched_off(changed: dict[str, Any], scenes: Path, 
     assert (run / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_ppo_on_pixels_is_a_baseline(scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
     config = settings(scenes, tmp_path / "run", tiny_sam_folder, learner="sb3")
     run = clicks.main(config)

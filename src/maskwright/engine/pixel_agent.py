@@ -57,6 +57,10 @@ class PixelAgent(ClickAgent):
         rules = rules or self.rules
         if rules.places != "policy":
             return super().refine(bank, state, rules, generator, watch)
+
+        def opening(sam: Sam, bank: Bank, rows: Tensor, slots: int, generator: np.random.Generator) -> ClickState:
+            return state
+
         env = ClickVectorEnv(
             self.sam,
             bank,
@@ -66,7 +70,7 @@ class PixelAgent(ClickAgent):
             grid=self.grid,
             max_clicks=rules.clicks,
             reward=lambda step: torch.zeros_like(step.dice_after),
-            opening=lambda *_: state,
+            opening=opening,
             autoreset_mode=AutoresetMode.DISABLED,
         )
         seen, _ = env.reset(options={"rows": state.rows.cpu().numpy()})

@@ -36,12 +36,12 @@ class Rules:
         accept: what becomes of an answer: ``always`` kept; kept if SAM's own predicted IoU rises (``iou``); kept if the
             quality head's calibrated guess rises by more than ``margin`` (``quality``). What is not kept is undone.
         margin: in units of Dice.
-        stop: end when the policy prefers that to every click, or when all that was looked at was undone. Otherwise
-            other places are tried until the clicks are used up.
+        stop: end when all that was looked at was undone, or, where every click is kept, when the policy prefers to stop.
+            Otherwise other places are tried until the clicks are used up.
     """
 
     clicks: int = 4
-    looks: int = 8
+    looks: int = 12
     places: Places = "policy"
     accept: Accept = "quality"
     margin: float = 0.0
@@ -198,7 +198,8 @@ class ClickAgent:
                 raise ValueError("this agent has no prompter to ask for places")
             scores = advice.policy[:, :-1].unflatten(1, (2, grid, grid))
             best = scores.masked_fill(~allowed, -torch.inf).flatten(1).amax(1)
-            halt = (advice.policy[:, -1] > best) if rules.stop else halt
+            # What a look shows is a better reason to stop than what the policy expects of it.
+            halt = (advice.policy[:, -1] > best) if rules.stop and rules.accept == "always" else halt
         else:
             scores = contradictions(state, rules.places, generator)
         cells = peaks(scores, allowed, rules.looks if rules.accept != "always" else 1)

@@ -108,7 +108,7 @@ class Config:
     """Last share of the training in which the policy learns by reinforcement (GRPO); 0: not at all."""
     clicks: int = 4
     """Corrective clicks after the first prompt."""
-    looks: int = 8
+    looks: int = 12
     """Clicks that are tried, in one decode, for each one that is placed."""
     batch: int = 16
     """Episodes side by side."""
@@ -699,19 +699,19 @@ def somebodys_masks(bank: Bank, rows: Tensor, generator: torch.Generator) -> Ten
     area = bank.known_truth.area[rows]
     count, side = len(rows), area.shape[-1]
     draw = torch.rand(count, 5, generator=generator).to(rows.device)
-    scale = torch.exp(0.5 * (2 * draw[:, :2] - 1))
-    shift = (draw[:, 2:4] - 0.5) * 0.2 * side
+    scale = torch.exp(0.35 * (2 * draw[:, :2] - 1))
+    mass = area.sum((1, 2)).clamp(min=1e-3)
+    shift = (draw[:, 2:4] - 0.5) * 0.3 * mass.sqrt()[:, None]
     matrices = torch.zeros(count, 2, 3, device=rows.device)
     matrices[:, 0, 0], matrices[:, 1, 1] = scale.unbind(1)
     # Stretched about the object's own middle.
-    mass = area.sum((1, 2)).clamp(min=1e-3)
     places = torch.arange(side, device=rows.device) + 0.5
     middle = torch.stack([(area.sum(1) * places).sum(1), (area.sum(2) * places).sum(1)], 1) / mass[:, None]
     matrices[:, :, 2] = middle - scale * middle + shift
     moved = warp_maps(area[:, None], matrices, side)
     waves = torch.randn(count, 1, 8, 8, generator=generator).to(rows.device)
     waves = F.interpolate(waves, (side, side), mode="bicubic", align_corners=False)
-    return mask_logits((moved + 0.6 * draw[:, 4, None, None, None] * waves)[:, 0])
+    return mask_logits((moved + 0.35 * draw[:, 4, None, None, None] * waves)[:, 0])
 
 
 def mirrored(sam: Sam, bank: Bank) -> Bank:

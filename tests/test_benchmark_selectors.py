@@ -119,6 +119,7 @@ def test_the_whole_benchmark_goes_on_where_it_stopped(
         sam=str(tiny_sam_folder),
         references=(1, 2),
         pool_masks=6,
+        more_queries=2,
         queries=3,
         views=2,
         steps=2,
@@ -135,6 +136,9 @@ def test_the_whole_benchmark_goes_on_where_it_stopped(
     record = json.loads((tmp_path / "cells" / "policy-t1-s0.json").read_text())
     assert record["steps"] == 2
     assert len(record["curve"]) == 3
+    # Eight images to learn on, of which six are in the pool.
+    members, kept = bench.Bench(config).members(0)
+    assert (len(members), len(kept)) == (8, 6)
     assert record["experience"]["held_out_after"] >= record["experience"]["held_out_before"]
 
     (tmp_path / "cells" / "similar-t2-s0.json").unlink()
@@ -146,6 +150,13 @@ def test_the_whole_benchmark_goes_on_where_it_stopped(
     assert made == [("similar", 2)]
     again = json.loads((tmp_path / "figures.json").read_text())["references"]
     assert again == figures
+
+    # An oracle without time answers one image.
+    (tmp_path / "cells" / "oracle-t1-s0.json").unlink()
+    config.row_minutes = 0.0
+    one = original(config, bench.Bench(config), "oracle", 1, 0)
+    assert len(one["test"]) == 1
+    config.row_minutes = 4.0
 
     config.kl = 0.5
     with pytest.raises(SystemExit, match="other kl"):

@@ -118,3 +118,20 @@ def test_labels_that_leave_the_frame(mixed):
 def test_to_moves_every_tensor(mixed):
     moved = _one(mixed, Labels(points=(Point(16, 16, 1),))).to("meta")
     assert all(getattr(moved, f.name).device.type == "meta" for f in fields(Batch))
+
+
+def test_unlabelled_images_have_no_label_of_any_kind() -> None:
+    images = torch.rand(3, 3, 32, 32)
+    batch = Batch.unlabelled(images, 4)
+    assert len(batch) == 3
+    assert batch.images is images
+    assert batch.inside.all()
+    assert (batch.target == IGNORE).all()
+    assert (batch.present == -1).all()
+    assert batch.present.shape == (3, 4)
+    assert (batch.kinds == Kind.NONE).all()
+    assert (batch.indices == -1).all()
+    assert batch.boxes.shape == (3, 0, 4)
+    assert batch.points.shape == (3, 0, 2)
+    assert batch.matrices.shape == (3, 2, 3)
+    assert batch.sizes.tolist() == [[32, 32]] * 3

@@ -297,3 +297,15 @@ def test_three_references_are_a_set_whatever_their_order():
     assert len(logits) == len(table.asked) == 1
     assert not place.any()
     assert rewards[0].unique().numel() == 1
+
+
+def test_how_probable_its_choices_were():
+    policy = policy_of(references=2)
+    query, pool, allowed, *_ = toy(5, queries=4)
+    places = policy.choose(query, pool, allowed)
+    found = policy.probability(query, pool, allowed, places)
+    near = torch.cosine_similarity(query.foreground[:, None], pool.foreground[None], dim=-1) / 0.07
+    near = near.masked_fill(~allowed, -torch.inf)
+    first = near.softmax(1).gather(1, places[:, :1])
+    second = near.scatter(1, places[:, :1], -torch.inf).softmax(1).gather(1, places[:, 1:])
+    torch.testing.assert_close(found, torch.cat([first, second], 1), rtol=1e-3, atol=1e-4)

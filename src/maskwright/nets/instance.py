@@ -20,9 +20,6 @@ from maskwright.errors import WeightsError
 from maskwright.sam.sam import MEAN, STD, Sam
 from maskwright.sam.weights import key_names, listing, quiet_transformers, reason_of, refuse_pickle
 
-FORMAT, VERSION = "maskwright-instances", 1
-"""What the ``config.json`` of a model folder says of itself."""
-
 HEADS = ("class_predictor.", "criterion.")
 """Parts that depend on the number of categories; they are made anew for another number of them."""
 

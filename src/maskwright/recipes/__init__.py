@@ -50,5 +50,10 @@ RECIPES = {
             "A semantic segmenter from any mix of masks, boxes, scribbles, points, tags and no labels at all (SAMIX).",
             "maskwright.engine.predictor:load_segmenter",
         ),
+        Recipe(
+            "s4m",
+            "An instance segmenter from a small labelled share and many images without labels (S⁴M).",
+            "maskwright.engine.instance_predictor:load_instances",
+        ),
     )
 }

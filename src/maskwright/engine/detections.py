@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskwright.data.geometry import Affine, Size, compose, invert, resize_matrix, unwarp_logits, warp_image
+from maskwright.data.geometry import Affine, Size, compose, resize_matrix, unwarp_logits, warp_image
 from maskwright.engine.coco import MOST, Detection, cut
 from maskwright.nets.instance import InstanceSegmenter, Queries
 
@@ -55,17 +56,18 @@ def detect(segmenter: InstanceSegmenter, image: NDArray[np.uint8], side: float, 
     Returns:
         The best 100, by score.
     """
-    height, width = image.shape[:2]
-    corners, zoom = tiles((width, height), side), segmenter.size / side
-    found: list[tuple[int, Detection]] = []
+    size = image.shape[1], image.shape[0]
+    corners, zoom = tiles(size, side), segmenter.size / side
+    seen: list[_Seen] = []
     for start in range(0, len(corners), batch):
         part = corners[start : start + batch]
         matrices = [np.array([[zoom, 0, -x * zoom], [0, zoom, -y * zoom]]) for x, y in part]
         drawn = np.stack([warp_image(image, matrix, segmenter.size)[0] for matrix in matrices])
-        seen = detections(_look(segmenter, drawn), matrices, [(width, height)] * len(part), segmenter.size)
-        for number, (corner, objects) in enumerate(zip(part, seen), start=start):
-            found += [(number, one) for one in objects if _in_core(one, corner, side, (width, height))]
-    return _once(found)
+        for corner, one in zip(part, _seen(_look(segmenter, drawn), matrices, segmenter.size)):
+            seen.append(one[_in_core(one.boxes, corner, side, size)])
+    # Only now are masks drawn: most of what was seen is not among the best.
+    kept = _once(seen)
+    return _drawn([(seen[tile], k) for tile, k in kept], size, segmenter.size)
 
 
 def squashed(
@@ -75,13 +77,6 @@ def squashed(
     return detections(_look(segmenter, canvases), matrices, sizes, segmenter.size)
 
 
-@torch.inference_mode()
-def _look(segmenter: InstanceSegmenter, canvases: NDArray[np.uint8]) -> Queries:
-    device = segmenter.mean.device
-    return segmenter(torch.from_numpy(canvases).to(device).permute(0, 3, 1, 2).float() / 255)
-
-
-@torch.inference_mode()
 def detections(
     queries: Queries, matrices: Sequence[Affine], sizes: Sequence[Size], canvas: int
 ) -> list[list[Detection]]:
@@ -95,87 +90,125 @@ def detections(
         sizes: (width, height) of each image; masks are cut to it.
         canvas: its side.
     """
+    seen = _seen(queries, matrices, canvas)
+    return [_drawn([(one, k) for k in range(len(one.scores))], size, canvas) for one, size in zip(seen, sizes)]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was seen in one view, the surest first: K objects with masks as logits, not yet in the image's pixels."""
+
+    matrix: Affine
+    scores: NDArray[np.float32]
+    categories: NDArray[np.int64]
+    logits: Tensor
+    boxes: NDArray[np.float64]  # (K, 4) in the image's pixels, good to a cell of the logits
+
+    def __getitem__(self, keep: NDArray[np.bool_]) -> _Seen:
+        logits = self.logits[torch.from_numpy(keep)]
+        return _Seen(self.matrix, self.scores[keep], self.categories[keep], logits, self.boxes[keep])
+
+
+@torch.inference_mode()
+def _look(segmenter: InstanceSegmenter, canvases: NDArray[np.uint8]) -> Queries:
+    device = segmenter.mean.device
+    return segmenter(torch.from_numpy(canvases).to(device).permute(0, 3, 1, 2).float() / 255)
+
+
+@torch.inference_mode()
+def _seen(queries: Queries, matrices: Sequence[Affine], canvas: int) -> list[_Seen]:
+    """The best pairs of query and class of each of B views, without those that have no pixel."""
     probability = queries.classes[-1].float().softmax(-1)[..., :-1]
     count, classes = min(MOST, probability[0].numel()), probability.shape[-1]
     certainty, place = probability.flatten(1).topk(count, 1)
     query, category = place // classes, place % classes + 1
-    logits = queries.masks[-1].float().gather(
-        1, query[..., None, None].expand(-1, -1, *queries.masks.shape[-2:])
-    )
+    masks = queries.masks[-1].float()
+    logits = masks.gather(1, query[..., None, None].expand(-1, -1, *masks.shape[-2:]))
     on = logits > 0
     inside = (logits.sigmoid() * on).sum((2, 3)) / on.sum((2, 3)).clamp(min=1)
-    scores, categories = (certainty * inside).cpu().numpy(), category.cpu().numpy()
-    columns, rows = (_extent(on.any(axis)) for axis in (2, 3))
-    logits = logits.cpu()
-    result: list[list[Detection]] = []
-    for row, (matrix, size) in enumerate(zip(matrices, sizes, strict=True)):
-        found = []
-        # Each object fills another part of the image, and all of them at full size would not fit into memory.
-        for k in range(count):
-            if scores[row, k] > 0:
-                region = *columns[row, k], *rows[row, k]
-                one = _restore(logits[row, k], region, matrix, size, canvas)
-                if one is not None and (drawn := cut(one[0], int(categories[row, k]), float(scores[row, k]), *one[1])):
-                    found.append(drawn)
-        result.append(sorted(found, key=lambda one: -one.score))
+    scores, order = (certainty * inside).sort(1, descending=True)
+    x, y = _extent(on.any(2)), _extent(on.any(3))
+    corners = torch.stack([x, y], -1).double() * (canvas / masks.shape[-1])  # (B, K, low and high, x and y)
+    result = []
+    for row, matrix in enumerate(matrices):
+        there = on[row, order[row]].flatten(1).any(1)
+        chosen = order[row, there]
+        boxes = (corners[row, chosen].cpu().numpy() - matrix[:, 2]) / np.diag(matrix[:, :2])
+        result.append(
+            _Seen(
+                matrix,
+                scores[row, there].cpu().numpy(),
+                category[row, chosen].cpu().numpy(),
+                logits[row, chosen].cpu(),
+                boxes.reshape(-1, 4),
+            )
+        )
     return result
 
 
-def _extent(hit: Tensor) -> NDArray[np.int64]:
+def _extent(hit: Tensor) -> Tensor:
     """(B, K, 2): first and last (exclusive) place that is set along the last axis."""
-    length = hit.shape[-1]
-    low, high = hit.int().argmax(-1), length - hit.flip(-1).int().argmax(-1)
-    return torch.stack([low, high], -1).cpu().numpy()
+    return torch.stack([hit.int().argmax(-1), hit.shape[-1] - hit.flip(-1).int().argmax(-1)], -1)
+
+
+def _drawn(chosen: Sequence[tuple[_Seen, int]], size: Size, canvas: int) -> list[Detection]:
+    """Masks in the pixels of an image of ``size``; those without a pixel are left out."""
+    # One by one: each fills another part of the image, and all of them at its full size would not fit into memory.
+    found = []
+    for seen, k in chosen:
+        mask, corner = _restore(seen.logits[k], seen.boxes[k], seen.matrix, size, canvas)
+        one = cut(mask, int(seen.categories[k]), float(seen.scores[k]), *corner)
+        if one is not None:
+            found.append(one)
+    return found
 
 
 def _restore(
-    logits: Tensor, region: Sequence[int], matrix: Affine, size: Size, canvas: int
-) -> tuple[NDArray[np.bool_], tuple[int, int]] | None:
-    """A mask (h, w) in the image's pixels and its corner (x, y), from cells x0, x1, y0, y1 of its logits."""
-    cell, back = canvas / logits.shape[-1], invert(matrix)
-    x0, x1, y0, y1 = region
+    logits: Tensor, box: NDArray[np.float64], matrix: Affine, size: Size, canvas: int
+) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+    """A mask (h, w) in the image's pixels and its corner (x, y)."""
     # One cell more on every side: bilinear sampling reaches that far.
-    xs = sorted(((x0 - 1) * cell * back[0, 0] + back[0, 2], (x1 + 1) * cell * back[0, 0] + back[0, 2]))
-    ys = sorted(((y0 - 1) * cell * back[1, 1] + back[1, 2], (y1 + 1) * cell * back[1, 1] + back[1, 2]))
-    left, top = max(0, math.floor(xs[0])), max(0, math.floor(ys[0]))
-    wide, tall = min(size[0], math.ceil(xs[1])) - left, min(size[1], math.ceil(ys[1])) - top
-    if wide < 1 or tall < 1:
-        return None
+    reach = canvas / logits.shape[-1] / np.diag(matrix[:, :2])
+    low = np.floor(box[:2] - reach).astype(int).clip(0, size)
+    high = np.ceil(box[2:] + reach).astype(int).clip(0, size)
+    wide, tall = (high - low).tolist()
+    if not wide or not tall:
+        return np.zeros((0, 0), bool), (0, 0)
+    left, top = low.tolist()
     moved = compose(matrix, np.array([[1.0, 0, left], [0, 1, top]]))
     matrices = torch.from_numpy(moved)[None].float()
     drawn = unwarp_logits(logits[None, None], matrices, [(wide, tall)], canvas=canvas, fill=-1.0)[0]
     return (drawn[0] > 0).numpy(), (left, top)
 
 
-def _in_core(one: Detection, corner: tuple[float, float], side: float, size: Size) -> bool:
-    """Whether an object's centre lies in the middle half of its tile (a little more), or between that and the image's border."""
+def _in_core(boxes: NDArray[np.float64], corner: tuple[float, float], side: float, size: Size) -> NDArray[np.bool_]:
+    """Which boxes (K, 4) have their centre in the middle half of a tile (a little more), or between that and the image's border."""
+    first, length = np.array(corner), np.array(size)
     margin = side * 3 / 16
-    for axis, length in enumerate(size):
-        centre = (one.box[axis] + one.box[axis + 2]) / 2
-        low = corner[axis] + margin if corner[axis] > 0 else 0
-        high = corner[axis] + side - margin if corner[axis] + side < length else length
-        if not low <= centre <= high:
-            return False
-    return True
+    low = np.where(first > 0, first + margin, -np.inf)
+    high = np.where(first + side < length, first + side - margin, np.inf)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return ((centre >= low) & (centre <= high)).all(1)
 
 
-def _once(found: list[tuple[int, Detection]]) -> list[Detection]:
-    """The best 100 by score; of two of one category in different tiles with nearly one box, the better."""
-    found = sorted(found, key=lambda pair: -pair[1].score)
-    if not found:
-        return []
-    boxes = np.array([one.box for _, one in found], np.float64)
-    tile, category = np.array([number for number, _ in found]), np.array([one.category for _, one in found])
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    common = (high - low).clip(0).prod(2)
+def _once(seen: Sequence[_Seen]) -> list[tuple[int, int]]:
+    """Tile and place of the best 100 by score; of two of one category in different tiles with nearly one box, the better."""
+    tile = np.concatenate([np.full(len(one.scores), number) for number, one in enumerate(seen)])
+    place = np.concatenate([np.arange(len(one.scores)) for one in seen])
+    scores = np.concatenate([one.scores for one in seen])
+    order = np.argsort(-scores, kind="stable")
+    tile, place = tile[order], place[order]
+    category = np.concatenate([one.categories for one in seen])[order]
+    boxes = np.concatenate([one.boxes for one in seen])[order]
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    same = common / (area[:, None] + area - common) > _SAME
-    same &= (tile[:, None] != tile) & (category[:, None] == category)
     kept: list[int] = []
-    for number in range(len(found)):
-        if not same[number, kept].any():
+    for number in range(len(order)):
+        low = np.maximum(boxes[number, :2], boxes[kept, :2])
+        high = np.minimum(boxes[number, 2:], boxes[kept, 2:])
+        common = (high - low).clip(0).prod(1)
+        same = common > _SAME * (area[number] + area[kept] - common)
+        if not (same & (tile[kept] != tile[number]) & (category[kept] == category[number])).any():
             kept.append(number)
         if len(kept) == MOST:
             break
-    return [found[number][1] for number in kept]
+    return [(int(tile[number]), int(place[number])) for number in kept]

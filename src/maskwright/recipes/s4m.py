@@ -103,6 +103,8 @@ class Config:
     """Steps over which the learning rate rises at the start of each stage."""
     distillation: float = 1.0
     """Weight of structural distillation in stage 1; 0 leaves it out."""
+    points: int = 128
+    """Pixels of an image on which SAM is clicked for it."""
     unsupervised: float = 2.0
     """Weight of the loss on pseudo-labels."""
     certain: float = 0.70
@@ -369,7 +371,7 @@ class Trainer:
         queries = self.network(batch.images)
         losses = self.set_loss(queries, batch.truth(), self.generator(1))
         if self.config.distillation:
-            points = query_points(batch.instances > 0, batch.inside, self.generator(2))
+            points = query_points(batch.instances > 0, batch.inside, self.generator(2), self.config.points)
             with torch.no_grad():
                 embedding = self.sam.encode(batch.images)
                 target = sam_similarities(self.sam, embedding, points, self.config.size)

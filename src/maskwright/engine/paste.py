@@ -82,7 +82,7 @@ def _front(instances: Instances, batch: int) -> Tensor:
     """(B, S, S): the number, from 1, of the last object that covers each pixel; 0 where none does."""
     numbered = instances.masks * torch.arange(1, len(instances) + 1, device=instances.rows.device)[:, None, None]
     empty = torch.zeros(batch, *instances.masks.shape[1:], dtype=numbered.dtype, device=numbered.device)
-    return empty.index_reduce(0, instances.rows, numbered, "amax")
+    return empty.scatter_reduce(0, instances.rows[:, None, None].expand_as(numbered), numbered, "amax")
 
 
 def _places(masks: Tensor, scale: tuple[float, float], generator: torch.Generator) -> Tensor:

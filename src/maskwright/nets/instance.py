@@ -91,22 +91,38 @@ class InstanceSegmenter(nn.Module):
 
 
 class HieraBackbone(nn.Module):
-    """SAM 2's Hiera as Mask2Former wants a backbone: four feature maps at strides 4, 8, 16 and 32."""
+    """SAM 2's Hiera as Mask2Former wants a backbone: four feature maps at strides 4, 8, 16 and 32, and where each cell lies.
+
+    Masks are dot products of a query with every pixel's features. Two cells that look alike can be told apart only if their place is
+    among the features, which takes a network that learns from scratch long to find out; so sines of it are appended to every map.
+    """
 
     hiera: Any
 
-    def __init__(self, hiera: nn.Module) -> None:
+    def __init__(self, hiera: nn.Module, waves: int = 5) -> None:
         super().__init__()
         self.hiera = hiera
+        self.waves = waves
 
     @property
     def channels(self) -> list[int]:
-        return list(self.hiera.config.embed_dim_per_stage)
+        return [width + 4 * self.waves for width in self.hiera.config.embed_dim_per_stage]
 
     def forward(self, pixel_values: Tensor) -> BackboneOutput:
         """Normalised (B, 3, S, S) → ``feature_maps`` (B, C_s, S/s, S/s)."""
-        stages = self.hiera(pixel_values).intermediate_hidden_states
-        return BackboneOutput(feature_maps=tuple(stage.permute(0, 3, 1, 2) for stage in stages))
+        stages = [stage.permute(0, 3, 1, 2) for stage in self.hiera(pixel_values).intermediate_hidden_states]
+        return BackboneOutput(feature_maps=tuple(torch.cat([stage, self._places(stage)], 1) for stage in stages))
+
+    def _places(self, maps: Tensor) -> Tensor:
+        """(B, 4 · waves, h, w): sine and cosine of x and y, half a wave over the canvas, then twice as many each."""
+        height, width = maps.shape[-2:]
+        x = (torch.arange(width, device=maps.device, dtype=maps.dtype) + 0.5) / width
+        y = (torch.arange(height, device=maps.device, dtype=maps.dtype) + 0.5) / height
+        waves = torch.pi * 2 ** torch.arange(self.waves, device=maps.device)
+        across, down = waves[:, None] * x, waves[:, None] * y
+        across = torch.cat([across.sin(), across.cos()])[:, None].expand(-1, height, -1)
+        down = torch.cat([down.sin(), down.cos()])[:, :, None].expand(-1, -1, width)
+        return torch.cat([across, down])[None].expand(len(maps), -1, -1, -1)
 
 
 def small_config(categories: int, queries: int) -> Mask2FormerConfig:

@@ -129,7 +129,9 @@ def _app(recipe: str | None) -> SubcommandApp:
 
 @dataclass
 class Predict:
-    """Masks of images: OUT/masks/*.png (category ids), OUT/overlays/*.jpg and OUT/predictions.json.
+    """Masks of images: OUT/masks/*.png (category or instance ids), OUT/overlays/*.jpg and OUT/predictions.json.
+
+    A model of instances also writes OUT/coco.json: its results, with scores, as a COCO file.
 
     Images that are done already are skipped, so an interrupted call goes on when it is given again."""
 
@@ -144,7 +146,9 @@ class Predict:
     overlay: bool = True
     """Also write pictures of the masks over their images."""
     flip: bool = False
-    """Also look at the mirror images: twice the time, slightly better."""
+    """Of a semantic model: also look at the mirror images: twice the time, slightly better."""
+    threshold: float | None = None
+    """Of a model of instances: score from which an object is drawn into masks and overlays (default .5)."""
     batch: int = 8
     """Images per pass of the network."""
     device: str = "auto"
@@ -170,7 +174,7 @@ class Predict:
                 overwrite=self.overwrite,
                 processes=processes,
                 progress=progress,
-                **_given(flip=self.flip),
+                **_given(flip=self.flip, threshold=self.threshold),
             )
         if processes.is_main_process:
             skipped = f", {summary.skipped} were there already" if summary.skipped else ""
@@ -181,7 +185,7 @@ class Predict:
 
 @dataclass
 class Evaluate:
-    """Dice and IoU of a model on a split with masks; also written to RUN/evaluation-SPLIT.json."""
+    """Dice and IoU, or AP of instances, of a model on a split with masks; also written to RUN/evaluation-SPLIT.json."""
 
     run: RunFolder
     """Run directory, or the model folder in it."""
@@ -601,7 +605,7 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any
 
 def _given(**options: Any) -> dict[str, Any]:
     """The options that were given: which of them a model has is known when it is loaded."""
-    return {name: value for name, value in options.items() if value not in (None, False)}
+    return {name: value for name, value in options.items() if value is not None and value is not False}
 
 
 def _print_stats(numbers: dict[str, Any]) -> None:

@@ -122,6 +122,9 @@ def test_refinement_keeps_classes_and_batches_over_images(tiny_sam: Sam):
     # An IoU of 1.1 is never reached: the teacher's outlines stay.
     kept = refine(found, tiny_sam, embedding, 64, torch.Generator().manual_seed(0), accept=1.1)
     assert torch.equal(kept.masks, teacher.masks)
+    shown = refine(found, tiny_sam, embedding, 64, torch.Generator().manual_seed(0), show="all")
+    assert shown.masks.shape == (4, 64, 64)
+    assert not torch.equal(shown.masks, refined.masks)
     nothing = refine(found[:0], tiny_sam, embedding, 64, torch.Generator())
     assert len(nothing) == 0
 

@@ -67,6 +67,13 @@ class Instances:
         )
 
 
+def boxes_of(masks: Tensor) -> Tensor:
+    """(N, 4) half-open boxes x0 y0 x1 y1 of masks (N, h, w), none of them empty."""
+    height, width = masks.shape[-2:]
+    x, y = masks.any(1).int(), masks.any(2).int()
+    return torch.stack([x.argmax(1), y.argmax(1), width - x.flip(1).argmax(1), height - y.flip(1).argmax(1)], 1).float()
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceItem(Item):
     """One image with its objects, decoded.

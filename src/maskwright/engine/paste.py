@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from maskwright.data.geometry import warp_maps
-from maskwright.data.instances import Instances
+from maskwright.data.instances import Instances, boxes_of
 
 MIN_SHARE = 3000 / (512 * 1024)
 """Objects below this share of the image are not pasted: 3000 pixels of the paper's 512 x 1024."""
@@ -90,13 +90,8 @@ def _places(masks: Tensor, scale: tuple[float, float], generator: torch.Generato
     size = masks.shape[-1]
     draw = torch.rand(len(masks), 3, generator=generator).to(masks.device)
     factor = scale[0] + draw[:, :1] * (scale[1] - scale[0])
-    spans = []
-    for along in (1, 2):  # over rows: the extent in x; over columns: in y
-        hit = masks.any(along).int()
-        low, high = hit.argmax(1), size - hit.flip(1).argmax(1)
-        spans.append(torch.stack([low, high], 1).float())
-    low = torch.stack([span[:, 0] for span in spans], 1)
-    extent = torch.stack([span[:, 1] - span[:, 0] for span in spans], 1) * factor
+    boxes = boxes_of(masks)
+    low, extent = boxes[:, :2], (boxes[:, 2:] - boxes[:, :2]) * factor
     offset = draw[:, 1:] * (size - extent) - low * factor
     linear = torch.eye(2, device=masks.device) * factor[:, :, None]
     return torch.cat([linear, offset[:, :, None]], 2)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskwright.data.instances import InstanceBatch, Instances
+from maskwright.data.instances import InstanceBatch, Instances, boxes_of
 from maskwright.nets.instance import Queries
 from maskwright.sam.prompts import PADDING, POSITIVE, Prompts
 from maskwright.sam.sam import Embedding, Sam
@@ -94,14 +95,18 @@ def refine(
     size: int,
     generator: torch.Generator,
     *,
+    show: Literal["points", "all"] = "points",
     official: bool = False,
     accept: float = 0.0,
 ) -> Instances:
-    """SAM's outlines for what the teacher found: of its three answers the one with the highest predicted IoU; classes stay.
+    """SAM's outlines for what the teacher found; classes stay.
 
     Args:
         found: in the images of ``embedding``.
         size: side of the canvas; masks come back at this size.
+        show: what SAM is shown of the teacher's mask. ``points``: three clicks (the paper); of SAM's three answers the one with the
+            highest predicted IoU is taken. ``all``: also its box and its logits (ours): a small SAM does not know from clicks
+            which of the things under them is meant. The prompt is then plain enough for a single answer.
         official: see :func:`refining_points`.
         accept: SAM's mask is taken where its IoU with the teacher's is at least this, else the teacher's stays (ours; 0 = always).
     """
@@ -110,7 +115,12 @@ def refine(
         return teacher
     cells = refining_points(found.logits, generator, official=official)
     scale = sam.size / torch.tensor([found.logits.shape[2], found.logits.shape[1]], device=found.logits.device)
-    refined = _ask(sam, embedding, found.rows, Prompts.of_points(cells.points * scale, cells.labels), size)
+    prompts, previous = Prompts.of_points(cells.points * scale, cells.labels), None
+    if show == "all":
+        side = sam.size // 4
+        previous = F.interpolate(found.logits[:, None], (side, side), mode="bilinear", align_corners=False)
+        prompts = prompts.join(Prompts.of_boxes(boxes_of(found.logits > 0)[:, None] * scale.repeat(2)))
+    refined = _ask(sam, embedding, found.rows, prompts, size, multimask=show == "points", previous=previous)
     agreement = _iou(teacher.masks, refined)
     # An empty answer is no outline.
     taken = (agreement >= accept) & refined.flatten(1).any(1)
@@ -160,12 +170,19 @@ def preferring(first: Instances, second: Instances, iou: float = 0.5) -> Instanc
 
 
 def _ask(
-    sam: Sam, embedding: Embedding, rows: Tensor, prompts: Prompts, size: int, multimask: bool = True
+    sam: Sam,
+    embedding: Embedding,
+    rows: Tensor,
+    prompts: Prompts,
+    size: int,
+    multimask: bool = True,
+    previous: Tensor | None = None,
 ) -> Tensor:
-    """SAM's best masks (N, size, size) bool for prompts (N, 1) on images ``rows`` (N,)."""
+    """SAM's best masks (N, size, size) bool for prompts (N, 1), and earlier logits (N, 1, h, w), on images ``rows`` (N,)."""
     parts = [torch.zeros(0, size, size, dtype=torch.bool, device=rows.device)]
     for chunk in torch.arange(len(rows), device=rows.device).split(_CHUNK):
-        answer = sam.decode(embedding[rows[chunk]], prompts.rows(chunk), multimask=multimask)
+        before = None if previous is None else previous[chunk]
+        answer = sam.decode(embedding[rows[chunk]], prompts.rows(chunk), before, multimask=multimask)
         parts.append(_on_canvas(answer.best[:, 0], size))
     return torch.cat(parts)
 

@@ -111,6 +111,9 @@ class Config:
     """Class probability above which the teacher's answer becomes a pseudo-label."""
     refinement: bool = True
     """SAM draws the outlines of pseudo-labels."""
+    show: Literal["all", "points"] = "all"
+    """What SAM is shown for it: `points` are the paper's three clicks; `all` adds the box and the logits of the teacher's mask, as a
+    small SAM does not know from clicks alone what is meant."""
     accept: float = 0.0
     """Take SAM's outline where its IoU with the teacher's is at least this (not in the paper; 0 = always)."""
     merge: float = 1.0
@@ -124,8 +127,8 @@ class Config:
     flips: Literal["horizontal", "all"] = "horizontal"
     """`all` also flips vertically and turns by quarters: right where images have no upright."""
     parity: Literal["paper", "official"] = "paper"
-    """`official` restores what the released code does otherwise: clicks drawn from all of the map, and pasted objects of at
-    least 3000 pixels, whatever the image's size."""
+    """`official` restores what the released code does otherwise: three clicks alone, drawn from all of the map, and pasted objects of
+    at least 3000 pixels, whatever the image's size."""
     seed: int = 0
     workers: int = 1
     """Threads that prepare batches ahead."""
@@ -445,7 +448,7 @@ class Trainer:
         Returns:
             What the teacher drew; the images with what was pasted; and their labels after refinement, weak labels and pasting.
         """
-        config = self.config
+        config, official = self.config, self.config.parity == "official"
         assert self.teacher is not None
         found = candidates(self.teacher.model(batch.images), config.certain)
         drawn = found.instances(config.size)
@@ -455,9 +458,15 @@ class Trainer:
             embedding = self.sam.encode(batch.images)
         labels = drawn
         if config.refinement and embedding is not None:
-            official = config.parity == "official"
             labels = refine(
-                found, self.sam, embedding, config.size, self.generator(3), official=official, accept=config.accept
+                found,
+                self.sam,
+                embedding,
+                config.size,
+                self.generator(3),
+                show="points" if official else config.show,
+                official=official,
+                accept=config.accept,
             )
         if config.merge < 1:
             labels = without_duplicates(labels, found.scores, config.merge)
@@ -470,7 +479,7 @@ class Trainer:
             batch.images,
             labels,
             self.generator(4),
-            min_area=OFFICIAL_AREA if config.parity == "official" else None,
+            min_area=OFFICIAL_AREA if official else None,
             dynamic=config.arp == "dynamic",
         )
         return drawn, images, labels

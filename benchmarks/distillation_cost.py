@@ -62,7 +62,9 @@ def naive(sam: Sam, embedding: Embedding, points: Tensor, canvas: int) -> Tensor
     for image in range(len(points)):
         for point in range(points.shape[1]):
             click = points[image, point].view(1, 1, 1, 2) * (sam.size / canvas)
-            sam.decode(embedding[[image]], Prompts.of_points(click, torch.ones(1, 1, 1, dtype=torch.long)), multimask=True)
+            sam.decode(
+                embedding[[image]], Prompts.of_points(click, torch.ones(1, 1, 1, dtype=torch.long)), multimask=True
+            )
             cell = cells_of(points[image, point], (canvas, canvas), grid).view(1, 1)
             rows.append(similarities(caught.pop()[:, 0][:, None], cell)[0, 0])
     hook.remove()
@@ -137,10 +139,11 @@ def main(config: Config) -> None:
         "step with": "teacher step with distillation",
     }
     rows = [
-        [text, f"{figures[row]['seconds']:.3f}", f"{figures[row]['peak_mib'] - base:.0f}"] for row, text in labels.items()
+        [text, f"{figures[row]['seconds']:.3f}", f"{figures[row]['peak_mib'] - base:.0f}"]
+        for row, text in labels.items()
     ]
     facts = machine()
-    title = f"Structural distillation: {config.images} images of {config.size} px, {config.points} clicks each, SAM {config.sam} at {config.sam_size}"
+    title = f"Distillation: {config.images} images of {config.size} px, {config.points} clicks each, SAM {config.sam}"
     faster = figures["naive"]["seconds"] / figures["batched"]["seconds"]
     notes = f"Batched is {faster:.1f} times as fast. Memory: peak of the process above one that only loads SAM."
     show(title, ["", "seconds", "MiB"], rows, facts, notes)

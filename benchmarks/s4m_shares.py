@@ -2,10 +2,10 @@
 
     python benchmarks/s4m_shares.py --data DATA --out runs/s4m --json s4m.json
 
-DATA holds `nuclei` and `cats`; scenes with several categories are drawn into OUT. All rows are trained alike: same steps of each stage,
-batch and augmentation. At 10 % of the nuclei also: a teacher without distillation, students of the full row's teacher without refinement, with
-the paper's three clicks alone, and without pasting, and full supervision. Killed, it goes on where it stopped; rows that are there are not
-made again.
+DATA holds `nuclei` and `cats`; scenes with several categories are drawn into OUT. All rows are trained alike: same steps
+of each stage, batch and augmentation. At 10 % of the nuclei also: a teacher without distillation; students of the full
+row's teacher without refinement, with the paper's three clicks alone, and without pasting; and full supervision. Killed,
+it goes on where it stopped; rows that are there are not made again.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Config:
     """Folder that holds `nuclei` and `cats`."""
     out: Path
     """Folder for the runs."""
-    steps: int = 400
+    steps: int = 600
     """Of each stage."""
     batch: int = 4
     sam: str = "nano"
@@ -168,7 +168,9 @@ def main(config: Config) -> None:
         there = (folder_of(config, name) / "benchmark.json").is_file()
         if there or not config.only or name in config.only:
             figures[name] = make(config, name)
-    table = Table(title=f"AP on {config.split}, {config.steps} steps of each stage, batch {config.batch}", title_justify="left")
+    table = Table(
+        title=f"AP on {config.split}, {config.steps} steps of each stage, batch {config.batch}", title_justify="left"
+    )
     columns = ("row", "teacher AP", "AP50", "student AP", "AP50", "AP75", "box AP", "gain", "CPU minutes")
     for column in columns:
         table.add_column(column, justify="left" if column == "row" else "right")
@@ -181,7 +183,10 @@ def main(config: Config) -> None:
         cells += [_shown(student, key) for key in ("ap", "ap50", "ap75", "box_ap")]
         table.add_row(name, *cells, gain, f"{found['minutes']:.1f}")
     Console(width=140).print(table)
-    save(config.json, {"settings": {"steps": config.steps, "batch": config.batch, "split": config.split}, "rows": figures})
+    save(
+        config.json,
+        {"settings": {"steps": config.steps, "batch": config.batch, "split": config.split}, "rows": figures},
+    )
 
 
 def _shown(scores: dict[str, float] | None, key: str) -> str:

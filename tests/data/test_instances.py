@@ -58,8 +58,8 @@ def test_an_image_that_is_one_object_all_over(tmp_path: Path):
 
 
 def test_an_unknown_category_and_a_mask_of_another_size_are_told(tmp_path: Path):
+    dataset = make(tmp_path, two_objects(), {7: 5})
     with pytest.raises(DataError, match=r"category 5, the dataset has 1\.\.2"):
-        dataset = make(tmp_path, two_objects(), {7: 5})
         read_ids(dataset, dataset[0])
     write_mask(tmp_path / "mask.png", np.zeros((8, 8), np.uint16))
     dataset = Dataset(tmp_path, dataset.categories, dataset.samples)
@@ -100,7 +100,7 @@ def test_400_objects(tmp_path: Path):
 def test_semantic_masks_are_refused(tmp_path: Path):
     dataset = make(tmp_path, two_objects() > 0, kind="semantic")
     assert not is_labelled(dataset[0])
-    with pytest.raises(DataError, match="1 images .* have semantic masks"):
+    with pytest.raises(DataError, match=r"1 images .* have semantic masks"):
         refuse_semantic(dataset)
 
 

@@ -57,8 +57,7 @@ def by_pycocotools(truths, found, kind: str) -> list[float]:
         dataset.dataset = document
         dataset.createIndex()
         results = [{"image_id": i, **d.as_json(SIZE)} for i, image in enumerate(found, 1) for d in image]
-        # loadRes would measure the box's area; the results bring their own.
-        evaluation = COCOeval(dataset, dataset.loadRes([{k: v for k, v in r.items()} for r in results]), kind)
+        evaluation = COCOeval(dataset, dataset.loadRes(results), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -118,7 +118,13 @@ def test_two_processes_together_are_one():
         part = Instances(truth.masks[mine], truth.rows[mine] - rows[0], truth.categories[mine])
         sums: list[torch.Tensor] = []
         # First what this half would contribute, then with the mean over both.
-        loss(classes[:, rows], dense[:, rows], part, torch.Generator(), lambda value, sums=sums: sums.append(value) or value)
+        loss(
+            classes[:, rows],
+            dense[:, rows],
+            part,
+            torch.Generator(),
+            lambda value, sums=sums: sums.append(value) or value,
+        )
         halves.append((rows, part, sums))
     means = [(a + b) / 2 for a, b in zip(halves[0][2], halves[1][2])]
     parts = []

@@ -16,7 +16,13 @@ from maskwright.sam.sam import Sam
 
 
 def small(labels: int = 2) -> Mask2FormerConfig:
-    backbone = {"model_type": "swin", "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4}
+    backbone = {
+        "model_type": "swin",
+        "embed_dim": 8,
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 1, 2, 2],
+        "window_size": 4,
+    }
     return Mask2FormerConfig(
         backbone_config=backbone | {"out_features": ["stage1", "stage2", "stage3", "stage4"]},
         num_labels=labels,

@@ -55,7 +55,9 @@ def test_both_stages_train_a_model(trained: Path, data: Path):
     html = (trained / "report.html").read_text()
     assert "Pseudo-labels before and after refinement" in html
     assert "http://" not in html.replace("http://www.w3.org", "")
-    assert not any(torch.equal(a, b) for a, b in zip(tensors(trained).values(), tensors_of(trained / "teacher")) if a.ndim > 1)
+    assert not any(
+        torch.equal(a, b) for a, b in zip(tensors(trained).values(), tensors_of(trained / "teacher")) if a.ndim > 1
+    )
 
 
 def tensors_of(folder: Path) -> list[torch.Tensor]:
@@ -97,7 +99,9 @@ def test_the_order_of_a_datasets_categories_does_not_matter(trained: Path, data:
     dataset = Dataset.load(data)
     names = ("background", *reversed(dataset.categories[1:]))
     turned = [
-        replace(s, labels=Labels(replace(s.labels.mask, categories={k: 3 - v for k, v in s.labels.mask.categories.items()})))
+        replace(
+            s, labels=Labels(replace(s.labels.mask, categories={k: 3 - v for k, v in s.labels.mask.categories.items()}))
+        )
         for s in dataset.split("test")
         if s.labels.mask is not None
     ]
@@ -106,6 +110,7 @@ def test_the_order_of_a_datasets_categories_does_not_matter(trained: Path, data:
     assert one["per_category"] == two["per_category"]
 
 
+@pytest.mark.slow
 def test_tiles(data: Path, tmp_path: Path, tiny_sam_folder: Path):
     run = s4m.main(settings(data, tmp_path / "run", tiny_sam_folder, crop=32, stage="teacher"))
     model = api.load(run, device="cpu")
@@ -114,6 +119,7 @@ def test_tiles(data: Path, tmp_path: Path, tiny_sam_folder: Path):
     assert not (run / "teacher").exists()
 
 
+@pytest.mark.slow
 def test_stages_one_by_one(data: Path, tmp_path: Path, tiny_sam_folder: Path):
     teacher = s4m.main(settings(data, tmp_path / "teacher", tiny_sam_folder, stage="teacher"))
     both = s4m.main(settings(data, tmp_path / "both", tiny_sam_folder))
@@ -197,6 +203,7 @@ def test_equal_features_cost_nothing_in_a_step(data: Path, tmp_path: Path, tiny_
     assert float(t.teacher_step(batch)["distillation"].detach()) == pytest.approx(0, abs=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [
@@ -220,6 +227,7 @@ def ids(*squares: tuple[int, int, int]) -> np.ndarray:
     return mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mask",
     [ids(), ids((0, 0, 64)), np.arange(1, 401, dtype=np.uint16).reshape(20, 20).repeat(4, 0).repeat(4, 1)[:64, :64]],
@@ -267,13 +275,19 @@ def test_labelled_images_are_chosen_by_the_seed(data: Path):
             chosen(wrong)
 
 
-def test_what_is_missing_is_told_and_leaves_no_run(data: Path, scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path):
+def test_what_is_missing_is_told_and_leaves_no_run(
+    data: Path, scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path
+):
     full = write_instances(tmp_path / "full", [ids((4, 4, 20))] * 3, ("background", "thing"), labelled=3)
     for where, message in {scene_folder: "semantic masks", full: "nothing for a student to learn from"}.items():
         with pytest.raises(DataError, match=message):
             s4m.main(settings(where, tmp_path / "run", tiny_sam_folder))
         assert not (tmp_path / "run").exists()
-    for changed, message in {("size", 100): "not a multiple of 32", ("crop", 5): "at least 32", ("burn_in", 2): "burn-in"}.items():
+    for changed, message in {
+        ("size", 100): "not a multiple of 32",
+        ("crop", 5): "at least 32",
+        ("burn_in", 2): "burn-in",
+    }.items():
         with pytest.raises(MaskwrightError, match=message):
             settings(data, tmp_path / "run", tiny_sam_folder, **dict([changed]))
 
@@ -290,8 +304,10 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_sam
     return s4m.main(settings(data, tmp_path_factory.mktemp("whole") / "run", tiny_sam_folder, **RESUMED))
 
 
-# In stage 1, at its end, in the burn-in, at its end and after it.
-@pytest.mark.parametrize("stops", [[2], [6], [7], [3, 9], [10]])
+# In stage 1 and at the end of the burn-in; and at the end of stage 1, in the burn-in, and after it.
+@pytest.mark.parametrize(
+    "stops", [[3, 9], *(pytest.param(stops, marks=pytest.mark.slow) for stops in ([6], [7], [10]))]
+)
 def test_a_resumed_run_is_the_uninterrupted_one(
     stops: list[int],
     uninterrupted: Path,
@@ -316,6 +332,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert_same_run(config.out, uninterrupted)
 
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_run_and_another_is_not(data: Path, tmp_path: Path, tiny_sam_folder: Path):
     for name, changed in {"a": {"workers": 2}, "b": {}, "c": {"seed": 1}}.items():
         s4m.main(settings(data, tmp_path / name, tiny_sam_folder, certain=0.0, **changed))
@@ -324,6 +341,7 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(data: Path, tmp_path: 
     assert any(not torch.equal(tensor, other[name]) for name, tensor in tensors(tmp_path / "a").items())
 
 
+@pytest.mark.slow
 def test_minutes(data: Path, tmp_path: Path, tiny_sam_folder: Path):
     run = s4m.main(settings(data, tmp_path / "run", tiny_sam_folder, steps=None, minutes=0.05))
     assert (run / "model").is_dir()
@@ -334,10 +352,20 @@ def test_it_learns_what_can_be_learnt(tmp_path: Path, tiny_sam_folder: Path):
     rng = np.random.default_rng(0)
 
     def squares() -> np.ndarray:
-        return ids(*[(int(x), int(y), int(s)) for (x, y), s in zip([(4, 4), (36, 6), (8, 38), (38, 36)], rng.integers(12, 22, 4))])
+        return ids(
+            *[
+                (int(x), int(y), int(s))
+                for (x, y), s in zip([(4, 4), (36, 6), (8, 38), (38, 36)], rng.integers(12, 22, 4))
+            ]
+        )
 
-    data = write_instances(tmp_path / "data", [squares() for _ in range(24)], ("background", "thing"), labelled=24, val=6)
+    data = write_instances(
+        tmp_path / "data", [squares() for _ in range(24)], ("background", "thing"), labelled=24, val=6
+    )
     run = s4m.main(settings(data, tmp_path / "run", tiny_sam_folder, steps=300, batch=4, labelled="50%"))
-    ap = {stage: [line[f"val_{stage}_ap50"] for line in log(run) if f"val_{stage}_ap50" in line] for stage in ("teacher", "student")}
+    ap = {
+        stage: [line[f"val_{stage}_ap50"] for line in log(run) if f"val_{stage}_ap50" in line]
+        for stage in ("teacher", "student")
+    }
     assert ap["teacher"][-1] > 0.3, ap
     assert ap["student"][-1] > 0.3, ap

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -147,18 +147,20 @@ def read_instances(dataset: Dataset, sample: Sample, limit: int | None = None) -
     # Dense labels are read below, and points along scribbles would each pass for an object.
     labels = replace(sample.labels, mask=None, scribbles=(), tags=())
     base = read_item(dataset, replace(sample, labels=labels), limit)
-    known = {f.name: getattr(base, f.name) for f in fields(Item)}
+    known: dict[str, Any] = {f.name: getattr(base, f.name) for f in fields(Item)}
     path = dataset.mask_path(sample)
     if not is_labelled(sample) or path is None:
         return InstanceItem(**known, ids=None, id_categories=np.zeros(0, np.int64))
     ids, categories = read_ids(dataset, sample)
     if ids.shape != base.size[::-1]:
         found = f"{ids.shape[1]}x{ids.shape[0]}"
-        raise DataError([f"{path}: the mask has {found} pixels, its image {base.size[0]}x{base.size[1]}; make them equal"])
+        raise DataError(
+            [f"{path}: the mask has {found} pixels, its image {base.size[0]}x{base.size[1]}; make them equal"]
+        )
     kept = base.image.shape[1], base.image.shape[0]
     if kept != base.size:
         ids = np.asarray(Image.fromarray(ids).resize(kept, Image.Resampling.NEAREST))
-    return InstanceItem(**known | {"kind": Kind.MASK}, ids=ids, id_categories=categories)
+    return InstanceItem(**(known | {"kind": Kind.MASK}), ids=ids, id_categories=categories)
 
 
 def read_ids(dataset: Dataset, sample: Sample) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -180,7 +182,9 @@ def read_ids(dataset: Dataset, sample: Sample) -> tuple[NDArray[np.int32], NDArr
     unknown = sorted({int(c) for c in categories if not 1 <= c < len(dataset.categories)})
     if unknown:
         known = len(dataset.categories) - 1
-        raise DataError([f"{path}: objects of category {unknown[0]}, the dataset has 1..{known}; add it or mend the mask"])
+        raise DataError(
+            [f"{path}: objects of category {unknown[0]}, the dataset has 1..{known}; add it or mend the mask"]
+        )
     return ids, categories
 
 

@@ -71,7 +71,7 @@ class Detection:
 
 def cut(mask: NDArray[np.bool_], category: int, score: float, left: int = 0, top: int = 0) -> Detection | None:
     """A detection of a mask ``(h, w)`` that begins at a place of the image; None where nothing is set."""
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
     part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

@@ -188,7 +188,7 @@ def _in_core(boxes: NDArray[np.float64], corner: tuple[float, float], side: floa
     low = np.where(first > 0, first + margin, -np.inf)
     high = np.where(first + side < length, first + side - margin, np.inf)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return ((centre >= low) & (centre <= high)).all(1)
+    return np.asarray(((centre >= low) & (centre <= high)).all(1))
 
 
 def _once(seen: Sequence[_Seen]) -> list[tuple[int, int]]:

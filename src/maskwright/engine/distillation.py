@@ -13,6 +13,7 @@ from torch import Tensor
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Sam
 
+
 def query_points(objects: Tensor, inside: Tensor, generator: torch.Generator, count: int = 128) -> Tensor:
     """Draw query pixels: half of them on objects, half anywhere; where there are too few, the rest is drawn at random.
 

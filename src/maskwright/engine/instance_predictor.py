@@ -57,7 +57,9 @@ class InstancePrediction(Prediction):
         rows = [one.as_json((width, height)) for one in self.detections]
         return {**super().record(), "ids": len(self.objects), "objects": rows}
 
-    def paint(self, pixels: NDArray[np.uint8], mask: NDArray[np.integer], alpha: float, outline: bool) -> NDArray[np.uint8]:
+    def paint(
+        self, pixels: NDArray[np.uint8], mask: NDArray[np.integer], alpha: float, outline: bool
+    ) -> NDArray[np.uint8]:
         return overlay_instances(pixels, mask, alpha=alpha, outline=outline)
 
 

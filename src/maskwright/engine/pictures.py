@@ -92,9 +92,7 @@ def overlay(
     return (below + ((colours[mask] - below) * weight[..., None] + 128 >> 8)).astype(np.uint8)
 
 
-def overlay_instances(
-    image: Pixels, ids: NDArray[np.integer], alpha: float = 0.45, outline: bool = True
-) -> Pixels:
+def overlay_instances(image: Pixels, ids: NDArray[np.integer], alpha: float = 0.45, outline: bool = True) -> Pixels:
     """Paint objects over their image, neighbouring ids in unlike colours; arguments as of :func:`overlay`.
 
     Args:

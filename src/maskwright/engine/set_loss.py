@@ -118,9 +118,7 @@ class SetLoss:
             for layer in range(layers if number else 0):
                 found = linear_sum_assignment(cost[row, layer, :, :number])
                 query, place = (torch.from_numpy(part).long() for part in found)
-                pairs.append(
-                    torch.stack([query * 0 + layer, query * 0 + row, query, place + int(starts[row])])
-                )
+                pairs.append(torch.stack([query * 0 + layer, query * 0 + row, query, place + int(starts[row])]))
         layer, row, query, target = torch.cat(pairs, 1).to(device)
         return layer, row, query, target
 

@@ -83,7 +83,11 @@ class InstanceSegmenter(nn.Module):
 
     def description(self) -> dict[str, Any]:
         """What ``build`` needs to make this network again, as JSON."""
-        return {"type": "mask2former", "config": json.loads(self.model.config.to_json_string()), "encoder": self.encoder}
+        return {
+            "type": "mask2former",
+            "config": json.loads(self.model.config.to_json_string()),
+            "encoder": self.encoder,
+        }
 
     def pretrained(self) -> list[nn.Parameter]:
         """The backbone's parameters, which learn at a lower rate."""
@@ -108,10 +112,11 @@ class HieraBackbone(nn.Module):
     def channels(self) -> list[int]:
         return [width + 4 * self.waves for width in self.hiera.config.embed_dim_per_stage]
 
-    def forward(self, pixel_values: Tensor) -> BackboneOutput:
-        """Normalised (B, 3, S, S) → ``feature_maps`` (B, C_s, S/s, S/s)."""
+    def forward(self, pixel_values: Tensor) -> Any:
+        """Normalised (B, 3, S, S) → a backbone's output with ``feature_maps`` (B, C_s, S/s, S/s)."""
         stages = [stage.permute(0, 3, 1, 2) for stage in self.hiera(pixel_values).intermediate_hidden_states]
-        return BackboneOutput(feature_maps=tuple(torch.cat([stage, self._places(stage)], 1) for stage in stages))
+        maps: Any = tuple(torch.cat([stage, self._places(stage)], 1) for stage in stages)
+        return BackboneOutput(feature_maps=maps)
 
     def _places(self, maps: Tensor) -> Tensor:
         """(B, 4 · waves, h, w): sine and cosine of x and y, half a wave over the canvas, then twice as many each."""
@@ -131,9 +136,10 @@ def small_config(categories: int, queries: int) -> Mask2FormerConfig:
     Swin is named because the configuration must name a backbone; the one that is built from it is thrown away at once.
     """
     tiny = {"model_type": "swin", "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "window_size": 4}
+    settings: dict[str, Any] = {"num_labels": categories - 1}
     return Mask2FormerConfig(
+        **settings,
         backbone_config=tiny | {"out_features": ["stage1", "stage2", "stage3", "stage4"]},
-        num_labels=categories - 1,
         num_queries=queries,
         feature_size=64,
         mask_feature_size=64,
@@ -207,7 +213,8 @@ def build(description: dict[str, Any], categories: int, size: int) -> InstanceSe
     config, encoder = Mask2FormerConfig.from_dict(description["config"]), description["encoder"]
     if encoder is None:
         return InstanceSegmenter(Mask2FormerForUniversalSegmentation(config), categories, size)
-    return _on_hiera(Sam2HieraDetModel(AutoConfig.for_model(**encoder)), config, categories, size)
+    hiera: Any = AutoConfig.for_model(**encoder)
+    return _on_hiera(Sam2HieraDetModel(hiera), config, categories, size)
 
 
 def _on_hiera(hiera: nn.Module, config: Mask2FormerConfig, categories: int, size: int) -> InstanceSegmenter:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import tyro
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from maskwright.data.augment import Augmentation, Crop, strong_view
 from maskwright.data.check import require_clean
@@ -217,8 +217,10 @@ def keep_labels(dataset: Dataset, share: str | None, seed: int) -> Dataset:
         count = max(1, round(len(labelled) * value / 100)) if text.endswith("%") else int(text)
     except (ValueError, OverflowError):
         raise DataError([f"--labelled {share}: give a share such as 10%, or a number of images"]) from None
-    if not 0 < value or not 1 <= count <= len(labelled):
-        raise DataError([f"--labelled {share}: there are {len(labelled)} labelled training images; give 1 to as many, or 100%"])
+    if not value > 0 or not 1 <= count <= len(labelled):
+        raise DataError(
+            [f"--labelled {share}: there are {len(labelled)} labelled training images; give 1 to as many, or 100%"]
+        )
     chosen = np.random.default_rng(seed).permutation(labelled)[:count]
     kept = set(chosen.tolist())
     return dataset.with_samples([s if i in kept else replace(s, labels=Labels()) for i, s in enumerate(dataset)])

@@ -28,15 +28,17 @@ SCORES = ("ap", "ap50", "ap75", "box_ap")
 def write_model(trainer: Trainer, network: InstanceSegmenter, name: str) -> None:
     """``RUN/model`` or ``RUN/teacher``, as ``maskwright.load`` reads it."""
     config = trainer.config
-    description = describe(
-        "s4m", trainer.categories, config.size, segmenter=network.description(), crop=config.crop
-    )
+    description = describe("s4m", trainer.categories, config.size, segmenter=network.description(), crop=config.crop)
     trainer.run.save_model(network.state_dict(), description, _card(trainer), name=name)
 
 
 def _card(trainer: Trainer) -> str:
     config = trainer.config
-    view = f"tiles of {config.crop} pixels on a canvas of {config.size}" if config.crop else f"canvas of {config.size} pixels"
+    view = (
+        f"tiles of {config.crop} pixels on a canvas of {config.size}"
+        if config.crop
+        else f"canvas of {config.size} pixels"
+    )
     lines = [
         "# An instance segmenter made with maskwright",
         "",
@@ -49,7 +51,13 @@ def _card(trainer: Trainer) -> str:
     for stage, scores in _last_scores(trainer).items():
         told = f"mask AP {scores['ap']:.3f}, AP50 {scores['ap50']:.3f}, AP75 {scores['ap75']:.3f}, box AP {scores['box_ap']:.3f}"
         lines.append(f"Validation, {len(trainer.val)} images, {stage}: {told}.")
-    lines += ["", "```python", "import maskwright", "", "for prediction in maskwright.load('RUN').predict(['image.jpg']):"]
+    lines += [
+        "",
+        "```python",
+        "import maskwright",
+        "",
+        "for prediction in maskwright.load('RUN').predict(['image.jpg']):",
+    ]
     return "\n".join([*lines, "    print(prediction.objects)", "```", ""])
 
 
@@ -88,7 +96,9 @@ def write_report(trainer: Trainer) -> None:
     rows = [[stage, *(scores[name] for name in SCORES)] for stage, scores in _last_scores(trainer).items()]
     if rows:
         columns = ["network", "AP", "AP50", "AP75", "box AP"]
-        report.table(f"Validation ({len(trainer.val)} images)", columns, rows, "COCO's protocol, 100 detections per image.")
+        report.table(
+            f"Validation ({len(trainer.val)} images)", columns, rows, "COCO's protocol, 100 detections per image."
+        )
     images = [["labelled", len(trainer.labelled)], ["without instance labels", len(trainer.unlabelled)]]
     report.table("Training images", ["images", "number"], images)
     for title, series in curves.items():
@@ -142,4 +152,6 @@ def _prediction_pictures(trainer: Trainer, report: Report, count: int = 8) -> No
         panels = [overlay_instances(image, ids), overlay_instances(image, found)]
         shown.append(Picture(side_by_side(panels), f"{sample.id}: {int(ids.max())} true, {len(objects)} found"))
     if shown:
-        report.pictures("Predictions (validation)", "Left the truth, right what is found with a score of at least .5.", shown)
+        report.pictures(
+            "Predictions (validation)", "Left the truth, right what is found with a score of at least .5.", shown
+        )

@@ -701,4 +701,3 @@ class Trainer:
                         self.labeller.masks[index], maps=maps[row].half().cpu(), confidence=float(confidence[row])
                     )
                 advance(len(batch))
-

@@ -64,9 +64,9 @@ def write_instances(
 
 
 def instance_scenes(folder: Path, size: int = 64) -> Path:
-    """Procedural scenes with discs and figures: 8 training images, of which 4 with labels, 2 for validation, 2 for testing."""
-    names, wanted = ("background", "disc", "figure"), [0] * len(CATEGORY_NAMES)
-    wanted[CATEGORY_NAMES.index("disc")], wanted[CATEGORY_NAMES.index("figure")] = 1, 2
+    """Procedural scenes with round and other things: 8 training images, of which 4 with labels, 2 for validation, 2 for testing."""
+    names, rounded = ("background", "round", "other"), {"disc", "blob", "flower", "ring", "leaf"}
+    wanted = [0, *(1 if name in rounded else 2 for name in CATEGORY_NAMES[1:])]
     scenes = render(12, size, seed=0, max_objects=8, difficulty=0.3)
     own = torch.tensor(wanted)[scenes.categories]
     samples = []

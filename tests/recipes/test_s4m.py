@@ -136,7 +136,7 @@ def test_stages_one_by_one(data: Path, tmp_path: Path, tiny_sam_folder: Path):
     with pytest.raises(MaskwrightError, match="leave it out"):
         settings(data, tmp_path / "x", tiny_sam_folder, teacher=teacher)
     other = write_instances(tmp_path / "other", [np.ones((64, 64), np.uint16)] * 4, ("background", "thing"), labelled=2)
-    with pytest.raises(RunError, match="the teacher knows background, disc, figure, the dataset has background, thing"):
+    with pytest.raises(RunError, match="the teacher knows background, round, other, the dataset has background, thing"):
         s4m.main(settings(other, tmp_path / "x", tiny_sam_folder, stage="student", teacher=teacher))
 
 

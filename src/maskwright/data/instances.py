@@ -157,10 +157,11 @@ def read_instances(dataset: Dataset, sample: Sample, limit: int | None = None) -
         raise DataError(
             [f"{path}: the mask has {found} pixels, its image {base.size[0]}x{base.size[1]}; make them equal"]
         )
+    known["kind"] = Kind.MASK
     kept = base.image.shape[1], base.image.shape[0]
     if kept != base.size:
         ids = np.asarray(Image.fromarray(ids).resize(kept, Image.Resampling.NEAREST))
-    return InstanceItem(**(known | {"kind": Kind.MASK}), ids=ids, id_categories=categories)
+    return InstanceItem(**known, ids=ids, id_categories=categories)
 
 
 def read_ids(dataset: Dataset, sample: Sample) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

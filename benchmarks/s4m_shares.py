@@ -76,9 +76,11 @@ class Config:
     """Folder that holds `nuclei` and `cats`."""
     out: Path
     """Folder for the runs."""
-    steps: int = 600
+    steps: int = 500
     """Of each stage."""
     batch: int = 4
+    burn_in: float = 0.75
+    """Share of stage 2 with the teacher of stage 1: in so few steps the student needs most of them to overtake it."""
     sam: str = "nano"
     split: str = "test"
     only: list[str] = field(default_factory=list)
@@ -138,6 +140,7 @@ def make(config: Config, name: str) -> dict[str, Any]:
             labelled=row.labelled,
             steps=config.steps,
             batch=config.batch,
+            burn_in=config.burn_in,
             sam=config.sam,
             seed=row.seed,
             validations=1,

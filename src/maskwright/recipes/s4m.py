@@ -121,7 +121,8 @@ class Config:
     arp: Literal["dynamic", "static", "none"] = "dynamic"
     """Paste objects of pseudo-labels between images: scaled and anywhere, in place, or not at all."""
     burn_in: float = 1 / 6
-    """Share of stage 2 in which the teacher of stage 1 makes the pseudo-labels."""
+    """Share of stage 2 in which the teacher of stage 1 makes the pseudo-labels. Longer in short runs: the student takes its place
+    then, and must have learnt more by that time."""
     ema: float = 0.9996
     """Decay of the teacher after the burn-in; lowered for short runs so that it spans a twentieth of the stage at most."""
     flips: Literal["horizontal", "all"] = "horizontal"

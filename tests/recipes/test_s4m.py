@@ -362,10 +362,12 @@ def test_it_learns_what_can_be_learnt(tmp_path: Path, tiny_sam_folder: Path):
     data = write_instances(
         tmp_path / "data", [squares() for _ in range(24)], ("background", "thing"), labelled=24, val=6
     )
-    run = s4m.main(settings(data, tmp_path / "run", tiny_sam_folder, steps=300, batch=4, labelled="50%"))
+    # A SAM of random weights knows no outlines, and nothing worth distilling.
+    changed = {"refinement": False, "distillation": 0.0, "burn_in": 0.6}
+    run = s4m.main(settings(data, tmp_path / "run", tiny_sam_folder, steps=150, batch=4, labelled="50%", **changed))
     ap = {
         stage: [line[f"val_{stage}_ap50"] for line in log(run) if f"val_{stage}_ap50" in line]
         for stage in ("teacher", "student")
     }
-    assert ap["teacher"][-1] > 0.3, ap
-    assert ap["student"][-1] > 0.3, ap
+    assert ap["teacher"][-1] > 0.7, ap
+    assert ap["student"][-1] > 0.7, ap

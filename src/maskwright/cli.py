@@ -131,7 +131,9 @@ def _app(recipe: str | None) -> SubcommandApp:
 
 @dataclass
 class Predict:
-    """Masks of images: OUT/masks/*.png (category ids), OUT/overlays/*.jpg and OUT/predictions.json.
+    """Masks of images: OUT/masks/*.png (category or instance ids), OUT/overlays/*.jpg and OUT/predictions.json.
+
+    A model of instances also writes OUT/coco.json: its results, with scores, as a COCO file.
 
     Images that are done already are skipped, so an interrupted call goes on when it is given again."""
 
@@ -146,7 +148,7 @@ class Predict:
     overlay: bool = True
     """Also write pictures of the masks over their images."""
     flip: bool = False
-    """Also look at the mirror images: twice the time, slightly better."""
+    """Of a semantic model: also look at the mirror images: twice the time, slightly better."""
     in_context: FlagCreatePairsOff[bool] = False
     """Segment with SAM and the model's reference pool; which references it was shown stands in OUT/references.html."""
     references: int | None = None
@@ -162,6 +164,8 @@ class Predict:
     masks: Path | None = None
     """For an agent: masks to refine: a folder that `predict` wrote, a folder of PNGs named as the images, or the run of a segmenter,
     whose masks are then made first, in OUT/given."""
+    threshold: float | None = None
+    """Of a model of instances: score from which an object is drawn into masks and overlays (default .5)."""
     batch: int = 8
     """Images per pass of the network."""
     device: str = "auto"
@@ -176,7 +180,7 @@ class Predict:
 
         processes, device = _processes(self.device)
         jobs = find_images(self.images, self.out, self.split)
-        options = _given(flip=self.flip, **self._prompts(len(jobs)))
+        options = _given(flip=self.flip, threshold=self.threshold, **self._prompts(len(jobs)))
         model = _load_model(self, device)
         model.chosen(options)
         settings: dict[str, Any] = {"batch": self.batch, "overwrite": self.overwrite, "processes": processes}
@@ -210,7 +214,7 @@ class Predict:
 
 @dataclass
 class Evaluate:
-    """Dice and IoU of a model on a split with masks; also written to RUN/evaluation-SPLIT.json (in context:
+    """Dice and IoU, or AP of instances, of a model on a split with masks; also written to RUN/evaluation-SPLIT.json (in context:
     RUN/evaluation-SPLIT-in-context.json)."""
 
     run: RunFolder
@@ -653,7 +657,7 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any
 
 def _given(**options: Any) -> dict[str, Any]:
     """The options that were given: which of them a model has is known when it is loaded."""
-    return {name: value for name, value in options.items() if value not in (None, False)}
+    return {name: value for name, value in options.items() if value is not None and value is not False}
 
 
 def _print_stats(numbers: dict[str, Any]) -> None:

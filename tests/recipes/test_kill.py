@@ -10,10 +10,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import instance_training as instances
 import pytest
 from training import arguments, assert_same_run, environment, python, settings
 
-from maskwright.recipes import samix
+from maskwright.recipes import s4m, samix
 
 KILLS = 10
 LENGTH = {"steps": 60, "warm_up": 20, "checkpoint_seconds": 0.0}
@@ -72,4 +73,34 @@ def test_ten_kills_leave_no_trace(scene_folder: Path, tiny_sam_folder: Path, tmp
     assert moments == sorted(moments)
     assert moments[-1] < LENGTH["steps"] + LENGTH["warm_up"], "killed too late to prove anything"
     assert_same_run(run, expected)
+    assert not [path for path in run.rglob("*") if ".tmp-" in path.name or ".old-" in path.name]
+
+
+@pytest.mark.slow
+def test_kills_in_both_stages_of_s4m(tiny_sam_folder: Path, tmp_path: Path):
+    length = {"steps": 30, "checkpoint_seconds": 0.0, "certain": 0.0}
+    data = instances.instance_scenes(tmp_path / "data")
+    expected = s4m.main(instances.settings(data, tmp_path / "whole", tiny_sam_folder, **length))
+    run, log, rng = tmp_path / "run", tmp_path / "log", random.Random()
+    command = python("maskwright", *instances.arguments(data, run, tiny_sam_folder, resume=True, **length))
+
+    def start(stream) -> subprocess.Popen:
+        return subprocess.Popen(command, env=environment(), stdout=stream, stderr=subprocess.STDOUT)
+
+    moments = []
+    for goal in (8, 22, 31, 45):  # in either stage, and as the second begins
+        with open(log, "w") as stream:
+            process = start(stream)
+            try:
+                wait(process, lambda goal=goal: newest(run) >= goal, log)
+                time.sleep(rng.uniform(0, 0.2))
+            finally:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+        moments.append(newest(run))
+        assert process.returncode == -signal.SIGKILL, log.read_text()
+    with open(log, "w") as stream:
+        assert start(stream).wait(1800) == 0, log.read_text()
+    assert moments[-1] < 60, "killed too late to prove anything"
+    instances.assert_same_run(run, expected)
     assert not [path for path in run.rglob("*") if ".tmp-" in path.name or ".old-" in path.name]

@@ -7,16 +7,18 @@ import os
 import subprocess
 from pathlib import Path
 
+import instance_training as instances
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from training import arguments, environment, log, python, settings, tensors
 
 from maskwright.api import load_in_context
 from maskwright.cli import main
 from maskwright.data.labels import Dataset
-from maskwright.recipes import samix
+from maskwright.recipes import s4m, samix
 from maskwright.sam.precompute import signature
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import EmbeddingStore
@@ -159,3 +161,25 @@ def test_precompute_shares_the_images_and_goes_on(scene_folder: Path, tiny_sam_f
     said = launch("sam", "precompute", tiny_sam_folder, scene_folder, "--store", tmp_path / "store", "--device", "cpu")
     assert f"4 images encoded, {count - 4} were there already" in said
     assert EmbeddingStore(tmp_path / "store", signature(sam)).missing(keys) == []
+
+
+def test_two_processes_train_instances_like_one(tiny_sam_folder: Path, tmp_path: Path):
+    data = instances.instance_scenes(tmp_path / "data")
+    length = {"steps": 12, "certain": 0.0, "batch": 4}
+    alone = s4m.main(instances.settings(data, tmp_path / "one", tiny_sam_folder, **length))
+    said = launch(*instances.arguments(data, tmp_path / "two", tiny_sam_folder, **length))
+    assert said.count("trained:") == 1
+    runs = (alone, tmp_path / "two")
+    assert [line["step"] for line in log(runs[0])] == [line["step"] for line in log(runs[1])]
+    # Points are drawn per process, so the runs are alike, not equal: both stages learn about as fast.
+    for name in ("teacher_class", "teacher_dice", "student_class", "student_dice"):
+        one, two = ([line[name] for line in log(run) if name in line] for run in runs)
+        assert two == pytest.approx(one, rel=0.15), name
+    start = Sam.load(tiny_sam_folder).model.vision_encoder.backbone.state_dict()
+    prefix = "model.model.pixel_level_module.encoder.hiera."
+    moved = [torch.cat([(t[prefix + n] - start[n]).flatten() for n in start]) for t in map(teacher_tensors, runs)]
+    assert torch.cosine_similarity(*moved, dim=0) > 0.8
+
+
+def teacher_tensors(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "teacher" / "model.safetensors")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskwright.data.geometry import Affine, Size, random_matrix
+from maskwright.data.geometry import Affine, Size, compose, random_matrix
 from maskwright.errors import MaskwrightError
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -86,6 +86,52 @@ def training_geometry(upright: bool) -> Augmentation:
         scale=(0.75, 1.3),
         shift=0.1,
     )
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Random squares of an image, for objects that are small beside it: they keep their scale, whatever the image's size.
+
+    A crop stays inside the image where it fits; along an axis on which it does not, the image lies anywhere in it.
+    """
+
+    side: float
+    """side of the square in pixels of the original image, which fills the canvas"""
+
+    scale: tuple[float, float] = (0.8, 1.25)
+    """smallest and largest zoom, log-uniform"""
+
+    flip: float = 0.5
+    """probability of a mirror image, left to right"""
+
+    vertical_flip: float = 0.0
+    """probability of a mirror image, top to bottom"""
+
+    quarter_turns: bool = False
+    """turn by 0, 90, 180 or 270 degrees with equal chance"""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.side < math.inf:
+            raise MaskwrightError(f"crop: side must be at least 1 pixel, not {self.side}")
+        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
+            raise MaskwrightError(f"crop: scale must be two numbers, 0 < smallest <= largest, not {self.scale}")
+
+    def matrix(self, size: Size, canvas: int, generator: np.random.Generator, *, tilt: bool = True) -> Affine:
+        """One random affine ``(2, 3)`` from an image of ``size`` (width, height) to the canvas; crops are never tilted."""
+        zoom, along, down = generator.random(3)
+        factor = math.exp(math.log(self.scale[0]) + zoom * (math.log(self.scale[1]) - math.log(self.scale[0])))
+        side = self.side / factor
+        x, y = along * (size[0] - side), down * (size[1] - side)
+        place = np.array([[canvas / side, 0, -x * canvas / side], [0, canvas / side, -y * canvas / side]])
+        turn = random_matrix(
+            (canvas, canvas),
+            canvas,
+            generator,
+            flip=self.flip,
+            vertical_flip=self.vertical_flip,
+            quarter_turns=self.quarter_turns,
+        )
+        return compose(turn, place)
 
 
 def strong_view(

@@ -11,13 +11,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maskwright.data.augment import Augmentation
+from maskwright.data.augment import Augmentation, Crop
 from maskwright.data.batch import Batch, collate
-from maskwright.data.geometry import resize_matrix
+from maskwright.data.geometry import Affine, resize_matrix
 from maskwright.data.items import Item, read_item
 from maskwright.data.labels import Dataset
 from maskwright.errors import MaskwrightError
@@ -38,7 +39,7 @@ class Loader:
         dataset: at least one sample.
         size: side S of the canvas in pixels.
         batch_size: samples of the whole batch, over all processes.
-        augment: random geometry, or None for the plain resize. An image with boxes is never tilted.
+        augment: random geometry (of the whole image, or of crops), or None for the plain resize. An image with boxes is never tilted.
         seed: not negative; with the step it decides everything random.
         shuffle: False goes through the dataset in order.
         weights: one weight for each sample, not negative, in any unit.
@@ -62,7 +63,7 @@ class Loader:
         size: int,
         batch_size: int,
         *,
-        augment: Augmentation | None = None,
+        augment: Augmentation | Crop | None = None,
         seed: int = 0,
         shuffle: bool = True,
         weights: Sequence[float] | np.ndarray | None = None,
@@ -102,7 +103,7 @@ class Loader:
         """Batches per epoch."""
         return -(-len(self.dataset) // self.batch_size)
 
-    def __enter__(self) -> Loader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -143,7 +144,7 @@ class Loader:
         """The samples at these positions of the dataset as one batch, without augmentation."""
         items = [self.item(int(index)) for index in indices]
         matrices = [resize_matrix(item.size, self.size) for item in items]
-        return collate(items, matrices, self.size, len(self.dataset.categories), indices)
+        return self._collate(items, matrices, indices)
 
     def ordered(self) -> Iterator[Batch]:
         """Every sample once, in order and without augmentation; the last batch is smaller.
@@ -161,7 +162,7 @@ class Loader:
         """The decoded sample at a position of the dataset, from memory where it is there."""
         item = self._items.get(index)
         if item is None:
-            item = read_item(self.dataset, self.dataset[index], limit=2 * self.size)
+            item = self._read(index)
             with self._lock:
                 if index not in self._items and item.nbytes <= self._free:
                     self._items[index] = item
@@ -180,7 +181,13 @@ class Loader:
             generator = np.random.default_rng([self.seed, epoch, _GEOMETRY, slot])
             matrices.append(self.augment.matrix(item.size, self.size, generator, tilt=len(item.boxes) == 0))
             items.append(item)
-        return collate(items, matrices, self.size, len(self.dataset.categories), chosen)
+        return self._collate(items, matrices, chosen)
+
+    def _read(self, index: int) -> Item:
+        return read_item(self.dataset, self.dataset[index], limit=2 * self.size)
+
+    def _collate(self, items: list[Any], matrices: list[Affine], indices: Sequence[int] | np.ndarray) -> Batch:
+        return collate(items, matrices, self.size, len(self.dataset.categories), indices)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """Positions in the dataset for a whole epoch, ``(len(self) * batch_size,)``."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -91,6 +92,16 @@ def overlay(
     return (below + ((colours[mask] - below) * weight[..., None] + 128 >> 8)).astype(np.uint8)
 
 
+def overlay_instances(image: Pixels, ids: NDArray[np.integer], alpha: float = 0.45, outline: bool = True) -> Pixels:
+    """Paint objects over their image, neighbouring ids in unlike colours; arguments as of :func:`overlay`.
+
+    Args:
+        ids: ``(H, W)`` instance ids, 0 = background; from 255 on colours are used again.
+    """
+    cycled = np.where(ids > 0, (ids.astype(np.int64) - 1) % (IGNORE - 1) + 1, 0).astype(np.uint8)
+    return overlay(image, cycled, _all_colours(), alpha, outline)
+
+
 def draw_labels(
     image: Pixels,
     *,
@@ -149,7 +160,7 @@ def thumbnail(image: Pixels, side: int = 256) -> Pixels:
     return image if scale >= 1 else _resized(image, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 
-def thumbnail_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def thumbnail_mask(mask: NDArray[np.uint8] | NDArray[np.uint16], size: tuple[int, int]) -> NDArray[Any]:
     """A mask ``(H, W)`` at another ``(width, height)`` by its nearest pixels: ids are copied, never mixed."""
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 

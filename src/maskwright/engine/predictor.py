@@ -57,7 +57,7 @@ class Prediction:
 
     id: str
     image: ImageLike = field(repr=False)
-    mask: NDArray[np.uint8] = field(repr=False)
+    mask: NDArray[np.uint8] | NDArray[np.uint16] = field(repr=False)
     categories: tuple[str, ...]
     scores: dict[str, float]
 
@@ -87,7 +87,13 @@ class Prediction:
             if side is not None:
                 pixels = thumbnail(pixels, side)
                 mask = thumbnail_mask(mask, (pixels.shape[1], pixels.shape[0]))
-        return Image.fromarray(overlay(pixels, mask, palette(len(self.categories)), alpha, outline))
+        return Image.fromarray(self.paint(pixels, mask, alpha, outline))
+
+    def paint(
+        self, pixels: NDArray[np.uint8], mask: NDArray[np.integer], alpha: float, outline: bool
+    ) -> NDArray[np.uint8]:
+        """A mask of this kind over its image, both at any one size."""
+        return overlay(pixels, mask, palette(len(self.categories)), alpha, outline)
 
     def save(
         self, folder: str | Path, *, name: str | None = None, overlay: bool = True, side: int | None = 1600
@@ -190,13 +196,18 @@ class Predictor(ABC):
         options: Mapping[str, Any],
     ) -> Iterator[Prediction]:
         ready: list[Canvas] = []
-        for canvas in _canvases(images, self.size, workers, 2 * batch, unreadable):
+        for canvas in _canvases(images, self.prepare, workers, 2 * batch, unreadable):
             ready.append(canvas)
             if len(ready) == batch:
                 yield from self.finish(ready, **options)
                 ready = []
         if ready:
             yield from self.finish(ready, **options)
+
+    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What of an image ``(H, W, 3)`` is kept until its batch is full: ``(S, S, 3)``, squashed. Called by the threads."""
+        size = pixels.shape[1], pixels.shape[0]
+        return warp_image(pixels, resize_matrix(size, self.size), self.size)[0]
 
     @abstractmethod
     def finish(self, canvases: Sequence[Canvas], **options: Any) -> Iterator[Prediction]:
@@ -314,7 +325,7 @@ class Canvas:
     Attributes:
         id, image: see :class:`Prediction`.
         size: (width, height) of the image as it is displayed.
-        pixels: ``(S, S, 3)`` uint8, the image squashed to the canvas.
+        pixels: what the predictor's ``prepare`` made of the image; by default ``(S, S, 3)`` uint8, squashed to the canvas.
     """
 
     id: str
@@ -324,14 +335,18 @@ class Canvas:
 
 
 def _canvases(
-    images: Iterable[ImageLike], size: int, workers: int, ahead: int, unreadable: list[str] | None
+    images: Iterable[ImageLike],
+    prepare: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+    workers: int,
+    ahead: int,
+    unreadable: list[str] | None,
 ) -> Iterator[Canvas]:
-    """Images squashed to ``size`` by threads, at most ``ahead`` of them at a time, in the order given."""
+    """Images decoded and prepared by threads, at most ``ahead`` of them at a time, in the order given."""
     waiting: deque[Future[Canvas]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:
             for number, image in enumerate(images):
-                waiting.append(pool.submit(_canvas, image, number, size))
+                waiting.append(pool.submit(_canvas, image, number, prepare))
                 if len(waiting) >= ahead:
                     yield from _result(waiting.popleft(), unreadable)
             while waiting:
@@ -350,13 +365,13 @@ def _result(future: Future[Canvas], unreadable: list[str] | None) -> Iterator[Ca
         unreadable += error.problems
 
 
-def _canvas(image: ImageLike, number: int, size: int) -> Canvas:
+def _canvas(image: ImageLike, number: int, prepare: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> Canvas:
     id = _name(image) or str(number)
     with _turn(image):
         pixels = _pixels(image, id)
         height, width = pixels.shape[:2]
-        canvas, _ = warp_image(pixels, resize_matrix((width, height), size), size)
-    return Canvas(id, image, (width, height), canvas)
+        prepared = prepare(pixels)
+    return Canvas(id, image, (width, height), prepared)
 
 
 def _turn(image: ImageLike) -> AbstractContextManager[Any]:

@@ -7,6 +7,7 @@
       metrics.jsonl    one JSON object per logged step; TensorBoard files in tb/
       last/            the newest checkpoint, ``step-000001200/`` with ``*.safetensors`` and ``state.json``
       model/           the model to take home: config.json, model.safetensors, README.md
+      teacher/         of recipes with two stages: the model that the first one left
 
 Everything is written aside in the same folder, flushed to the disk, and then renamed, so at every instant the directory
 holds one complete checkpoint. Weights are safetensors, all else is JSON; a pickle is never read or written.
@@ -38,8 +39,8 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = "maskwright run 1"
 # config.json comes last: it marks a folder as ours
-_OWN = ("last", "model", "tb", "metrics.jsonl", "report.html", "config.json")
-_ASIDE = re.compile(r"(config\.json|metrics\.jsonl|last|model)\.(tmp|old)-\d+")
+_OWN = ("last", "model", "teacher", "tb", "metrics.jsonl", "report.html", "config.json")
+_ASIDE = re.compile(r"(config\.json|metrics\.jsonl|last|model|teacher)\.(tmp|old)-\d+")
 _PACKAGES = ("maskwright", "torch", "transformers", "safetensors", "numpy")
 
 
@@ -167,9 +168,10 @@ class Run:
         config: Mapping[str, Any],
         card: str,
         beside: Mapping[str, Mapping[str, Tensor]] | None = None,
+        name: str = "model",
     ) -> Path:
-        """Write ``model/`` (see :func:`save_model`) and return its path."""
-        path = self.folder / "model"
+        """Write ``model/``, or another folder of the run (see :func:`save_model`), and return its path."""
+        path = self.folder / name
         return save_model(path, modules_state, config, card, beside) if self.is_main else path
 
     def close(self) -> None:
@@ -228,7 +230,8 @@ class Run:
             logger.warning(
                 "%s: resumed with other versions than it was started with, so numbers may differ", self.folder
             )
-        restore_folder(self.folder / "model")
+        for name in ("model", "teacher"):
+            restore_folder(self.folder / name)
         for name in filter(_ASIDE.fullmatch, os.listdir(self.folder)):
             remove(self.folder / name)
         step = newest_step(self.folder)

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from maskwright.data.augment import strong_view, training_geometry
@@ -36,8 +36,9 @@ from maskwright.data.check import require_clean
 from maskwright.data.implied import with_implied_labels
 from maskwright.data.labels import IGNORE, Dataset, Kind
 from maskwright.data.loader import Loader
-from maskwright.engine import pseudo
+from maskwright.engine import descent, pseudo
 from maskwright.engine.budget import Budget, progress
+from maskwright.engine.descent import set_rate
 from maskwright.engine.ema import Ema
 from maskwright.engine.labeller import Labeller, Shown, Visit
 from maskwright.engine.losses import (
@@ -651,18 +652,7 @@ class Trainer:
 
     def descend(self, loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
         """One optimiser step; gradients are averaged over the processes."""
-        optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        if self.accelerator.num_processes > 1:
-            for parameter in parameters:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-            flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
-            mean: Any = self.accelerator.reduce(flat, "mean")
-            for parameter, grad in zip(parameters, mean.split([p.numel() for p in parameters])):
-                parameter.grad = grad.view_as(parameter)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        descent.descend(self.accelerator, loss, optimizer, parameters)
 
     def _gather(self, found: Visit) -> list[Visit]:
         if self.accelerator.num_processes == 1:
@@ -671,9 +661,7 @@ class Trainer:
 
     def _agree(self, value: Any) -> Any:
         """The main process' clock decides for all."""
-        if self.accelerator.num_processes == 1:
-            return value
-        return broadcast_object_list([value])[0]
+        return descent.agree(self.accelerator, value)
 
     def _validate_every(self) -> int:
         total = self.budget.total_steps
@@ -725,9 +713,3 @@ class Trainer:
                         self.labeller.masks[index], maps=maps[row].half().cpu(), confidence=float(confidence[row])
                     )
                 advance(len(batch))
-
-
-def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Set every group to a share of its peak learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * share

@@ -265,6 +265,40 @@ class Sam(nn.Module):
             self.model.object_pointer_proj(tokens).unflatten(0, (batch, objects)).squeeze(2),
         )
 
+    def attend(self, embedding: Embedding, prompts: Prompts) -> Tensor:
+        """The image's tokens after the mask decoder's two-way blocks have looked at a prompt: what masks are made of.
+
+        The rest of :meth:`decode` is skipped: the up-scaling, masks and scores, which cost the most.
+
+        Args:
+            embedding: of B images, without references per object.
+            prompts: (B, K) objects.
+
+        Returns:
+            (B, K, h·w, C), row by row of the embedding's grid (h, w).
+        """
+        decoder, (batch, objects) = self.model.mask_decoder, prompts.shape
+        low = (
+            embedding.low
+            if embedding.conditioned
+            else embedding.low + self.model.no_memory_embedding[0, :, :, None, None]
+        )
+        low = low + self._embed_mask(None, None, low)
+        learnt = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight])
+        prompted = self._embed_prompts(prompts)
+        asked = torch.cat([learnt.expand(batch * objects, 1, -1, -1), prompted], 2).to(low.dtype)
+        queries, keys = asked, low.flatten(2).transpose(1, 2).repeat_interleave(objects, 0)[:, None]
+        position = self._grid_positions(1).flatten(2).transpose(1, 2)[:, None].expand_as(keys)
+        for layer in decoder.transformer.layers:
+            queries, keys, _ = layer(
+                queries=queries,
+                keys=keys,
+                query_point_embedding=asked,
+                key_point_embedding=position,
+                attention_similarity=None,
+            )
+        return keys[:, 0].unflatten(0, (batch, objects))
+
     def remember(self, embedding: Embedding, masks: Tensor) -> Memory:
         """Memory encoder: an image with its mask becomes a reference.
 

@@ -1,0 +1,154 @@
+"""What structural distillation costs: SAM's similarities for all query points in one batch, against one point after the other.
+
+    python benchmarks/distillation_cost.py --json distillation_cost.json
+
+The naive way asks SAM's whole mask decoder once for each click and keeps the output of its transformer; the batched one runs only
+that transformer, for all clicks of all images together. The program fails unless both give the same. Then a whole step of the teacher,
+with and without distillation. Every row is measured in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor
+
+from maskwright.data.instances import Instances
+from maskwright.engine.distillation import cells_of, distillation_loss, query_points, sam_similarities, similarities
+from maskwright.engine.set_loss import SetLoss
+from maskwright.nets.instance import create
+from maskwright.sam.prompts import Prompts
+from maskwright.sam.sam import Embedding, Sam
+from measure import load_sam, machine, median_seconds, save, show
+
+ROWS = ("nothing", "naive", "batched", "step without", "step with")
+
+
+@dataclass
+class Config:
+    """Structural distillation, batched against naive."""
+
+    sam: str = "nano"
+    """What `Sam.load` takes, or `random`: nano's architecture with random weights."""
+    sam_size: int = 256
+    size: int = 128
+    """Side of the segmenter's canvas."""
+    images: int = 4
+    points: int = 128
+    """Query points of each image."""
+    repeats: int = 5
+    threads: int = 1
+    json: Path | None = None
+    """Also write the figures to this file."""
+    row: str | None = None
+    """Measure one row in this process; for the program's own use."""
+
+
+@torch.no_grad()
+def naive(sam: Sam, embedding: Embedding, points: Tensor, canvas: int) -> Tensor:
+    """Similarities (B, P, h·w), one click after the other."""
+    grid = embedding.low.shape[-2], embedding.low.shape[-1]
+    caught: list[Tensor] = []
+    hook = sam.model.mask_decoder.transformer.register_forward_hook(lambda _, __, output: caught.append(output[1]))
+    rows = []
+    for image in range(len(points)):
+        for point in range(points.shape[1]):
+            click = points[image, point].view(1, 1, 1, 2) * (sam.size / canvas)
+            sam.decode(
+                embedding[[image]], Prompts.of_points(click, torch.ones(1, 1, 1, dtype=torch.long)), multimask=True
+            )
+            cell = cells_of(points[image, point], (canvas, canvas), grid).view(1, 1)
+            rows.append(similarities(caught.pop()[:, 0][:, None], cell)[0, 0])
+    hook.remove()
+    return torch.stack(rows).view(*points.shape[:2], -1)
+
+
+def task(config: Config) -> Callable[[], object]:
+    """What one row does."""
+    torch.manual_seed(0)
+    sam, size = load_sam(config.sam, config.sam_size).requires_grad_(False), config.size
+    images = torch.rand(config.images, 3, size, size)
+    ids = torch.arange(16).view(4, 4).repeat_interleave(size // 4, 0).repeat_interleave(size // 4, 1)
+    masks = torch.stack([ids == k for k in range(0, 16, 2)]).repeat(config.images, 1, 1)
+    truth = Instances(masks, torch.arange(config.images).repeat_interleave(8), torch.ones(len(masks), dtype=torch.long))
+    inside = torch.ones(config.images, size, size, dtype=torch.bool)
+    points = query_points(inside, inside, torch.Generator().manual_seed(0), config.points)
+    with torch.no_grad():
+        embedding = sam.encode(images)
+    if config.row == "nothing":
+        return lambda: None
+    if config.row == "naive":
+        return lambda: naive(sam, embedding, points, size)
+    if config.row == "batched":
+        batched, one_by_one = sam_similarities(sam, embedding, points, size), naive(sam, embedding, points, size)
+        if not torch.allclose(batched, one_by_one, atol=1e-4):
+            raise SystemExit(f"the two ways differ by {(batched - one_by_one).abs().max():.2g}")
+        return lambda: sam_similarities(sam, embedding, points, size)
+    network, grid = create("sam", sam, 2, size), (config.sam_size // 16, config.sam_size // 16)
+    loss = SetLoss()
+
+    def step() -> None:
+        queries = network(images)
+        parts = loss(queries.classes, queries.masks, truth, torch.Generator().manual_seed(0))
+        if config.row == "step with":
+            with torch.no_grad():
+                target = sam_similarities(sam, sam.encode(images), points, size)
+            parts["distillation"] = distillation_loss(queries.features, target, points, size, grid)
+        torch.stack(list(parts.values())).sum().backward()
+
+    return step
+
+
+def measure(config: Config) -> dict[str, float]:
+    """Seconds and the process' peak memory in MiB."""
+    torch.set_num_threads(config.threads)
+    call = task(config)
+    seconds = median_seconds(call, config.repeats)
+    return {"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def main(config: Config) -> None:
+    if config.row is not None:
+        print(json_module.dumps(measure(config)))
+        return
+    torch.set_num_threads(config.threads)
+    figures: dict[str, dict[str, float]] = {}
+    for row in ROWS:
+        passed = [arg for arg in sys.argv[1:] if not arg.startswith("--json")]
+        if "--json" in sys.argv:
+            passed.remove(str(config.json))
+        done = subprocess.run(
+            [sys.executable, __file__, *passed, "--row", row], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise SystemExit(done.stderr or done.stdout)
+        figures[row] = json_module.loads(done.stdout.splitlines()[-1])
+    base = figures["nothing"]["peak_mib"]
+    labels = {
+        "naive": "similarities, one click at a time",
+        "batched": "similarities, batched",
+        "step without": "teacher step without distillation",
+        "step with": "teacher step with distillation",
+    }
+    rows = [
+        [text, f"{figures[row]['seconds']:.3f}", f"{figures[row]['peak_mib'] - base:.0f}"]
+        for row, text in labels.items()
+    ]
+    facts = machine()
+    title = f"Distillation: {config.images} images of {config.size} px, {config.points} clicks each, SAM {config.sam}"
+    faster = figures["naive"]["seconds"] / figures["batched"]["seconds"]
+    notes = f"Batched is {faster:.1f} times as fast. Memory: peak of the process above one that only loads SAM."
+    show(title, ["", "seconds", "MiB"], rows, facts, notes)
+    save(config.json, {"machine": facts, "rows": figures})
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

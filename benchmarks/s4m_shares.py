@@ -1,0 +1,200 @@
+"""What unlabelled images are worth to an instance segmenter: teacher and student of S⁴M at several labelled shares.
+
+    python benchmarks/s4m_shares.py --data DATA --out runs/s4m --json s4m.json
+
+DATA holds `nuclei` and `cats`; scenes with several categories are drawn into OUT. All rows are trained alike: same steps
+of each stage, batch and augmentation. At 10 % of the nuclei also: a teacher without distillation; students of the full
+row's teacher without refinement, with the paper's three clicks alone, and without pasting; and full supervision. Killed,
+it goes on where it stopped; rows that are there are not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from maskwright import api
+from maskwright.data.images import write_mask
+from maskwright.data.labels import Dataset, Labels, Mask, Sample
+from maskwright.data.scenes import CATEGORY_NAMES, render
+from maskwright.recipes import s4m
+from measure import save
+
+SCENE_CATEGORIES = ("disc", "star", "ring", "leaf")
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    # Nuclei are about 13 pixels wide: seen at their own scale they would be three cells of the mask grid.
+    "nuclei": {"size": 128, "crop": 64, "sam_size": 128, "points": 64, "flips": "all", "queries": 40},
+    # nano draws cats badly: its outline is taken only where the teacher agrees.
+    "cats": {"size": 192, "points": 32, "queries": 30, "accept": 0.5},
+    "scenes": {"size": 128, "points": 32, "queries": 30, "accept": 0.5},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training; ``of`` is the row whose teacher a student takes."""
+
+    data: str
+    labelled: str | None
+    seed: int = 0
+    changed: dict[str, Any] = field(default_factory=dict)
+    of: str | None = None
+
+
+ROWS = {
+    "nuclei 5%": Row("nuclei", "5%"),
+    "nuclei 5%, seed 1": Row("nuclei", "5%", seed=1),
+    "nuclei 10%": Row("nuclei", "10%"),
+    "nuclei 20%": Row("nuclei", "20%"),
+    "nuclei 30%": Row("nuclei", "30%"),
+    "nuclei 10%, no distillation": Row("nuclei", "10%", changed={"stage": "teacher", "distillation": 0.0}),
+    "nuclei 10%, no refinement": Row("nuclei", "10%", changed={"refinement": False}, of="nuclei 10%"),
+    "nuclei 10%, clicks alone": Row("nuclei", "10%", changed={"show": "points"}, of="nuclei 10%"),
+    "nuclei 10%, no pasting": Row("nuclei", "10%", changed={"arp": "none"}, of="nuclei 10%"),
+    "nuclei, all labels": Row("nuclei", None, changed={"stage": "teacher", "distillation": 0.0}),
+    "cats 10%": Row("cats", "10%"),
+    "scenes 10%": Row("scenes", "10%"),
+}
+
+
+@dataclass
+class Config:
+    """Teacher and student at several labelled shares."""
+
+    data: Path
+    """Folder that holds `nuclei` and `cats`."""
+    out: Path
+    """Folder for the runs."""
+    steps: int = 500
+    """Of each stage."""
+    batch: int = 4
+    burn_in: float = 0.75
+    """Share of stage 2 with the teacher of stage 1: in so few steps the student needs most of them to overtake it."""
+    sam: str = "nano"
+    split: str = "test"
+    only: list[str] = field(default_factory=list)
+    """Rows to make now; the others are shown if they are there. Left out, all."""
+    json: Path | None = None
+    """Also write the figures to this file."""
+    threads: int = 1
+
+
+def write_scenes(folder: Path, train: int = 400, val: int = 48, test: int = 100, size: int = 128) -> Path:
+    """Procedural scenes with instance masks of four categories, as a manifest; other shapes are background."""
+    if (folder / "manifest.json").is_file():
+        return folder
+    table = torch.zeros(len(CATEGORY_NAMES), dtype=torch.long)
+    for category, name in enumerate(SCENE_CATEGORIES, start=1):
+        table[CATEGORY_NAMES.index(name)] = category
+    samples: list[Sample] = []
+    splits = ["train"] * train + ["val"] * val + ["test"] * test
+    for start in range(0, len(splits), 16):
+        scenes = render(16, size, seed=start, max_objects=8, difficulty=0.5)
+        own = table[scenes.categories]
+        for row, split in enumerate(splits[start : start + 16]):
+            ids = scenes.instances[row].numpy()
+            chosen = {k: int(own[row, k - 1]) for k in np.unique(ids).tolist() if k and own[row, k - 1]}
+            name = f"{split}-{start + row:04d}"
+            (folder / "images").mkdir(parents=True, exist_ok=True)
+            pixels = (scenes.images[row].permute(1, 2, 0) * 255).round().byte().numpy()
+            Image.fromarray(pixels).save(folder / "images" / f"{name}.png")
+            write_mask(folder / "masks" / f"{name}.png", np.where(np.isin(ids, list(chosen)), ids, 0).astype(np.uint16))
+            labels = Labels(Mask(f"masks/{name}.png", "instance", chosen))
+            samples.append(Sample(name, f"images/{name}.png", split, labels, (size, size)))
+    Dataset(folder, ("background", *SCENE_CATEGORIES), tuple(samples)).save()
+    return folder
+
+
+def folder_of(config: Config, row: str) -> Path:
+    return config.out / row.replace(" ", "_").replace(",", "").replace("%", "")
+
+
+def make(config: Config, name: str) -> dict[str, Any]:
+    """Train and score one row, or read what is there."""
+    row, out = ROWS[name], folder_of(config, name)
+    done = out / "benchmark.json"
+    if done.is_file():
+        return json.loads(done.read_text())
+    data = write_scenes(config.out / "scenes") if row.data == "scenes" else config.data / row.data
+    changed = dict(row.changed)
+    if row.of is not None:
+        make(config, row.of)
+        teacher = folder_of(config, row.of)
+        changed |= {"stage": "student", "teacher": teacher}
+    started = time.process_time()
+    s4m.main(
+        s4m.Config(
+            data=data,
+            out=out,
+            labelled=row.labelled,
+            steps=config.steps,
+            batch=config.batch,
+            burn_in=config.burn_in,
+            sam=config.sam,
+            seed=row.seed,
+            validations=1,
+            resume=True,
+            **SETTINGS[row.data] | changed,
+        )
+    )
+    figures: dict[str, Any] = {"minutes": (time.process_time() - started) / 60, "steps": config.steps}
+    dataset = Dataset.load(data)
+    networks = {"teacher": out / "teacher", "student": out / "model"}
+    if changed.get("stage") == "teacher":
+        networks = {"teacher": out / "model"}
+    for network, folder in networks.items():
+        if folder.is_dir():
+            scores = api.evaluate(api.load(folder, device="cpu"), dataset, config.split)
+            figures[network] = {key: scores[key] for key in ("ap", "ap50", "ap75", "box_ap")}
+    done.write_text(json.dumps(figures))
+    return figures
+
+
+def main(config: Config) -> None:
+    torch.set_num_threads(config.threads)
+    unknown = set(config.only) - ROWS.keys()
+    if unknown:
+        raise SystemExit(f"no such row: {', '.join(sorted(unknown))}; there are: {', '.join(ROWS)}")
+    figures: dict[str, Any] = {}
+    for name in ROWS:
+        there = (folder_of(config, name) / "benchmark.json").is_file()
+        if there or not config.only or name in config.only:
+            figures[name] = make(config, name)
+    table = Table(
+        title=f"AP on {config.split}, {config.steps} steps of each stage, batch {config.batch}", title_justify="left"
+    )
+    columns = ("row", "teacher AP", "AP50", "student AP", "AP50", "AP75", "box AP", "gain", "CPU minutes")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "row" else "right")
+    for name, found in figures.items():
+        of = ROWS[name].of
+        teacher = found.get("teacher") or (figures[of]["teacher"] if of in figures else None)
+        student = found.get("student")
+        gain = f"{student['ap'] / teacher['ap'] - 1:+.0%}" if teacher and student and teacher["ap"] else "–"
+        cells = [_shown(teacher, "ap"), _shown(teacher, "ap50")]
+        cells += [_shown(student, key) for key in ("ap", "ap50", "ap75", "box_ap")]
+        table.add_row(name, *cells, gain, f"{found['minutes']:.1f}")
+    Console(width=140).print(table)
+    save(
+        config.json,
+        {"settings": {"steps": config.steps, "batch": config.batch, "split": config.split}, "rows": figures},
+    )
+
+
+def _shown(scores: dict[str, float] | None, key: str) -> str:
+    return f"{scores[key]:.3f}" if scores else "–"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

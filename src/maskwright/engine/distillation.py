@@ -1,0 +1,99 @@
+"""Structural distillation (S⁴M, section 3.2): a segmenter's features learn which places SAM holds to be alike.
+
+SAM is clicked on P pixels of an image, each click on its own. How alike the clicked token and all tokens of its own map are,
+after the last two-way block of the mask decoder, is what the segmenter's pixel embeddings must reproduce.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskwright.sam.prompts import Prompts
+from maskwright.sam.sam import Embedding, Sam
+
+
+def query_points(objects: Tensor, inside: Tensor, generator: torch.Generator, count: int = 128) -> Tensor:
+    """Draw query pixels: half of them on objects, half anywhere; where there are too few, the rest is drawn at random.
+
+    Args:
+        objects: (B, S, S) bool, the union of each image's true masks.
+        inside: (B, S, S) bool, the canvas pixels that show the image; all are drawn from these while there are enough.
+        generator: on the CPU.
+
+    Returns:
+        (B, P, 2) float32 xy, pixel centres on the canvas.
+    """
+    batch, height, width = inside.shape
+    half, valid = count // 2, inside.flatten(1).cpu()
+    draws = torch.rand(2, batch, height * width, generator=generator)
+    # Whole numbers set the order of preference, the draw decides within each class.
+    on = (draws[0] + valid + (valid & objects.flatten(1).cpu())).topk(half, 1).indices
+    anywhere = (draws[1] + valid).topk(count - half, 1).indices
+    place = torch.cat([on, anywhere], 1).to(inside.device)
+    return torch.stack([place % width, place // width], -1) + 0.5
+
+
+def cells_of(points: Tensor, canvas: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Which cell of a grid (h, w) over the canvas (H, W) each point (..., 2) lies in, counted row by row: (...)."""
+    column = (points[..., 0] * grid[1] / canvas[1]).long().clamp(0, grid[1] - 1)
+    row = (points[..., 1] * grid[0] / canvas[0]).long().clamp(0, grid[0] - 1)
+    return row * grid[1] + column
+
+
+def similarities(tokens: Tensor, cells: Tensor) -> Tensor:
+    """Cosine of one token with all of its own map, in float32.
+
+    Args:
+        tokens: (B, P, N, D): a map for every query; or (B, N, D): one map for all queries of an image.
+        cells: (B, P), the query's place in the map.
+
+    Returns:
+        (B, P, N) in -1..1.
+    """
+    # A normal token must not become infinite where a feature is all zeros.
+    unit = F.normalize(tokens.float(), dim=-1, eps=1e-6)
+    if unit.ndim == 3:
+        chosen = unit.gather(1, cells[..., None].expand(-1, -1, unit.shape[-1]))
+        return chosen @ unit.transpose(1, 2)
+    chosen = unit.gather(2, cells[..., None, None].expand(-1, -1, 1, unit.shape[-1]))
+    return (unit @ chosen.transpose(2, 3)).squeeze(3)
+
+
+@torch.no_grad()
+def sam_similarities(sam: Sam, embedding: Embedding, points: Tensor, canvas: int, chunk: int = 1024) -> Tensor:
+    """What SAM says of the query points.
+
+    Args:
+        sam: frozen.
+        embedding: of the B images.
+        points: (B, P, 2) on a canvas of ``canvas`` pixels, which SAM's own canvas covers.
+        chunk: prompts that are decoded at once, over all images; bounds the memory, not the result.
+
+    Returns:
+        (B, P, h·w) for SAM's grid (h, w).
+    """
+    grid = embedding.low.shape[-2], embedding.low.shape[-1]
+    cells = cells_of(points, (canvas, canvas), grid)
+    clicks = points[:, :, None] * (sam.size / canvas)
+    parts = []
+    for places, own in zip(clicks.split(max(1, chunk // len(points)), 1), cells.split(max(1, chunk // len(points)), 1)):
+        labels = torch.ones(places.shape[:3], dtype=torch.long, device=places.device)
+        parts.append(similarities(sam.attend(embedding, Prompts.of_points(places, labels)), own))
+    return torch.cat(parts, 1)
+
+
+def distillation_loss(features: Tensor, target: Tensor, points: Tensor, canvas: int, grid: tuple[int, int]) -> Tensor:
+    """Mean Huber loss between the segmenter's similarities and SAM's.
+
+    Args:
+        features: (B, D, h', w') pixel embeddings over the canvas.
+        target: (B, P, h·w) of :func:`sam_similarities`.
+        points: (B, P, 2) on the canvas.
+        grid: (h, w) of SAM's tokens.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        resized = F.interpolate(features.float(), grid, mode="bilinear", align_corners=False)
+        own = similarities(resized.flatten(2).transpose(1, 2), cells_of(points, (canvas, canvas), grid))
+        return F.smooth_l1_loss(own, target)

@@ -1,0 +1,208 @@
+"""Pseudo-labels of S⁴M (section 3.3): what a teacher is sure of, with outlines that SAM drew; and what weak labels say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskwright.data.instances import InstanceBatch, Instances, boxes_of
+from maskwright.nets.instance import Queries
+from maskwright.sam.prompts import PADDING, POSITIVE, Prompts
+from maskwright.sam.sam import Embedding, Sam
+
+CERTAIN = 0.70
+"""Class probability above which a query becomes a pseudo-label."""
+
+MIN_AREA = 5.0
+"""Soft area, in cells of the stride-4 grid, above which it does."""
+
+_CHUNK = 64
+# Prompts that SAM decodes at once: bounds the memory.
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a teacher is sure of in B images, N objects in one flat list.
+
+    Attributes:
+        logits: (N, S/4, S/4) of the masks.
+        rows: (N,) image of the batch, ascending.
+        categories: (N,) category ids.
+        scores: (N,) class probability.
+    """
+
+    logits: Tensor
+    rows: Tensor
+    categories: Tensor
+    scores: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, keep: Tensor) -> Candidates:
+        return Candidates(self.logits[keep], self.rows[keep], self.categories[keep], self.scores[keep])
+
+    def instances(self, size: int) -> Instances:
+        """Their masks on the canvas, as the teacher drew them."""
+        return Instances(_on_canvas(self.logits, size), self.rows, self.categories)
+
+
+def candidates(queries: Queries, certain: float = CERTAIN, min_area: float = MIN_AREA) -> Candidates:
+    """The queries of the last layer that are of a class, surer than ``certain``, with a soft area above ``min_area``.
+
+    A mask without any cell that is more likely on the object than not is no label and left out as well.
+    """
+    best, column = queries.classes[-1].float().softmax(-1).max(-1)
+    masks = queries.masks[-1].float()
+    area, drawn = masks.sigmoid().sum((2, 3)), (masks > 0).flatten(2).any(2)
+    keep = (column < queries.classes.shape[-1] - 1) & (best > certain) & (area > min_area) & drawn
+    row, query = keep.nonzero(as_tuple=True)
+    return Candidates(masks[row, query], row, column[row, query] + 1, best[row, query])
+
+
+def refining_points(logits: Tensor, generator: torch.Generator, count: int = 3, official: bool = False) -> Prompts:
+    """Clicks on an object, drawn without replacement by the teacher's probability inside its mask.
+
+    Args:
+        logits: (N, h, w).
+        generator: on the CPU.
+        count: K; a mask of fewer cells gets fewer clicks.
+        official: as the released code: by the softmax of the whole map, which leaks outside of the mask.
+
+    Returns:
+        Prompts (N, 1) in cells of the grid (h, w); the centre of the first is (0.5, 0.5).
+    """
+    flat = logits.flatten(1).cpu()
+    weight = flat.softmax(1) if official else flat.sigmoid() * (flat > 0)
+    # Gumbel's trick: the largest keys are a draw without replacement.
+    noise = -torch.empty_like(flat).exponential_(generator=generator).log()
+    order = (weight.log() + noise).topk(min(count, flat.shape[1]), 1).indices
+    found = weight.gather(1, order) > 0
+    places = torch.stack([order % logits.shape[2], order // logits.shape[2]], -1) + 0.5
+    labels = torch.where(found, POSITIVE, PADDING)
+    return Prompts.of_points(places[:, None].to(logits.device), labels[:, None].to(logits.device))
+
+
+@torch.no_grad()
+def refine(
+    found: Candidates,
+    sam: Sam,
+    embedding: Embedding,
+    size: int,
+    generator: torch.Generator,
+    *,
+    show: Literal["points", "all"] = "points",
+    official: bool = False,
+    accept: float = 0.0,
+) -> Instances:
+    """SAM's outlines for what the teacher found; classes stay.
+
+    Args:
+        found: in the images of ``embedding``.
+        size: side of the canvas; masks come back at this size.
+        show: what SAM is shown of the teacher's mask. ``points``: three clicks (the paper); of SAM's three answers the one with the
+            highest predicted IoU is taken. ``all``: also its box and its logits (ours): a small SAM does not know from clicks
+            which of the things under them is meant. The prompt is then plain enough for a single answer.
+        official: see :func:`refining_points`.
+        accept: SAM's mask is taken where its IoU with the teacher's is at least this, else the teacher's stays (ours; 0 = always).
+    """
+    teacher = found.instances(size)
+    if not len(found):
+        return teacher
+    cells = refining_points(found.logits, generator, official=official)
+    scale = sam.size / torch.tensor([found.logits.shape[2], found.logits.shape[1]], device=found.logits.device)
+    prompts, previous = Prompts.of_points(cells.points * scale, cells.labels), None
+    if show == "all":
+        side = sam.size // 4
+        previous = F.interpolate(found.logits[:, None], (side, side), mode="bilinear", align_corners=False)
+        prompts = prompts.join(Prompts.of_boxes(boxes_of(found.logits > 0)[:, None] * scale.repeat(2)))
+    refined = _ask(sam, embedding, found.rows, prompts, size, multimask=show == "points", previous=previous)
+    agreement = _iou(teacher.masks, refined)
+    # An empty answer is no outline.
+    taken = (agreement >= accept) & refined.flatten(1).any(1)
+    return Instances(torch.where(taken[:, None, None], refined, teacher.masks), found.rows, found.categories)
+
+
+@torch.no_grad()
+def prompted(batch: InstanceBatch, sam: Sam, embedding: Embedding, size: int) -> Instances:
+    """SAM's masks for the boxes and clicks of a batch (ours): nothing of an object lies outside its box.
+
+    Labels of one object are not told from those of another: a click inside a box of its own category asks for nothing new.
+    """
+    device, scale = batch.images.device, sam.size / size
+    row, column = (batch.box_categories > 0).nonzero(as_tuple=True)
+    boxes = batch.boxes[row, column]
+    edges = torch.arange(size, device=device) + 0.5
+    across = (edges >= boxes[:, :1]) & (edges < boxes[:, 2:3])
+    down = (edges >= boxes[:, 1:2]) & (edges < boxes[:, 3:])
+    frame = down[:, :, None] & across[:, None]
+    masks = _ask(sam, embedding, row, Prompts.of_boxes(boxes[:, None] * scale), size, multimask=False) & frame
+    boxed = Instances(masks, row, batch.box_categories[row, column])
+    point_row, point = (batch.point_categories > 0).nonzero(as_tuple=True)
+    places, categories = batch.points[point_row, point], batch.point_categories[point_row, point]
+    held = (places[:, None] >= boxes[None, :, :2]).all(2) & (places[:, None] < boxes[None, :, 2:]).all(2)
+    held &= (point_row[:, None] == row) & (categories[:, None] == boxed.categories)
+    free = ~held.any(1)
+    clicks = Prompts.of_points(
+        places[free][:, None, None] * scale, torch.ones(int(free.sum()), 1, 1, dtype=torch.long, device=device)
+    )
+    clicked = Instances(_ask(sam, embedding, point_row[free], clicks, size), point_row[free], categories[free])
+    both = Instances.cat([boxed, clicked])
+    return both[both.masks.flatten(1).any(1)]
+
+
+def without_duplicates(instances: Instances, scores: Tensor, iou: float) -> Instances:
+    """Of objects of one image and category that overlap by more than ``iou``, only the one with the highest score (ours)."""
+    overlap = _overlaps(instances, instances) > iou
+    overlap &= instances.categories[:, None] == instances.categories
+    place = torch.arange(len(instances), device=scores.device)
+    better = (scores[:, None] < scores) | ((scores[:, None] == scores) & (place[:, None] > place))
+    return instances[~(overlap & better).any(1)]
+
+
+def preferring(first: Instances, second: Instances, iou: float = 0.5) -> Instances:
+    """All of ``first``, and those of ``second`` that overlap none of them by more than ``iou``."""
+    return Instances.cat([first, second[~(_overlaps(second, first) > iou).any(1)]])
+
+
+def _ask(
+    sam: Sam,
+    embedding: Embedding,
+    rows: Tensor,
+    prompts: Prompts,
+    size: int,
+    multimask: bool = True,
+    previous: Tensor | None = None,
+) -> Tensor:
+    """SAM's best masks (N, size, size) bool for prompts (N, 1), and earlier logits (N, 1, h, w), on images ``rows`` (N,)."""
+    parts = [torch.zeros(0, size, size, dtype=torch.bool, device=rows.device)]
+    for chunk in torch.arange(len(rows), device=rows.device).split(_CHUNK):
+        before = None if previous is None else previous[chunk]
+        answer = sam.decode(embedding[rows[chunk]], prompts.rows(chunk), before, multimask=multimask)
+        parts.append(_on_canvas(answer.best[:, 0], size))
+    return torch.cat(parts)
+
+
+def _on_canvas(logits: Tensor, size: int) -> Tensor:
+    """(N, h, w) logits → (N, size, size) bool."""
+    if not len(logits):
+        return torch.zeros(0, size, size, dtype=torch.bool, device=logits.device)
+    return F.interpolate(logits[None].float(), (size, size), mode="bilinear", align_corners=False)[0] > 0
+
+
+def _iou(first: Tensor, second: Tensor) -> Tensor:
+    """(N,) IoU of masks (N, H, W) one by one; 0 where both are empty."""
+    union = (first | second).flatten(1).sum(1)
+    return (first & second).flatten(1).sum(1) / union.clamp(min=1)
+
+
+def _overlaps(first: Instances, second: Instances) -> Tensor:
+    """(N, M) IoU of all pairs, 0 between different images."""
+    a, b = first.masks.flatten(1).float(), second.masks.flatten(1).float()
+    common = a @ b.T
+    union = a.sum(1)[:, None] + b.sum(1) - common
+    return common / union.clamp(min=1) * (first.rows[:, None] == second.rows)

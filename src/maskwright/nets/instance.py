@@ -1,0 +1,230 @@
+"""Instance segmenters: Mask2Former (Cheng et al., CVPR 2022) of ``transformers``, or a small one on a copy of SAM's image encoder."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+from transformers.modeling_outputs import BackboneOutput
+from transformers.models.auto.configuration_auto import AutoConfig
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
+from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
+
+from maskwright.errors import WeightsError
+from maskwright.sam.sam import MEAN, STD, Sam
+from maskwright.sam.weights import key_names, listing, quiet_transformers, reason_of, refuse_pickle
+
+HEADS = ("class_predictor.", "criterion.")
+"""Parts that depend on the number of categories; they are made anew for another number of them."""
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What a segmenter answers for B images: Q queries after each of L decoder layers; the last layer is the answer.
+
+    Attributes:
+        classes: (L, B, Q, C) logits of the C - 1 categories (category c in column c - 1), then of "no object".
+        masks: (L, B, Q, S/4, S/4) logits; above 0 = on the object.
+        features: (B, D, S/4, S/4) pixel embeddings that the masks are made of.
+    """
+
+    classes: Tensor
+    masks: Tensor
+    features: Tensor
+
+
+class InstanceSegmenter(nn.Module):
+    """A Mask2Former that takes images in 0..1.
+
+    Stays in evaluation mode (no dropout, no drop path), so that nothing random depends on anything but the seed.
+
+    Args:
+        model: the network; its own criterion is not used and removed.
+        categories: number of categories, background included (C).
+        size: side of the square canvas that it is trained on.
+        encoder: what its backbone is: ``None`` for one of transformers, else the configuration of SAM's Hiera as JSON.
+    """
+
+    mean: Tensor
+    std: Tensor
+    model: Any
+
+    def __init__(self, model: nn.Module, categories: int, size: int, encoder: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.model = model
+        # Loss and matching are engine/set_loss.py's, which is one batch and knows other processes.
+        self.model.criterion = None
+        self.categories = categories
+        self.size = size
+        self.encoder = encoder
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Queries:
+        """(B, 3, S, S) in 0..1, S a multiple of 32, → queries of all layers."""
+        # Deformable attention is not safe in half precision.
+        with torch.autocast(images.device.type, enabled=False):
+            output = self.model(
+                pixel_values=(images.float() - self.mean) / self.std, output_auxiliary_logits=True, return_dict=True
+            )
+        layers = output.auxiliary_logits
+        return Queries(
+            torch.stack([*(layer["class_queries_logits"] for layer in layers), output.class_queries_logits]),
+            torch.stack([*(layer["masks_queries_logits"] for layer in layers), output.masks_queries_logits]),
+            output.pixel_decoder_last_hidden_state,
+        )
+
+    def description(self) -> dict[str, Any]:
+        """What ``build`` needs to make this network again, as JSON."""
+        return {
+            "type": "mask2former",
+            "config": json.loads(self.model.config.to_json_string()),
+            "encoder": self.encoder,
+        }
+
+    def pretrained(self) -> list[nn.Parameter]:
+        """The backbone's parameters, which learn at a lower rate."""
+        return list(self.model.model.pixel_level_module.encoder.parameters())
+
+
+class HieraBackbone(nn.Module):
+    """SAM 2's Hiera as Mask2Former wants a backbone: four feature maps at strides 4, 8, 16 and 32, and where each cell lies.
+
+    Masks are dot products of a query with every pixel's features. Two cells that look alike can be told apart only if their place is
+    among the features, which takes a network that learns from scratch long to find out; so sines of it are appended to every map.
+    """
+
+    hiera: Any
+
+    def __init__(self, hiera: nn.Module, waves: int = 5) -> None:
+        super().__init__()
+        self.hiera = hiera
+        self.waves = waves
+
+    @property
+    def channels(self) -> list[int]:
+        return [width + 4 * self.waves for width in self.hiera.config.embed_dim_per_stage]
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        """Normalised (B, 3, S, S) → a backbone's output with ``feature_maps`` (B, C_s, S/s, S/s)."""
+        stages = [stage.permute(0, 3, 1, 2) for stage in self.hiera(pixel_values).intermediate_hidden_states]
+        maps: Any = tuple(torch.cat([stage, self._places(stage)], 1) for stage in stages)
+        return BackboneOutput(feature_maps=maps)
+
+    def _places(self, maps: Tensor) -> Tensor:
+        """(B, 4 · waves, h, w): sine and cosine of x and y, half a wave over the canvas, then twice as many each."""
+        height, width = maps.shape[-2:]
+        x = (torch.arange(width, device=maps.device, dtype=maps.dtype) + 0.5) / width
+        y = (torch.arange(height, device=maps.device, dtype=maps.dtype) + 0.5) / height
+        waves = torch.pi * 2 ** torch.arange(self.waves, device=maps.device)
+        across, down = waves[:, None] * x, waves[:, None] * y
+        across = torch.cat([across.sin(), across.cos()])[:, None].expand(-1, height, -1)
+        down = torch.cat([down.sin(), down.cos()])[:, :, None].expand(-1, -1, width)
+        return torch.cat([across, down])[None].expand(len(maps), -1, -1, -1)
+
+
+def small_config(categories: int, queries: int) -> Mask2FormerConfig:
+    """The small Mask2Former of ``"sam"``: for machines without a network or a GPU.
+
+    Swin is named because the configuration must name a backbone; the one that is built from it is thrown away at once.
+    """
+    tiny = {"model_type": "swin", "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "window_size": 4}
+    settings: dict[str, Any] = {"num_labels": categories - 1}
+    return Mask2FormerConfig(
+        **settings,
+        backbone_config=tiny | {"out_features": ["stage1", "stage2", "stage3", "stage4"]},
+        num_queries=queries,
+        feature_size=64,
+        mask_feature_size=64,
+        hidden_dim=64,
+        encoder_layers=2,
+        encoder_feedforward_dim=128,
+        decoder_layers=4,  # of which the first is the answer of the queries before any attention
+        dim_feedforward=256,
+        num_attention_heads=4,
+    )
+
+
+def create(name: str, sam: Sam, categories: int, size: int, queries: int = 50) -> InstanceSegmenter:
+    """A segmenter to be trained.
+
+    Args:
+        name: ``"sam"`` (small, on a copy of SAM's image encoder); a Mask2Former's Hugging Face id or folder; or its config.json, to
+            start from random weights.
+        categories: with background.
+        queries: of ``"sam"``; the others bring their own number.
+
+    Raises:
+        WeightsError: not found, damaged, or not the weights of a Mask2Former.
+    """
+    if name == "sam":
+        hiera = copy.deepcopy(sam.model.vision_encoder.backbone).float().requires_grad_(True)
+        return _on_hiera(hiera, small_config(categories, queries), categories, size)
+    try:
+        if name.endswith(".json"):
+            config = Mask2FormerConfig.from_json_file(name)
+            config.num_labels = categories - 1
+            return InstanceSegmenter(Mask2FormerForUniversalSegmentation(config), categories, size)
+        refuse_pickle(name, f"--segmenter {name}")
+        with quiet_transformers():
+            loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
+                name,
+                num_labels=categories - 1,
+                ignore_mismatched_sizes=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        model, report = loaded
+    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(
+            f"--segmenter {name}: cannot load this Mask2Former: {reason_of(error)}. Give 'sam', a Hugging Face id, a folder with "
+            "config.json and model.safetensors, or a config.json to start from random weights."
+        ) from error
+    kinds = {"missing or of another shape": ("missing_keys", "mismatched_keys"), "unexpected": ("unexpected_keys",)}
+    wrong = {
+        text: [key for name in names for key in key_names(report, name) if not key.startswith(HEADS)]
+        for text, names in kinds.items()
+    }
+    if any(wrong.values()):
+        told = "; ".join(f"{text}: {listing(keys)}" for text, keys in wrong.items() if keys)
+        raise WeightsError(
+            f"--segmenter {name}: these weights are not those of a Mask2Former: {told}. Give another id or folder."
+        )
+    return InstanceSegmenter(model, categories, size)
+
+
+def build(description: dict[str, Any], categories: int, size: int) -> InstanceSegmenter:
+    """An untrained segmenter of the shape that ``description()`` told; its weights are loaded afterwards.
+
+    Raises:
+        WeightsError: a type that this version does not know.
+    """
+    if description.get("type") != "mask2former":
+        raise WeightsError(
+            f"unknown instance segmenter type {description.get('type')!r} in the model's config.json; this version knows: mask2former"
+        )
+    config, encoder = Mask2FormerConfig.from_dict(description["config"]), description["encoder"]
+    if encoder is None:
+        return InstanceSegmenter(Mask2FormerForUniversalSegmentation(config), categories, size)
+    hiera: Any = AutoConfig.for_model(**encoder)
+    return _on_hiera(Sam2HieraDetModel(hiera), config, categories, size)
+
+
+def _on_hiera(hiera: nn.Module, config: Mask2FormerConfig, categories: int, size: int) -> InstanceSegmenter:
+    """A new Mask2Former whose backbone is ``hiera``."""
+    with quiet_transformers():  # it would warn of every backbone but Swin
+        model = Mask2FormerForUniversalSegmentation(config)
+    backbone = HieraBackbone(hiera)
+    decoder = Mask2FormerPixelDecoder(config, feature_channels=backbone.channels)
+    decoder.apply(model._init_weights)
+    level: Any = model.model.pixel_level_module
+    level.encoder, level.decoder = backbone, decoder
+    encoder = json.loads(backbone.hiera.config.to_json_string())
+    return InstanceSegmenter(model, categories, size, encoder)

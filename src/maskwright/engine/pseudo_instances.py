@@ -105,8 +105,8 @@ def refine(
         found: in the images of ``embedding``.
         size: side of the canvas; masks come back at this size.
         show: what SAM is shown of the teacher's mask. ``points``: three clicks (the paper); of SAM's three answers the one with the
-            highest predicted IoU is taken. ``all``: also its box and its logits (ours): a small SAM does not know from clicks
-            which of the things under them is meant. The prompt is then plain enough for a single answer.
+            highest predicted IoU is taken. ``all``: also its box and its logits (ours), a prompt plain enough for a single answer:
+            better where the teacher's masks are only rough, worse where they hold parts of several objects.
         official: see :func:`refining_points`.
         accept: SAM's mask is taken where its IoU with the teacher's is at least this, else the teacher's stays (ours; 0 = always).
     """

@@ -111,9 +111,9 @@ class Config:
     """Class probability above which the teacher's answer becomes a pseudo-label."""
     refinement: bool = True
     """SAM draws the outlines of pseudo-labels."""
-    show: Literal["all", "points"] = "all"
-    """What SAM is shown for it: `points` are the paper's three clicks; `all` adds the box and the logits of the teacher's mask, as a
-    small SAM does not know from clicks alone what is meant."""
+    show: Literal["points", "all"] = "points"
+    """What SAM is shown for it: `points` are three clicks; `all` adds the box and the logits of the teacher's mask (not in the
+    paper: keeps closer to the teacher, for better or worse)."""
     accept: float = 0.0
     """Take SAM's outline where its IoU with the teacher's is at least this (not in the paper; 0 = always)."""
     merge: float = 1.0

@@ -19,10 +19,10 @@ from maskwright.data.labels import Dataset, Kind
 from maskwright.data.loader import Loader
 from maskwright.engine.budget import progress
 from maskwright.engine.checkpoints import read_checkpoint
+from maskwright.engine.in_context.pool import ReferencePool
+from maskwright.engine.in_context.pseudo import Rows, resize, rows_of, truth_of
+from maskwright.engine.in_context.selection import Judge, answer_groups
 from maskwright.engine.metrics import soft_dice
-from maskwright.engine.pool import ReferencePool
-from maskwright.engine.pseudo import Rows, resize, rows_of, truth_of
-from maskwright.engine.selection import Judge, answer_groups
 from maskwright.engine.weights import load_state
 from maskwright.nets.selector import select
 from maskwright.nets.spnet import Query, pooled, pooled_memory
@@ -165,7 +165,7 @@ class Queries:
 
     @torch.no_grad()
     def answer(self, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """An ``engine.selection.Answer``: (R,) rows, (R, T) places in the pool → (R, S/4, S/4) logits and (R,) predicted IoU."""
+        """An ``engine.in_context.selection.Answer``: (R,) rows, (R, T) places in the pool → (R, S/4, S/4) logits and (R,) predicted IoU."""
         embedding = self.images.embedding[self.rows.image[rows]]
         masks = self.sam.decode(self.sam.recall(embedding, self.pool.memory(places)))
         return masks.best[:, 0], masks.best_iou[:, 0]

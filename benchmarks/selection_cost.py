@@ -21,7 +21,7 @@ import torch
 import tyro
 
 from maskwright.data.labels import Kind
-from maskwright.engine.selection import ReferencePolicy
+from maskwright.engine.in_context.selection import ReferencePolicy
 from maskwright.nets.selector import Heuristic, select
 from maskwright.nets.spnet import Entries, Query
 from measure import machine, median_seconds, save, show

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from maskwright.data.labels import Dataset
-from maskwright.engine import in_context_files
-from maskwright.engine.in_context import InContextPredictor
+from maskwright.engine.in_context import files as in_context_files
+from maskwright.engine.in_context.predictor import InContextPredictor
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Prediction, Predictor
 from maskwright.errors import MaskwrightError

@@ -16,8 +16,9 @@ from maskwright import api
 from maskwright.cli import main
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Dataset, Kind
-from maskwright.engine import in_context, in_context_files
-from maskwright.engine.in_context import InContextPredictor
+from maskwright.engine.in_context import files as in_context_files
+from maskwright.engine.in_context import predictor as in_context
+from maskwright.engine.in_context.predictor import InContextPredictor
 from maskwright.errors import MaskwrightError, WeightsError
 from maskwright.nets.selector import SelectorName
 from maskwright.recipes import samix

@@ -19,7 +19,7 @@ from maskwright.cli import main
 from maskwright.data.images import read_mask
 from maskwright.data.instances import is_labelled
 from maskwright.data.labels import Box, Dataset, Labels, Point
-from maskwright.engine.distillation import cells_of, similarities
+from maskwright.engine.instances.distillation import cells_of, similarities
 from maskwright.errors import DataError, MaskwrightError, RunError
 from maskwright.recipes import s4m
 

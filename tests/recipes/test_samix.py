@@ -15,7 +15,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from maskwright.api import load
 from maskwright.data.images import image_size, read_mask
 from maskwright.data.labels import Dataset, Kind, Labels
-from maskwright.engine.selection import load_policy
+from maskwright.engine.in_context.selection import load_policy
 from maskwright.errors import DataError, MaskwrightError, RunError
 from maskwright.nets.selector import SelectorName
 from maskwright.recipes import samix

@@ -58,7 +58,7 @@ class InstanceSegmenter(nn.Module):
     def __init__(self, model: nn.Module, categories: int, size: int, encoder: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.model = model
-        # Loss and matching are engine/set_loss.py's, which is one batch and knows other processes.
+        # Loss and matching are engine/instances/set_loss.py's, which is one batch and knows other processes.
         self.model.criterion = None
         self.categories = categories
         self.size = size

@@ -20,7 +20,8 @@ SelectorName = Literal[Heuristic, "policy"]
 """Selectors that a model can be trained with."""
 
 EvaluatedSelector = Literal[Heuristic, "policy", "oracle"]
-"""Selectors that can be compared. ``policy`` is SPNet; ``oracle`` looks at the truth (``engine.selection.oracle``), for evaluation only."""
+"""Selectors that can be compared. ``policy`` is SPNet; ``oracle`` (``engine.in_context.selection.oracle``) looks at the truth, for
+evaluation only."""
 
 
 def select(

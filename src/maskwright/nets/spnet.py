@@ -32,7 +32,7 @@ class Query:
     Attributes:
         whole: of the whole image.
         foreground: of the object, as far as it is known or guessed.
-        prior: (N, E) logits that every entry of the pool starts with besides its similarity, see ``engine.experience``; None: 0.
+        prior: (N, E) logits that every entry of the pool starts with besides its similarity, see ``engine.in_context.experience``; None: 0.
     """
 
     whole: Tensor

@@ -53,12 +53,12 @@ RECIPES = {
         Recipe(
             "clicks",
             "An agent that corrects masks by clicks of its own, after a click, a box or a mask of yours.",
-            "maskwright.engine.click_predictor:load_agent",
+            "maskwright.engine.clicks.predictor:load_agent",
         ),
         Recipe(
             "s4m",
             "An instance segmenter from a small labelled share and many images without labels (S⁴M).",
-            "maskwright.engine.instance_predictor:load_instances",
+            "maskwright.engine.instances.predictor:load_instances",
         ),
     )
 }

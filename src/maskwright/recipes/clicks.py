@@ -32,9 +32,7 @@ from maskwright.data.check import require_clean
 from maskwright.data.geometry import warp_maps
 from maskwright.data.labels import Dataset
 from maskwright.engine.budget import Budget, progress
-from maskwright.engine.click_scores import curve, first_answers
-from maskwright.engine.predictor import find_device
-from maskwright.engine.refine import (
+from maskwright.engine.clicks.agent import (
     ClickAgent,
     Looks,
     Rules,
@@ -44,6 +42,8 @@ from maskwright.engine.refine import (
     observe,
     peaks,
 )
+from maskwright.engine.clicks.scores import curve, first_answers
+from maskwright.engine.predictor import find_device
 from maskwright.engine.run import Run
 from maskwright.engine.shapes import tight_boxes
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer

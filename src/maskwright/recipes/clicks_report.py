@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from maskwright.engine.click_pictures import frames, write_gif
-from maskwright.engine.click_scores import LOST, Curve, curve, first_answers, head_room
+from maskwright.engine.clicks.agent import Rules
+from maskwright.engine.clicks.pictures import frames, write_gif
+from maskwright.engine.clicks.scores import LOST, Curve, curve, first_answers, head_room
 from maskwright.engine.model import describe
 from maskwright.engine.pictures import side_by_side
-from maskwright.engine.refine import Rules
 from maskwright.engine.report import Picture, Report
 from maskwright.engine.run import read_metrics
 from maskwright.sam.store import weights_signature

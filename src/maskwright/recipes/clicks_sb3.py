@@ -12,8 +12,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
 from maskwright.engine.budget import progress
-from maskwright.engine.pixel_agent import PixelAgent
-from maskwright.engine.refine import ClickAgent
+from maskwright.engine.clicks.agent import ClickAgent
+from maskwright.engine.clicks.pixel_agent import PixelAgent
 from maskwright.nets.prompter import Prompter
 from maskwright.recipes.clicks import Trainer
 from maskwright.rl.envs import ClickVectorEnv

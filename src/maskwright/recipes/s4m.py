@@ -38,16 +38,17 @@ from maskwright.data.instances import (
     refuse_semantic,
 )
 from maskwright.data.labels import Dataset, Labels
-from maskwright.engine import coco, descent
+from maskwright.engine import descent
 from maskwright.engine.budget import Budget, progress
-from maskwright.engine.detections import look_at
-from maskwright.engine.distillation import distillation_loss, query_points, sam_similarities
 from maskwright.engine.ema import Ema
+from maskwright.engine.instances import coco
+from maskwright.engine.instances.detections import look_at
+from maskwright.engine.instances.distillation import distillation_loss, query_points, sam_similarities
+from maskwright.engine.instances.paste import OFFICIAL_AREA, paste
+from maskwright.engine.instances.pseudo import candidates, preferring, prompted, refine, without_duplicates
+from maskwright.engine.instances.set_loss import SetLoss
 from maskwright.engine.model import Model
-from maskwright.engine.paste import OFFICIAL_AREA, paste
-from maskwright.engine.pseudo_instances import candidates, preferring, prompted, refine, without_duplicates
 from maskwright.engine.run import Run
-from maskwright.engine.set_loss import SetLoss
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
 from maskwright.errors import DataError, MaskwrightError, RunError
@@ -573,7 +574,7 @@ def load_teacher(path: Path, categories: tuple[str, ...]) -> InstanceSegmenter:
         WeightsError: no model there, or one that is damaged.
         RunError: a model of other categories.
     """
-    from maskwright.engine.instance_predictor import load_instances
+    from maskwright.engine.instances.predictor import load_instances
 
     model = Model.open(path / "teacher" if (path / "teacher").is_dir() else path, ("s4m",))
     if model.categories != categories:

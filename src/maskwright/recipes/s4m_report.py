@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from maskwright.data.images import read_image
 from maskwright.data.instances import Instances, read_ids
-from maskwright.engine.detections import look_at
-from maskwright.engine.instance_predictor import draw_ids
+from maskwright.engine.instances.detections import look_at
+from maskwright.engine.instances.predictor import draw_ids
 from maskwright.engine.model import describe
 from maskwright.engine.pictures import overlay_instances, side_by_side
 from maskwright.engine.report import Picture, Report

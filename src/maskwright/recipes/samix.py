@@ -36,11 +36,14 @@ from maskwright.data.check import require_clean
 from maskwright.data.implied import with_implied_labels
 from maskwright.data.labels import IGNORE, Dataset, Kind
 from maskwright.data.loader import Loader
-from maskwright.engine import descent, pseudo
+from maskwright.engine import descent
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.descent import set_rate
 from maskwright.engine.ema import Ema
-from maskwright.engine.labeller import Labeller, Shown, Visit
+from maskwright.engine.in_context import pseudo
+from maskwright.engine.in_context.labeller import Labeller, Shown, Visit
+from maskwright.engine.in_context.questions import ask
+from maskwright.engine.in_context.selection import ReferencePolicy, with_head_room
 from maskwright.engine.losses import (
     box_projection_loss,
     consistency_loss,
@@ -52,9 +55,7 @@ from maskwright.engine.losses import (
     tag_loss,
 )
 from maskwright.engine.metrics import SegmentationMetrics
-from maskwright.engine.questions import ask
 from maskwright.engine.run import Run
-from maskwright.engine.selection import ReferencePolicy, with_head_room
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
 from maskwright.errors import DataError

@@ -14,7 +14,9 @@ from PIL import Image
 from maskwright.data.images import read_image, read_mask, write_atomic, write_mask
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.data.loader import Loader
-from maskwright.engine import in_context_files, pictures, pseudo
+from maskwright.engine import pictures
+from maskwright.engine.in_context import files as in_context_files
+from maskwright.engine.in_context import pseudo
 from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.model import describe
 from maskwright.engine.report import Picture, Report

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskwright.engine.metrics import soft_dice
-from maskwright.engine.selection import (
+from maskwright.engine.in_context.selection import (
     Judge,
     ReferencePolicy,
     answer_groups,
@@ -20,6 +19,7 @@ from maskwright.engine.selection import (
     oracle,
     with_head_room,
 )
+from maskwright.engine.metrics import soft_dice
 from maskwright.errors import WeightsError
 from maskwright.nets.selector import select
 from maskwright.nets.spnet import Entries, Query

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from maskwright.data.labels import Kind
-from maskwright.engine.pool import ReferencePool
+from maskwright.engine.in_context.pool import ReferencePool
 from maskwright.errors import WeightsError
 from maskwright.sam.sam import Memory
 

@@ -16,10 +16,10 @@ from maskwright.data.geometry import Size, resize_matrix
 from maskwright.data.images import write_atomic
 from maskwright.data.instances import is_labelled, read_ids
 from maskwright.data.labels import Dataset
-from maskwright.engine import coco
-from maskwright.engine.coco import Detection
-from maskwright.engine.detections import detect, squashed
 from maskwright.engine.evaluation import ScoreTable, refuse_unsuited, scored
+from maskwright.engine.instances import coco
+from maskwright.engine.instances.coco import Detection
+from maskwright.engine.instances.detections import detect, squashed
 from maskwright.engine.model import Model
 from maskwright.engine.pictures import overlay_instances
 from maskwright.engine.predictor import Canvas, Prediction, Predictor

@@ -14,8 +14,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from maskwright.data.geometry import resize_matrix
-from maskwright.engine.coco import Detection
-from maskwright.engine.detections import detect, detections, look_at, tiles
+from maskwright.engine.instances.coco import Detection
+from maskwright.engine.instances.detections import detect, detections, look_at, tiles
 from maskwright.nets.instance import Queries
 
 

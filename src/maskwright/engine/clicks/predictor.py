@@ -22,11 +22,11 @@ from maskwright.data.fields import read_json
 from maskwright.data.geometry import Size, resize_matrix, unwarp_logits, warp_mask, warp_points
 from maskwright.data.images import read_mask
 from maskwright.data.labels import IGNORE, Dataset
-from maskwright.engine.click_scores import LOST, curve, head_room
+from maskwright.engine.clicks.agent import ClickAgent, Refinement, Rules, mask_logits
+from maskwright.engine.clicks.scores import LOST, curve, head_room
 from maskwright.engine.evaluation import ScoreTable, refuse_unsuited, scored
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor
-from maskwright.engine.refine import ClickAgent, Refinement, Rules, mask_logits
 from maskwright.errors import DataError, MaskwrightError, WeightsError
 from maskwright.nets.prompter import Prompter
 from maskwright.nets.quality import QualityHead
@@ -353,7 +353,7 @@ def _own_agent(sam: Sam, model: Model) -> ClickAgent:
 
 
 def _pixel_agent(sam: Sam, model: Model) -> ClickAgent:
-    from maskwright.engine.pixel_agent import (
+    from maskwright.engine.clicks.pixel_agent import (
         PixelAgent,
         pixel_policy,
     )  # seconds to import, and only the baseline needs it

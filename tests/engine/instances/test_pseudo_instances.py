@@ -9,7 +9,7 @@ import torch
 
 from maskwright.data.instances import InstanceLoader, Instances
 from maskwright.data.labels import Box, Dataset, Labels, Point, Sample
-from maskwright.engine.pseudo_instances import (
+from maskwright.engine.instances.pseudo import (
     candidates,
     preferring,
     prompted,

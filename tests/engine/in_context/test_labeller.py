@@ -7,9 +7,9 @@ import torch
 from batches import BOX_1, SIZE, C, batch_of
 
 from maskwright.data.labels import Kind
-from maskwright.engine import pseudo
-from maskwright.engine.labeller import FLOOR, MOST_ROWS, Labeller, PseudoMask
-from maskwright.engine.pseudo import EMPTY, Rows
+from maskwright.engine.in_context import pseudo
+from maskwright.engine.in_context.labeller import FLOOR, MOST_ROWS, Labeller, PseudoMask
+from maskwright.engine.in_context.pseudo import EMPTY, Rows
 from maskwright.sam.sam import Sam
 
 GRID = SIZE // 4

@@ -10,9 +10,9 @@ from batches import BOX_1, BOX_3, SIZE, C, batch_of
 
 from maskwright.data.batch import Batch
 from maskwright.data.labels import Kind
-from maskwright.engine.labeller import Labeller
-from maskwright.engine.questions import ask
-from maskwright.engine.selection import ReferencePolicy
+from maskwright.engine.in_context.labeller import Labeller
+from maskwright.engine.in_context.questions import ask
+from maskwright.engine.in_context.selection import ReferencePolicy
 from maskwright.nets.spnet import Query
 from maskwright.sam.sam import Sam
 

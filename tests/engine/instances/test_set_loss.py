@@ -8,7 +8,7 @@ from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from maskwright.data.instances import Instances
-from maskwright.engine.set_loss import SetLoss
+from maskwright.engine.instances.set_loss import SetLoss
 
 WEIGHTS = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from maskwright.data.batch import Batch
 from maskwright.data.labels import IGNORE, Kind
-from maskwright.engine import pseudo
-from maskwright.engine.labeller import Labeller, Shown
+from maskwright.engine.in_context import pseudo
+from maskwright.engine.in_context.labeller import Labeller, Shown
+from maskwright.engine.in_context.selection import Answer, Judge, Round
 from maskwright.engine.losses import box_projection_loss
-from maskwright.engine.selection import Answer, Judge, Round
 from maskwright.nets.spnet import Query, pooled
 from maskwright.sam.sam import Embedding
 

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from torch import Tensor
 
-from maskwright.engine.refine import ClickAgent, Looks, Refinement, Rules
+from maskwright.engine.clicks.agent import ClickAgent, Looks, Refinement, Rules
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState
 from maskwright.rl.envs import GRID, PIXELS, ClickVectorEnv

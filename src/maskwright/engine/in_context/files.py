@@ -22,12 +22,12 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from maskwright.engine.in_context import InContext, InContextPredictor
-from maskwright.engine.labeller import Labeller
+from maskwright.engine.in_context.labeller import Labeller
+from maskwright.engine.in_context.pool import ReferencePool
+from maskwright.engine.in_context.predictor import InContext, InContextPredictor
+from maskwright.engine.in_context.selection import ReferencePolicy, load_policy
 from maskwright.engine.model import Model
-from maskwright.engine.pool import ReferencePool
 from maskwright.engine.predictor import load_segmenter
-from maskwright.engine.selection import ReferencePolicy, load_policy
 from maskwright.engine.weights import key_problems, load_tensors, raise_weights
 from maskwright.errors import MaskwrightError, WeightsError
 from maskwright.nets.selector import Heuristic

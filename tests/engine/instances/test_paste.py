@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskwright.data.instances import Instances
-from maskwright.engine.paste import MIN_SHARE, paste
+from maskwright.engine.instances.paste import MIN_SHARE, paste
 
 SIZE = 32
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskwright.data.geometry import Affine, Size, compose, resize_matrix, unwarp_logits, warp_image
-from maskwright.engine.coco import MOST, Detection, cut
+from maskwright.engine.instances.coco import MOST, Detection, cut
 from maskwright.nets.instance import InstanceSegmenter, Queries
 
 _SAME = 0.5

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskwright.engine.distillation import (
+from maskwright.engine.instances.distillation import (
     cells_of,
     distillation_loss,
     query_points,

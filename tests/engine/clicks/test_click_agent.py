@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskwright.data.scenes import render
-from maskwright.engine.click_scores import Curve, curve, head_room
-from maskwright.engine.refine import (
+from maskwright.engine.clicks.agent import (
     ClickAgent,
     Looks,
     Rules,
@@ -19,6 +18,7 @@ from maskwright.engine.refine import (
     mask_logits,
     peaks,
 )
+from maskwright.engine.clicks.scores import Curve, curve, head_room
 from maskwright.nets.prompter import Prompter
 from maskwright.nets.quality import QualityHead
 from maskwright.rl.bank import Bank

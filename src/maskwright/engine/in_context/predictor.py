@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskwright.data.batch import Batch
-from maskwright.engine import pseudo
-from maskwright.engine.in_context_report import write_report
-from maskwright.engine.labeller import Labeller
+from maskwright.engine.in_context import pseudo
+from maskwright.engine.in_context.labeller import Labeller
+from maskwright.engine.in_context.report import write_report
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, SegmenterPredictor, find_device
 from maskwright.nets.segmenter import Segmenter

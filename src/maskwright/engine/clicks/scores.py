@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from maskwright.engine.clicks.agent import ClickAgent, Rules
 from maskwright.engine.metrics import paired_bootstrap
-from maskwright.engine.refine import ClickAgent, Rules
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import SLOTS, ClickState, canvas_dice, first_click, start
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torchmetrics.functional.segmentation import dice_score
 
 from maskwright.data.labels import Kind
-from maskwright.engine import pseudo
-from maskwright.engine.pseudo import EMPTY, RowPrompts, Rows
+from maskwright.engine.in_context import pseudo
+from maskwright.engine.in_context.pseudo import EMPTY, RowPrompts, Rows
 from maskwright.engine.shapes import touched_cells
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Masks

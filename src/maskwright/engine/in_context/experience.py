@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskwright.engine.selection import Answer, Judge
+from maskwright.engine.in_context.selection import Answer, Judge
 from maskwright.nets.selector import cosine
 from maskwright.nets.spnet import Entries, Query, candidates
 

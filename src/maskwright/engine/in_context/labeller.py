@@ -18,7 +18,9 @@ from torch import Tensor
 from maskwright.data.batch import Batch
 from maskwright.data.geometry import compose, invert, resize_matrix, warp_maps
 from maskwright.data.labels import IGNORE, Kind
-from maskwright.engine import pseudo
+from maskwright.engine.in_context import pseudo
+from maskwright.engine.in_context.pool import ReferencePool
+from maskwright.engine.in_context.selection import ReferencePolicy
 from maskwright.engine.losses import (
     box_projection_loss,
     consistency_loss,
@@ -26,8 +28,6 @@ from maskwright.engine.losses import (
     mask_loss,
     partial_cross_entropy,
 )
-from maskwright.engine.pool import ReferencePool
-from maskwright.engine.selection import ReferencePolicy
 from maskwright.engine.shapes import touched_cells
 from maskwright.nets.selector import SelectorName, select
 from maskwright.nets.spnet import Query, pooled, pooled_memory

@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from maskwright.data.formats import rle
-from maskwright.engine import coco
-from maskwright.engine.coco import Detection, cut, of_ids
+from maskwright.engine.instances import coco
+from maskwright.engine.instances.coco import Detection, cut, of_ids
 
 SIZE = (60, 40)
 CATEGORIES = ("background", "cell", "dot", "never")

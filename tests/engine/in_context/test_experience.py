@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from maskwright.data.labels import Kind
-from maskwright.engine.experience import Experience, Table, fit, gather
-from maskwright.engine.selection import Judge
+from maskwright.engine.in_context.experience import Experience, Table, fit, gather
+from maskwright.engine.in_context.selection import Judge
 from maskwright.nets.spnet import Entries, Query, SPNet, candidates
 
 CHANNELS = 12

@@ -1,0 +1,1 @@
+"""The click agent at work: how it acts, is scored and shown."""

@@ -8,9 +8,10 @@
 
 The pool are training images with masks; the queries are images of the test split, asked for without any prompt, once for each
 category that they show. SPNet (`policy`) learns on the pool's own images, each without itself: first from the Dice of
-every single reference (`maskwright.engine.in_context.experience`), as far as that helps images that were left out, then by GRPO. Every fifth
-pool image is kept from GRPO as a query, and decides when it has learnt enough. Neither val nor test are learnt from; val only says which
-heuristic is best. `oracle` chooses greedily with the truth at hand, among the policy's candidates: no selector, but the end of the head-room.
+every single reference (`maskwright.engine.in_context.experience`), as far as that helps images that were left out, then by GRPO.
+Every fifth pool image is kept from GRPO as a query, and decides when it has learnt enough. Neither val nor test are learnt from; val
+only says which heuristic is best. `oracle` chooses greedily with the truth at hand, among the policy's candidates: no selector, but the
+end of the head-room.
 Head-room captured = (policy - best heuristic) / (oracle - best heuristic). Intervals are paired bootstraps over the test images, each
 image's score the mean over the seeds.
 

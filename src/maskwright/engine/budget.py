@@ -116,10 +116,12 @@ class _ProgressLines:
         if now - self.printed < self.interval:
             return
         self.printed = now
-        rate = (self.completed - self.first) / (now - self.started)
-        left = f", about {max(0.0, self.total - self.completed) / rate / 60:.1f} min left" if rate > 0 else ""
+        done = self.completed - self.first
+        left = ""
+        if done > 0.005 * self.total:  # a guess from less is none
+            left = f", about {max(0.0, self.total - self.completed) * (now - self.started) / done / 60:.1f} min left"
         share = self.completed / self.total if self.total else 1.0
-        text = f"{self.description}: {self.completed:g} of {self.total:g} ({share:.0%}){left}  {_note(scalars)}"
+        text = f"{self.description}: {self.completed:.4g} of {self.total:g} ({share:.0%}){left}  {_note(scalars)}"
         self.console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -77,16 +77,16 @@ class _Budgeted(BaseCallback):
         super().__init__()
         self.trainer, self.advance = trainer, advance
         self.begun = time.monotonic()
+        self.share = 0.0
         self.rewards: list[float] = []
 
     def _on_step(self) -> bool:
         trainer = self.trainer
-        before = trainer.budget.progress(trainer.step, self.begun)
         trainer.step += 1
         self.rewards.append(float(torch.as_tensor(self.locals["rewards"]).mean()))
         if trainer.step % 100 == 0:
             trainer.run.log(trainer.step, reward=sum(self.rewards) / len(self.rewards))
             self.rewards.clear()
-        now = trainer.budget.progress(trainer.step, self.begun)
-        self.advance(1 if trainer.budget.total_steps else 100 * (now - before))
+        before, self.share = self.share, trainer.budget.progress(trainer.step, self.begun)
+        self.advance(1 if trainer.budget.total_steps else 100 * (self.share - before))
         return not trainer.budget.done(trainer.step, self.begun)

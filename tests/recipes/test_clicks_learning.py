@@ -16,7 +16,6 @@ from maskwright.data.labels import Dataset, Labels, Mask, Sample
 from maskwright.recipes import clicks
 from maskwright.sam.frozen import FrozenDecoder
 
-
 SIZE, RADIUS = 128, 14.0
 """Pixels along a side of the canvas (twice that of the images), and radius of a disc on it."""
 

@@ -217,7 +217,7 @@ def refined(bench: Bench, seed: int) -> dict[str, Any]:
     assert config.refine is not None
     model = load(bench.run("full", seed), device="cpu")
     after = evaluate(model, bench.dataset, config.split, masks=config.refine)
-    model.agent.rules = replace(model.agent.rules, margin=2.0)  # type: ignore[attr-defined]  # nothing is ever kept
+    model.agent.rules = replace(model.agent.rules, mask_margin=2.0)  # type: ignore[attr-defined]  # nothing is ever kept
     before = evaluate(model, bench.dataset, config.split, masks=config.refine)
     pairs = [(a["dice"], b["dice"]) for a, b in zip(after["per_image"], before["per_image"]) if a["dice"] is not None]
     mended, given = (np.array(column) for column in zip(*pairs))

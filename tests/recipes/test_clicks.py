@@ -19,6 +19,7 @@ from maskwright.api import evaluate, load, train
 from maskwright.cli import main
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Dataset, Kind
+from maskwright.engine.refine import mask_logits
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
 from maskwright.recipes import clicks
 from maskwright.rl.bank import Bank
@@ -76,7 +77,12 @@ def test_a_run_leaves_an_agent_a_report_and_a_film(run: Path):
     }
     assert config["recipe"] == "clicks"
     assert config["rules"]["margin"] in clicks.MARGINS
-    assert {trial["policy"] for trial in config["settled"]["trials"]} == {"values", "reinforced"}
+    assert {trial["policy"] for trial in config["settled"]["trials"]} == {
+        "values",
+        "reinforced",
+        "masks refined",
+    }
+    assert config["rules"]["mask_margin"] in clicks.MASK_MARGINS
     assert not any(name.startswith("model.sam") for name in tensors(run))
     html = (run / "report.html").read_text()
     assert "http://" not in html.replace("http://www.w3.org", "")
@@ -235,7 +241,7 @@ def test_masks_that_nothing_was_mended_in_stay_as_they_are(run: Path, scenes: Pa
         given = read_mask(dataset.mask_path(sample))  # type: ignore[arg-type]
         mended = any(prediction.record()["clicks"].values())
         assert mended or np.array_equal(prediction.mask, given)
-    model.agent.rules = clicks.replace(model.agent.rules, margin=2.0)  # type: ignore[attr-defined]
+    model.agent.rules = clicks.replace(model.agent.rules, mask_margin=2.0)  # type: ignore[attr-defined]
     for sample, prediction in zip(part, model.predict(images, masks=folder)):
         assert np.array_equal(prediction.mask, read_mask(dataset.mask_path(sample)))  # type: ignore[arg-type]
     (folder / f"{images[0].stem}.png").unlink()
@@ -291,6 +297,11 @@ def test_somebodys_masks_are_imperfect_but_of_the_object(bank: Bank):
     assert 0.4 < scores.mean() < 0.95
     assert scores.std() > 0.05
     assert logits.abs().max() <= 8
+    better = dice(bank, rows, clicks.somebodys_masks(bank, rows, torch.Generator().manual_seed(0), 0.4))
+    exact = dice(bank, rows, clicks.somebodys_masks(bank, rows, torch.Generator().manual_seed(0), 0.0))
+    unspoilt = mask_logits(bank.known_truth.area[rows])
+    assert torch.allclose(exact, dice(bank, rows, unspoilt))
+    assert exact.mean() > better.mean() > scores.mean() + 0.05
 
 
 def test_mirror_images_have_mirrored_truths(bank: Bank, tiny_sam: Sam):

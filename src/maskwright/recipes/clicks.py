@@ -76,6 +76,9 @@ BEGINNINGS = {"click": 0.5, "stray": 0.2, "box": 0.12, "mask": 0.18}
 MARGINS = (0.0, 0.005, 0.01, 0.02, 0.04)
 """Margins of acceptance that are tried on the images held out."""
 
+MASK_MARGINS = (0.01, 0.02, 0.04, 0.08, 0.15, 1.0)
+"""The same for masks to refine. The last leaves every mask as it is: better that than a loss."""
+
 
 @dataclass
 class Config:
@@ -601,16 +604,36 @@ class Trainer:
                     found = curve(self.agent(prompter), held, rules)
                     trials.append({"policy": name, "margin": margin, **found.summary()})
 
-        # The mean gain less what its uncertainty could hide: a larger margin wins where little is known.
-        def worth(trial: dict[str, Any]) -> float:
-            gain, low, high = trial["gain"]
-            return gain - 0.25 * (high - low) - 0.02 * trial["lost"]
-
-        chosen = max(trials, key=worth)
-        self.settled = {"trials": trials, "policy": chosen["policy"], "margin": chosen["margin"], "held_out": len(held)}
-        self.rules = replace(self.rules, margin=chosen["margin"])
+        chosen = max(trials, key=lambda trial: _worth(trial, 0.25, 0.02))
         if chosen["policy"] == "values" and self.reference is not None:
             self.prompter = self.reference
+        self.rules = replace(self.rules, margin=chosen["margin"])
+        masks = self._mask_trials(held) if self.config.quality else []
+        mask_margin = max(masks, key=lambda trial: _worth(trial, 0.5, 0.05))["margin"] if masks else 0.0
+        self.rules = replace(self.rules, mask_margin=mask_margin)
+        self.settled = {
+            "trials": trials + masks,
+            "policy": chosen["policy"],
+            "margin": chosen["margin"],
+            "mask_margin": mask_margin,
+            "held_out": len(held),
+        }
+
+    @torch.no_grad()
+    def _mask_trials(self, held: Bank) -> list[dict[str, Any]]:
+        """What refining masks gains with every margin: of poor masks, and of good ones that are easily made worse."""
+        trials = []
+        for margin in MASK_MARGINS:
+            generator = self.generator(5, 0)
+
+            def begun(rows: Tensor, generator: torch.Generator = generator) -> ClickState:
+                spoilt = torch.where(rows % 2 == 0, 1.0, 0.4)
+                logits = somebodys_masks(held, rows, generator, spoilt)
+                return start_mask(self.sam, held, rows, logits, slots=self.slots)
+
+            found = curve(self.agent(), held, replace(self.rules, mask_margin=margin), begin=begun)
+            trials.append({"policy": "masks refined", "margin": margin, **found.summary()})
+        return trials
 
     def _calibrate(self, held: Bank) -> None:
         guesses, true = [], []
@@ -650,6 +673,12 @@ class Trainer:
             )
         write_model(self, scores)
         write_report(self, scores)
+
+
+def _worth(trial: dict[str, Any], doubt: float, loss: float) -> float:
+    """The mean gain less what its uncertainty could hide, and less the targets that lose: where little is known, caution wins."""
+    gain, low, high = trial["gain"]
+    return gain - doubt * (high - low) - loss * trial["lost"]
 
 
 # ------------------------------------------------------------------------------------------------------ beginnings
@@ -694,14 +723,19 @@ def loose_boxes(bank: Bank, rows: Tensor, generator: torch.Generator) -> Tensor:
     return moved.clamp(0, bank.size)
 
 
-def somebodys_masks(bank: Bank, rows: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, h, w) logits of imperfect masks, as another model might have made them: truths moved, stretched and eaten away."""
+def somebodys_masks(bank: Bank, rows: Tensor, generator: torch.Generator, spoilt: Tensor | float = 1.0) -> Tensor:
+    """(B, h, w) logits of imperfect masks, as another model might have made them: truths moved, stretched and eaten away.
+
+    Args:
+        spoilt: how much, (B,) or the same for all; 0: not at all.
+    """
     area = bank.known_truth.area[rows]
     count, side = len(rows), area.shape[-1]
     draw = torch.rand(count, 5, generator=generator).to(rows.device)
-    scale = torch.exp(0.35 * (2 * draw[:, :2] - 1))
+    spoilt = torch.as_tensor(spoilt, dtype=torch.float32, device=rows.device).expand(count)
+    scale = torch.exp(0.35 * (2 * draw[:, :2] - 1) * spoilt[:, None])
     mass = area.sum((1, 2)).clamp(min=1e-3)
-    shift = (draw[:, 2:4] - 0.5) * 0.3 * mass.sqrt()[:, None]
+    shift = (draw[:, 2:4] - 0.5) * 0.3 * (mass.sqrt() * spoilt)[:, None]
     matrices = torch.zeros(count, 2, 3, device=rows.device)
     matrices[:, 0, 0], matrices[:, 1, 1] = scale.unbind(1)
     # Stretched about the object's own middle.
@@ -711,7 +745,7 @@ def somebodys_masks(bank: Bank, rows: Tensor, generator: torch.Generator) -> Ten
     moved = warp_maps(area[:, None], matrices, side)
     waves = torch.randn(count, 1, 8, 8, generator=generator).to(rows.device)
     waves = F.interpolate(waves, (side, side), mode="bicubic", align_corners=False)
-    return mask_logits((moved + 0.35 * draw[:, 4, None, None, None] * waves)[:, 0])
+    return mask_logits((moved + 0.35 * (draw[:, 4] * spoilt)[:, None, None, None] * waves)[:, 0])
 
 
 def mirrored(sam: Sam, bank: Bank) -> Bank:

@@ -108,7 +108,7 @@ def write_report(trainer: Trainer, scores: dict[str, Any]) -> None:
         ]
         for trial in trainer.settled["trials"]
     ]
-    chosen = f"Chosen: policy {trainer.settled['policy']}, margin {trainer.settled['margin']}."
+    chosen = f"Chosen: policy {trainer.settled['policy']}, margin {trainer.settled['margin']}; for masks {trainer.settled['mask_margin']}."
     columns = ["policy", "margin", "first Dice", "last Dice", "gain", "from", "to", f"lose > {LOST}", "clicks kept"]
     if rows:
         report.table("Settled on training images that were held out", columns, rows, chosen)

@@ -58,7 +58,7 @@ class Sb3Trainer(Trainer):
 
     def settle(self, limit: int = 96) -> None:
         """Nothing to choose: every click is kept."""
-        self.settled = {"trials": [], "policy": "sb3", "margin": 0.0, "held_out": len(self.held)}
+        self.settled = {"trials": [], "policy": "sb3", "margin": 0.0, "mask_margin": 0.0, "held_out": len(self.held)}
 
     def agent(self, prompter: Prompter | None = None) -> ClickAgent:
         return PixelAgent(self.sam, self.ppo.policy, self.config.clicks)  # type: ignore[arg-type]

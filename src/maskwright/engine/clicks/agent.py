@@ -36,6 +36,7 @@ class Rules:
         accept: what becomes of an answer: ``always`` kept; kept if SAM's own predicted IoU rises (``iou``); kept if the
             quality head's calibrated guess rises by more than ``margin`` (``quality``). What is not kept is undone.
         margin: in units of Dice.
+        mask_margin: the same for targets that began with somebody's mask, which may be better than any answer of SAM.
         stop: end when all that was looked at was undone, or, where every click is kept, when the policy prefers to stop.
             Otherwise other places are tried until the clicks are used up.
     """
@@ -45,6 +46,7 @@ class Rules:
     places: Places = "policy"
     accept: Accept = "quality"
     margin: float = 0.0
+    mask_margin: float = 0.0
     stop: bool = True
 
 
@@ -139,6 +141,7 @@ class ClickAgent:
         clicks = kept = torch.zeros(count, dtype=torch.long, device=device)
         barred = self._nothing_barred(state)
         done = state.done.clone()
+        margins = torch.where(state.tokens == 0, rules.mask_margin, rules.margin)
         quality = torch.zeros(count, device=device)
         for number in range(rules.clicks):
             index = (~done).nonzero()[:, 0]
@@ -147,7 +150,7 @@ class ClickAgent:
                 advice = self.prompter(observe(bank, part)) if self.prompter else None
                 places, labels, cells, halt = self._propose(bank, part, advice, barred[index], rules, generator)
                 looks = Looks(places, labels, *counterfactual(self.sam, bank, part, places, labels))
-                chosen, better, judged = self._judge(part, looks, advice, rules)
+                chosen, better, judged = self._judge(part, looks, advice, margins[index], rules)
                 if watch:
                     watch(part, looks, judged)
                 go = ~halt
@@ -207,20 +210,20 @@ class ClickAgent:
         return places, labels, cells, halt
 
     def _judge(
-        self, state: ClickState, looks: Looks, advice: Advice | None, rules: Rules
+        self, state: ClickState, looks: Looks, advice: Advice | None, margins: Tensor, rules: Rules
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The chosen (B,) of the looks, whether it is kept (B,), and the raw guesses (B, M + 1), if any."""
         if rules.accept == "always":
             return torch.zeros_like(state.rows), torch.ones_like(state.done), None
         if rules.accept == "iou":
             best = looks.iou.max(1)
-            return best.indices, best.values > state.iou + rules.margin, None
+            return best.indices, best.values > state.iou + margins, None
         if self.quality is None or advice is None:
             raise ValueError("this agent has no quality head to accept by")
         judged = self.quality(advice, looks.answers(state))
         guesses = self.quality.calibrated(judged)
         best = guesses[:, 1:].max(1)
-        return best.indices, best.values > guesses[:, 0] + rules.margin, judged
+        return best.indices, best.values > guesses[:, 0] + margins, judged
 
 
 def observe(bank: Bank, state: ClickState) -> Observation:

@@ -19,7 +19,7 @@ from maskwright.api import evaluate, load, train
 from maskwright.cli import main
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Dataset, Kind
-from maskwright.engine.refine import mask_logits
+from maskwright.engine.clicks.agent import mask_logits
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
 from maskwright.recipes import clicks
 from maskwright.rl.bank import Bank

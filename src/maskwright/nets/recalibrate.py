@@ -35,7 +35,7 @@ class SemanticRecalibration(nn.Module):
         heads: of the explicit branch's attention.
     """
 
-    def __init__(self, width: int, branch: Branch, hidden: int = 64, heads: int = 4) -> None:
+    def __init__(self, width: int, branch: Branch, hidden: int = 32, heads: int = 2) -> None:
         super().__init__()
         if branch not in get_args(Branch):
             raise ValueError(f"unknown branch {branch!r}; choose one of {', '.join(get_args(Branch))}")
@@ -88,8 +88,8 @@ class SelfAttention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        # One token for each place of an image, and one row of the batch for each image.
-        tokens = self.project(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(3, 4)
+        # One token for each place of an image, and one row of the batch for each image. Attention is slow on strided tensors.
+        tokens = self.project(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(3, 4).contiguous()
         mixed = F.scaled_dot_product_attention(*tokens.unbind(1))
         return x + self.out(mixed.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[-2:]))
 

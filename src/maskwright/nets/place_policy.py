@@ -33,9 +33,8 @@ class PlacePolicy(nn.Module):
         self.actor = nn.Conv2d(hidden, 1, 1)
         self.critic = nn.Linear(hidden, 1)
         # All places are alike at first, and worth nothing.
-        for head in (self.actor, self.critic):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        for parameter in (*self.actor.parameters(), *self.critic.parameters()):
+            nn.init.zeros_(parameter)
 
     def description(self) -> dict[str, int]:
         """The arguments that make this network again, as JSON."""

@@ -20,7 +20,7 @@ from maskwright.data.labels import Dataset, Labels, Mask, Sample
 from maskwright.engine import predictor as predictor_module
 from maskwright.engine.predictor import Predictor
 from maskwright.errors import DataError, MaskwrightError, WeightsError
-from tiny_model import CATEGORIES, Colours, save_run, tiny_segmenter
+from tiny_model import CATEGORIES, Colours, predictor, save_run, tiny_segmenter
 
 torch.set_num_threads(1)
 RED, BLUE, GREY = (255, 0, 0), (0, 0, 255), (120, 120, 120)
@@ -33,7 +33,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def colours() -> Predictor:
-    return Predictor(Colours(), CATEGORIES, folder=Path("model"), recipe="samix", signature="0" * 16)
+    return predictor(Colours())
 
 
 def halves(width: int = 80, height: int = 48) -> np.ndarray:
@@ -54,7 +54,7 @@ def test_a_loaded_model_computes_what_the_saved_one_did(run: Path):
         assert model.categories == CATEGORIES
         assert (model.size, model.recipe) == (64, "samix")
         with torch.no_grad():
-            torch.testing.assert_close(model.segmenter(images), tiny_segmenter().eval()(images))
+            torch.testing.assert_close(model.network(images), tiny_segmenter().eval()(images))
     assert api.load(run).signature == api.load(run / "model").signature
 
 
@@ -71,7 +71,7 @@ def test_the_signature_follows_weights_and_configuration(run: Path, tmp_path: Pa
         ({"version": 2}, "version 2 of the model format, this maskwright reads 1"),
         ({"categories": ["background"]}, "categories must be"),
         ({"categories": ["background", "a", "a"]}, "categories must be"),
-        ({"size": "64", "segmenter": None}, "size must be a whole number above 0; segmenter must be an object"),
+        ({"size": "64", "recipe": "magic"}, "recipe must be one of: samix.*; size must be a whole number above 0"),
         ({"segmenter": {"type": "unknown"}}, "unknown segmenter type 'unknown'"),
         ({"segmenter": {"type": "sam", "width": 64}}, "no network can be built from this"),
         ({"categories": ["background", "a"]}, r"model\.safetensors does not fit"),
@@ -141,7 +141,7 @@ def test_scores_are_the_mean_probability_of_what_was_predicted():
     network = Colours()
     with torch.no_grad():
         network.sharpness.fill_(2.0)
-    model = Predictor(network, CATEGORIES, folder=Path(), recipe="", signature="")
+    model = predictor(network)
     (prediction,) = model.predict(np.full((20, 30, 3), RED, np.uint8))
     # Logits 0, 2 · (1 − 0.5) and 2 · (−1 − 0.5).
     expected = np.exp(1) / (1 + np.exp(1) + np.exp(-3))
@@ -238,6 +238,11 @@ def test_flip_averages_the_logits_of_both_views(run: Path):
     torch.testing.assert_close(model.logits(canvas, flip=True), (plain + mirrored.flip(-1)) / 2)
 
 
+def test_an_option_of_another_kind_of_model_is_refused(colours: Predictor):
+    with pytest.raises(MaskwrightError, match=r"samix has no --in-context \(its options: --flip\)"):
+        colours.predict(halves(), in_context=True)
+
+
 def test_images_are_read_ahead_by_a_bounded_number(colours: Predictor):
     seen = 0
 
@@ -286,7 +291,7 @@ def scored_dataset(root: Path) -> Dataset:
     for name, kind in (("exact", "semantic"), ("lacking", "semantic"), ("instances", "instance")):
         Image.fromarray(halves()).save(root / f"{name}.png")
         mask = np.zeros((48, 80), np.uint8)
-        (prediction,) = Predictor(Colours(), CATEGORIES, folder=Path(), recipe="", signature="").predict(halves())
+        (prediction,) = predictor(Colours()).predict(halves())
         mask[prediction.mask == 2], mask[prediction.mask == 1] = 1, 2
         if name == "lacking":
             mask[mask == 2] = 0

@@ -153,7 +153,7 @@ def test_predict_writes_masks_overlays_and_an_index_and_then_skips(run: Path, ph
     assert files(out) == sorted(expected)
     assert "4 images predicted: " in capsys.readouterr().out
     index = json.loads((out / "predictions.json").read_text())
-    assert (index["format"], index["version"], index["flip"]) == ("maskwright-predictions", 1, False)
+    assert (index["format"], index["version"], index["options"]) == ("maskwright-predictions", 2, {"flip": False})
     assert index["categories"] == ["background", "red", "blue"]
     assert len(index["palette"]) == 3
     assert [row["name"] for row in index["images"]] == names

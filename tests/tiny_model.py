@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import TINY_SIZE, tiny_config
+from maskwright.engine.model import Model, describe
+from maskwright.engine.predictor import SegmenterPredictor
 from maskwright.engine.weights import save_model
 from maskwright.nets.segmenter import SamSegmenter, Segmenter
 from maskwright.sam.sam import Sam
@@ -23,15 +25,12 @@ def tiny_segmenter(seed: int = 0) -> SamSegmenter:
 
 
 def model_config(segmenter: Segmenter, **changed: Any) -> dict[str, Any]:
-    config = {
-        "format": "maskwright-segmenter",
-        "version": 1,
-        "recipe": "samix",
-        "categories": list(CATEGORIES),
-        "size": segmenter.size,
-        "segmenter": segmenter.description(),
-    }
-    return config | changed
+    return describe("samix", CATEGORIES, segmenter.size, segmenter=segmenter.description()) | changed
+
+
+def predictor(segmenter: Segmenter) -> SegmenterPredictor:
+    """A segmenter at work that never was in a folder."""
+    return SegmenterPredictor(segmenter, Model(Path("model"), model_config(segmenter), "0" * 16))
 
 
 def save_run(folder: Path, segmenter: Segmenter | None = None, **changed: Any) -> Path:
@@ -51,3 +50,6 @@ class Colours(Segmenter):
     def logits(self, pixels: Tensor) -> Tensor:
         red, _, blue = F.avg_pool2d(pixels * self.std + self.mean, 4).unbind(1)
         return self.sharpness * torch.stack([torch.zeros_like(red), red - blue - 0.5, blue - red - 0.5], 1)
+
+    def description(self) -> dict[str, Any]:
+        return {"type": "colours"}

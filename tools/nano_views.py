@@ -82,11 +82,11 @@ def augment(
     return view, ids[:, 0].round().long()
 
 
-def collage(images: Tensor, ids: Tensor, photos: Tensor, generator: torch.Generator) -> Tensor:
+def collage(images: Tensor, ids: Tensor, photos: Tensor, generator: torch.Generator, patched: float = 0.4) -> Tensor:
     """Fill most objects, and the ground of most pictures, with crops of photographs, each lit and tinted in its own way.
 
     images (B,3,S,S) in 0..1, ids (B,S,S), photos (K,3,s,s) uint8 → (B,3,S,S). Object 0 is the ground; now and then an object is
-    cut from the ground's own photograph, so that it hides.
+    cut from the ground's own photograph, so that it hides, and a share of ``patched`` shows two photographs in patches.
     """
     batch, size = len(images), images.shape[-1]
     slots = int(ids.max()) + 1
@@ -99,17 +99,25 @@ def collage(images: Tensor, ids: Tensor, photos: Tensor, generator: torch.Genera
         flat = (ids + torch.arange(batch)[:, None, None] * slots).flatten()
         return values.flatten(0, 1)[flat].view(*ids.shape, *values.shape[2:])
 
-    source = torch.randint(len(photos), (batch, slots), generator=generator)
-    source = torch.where(chance(0.2), source[:, :1], source).float()
-    affine = per_pixel(_affines(batch * slots, (0.2, 0.8), generator).view(batch, slots, 2, 3))
     line = (torch.arange(size) + 0.5) * 2 / size - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
-    place = affine @ torch.stack([x, y, torch.ones_like(x)], -1)[None, ..., None]
-    # Trilinear sampling in a volume of photographs: a whole number as the third coordinate picks one of them.
-    depth = (per_pixel(source) + 0.5) * 2 / len(photos) - 1
-    grid = torch.cat([place[..., 0], depth[..., None]], -1)[:, None]
     volume = (photos.float() / 255).transpose(0, 1)[None].expand(batch, -1, -1, -1, -1)
-    fill = F.grid_sample(volume, grid, mode="bilinear", padding_mode="reflection", align_corners=False)[:, :, 0]
+
+    def crops() -> Tensor:
+        """One crop of a photograph behind each object: (B,3,S,S)."""
+        source = torch.randint(len(photos), (batch, slots), generator=generator)
+        source = torch.where(chance(0.2), source[:, :1], source).float()
+        affine = per_pixel(_affines(batch * slots, (0.2, 0.8), generator).view(batch, slots, 2, 3))
+        place = affine @ torch.stack([x, y, torch.ones_like(x)], -1)[None, ..., None]
+        # Trilinear sampling in a volume of photographs: a whole number as the third coordinate picks one of them.
+        depth = (per_pixel(source) + 0.5) * 2 / len(photos) - 1
+        grid = torch.cat([place[..., 0], depth[..., None]], -1)[:, None]
+        return F.grid_sample(volume, grid, mode="bilinear", padding_mode="reflection", align_corners=False)[:, :, 0]
+
+    # An object in patches of two photographs is still one object: what looks different need not be another one.
+    patches = torch.randn(batch, 1, 6, 6, generator=generator)
+    patches = (F.interpolate(patches, size, mode="bicubic", align_corners=False) * 8).sigmoid()
+    fill = torch.lerp(crops(), crops(), patches * per_pixel(chance(patched).float())[:, None])
     tint = 1 + torch.randn(batch, slots, 3, generator=generator) * 0.12
     tint = per_pixel(tint * (torch.randn(batch, slots, 1, generator=generator) * 0.25).exp()).permute(0, 3, 1, 2)
     slope = per_pixel(torch.randn(batch, slots, 2, generator=generator) * 0.2)

@@ -103,7 +103,7 @@ def refine_loss(masks: Masks, targets: Tensor, valid: Tensor, balance: float) ->
     logits = F.interpolate(masks.logits.flatten(0, 1), scale_factor=2.0, mode="bilinear", align_corners=False)
     logits = logits.unflatten(0, targets.shape[:2])
     area = F.interpolate(targets.float(), logits.shape[-2:], mode="area")
-    loss = sam_loss(logits, masks.iou, area, valid)
+    loss = sam_loss(logits, masks.iou, area, valid, alpha=0.5)
     if balance > 0:
         soft = area[:, :, None].expand_as(logits)
         entropy = F.binary_cross_entropy_with_logits(logits, soft, reduction="none")

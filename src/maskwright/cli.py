@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import importlib
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 from maskwright.errors import DataError, MaskwrightError
+from maskwright.recipes import RECIPES
 
 if TYPE_CHECKING:
     from maskwright.predictions import Processes
@@ -41,10 +41,6 @@ From labels to masks in four steps:
 
 `maskwright demo` shows all of it on pictures that it draws itself. With several GPUs write `accelerate launch -m
 maskwright` instead of `maskwright`."""
-
-RECIPES = {
-    "samix": "A semantic segmenter from any mix of masks, boxes, scribbles, points, tags and no labels at all (SAMIX).",
-}
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -97,7 +93,7 @@ def _run(args: list[str]) -> int:
     command = _app(recipe).cli(prog="maskwright", description=DESCRIPTION, args=args)
     if recipe is None:
         return command() or 0
-    run = importlib.import_module(f"maskwright.recipes.{recipe}").main(command)
+    run = RECIPES[recipe].module().main(command)
     if _is_main():
         print(f"trained: {run}\npredict with: maskwright predict {run} IMAGES --out DIR")
     return 0
@@ -109,10 +105,9 @@ def _app(recipe: str | None) -> SubcommandApp:
     train.__doc__ = "Train a model."
     data.__doc__ = "Check, count, weaken and convert datasets."
     sam.__doc__ = "The foundation model: facts, official checkpoints, embeddings ahead of time."
-    for name, text in RECIPES.items():
-        named = dataclasses.make_dataclass(name, [])
-        settings = importlib.import_module(f"maskwright.recipes.{name}").Config if name == recipe else named
-        train.command(name=name, help=text)(settings)
+    for name, known in RECIPES.items():
+        settings = known.module().Config if name == recipe else dataclasses.make_dataclass(name, [])
+        train.command(name=name, help=known.text)(settings)
     groups = (
         (data, {"check": Check, "stats": Stats, "weaken": Weaken, "convert": Convert}),
         (sam, {"info": SamInfo, "evaluate": SamEvaluate, "convert": SamConvert, "precompute": SamPrecompute}),
@@ -171,11 +166,11 @@ class Predict:
                 jobs,
                 self.out,
                 batch=self.batch,
-                flip=self.flip,
                 overlays=self.overlay,
                 overwrite=self.overwrite,
                 processes=processes,
                 progress=progress,
+                **_given(flip=self.flip),
             )
         if processes.is_main_process:
             skipped = f", {summary.skipped} were there already" if summary.skipped else ""
@@ -211,10 +206,12 @@ class Evaluate:
 
         model = load(self.run, device=self.device)
         with _advance("evaluating") as progress:
-            scores = evaluate(
-                model, Dataset.load(self.data), self.split, batch=self.batch, flip=self.flip, progress=progress
-            )
-        _print_scores(scores)
+            data, options = Dataset.load(self.data), _given(flip=self.flip)
+            scores = evaluate(model, data, self.split, batch=self.batch, progress=progress, **options)
+        table = model.score_table(scores)
+        _print_table(f"{scores['split']} of {scores['dataset']}", table.columns, table.rows)
+        if table.note:
+            print(table.note)
         text = json.dumps(scores, indent=1) + "\n"
         # A copied model folder has no run around it, and nothing but the model belongs into it.
         is_run = self.run.resolve() != model.folder.resolve()
@@ -602,21 +599,9 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any
     Console().print(table)
 
 
-def _print_scores(scores: dict[str, Any]) -> None:
-    rows = [
-        [name, c["dice"], c["iou"], c["pooled_dice"], c["pooled_iou"], c["images"]]
-        for name, c in scores["per_category"].items()
-    ]
-    pooled = scores["pooled"]
-    rows.append(
-        ["mean without background", scores["dice"], scores["iou"], pooled["dice"], pooled["iou"], scores["images"]]
-    )
-    columns = ["category", "Dice", "IoU", "Dice, pooled", "IoU, pooled", "images"]
-    _print_table(f"{scores['split']} of {scores['dataset']}", columns, rows)
-    print(
-        "Dice and IoU are means over images, pooled ones are over all pixels together. "
-        f"mIoU with background, pooled: {_shown(pooled['miou'])}; pixel accuracy: {_shown(pooled['pixel_accuracy'])}"
-    )
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given: which of them a model has is known when it is loaded."""
+    return {name: value for name, value in options.items() if value not in (None, False)}
 
 
 def _print_stats(numbers: dict[str, Any]) -> None:

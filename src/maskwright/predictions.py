@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,10 @@ from maskwright.data.images import IMAGE_SUFFIXES, write_atomic
 from maskwright.data.labels import Dataset
 from maskwright.engine.pictures import palette
 from maskwright.engine.predictor import Prediction, Predictor
+from maskwright.engine.values import plain
 from maskwright.errors import DataError, MaskwrightError
 
-FORMAT, VERSION = "maskwright-predictions", 1
+FORMAT, VERSION = "maskwright-predictions", 2
 INDEX = "predictions.json"
 
 _PART = ".predictions-{rank}.jsonl"
@@ -165,11 +166,11 @@ def predict_folder(
     out: str | Path,
     *,
     batch: int = 8,
-    flip: bool = False,
     overlays: bool = True,
     overwrite: bool = False,
     processes: Processes | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> Summary:
     """Predict images into a folder. What an earlier call of the same model left there is kept, not made again.
 
@@ -179,7 +180,7 @@ def predict_folder(
     Args:
         jobs: of :func:`find_images`.
         out: new, empty, or with predictions of the same model.
-        batch, flip: see :meth:`maskwright.engine.predictor.Predictor.predict`.
+        batch, options: see :meth:`maskwright.engine.predictor.Predictor.predict`.
         overlays: also write overlays.
         overwrite: replace what another model, or another image of the same name, left there.
         processes: of a distributed call; each takes its part, and the main one writes the index.
@@ -194,7 +195,8 @@ def predict_folder(
     """
     state = processes or Alone()
     folder = Path(os.path.abspath(out))
-    head = _head(predictor, flip)
+    chosen = predictor.chosen(options)
+    head = _head(predictor, chosen)
     known, stale = _known(folder, head, jobs, overwrite)
     todo = jobs if overwrite else [job for job in jobs if not _is_done(folder, job, known.get(job.name), overlays)]
     # All have looked at the folder, and refused it or not, before the main process changes anything in it.
@@ -209,7 +211,7 @@ def predict_folder(
     state.wait_for_everyone()
     mine = list(todo[state.process_index :: state.num_processes])
     with open(folder / _PART.format(rank=state.process_index), "a", encoding="utf-8") as part:
-        for number, row in enumerate(_rows(predictor, mine, folder, batch, flip, overlays), start=1):
+        for number, row in enumerate(_rows(predictor, mine, folder, batch, chosen, overlays), start=1):
             part.write(json.dumps(row) + "\n")
             part.flush()
             if progress:
@@ -221,19 +223,20 @@ def predict_folder(
     found = {row["name"]: row for row in rows if "problem" not in row}
     problems = sorted(row["problem"] for row in rows if "problem" in row)
     _write_index(folder, head, known | found)
+    predictor.conclude(folder, known | found)
     for part in _parts(folder):
         part.unlink()
     return Summary(len(found), len(jobs) - len(todo), problems)
 
 
 def _rows(
-    predictor: Predictor, jobs: Sequence[Job], folder: Path, batch: int, flip: bool, overlays: bool
+    predictor: Predictor, jobs: Sequence[Job], folder: Path, batch: int, options: Mapping[str, Any], overlays: bool
 ) -> Iterator[dict[str, Any]]:
     """Predict, and write in threads: the entries of the index in the order of the jobs, then the unreadable images."""
     unreadable: list[str] = []
     waiting: deque[Future[dict[str, Any]]] = deque()
     left = deque(jobs)
-    predictions = predictor.predict((job.path for job in jobs), batch=batch, flip=flip, unreadable=unreadable)
+    predictions = predictor.predict((job.path for job in jobs), batch=batch, unreadable=unreadable, **options)
     with ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as pool:
         for prediction in predictions:
             job = left.popleft()
@@ -258,15 +261,14 @@ def _write(prediction: Prediction, job: Job, folder: Path, overlays: bool) -> di
         "size": [width, height],
         "mask": mask.relative_to(folder).as_posix(),
         "overlay": f"overlays/{job.name}.jpg" if overlays else None,
-        "area": {name: round(share, 6) for name, share in prediction.shares.items()},
-        "score": {name: round(score, 4) for name, score in prediction.scores.items()},
+        **prediction.record(),
     }
 
 
 # ------------------------------------------------------------------------------------------------------------ index
 
 
-def _head(predictor: Predictor, flip: bool) -> dict[str, Any]:
+def _head(predictor: Predictor, options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -277,7 +279,7 @@ def _head(predictor: Predictor, flip: bool) -> dict[str, Any]:
             "recipe": predictor.recipe,
             "size": predictor.size,
         },
-        "flip": flip,
+        "options": plain(options, "options"),
         "categories": list(predictor.categories),
         "palette": np.asarray(palette(len(predictor.categories))).tolist(),
     }
@@ -302,8 +304,10 @@ def _known(
     rows = [*index["images"], *(row for part in _parts(folder) for row in _read_part(part) if "problem" not in row)]
     known = {row["name"]: row for row in rows}
     then, now = index["model"]["signature"], head["model"]["signature"]
-    if then != now or index["flip"] != head["flip"]:
-        what = f"another model ({then}, this is {now})" if then != now else "the same model with another --flip"
+    if then != now or index["options"] != head["options"]:
+        differing = [name for name in head["options"] if index["options"].get(name) != head["options"][name]]
+        flags = " and ".join("--" + name.replace("_", "-") for name in differing)
+        what = f"another model ({then}, this is {now})" if then != now else f"the same model with another {flags}"
         if not overwrite:
             raise MaskwrightError(f"{folder}: holds the predictions of {what}; {remedy}")
         return {}, list(known.values())
@@ -343,7 +347,7 @@ def _read_index(path: Path, *, damaged_is_empty: bool) -> dict[str, Any] | None:
     try:
         index = json.loads(path.read_text("utf-8"))
         whole = index["format"] == FORMAT and index["version"] == VERSION and {"signature"} <= index["model"].keys()
-        whole = whole and "flip" in index and all(row.keys() >= _NEEDED for row in index["images"])
+        whole = whole and isinstance(index["options"], dict) and all(row.keys() >= _NEEDED for row in index["images"])
     except (ValueError, KeyError, TypeError, AttributeError):
         index, whole = None, False
     if not whole and not damaged_is_empty:

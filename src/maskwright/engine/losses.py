@@ -284,7 +284,7 @@ def iou_regression(predicted: Tensor, logits: Tensor, target: Tensor) -> Tensor:
     return (predicted.float() - soft_iou(mask, truth)).abs()
 
 
-def sam_loss(logits: Tensor, iou: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+def sam_loss(logits: Tensor, iou: Tensor, target: Tensor, valid: Tensor | None = None, alpha: float = 0.25) -> Tensor:
     """SAM 2's training loss (Ravi et al. 2024, appendix on training): 20 · focal + dice + L1 of the IoU.
 
     Focal and dice are those of the best of the M masks, the one with the smallest sum; the IoU is learnt on all of
@@ -295,6 +295,8 @@ def sam_loss(logits: Tensor, iou: Tensor, target: Tensor, valid: Tensor | None =
         iou: (B,K,M), predicted.
         target: (B,K,H,W), 0..1 or 255, at the logits' size.
         valid: (B,K) weights; padded objects are 0.
+        alpha: see :func:`focal_loss`. SAM 2's own 0.25 makes the masks of a model that is unsure too small: where it
+            cannot tell, the answer that costs least has a probability well below one half.
 
     Returns:
         The weighted mean over the objects.
@@ -302,7 +304,7 @@ def sam_loss(logits: Tensor, iou: Tensor, target: Tensor, valid: Tensor | None =
     target = target.unsqueeze(2)
     soft, known = _split(target)
     dice = _dice(logits.float().sigmoid(), soft, known)
-    masks = (20.0 * focal_loss(logits, target) + dice).amin(-1)
+    masks = (20.0 * focal_loss(logits, target, alpha) + dice).amin(-1)
     per_object = masks + iou_regression(iou, logits, target).mean(-1)
     return _mean(per_object, _weights(known.flatten(2).any(-1), valid))
 

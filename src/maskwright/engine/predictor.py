@@ -1,33 +1,38 @@
-"""A trained segmenter at work: images of any size and mode in, masks of their own size out.
+"""A trained model at work: images of any size and mode in, masks of their own size out.
 
 Images are decoded ahead by threads, squashed to the network's canvas and forgotten, so memory is bounded however many
-and however large they are.
+and however large they are. :class:`Predictor` is what all recipes share, :class:`SegmenterPredictor` the one of a
+semantic segmenter.
 """
 
 from __future__ import annotations
 
 import math
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskwright.data.geometry import Size, compose, resize_matrix, unwarp_logits, warp_image
 from maskwright.data.images import _to_8_bits, image_size, read_image, write_atomic, write_mask
+from maskwright.data.labels import Dataset
+from maskwright.engine import evaluation
+from maskwright.engine.model import Model
 from maskwright.engine.pictures import overlay, palette, thumbnail, thumbnail_mask
 from maskwright.errors import DataError, MaskwrightError
-from maskwright.nets.segmenter import Segmenter
+from maskwright.nets.segmenter import Segmenter, build
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any]
 
@@ -61,6 +66,13 @@ class Prediction:
         """The share 0..1 of the image that each predicted category covers."""
         counts = np.bincount(self.mask.reshape(-1), minlength=len(self.categories))
         return {name: float(n) / self.mask.size for name, n in zip(self.categories, counts) if n}
+
+    def record(self) -> dict[str, Any]:
+        """What the index of a folder of predictions says of it, as JSON."""
+        return {
+            "area": {name: round(share, 6) for name, share in self.shares.items()},
+            "score": {name: round(score, 4) for name, score in self.scores.items()},
+        }
 
     def overlay(self, *, alpha: float = 0.45, outline: bool = True, side: int | None = None) -> Image.Image:
         """The image with the mask painted over it, in the colours of ``engine.pictures.palette``.
@@ -99,38 +111,33 @@ class Prediction:
         return write_mask(Path(folder, "masks", f"{name}.png"), self.mask)
 
 
-class Predictor:
-    """A trained segmenter, ready for images of any size and mode. Made by :func:`maskwright.load`.
+class Predictor(ABC):
+    """A trained model, ready for images of any size and mode. Made by :func:`maskwright.load`.
 
     Attributes:
-        segmenter: the network, in evaluation mode.
+        network: what computes, in evaluation mode.
         categories: names by id, ``background`` first.
+        size: side of the square canvas in pixels.
         folder: the model folder it came from.
         recipe: the recipe that made it.
         signature: 16 hexadecimal digits that change with the weights and the configuration.
+        options: what :meth:`predict` takes beyond what all take, with the defaults.
     """
 
-    def __init__(
-        self, segmenter: Segmenter, categories: Sequence[str], *, folder: Path, recipe: str, signature: str
-    ) -> None:
-        self.segmenter = segmenter.eval().requires_grad_(False)
-        self.categories = tuple(categories)
-        self.folder = folder
-        self.recipe = recipe
-        self.signature = signature
+    options: ClassVar[Mapping[str, Any]] = {}
 
-    @property
-    def size(self) -> int:
-        """Side of the square canvas in pixels."""
-        return self.segmenter.size
+    def __init__(self, network: nn.Module, model: Model) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.categories, self.size = model.categories, model.size
+        self.folder, self.recipe, self.signature = model.folder, model.recipe, model.signature
 
     @property
     def device(self) -> torch.device:
-        return next(self.segmenter.parameters()).device
+        return next(self.network.parameters()).device
 
-    def to(self, device: str | torch.device) -> Predictor:
+    def to(self, device: str | torch.device) -> Self:
         """Move to another device. Raises MaskwrightError for one that is not here."""
-        self.segmenter.to(find_device(device))
+        self.network.to(find_device(device))
         return self
 
     def predict(
@@ -138,45 +145,101 @@ class Predictor:
         images: ImageLike | Iterable[ImageLike],
         *,
         batch: int = 8,
-        flip: bool = False,
         workers: int = 2,
         unreadable: list[str] | None = None,
+        **options: Any,
     ) -> Iterator[Prediction]:
         """Masks of images, one after the other in the order given; memory is bounded however many there are.
-
-        Every image is squashed to the network's canvas, and its logits are brought back to the image's own pixels, in
-        which the best category wins. Probabilities are those of the softmax there.
 
         Args:
             images: paths, Pillow images, or arrays ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` or ``(H, W, 4)`` as
                 :func:`maskwright.data.images.read_image` understands the modes of files; or a single one of these.
             batch: images per pass of the network.
-            flip: also look at the mirror image and average the logits; twice the time, slightly better outlines.
             workers: threads that decode images ahead.
             unreadable: where given, images that cannot be read are left out and their problems are appended here.
+            options: those of this kind of model, see ``options``.
 
         Raises:
             DataError: an image cannot be read, and ``unreadable`` is not given.
+            MaskwrightError: an option that this kind of model does not have.
             ValueError: ``batch`` or ``workers`` below 1.
         """
         if batch < 1 or workers < 1:
             raise ValueError(f"batch {batch} and workers {workers} must be at least 1")
+        chosen = self.chosen(options)
         many = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else images
-        return self._predict(many, batch, flip, workers, unreadable)
+        return self._predict(many, batch, workers, unreadable, chosen)
+
+    def chosen(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options with their values. Raises MaskwrightError for those that this kind of model does not have."""
+        unknown = sorted(options.keys() - self.options.keys())
+        if unknown:
+            known = ", ".join(_flag(name) for name in self.options) or "none"
+            raise MaskwrightError(
+                f"{self.folder}: a model of the recipe {self.recipe} has no {', '.join(map(_flag, unknown))} "
+                f"(its options: {known}); leave it out"
+            )
+        return {**self.options, **options}
 
     def _predict(
-        self, images: Iterable[ImageLike], batch: int, flip: bool, workers: int, unreadable: list[str] | None
+        self,
+        images: Iterable[ImageLike],
+        batch: int,
+        workers: int,
+        unreadable: list[str] | None,
+        options: Mapping[str, Any],
     ) -> Iterator[Prediction]:
-        ready: list[_Canvas] = []
+        ready: list[Canvas] = []
         for canvas in _canvases(images, self.size, workers, 2 * batch, unreadable):
             ready.append(canvas)
             if len(ready) == batch:
-                yield from self._finish(ready, flip)
+                yield from self.finish(ready, **options)
                 ready = []
         if ready:
-            yield from self._finish(ready, flip)
+            yield from self.finish(ready, **options)
 
-    def _finish(self, canvases: list[_Canvas], flip: bool) -> Iterator[Prediction]:
+    @abstractmethod
+    def finish(self, canvases: Sequence[Canvas], **options: Any) -> Iterator[Prediction]:
+        """The predictions of one batch, in order; ``options`` are complete."""
+
+    def evaluate(
+        self,
+        dataset: Dataset,
+        split: str = "test",
+        *,
+        batch: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Score the masks of one split; see :func:`maskwright.engine.evaluation.semantic_scores`."""
+        return evaluation.semantic_scores(self, dataset, split, batch=batch, progress=progress, **options)
+
+    def score_table(self, scores: Mapping[str, Any]) -> evaluation.ScoreTable:
+        """What :meth:`evaluate` gave, to be printed."""
+        return evaluation.semantic_table(scores)
+
+    def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+        """Write what a whole folder of predictions has beside its index, and say which files these are.
+
+        Args:
+            folder: of the predictions.
+            rows: the entries of the index by name.
+        """
+        return []
+
+
+class SegmenterPredictor(Predictor):
+    """A semantic segmenter: the best category wins in each of the image's own pixels.
+
+    Every image is squashed to the network's canvas, and its logits are brought back to the image's own pixels.
+    Probabilities are those of the softmax there. The option ``flip`` also looks at the mirror image and averages the
+    logits: twice the time, slightly better outlines.
+    """
+
+    network: Segmenter
+    options: ClassVar[Mapping[str, Any]] = {"flip": False}
+
+    def finish(self, canvases: Sequence[Canvas], *, flip: bool = False) -> Iterator[Prediction]:
         logits = self.logits(np.stack([canvas.pixels for canvas in canvases]), flip=flip)
         for canvas, own in zip(canvases, logits):
             mask, scores = self._restore(own, canvas.size)
@@ -186,9 +249,9 @@ class Predictor:
     def logits(self, canvases: NDArray[np.uint8], *, flip: bool = False) -> Tensor:
         """Squashed images ``(B, S, S, 3)`` uint8 → logits ``(B, C, S/4, S/4)`` float32 on the predictor's device."""
         images = torch.from_numpy(canvases).to(self.device).permute(0, 3, 1, 2).float() / 255
-        logits = self.segmenter(images).float()
+        logits = self.network(images).float()
         if flip:
-            logits = (logits + self.segmenter(images.flip(-1)).float().flip(-1)) / 2
+            logits = (logits + self.network(images.flip(-1)).float().flip(-1)) / 2
         return logits
 
     @torch.inference_mode()
@@ -214,6 +277,20 @@ class Predictor:
         return mask, {name: total / pixels for name, total, pixels in pairs if pixels}
 
 
+def load_segmenter(model: Model) -> SegmenterPredictor:
+    """The predictor of a model folder with a semantic segmenter. Raises WeightsError where it does not fit."""
+    try:
+        segmenter = build(model.config["segmenter"], len(model.categories), model.size)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise model.misfit("segmenter", error) from error
+    model.fill(segmenter)
+    return SegmenterPredictor(segmenter, model)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def find_device(name: str | torch.device) -> torch.device:
     """The device of that name; ``"auto"`` is a GPU if there is one. Raises MaskwrightError where it is not here."""
     if name == "auto":
@@ -231,8 +308,14 @@ def find_device(name: str | torch.device) -> torch.device:
 
 
 @dataclass(frozen=True)
-class _Canvas:
-    """One image as the network sees it; the decoded image itself is not kept."""
+class Canvas:
+    """One image as the network sees it; the decoded image itself is not kept.
+
+    Attributes:
+        id, image: see :class:`Prediction`.
+        size: (width, height) of the image as it is displayed.
+        pixels: ``(S, S, 3)`` uint8, the image squashed to the canvas.
+    """
 
     id: str
     image: ImageLike
@@ -242,9 +325,9 @@ class _Canvas:
 
 def _canvases(
     images: Iterable[ImageLike], size: int, workers: int, ahead: int, unreadable: list[str] | None
-) -> Iterator[_Canvas]:
+) -> Iterator[Canvas]:
     """Images squashed to ``size`` by threads, at most ``ahead`` of them at a time, in the order given."""
-    waiting: deque[Future[_Canvas]] = deque()
+    waiting: deque[Future[Canvas]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:
             for number, image in enumerate(images):
@@ -258,7 +341,7 @@ def _canvases(
                 future.cancel()
 
 
-def _result(future: Future[_Canvas], unreadable: list[str] | None) -> Iterator[_Canvas]:
+def _result(future: Future[Canvas], unreadable: list[str] | None) -> Iterator[Canvas]:
     try:
         yield future.result()
     except DataError as error:
@@ -267,13 +350,13 @@ def _result(future: Future[_Canvas], unreadable: list[str] | None) -> Iterator[_
         unreadable += error.problems
 
 
-def _canvas(image: ImageLike, number: int, size: int) -> _Canvas:
+def _canvas(image: ImageLike, number: int, size: int) -> Canvas:
     id = _name(image) or str(number)
     with _turn(image):
         pixels = _pixels(image, id)
         height, width = pixels.shape[:2]
         canvas, _ = warp_image(pixels, resize_matrix((width, height), size), size)
-    return _Canvas(id, image, (width, height), canvas)
+    return Canvas(id, image, (width, height), canvas)
 
 
 def _turn(image: ImageLike) -> AbstractContextManager[Any]:

@@ -17,9 +17,6 @@ from maskwright.errors import WeightsError
 from maskwright.sam.sam import MEAN, STD, Sam
 from maskwright.sam.weights import key_names, listing, quiet_transformers, reason_of, refuse_pickle
 
-FORMAT, VERSION = "maskwright-segmenter", 1
-"""What the ``config.json`` of a model folder says of itself."""
-
 
 class Segmenter(nn.Module):
     """Base of the semantic segmenters.

@@ -1,0 +1,54 @@
+"""The recipes: one module for each, with ``Config`` (its settings) and ``main`` (the training).
+
+This table is the only place that lists them; the command line, the API and the help read it. Nothing heavy is imported
+before a recipe is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from maskwright.engine.model import Model
+    from maskwright.engine.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to train a model.
+
+    Attributes:
+        name: as in ``maskwright train NAME``; also the module's name.
+        text: what a user gets from it, for the help.
+        predictor: ``module:function`` that makes a predictor of a model folder.
+    """
+
+    name: str
+    text: str
+    predictor: str
+
+    def module(self) -> ModuleType:
+        """The module with ``Config`` and ``main``."""
+        return importlib.import_module(f"maskwright.recipes.{self.name}")
+
+    def load(self, model: Model) -> Predictor:
+        """The trained model, ready for images, on the CPU. Raises WeightsError where the folder does not fit."""
+        module, function = self.predictor.split(":")
+        make: Callable[[Model], Predictor] = getattr(importlib.import_module(module), function)
+        return make(model)
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            "samix",
+            "A semantic segmenter from any mix of masks, boxes, scribbles, points, tags and no labels at all (SAMIX).",
+            "maskwright.engine.predictor:load_segmenter",
+        ),
+    )
+}

@@ -15,9 +15,9 @@ from maskwright.data.labels import IGNORE, Kind
 from maskwright.data.loader import Loader
 from maskwright.engine import pictures, pseudo
 from maskwright.engine.metrics import SegmentationMetrics
+from maskwright.engine.model import describe
 from maskwright.engine.report import Picture, Report
 from maskwright.engine.run import read_metrics
-from maskwright.nets.segmenter import FORMAT, VERSION
 
 if TYPE_CHECKING:
     from maskwright.recipes.samix import Trainer
@@ -39,14 +39,7 @@ HEAD_ROOM = {
 def write_model(trainer: Trainer) -> None:
     """``RUN/model``: the mean teacher, as ``maskwright.load`` reads it, and beside it the policy, if there is one."""
     config = trainer.config
-    description = {
-        "format": FORMAT,
-        "version": VERSION,
-        "recipe": "samix",
-        "categories": list(trainer.categories),
-        "size": config.size,
-        "segmenter": trainer.segmenter.description(),
-    }
+    description = describe("samix", trainer.categories, config.size, segmenter=trainer.segmenter.description())
     beside = {}
     if trainer.policy is not None:
         description["selector"] = trainer.policy.description()

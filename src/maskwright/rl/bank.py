@@ -1,0 +1,296 @@
+"""Everything that stays the same while clicks come and go: images, their embeddings, and the truth where it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maskwright.data.formats.folders import semantic_of
+from maskwright.data.geometry import resize_matrix, warp_image, warp_mask
+from maskwright.data.images import read_image, read_mask
+from maskwright.data.labels import IGNORE, Dataset, Sample
+from maskwright.data.scenes import Scenes
+from maskwright.errors import DataError
+from maskwright.sam.frozen import Cells, FrozenDecoder
+from maskwright.sam.precompute import precompute
+from maskwright.sam.sam import Embedding, Sam
+from maskwright.sam.store import EmbeddingStore
+
+MIN_SHARE = 2.5e-4
+"""A target takes at least this share of the canvas: 16 pixels of 256 x 256."""
+
+GRID = 4
+"""Canvas pixels along one pixel of SAM's low-resolution logits."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The true masks of N targets, on the canvas and on the grid of the low-resolution logits.
+
+    Attributes:
+        canvas: (N, S, S) bool, on the object.
+        known: (N, S, S) bool, pixels that count: within the image, and not labelled "ignore".
+        area: (N, h, w) float32 in 0..1, share of each low-resolution pixel that is known and on the object.
+        counted: (N, h, w) float32 in 0..1, share of it that is known.
+    """
+
+    canvas: Tensor
+    known: Tensor
+    area: Tensor
+    counted: Tensor
+
+    @classmethod
+    def of(cls, canvas: Tensor, known: Tensor) -> Truth:
+        """From (N, S, S) bool each."""
+        canvas = canvas & known
+        return cls(canvas, known, *(F.avg_pool2d(mask[:, None].float(), GRID)[:, 0] for mask in (canvas, known)))
+
+    @property
+    def hard(self) -> Tensor:
+        """(N, h, w) bool: at least half of what is known of the low-resolution pixel is on the object."""
+        return (2 * self.area >= self.counted) & (self.area > 0)
+
+    def __getitem__(self, rows: Any) -> Truth:
+        return Truth(self.canvas[rows], self.known[rows], self.area[rows], self.counted[rows])
+
+    def to(self, device: torch.device | str) -> Truth:
+        return Truth(self.canvas.to(device), self.known.to(device), self.area.to(device), self.counted.to(device))
+
+
+@dataclass(frozen=True)
+class Bank:
+    """N targets in M images of one canvas of S x S pixels; a target is an object, or a category's pixels, in one image.
+
+    The images are encoded once, when the bank is made. Rows are named by their place 0..N-1.
+
+    Attributes:
+        embedding: of the M images.
+        cells: the same as ``FrozenDecoder`` reads it; the coarse level is shared.
+        image: (N,) int64, the image of each target.
+        pixels: (M, 3, S, S) uint8.
+        inside: (M, S, S) bool, canvas pixels that show the image.
+        truth: of the N targets, or None where it is not known.
+        names: N names for messages and reports.
+    """
+
+    embedding: Embedding
+    cells: Cells
+    image: Tensor
+    pixels: Tensor
+    inside: Tensor
+    truth: Truth | None
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @property
+    def size(self) -> int:
+        """S, the side of the canvas."""
+        return self.pixels.shape[-1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.low.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        truth = self.truth
+        tensors = [self.embedding.high0, self.embedding.high1, self.image, self.pixels, self.inside]
+        tensors += [] if truth is None else [truth.canvas, truth.known, truth.area, truth.counted]
+        return self.cells.nbytes + sum(tensor.nbytes for tensor in tensors)
+
+    @property
+    def known_truth(self) -> Truth:
+        """The truth, where there must be one. Raises ValueError where there is none."""
+        if self.truth is None:
+            raise ValueError("this bank was made without truth; only clicks without a score are possible")
+        return self.truth
+
+    def embed(self, rows: Tensor) -> Embedding:
+        """The embeddings of some targets' images (B rows), by one gather."""
+        return self.embedding[self.image[rows]]
+
+    def select(self, rows: Tensor) -> Bank:
+        """The bank of some targets; it keeps the images of those only."""
+        images, image = self.image[rows].unique(return_inverse=True)
+        return replace(
+            self,
+            **_levels(self.embedding[images], self.cells[images]),
+            image=image,
+            pixels=self.pixels[images],
+            inside=self.inside[images],
+            truth=None if self.truth is None else self.truth[rows],
+            names=tuple(self.names[row] for row in rows.tolist()),
+        )
+
+    def to(self, device: torch.device | str) -> Bank:
+        return replace(
+            self,
+            **_levels(self.embedding.to(device), self.cells.to(device)),
+            image=self.image.to(device),
+            pixels=self.pixels.to(device),
+            inside=self.inside.to(device),
+            truth=None if self.truth is None else self.truth.to(device),
+        )
+
+    @classmethod
+    def of_images(
+        cls,
+        sam: Sam,
+        pixels: Tensor,
+        *,
+        truth: Tensor | None = None,
+        known: Tensor | None = None,
+        inside: Tensor | None = None,
+        image: Tensor | None = None,
+        names: Sequence[str] | None = None,
+        embedding: Embedding | None = None,
+        batch: int = 8,
+    ) -> Bank:
+        """From images that lie on the canvas.
+
+        Args:
+            sam: encodes the images, and gives the device.
+            pixels: (M, 3, S, S) uint8, or float in 0..1.
+            truth: (N, S, S) bool or None.
+            known: (N, S, S) bool, pixels that count; left out: all inside the image.
+            inside: (M, S, S) bool, canvas pixels that show the image; left out: all.
+            image: (N,) image of each target; left out: one target in each image.
+            names: N of them; left out: numbers.
+            embedding: of the M images where it is at hand; left out: they are encoded.
+            batch: images in one pass of the encoder.
+
+        Raises:
+            ValueError: the images are not of the size of ``sam``'s canvas.
+        """
+        if tuple(pixels.shape[1:]) != (3, sam.size, sam.size):
+            raise ValueError(f"the bank needs images (M, 3, {sam.size}, {sam.size}), not {tuple(pixels.shape)}")
+        device = sam.device
+        pixels = (pixels if pixels.dtype == torch.uint8 else (pixels * 255).round().byte()).to(device)
+        image = (torch.arange(len(pixels)) if image is None else image).to(device)
+        inside = (pixels.new_ones(len(pixels), sam.size, sam.size) > 0) if inside is None else inside.to(device)
+        masks = None
+        if truth is not None:
+            seen = inside[image]
+            masks = Truth.of(truth.to(device), seen if known is None else seen & known.to(device))
+        embedding = encode(sam, pixels, batch) if embedding is None else embedding.to(device, sam.dtype)
+        levels = _levels(embedding, FrozenDecoder.of(sam).prepare(embedding))
+        names = tuple(map(str, range(len(image)))) if names is None else tuple(names)
+        return cls(**levels, image=image, pixels=pixels, inside=inside, truth=masks, names=names)
+
+    @classmethod
+    def of_scenes(cls, sam: Sam, scenes: Scenes, *, objects: int = 1, batch: int = 8) -> Bank:
+        """From procedural scenes of the canvas' size: the largest objects of each, at most ``objects``.
+
+        Raises:
+            DataError: no scene shows an object of ``MIN_SHARE``.
+        """
+        ids, slots = scenes.instances, scenes.categories.shape[1]
+        area = torch.zeros(len(ids), slots + 1, device=ids.device)
+        area.scatter_add_(1, ids.flatten(1), torch.ones_like(ids.flatten(1), dtype=area.dtype))
+        largest = area[:, 1:].topk(min(objects, slots), 1)
+        image, place = (largest.values >= MIN_SHARE * ids[0].numel()).nonzero(as_tuple=True)
+        if not len(image):
+            raise DataError([f"none of {len(ids)} scenes shows an object; render others"])
+        number = largest.indices[image, place] + 1
+        names = [f"scene-{i}/{k}" for i, k in zip(image.tolist(), number.tolist(), strict=True)]
+        truth = ids[image] == number[:, None, None]
+        return cls.of_images(sam, scenes.images, truth=truth, image=image, names=names, batch=batch)
+
+    @classmethod
+    def of_dataset(
+        cls,
+        sam: Sam,
+        dataset: Dataset,
+        *,
+        category: int | None = None,
+        store: EmbeddingStore | None = None,
+        limit: int | None = None,
+        batch: int = 8,
+    ) -> Bank:
+        """From all samples of a dataset that have a mask: an instance mask gives a target for each object, a semantic
+        one a target for each category. Targets smaller than ``MIN_SHARE`` of the canvas are left out.
+
+        Args:
+            dataset: the samples wanted (``dataset.split("train")``); images are squashed to the canvas, as in SAM 2.
+            category: targets of this one only; left out: of all but the background.
+            store: gets the embeddings that it lacks; left out: the images are encoded here.
+            limit: at most so many images, the first ones.
+            batch: images in one pass of the encoder.
+
+        Raises:
+            DataError: files that cannot be read (all of them), or no target at all.
+        """
+        samples = [sample for sample in dataset if sample.labels.mask is not None][:limit]
+        read, problems = [], []
+        for sample in samples:
+            try:
+                read.append(_read(dataset, sample, sam.size, category))
+            except DataError as error:
+                problems += error.problems
+        where = dataset.source or str(dataset.root)
+        if not problems and not any(targets for _, targets in read):
+            wanted = "a category" if category is None else f"category {category}"
+            problems = [f"no mask shows an object of {wanted}, of at least {MIN_SHARE:.3%} of the image; name others"]
+        if problems:
+            raise DataError(problems, where)
+        shown = [(sample, *found) for sample, found in zip(samples, read, strict=True) if found[1]]
+        targets = [(place, *target) for place, (_, _, found) in enumerate(shown) for target in found]
+        embedding = None
+        if store is not None:
+            part = dataset.with_samples([sample for sample, _, _ in shown])
+            precompute(sam, part, store, batch=batch)
+            stored = store.load([store.key(part.image_path(sample)) for sample in part])
+            embedding = Embedding(stored["high0"], stored["high1"], stored["low"])
+        return cls.of_images(
+            sam,
+            torch.from_numpy(np.stack([pixels for _, pixels, _ in shown])).permute(0, 3, 1, 2).contiguous(),
+            truth=torch.from_numpy(np.stack([mask for *_, mask, _ in targets])),
+            known=torch.from_numpy(np.stack([known for *_, known in targets])),
+            image=torch.tensor([place for place, *_ in targets]),
+            names=[f"{shown[place][0].id}/{id}" for place, id, *_ in targets],
+            embedding=embedding,
+            batch=batch,
+        )
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def encode(sam: Sam, pixels: Tensor, batch: int = 8) -> Embedding:
+    """Encode (M, 3, S, S) uint8 in batches; the tensors need no gradient and may be used anywhere."""
+    return Embedding.cat([sam.encode(part.to(sam.device).to(sam.dtype) / 255) for part in pixels.split(batch)])
+
+
+def _levels(embedding: Embedding, cells: Cells) -> dict[str, Any]:
+    return {"embedding": replace(embedding, low=cells.features), "cells": cells}
+
+
+_Target = tuple[int, NDArray[np.bool_], NDArray[np.bool_]]
+
+
+def _read(dataset: Dataset, sample: Sample, size: int, category: int | None) -> tuple[NDArray[np.uint8], list[_Target]]:
+    """An image on the canvas ``(S, S, 3)`` with its targets: id, mask and known pixels ``(S, S)``."""
+    mask, path = sample.labels.mask, dataset.mask_path(sample)
+    if mask is None or path is None:
+        raise ValueError(f"sample {sample.id!r} has no mask")
+    image, values = read_image(dataset.image_path(sample)), read_mask(path)
+    if values.shape != image.shape[:2]:
+        found = f"{values.shape[1]}x{values.shape[0]}"
+        raise DataError([f"{path}: the mask has {found} pixels, its image {image.shape[1]}x{image.shape[0]}"])
+    matrix = resize_matrix((image.shape[1], image.shape[0]), size)
+    categories = values if mask.kind == "semantic" else semantic_of(values, mask)
+    ids, kinds = warp_mask(values, matrix, size, fill=0), warp_mask(categories, matrix, size)
+    known = kinds != IGNORE
+    wanted = known & (ids > 0) if category is None else kinds == category
+    numbers, counts = np.unique(ids[wanted], return_counts=True)
+    kept = numbers[counts >= MIN_SHARE * size * size].tolist()
+    return warp_image(image, matrix, size)[0], [(int(id), ids == id, known) for id in kept]

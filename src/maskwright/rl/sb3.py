@@ -1,0 +1,80 @@
+"""Stable-Baselines3 in the batched environment: ``PPO("CnnPolicy", Sb3ClickVecEnv(env))`` trains without processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from maskwright.rl.envs import ClickVectorEnv
+
+
+class Sb3ClickVecEnv(VecEnv):
+    """A ``ClickVectorEnv`` as Stable-Baselines3 wants it.
+
+    Args:
+        env: with ``autoreset_mode=AutoresetMode.SAME_STEP``: Stable-Baselines3 resets within the last step.
+
+    Raises:
+        ValueError: the environment resets otherwise.
+    """
+
+    def __init__(self, env: ClickVectorEnv) -> None:
+        if env.autoreset_mode != AutoresetMode.SAME_STEP:
+            raise ValueError("Stable-Baselines3 needs an environment with autoreset_mode=AutoresetMode.SAME_STEP")
+        self.env = env
+        self._actions: np.ndarray | None = None
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+
+    def reset(self) -> VecEnvObs:
+        observation, infos = self.env.reset(seed=self._seeds[0], options=self._options[0] or None)
+        self.reset_infos = self._listed(infos)
+        self._reset_seeds()
+        self._reset_options()
+        return observation
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observation, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        ended = terminated | truncated
+        listed = self._listed(infos)
+        for number in ended.nonzero()[0]:
+            self.reset_infos[number] = dict(listed[number])
+            last = {key: value[number] for key, value in infos["final_info"].items() if not key.startswith("_")}
+            listed[number] |= last | {"terminal_observation": infos["final_obs"][number], "TimeLimit.truncated": False}
+        return observation, rewards, ended, listed
+
+    def close(self) -> None:
+        self.env.close()
+
+    def get_images(self) -> list[np.ndarray | None]:
+        return list(self.env.render() or [None] * self.num_envs)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        return [getattr(self.env, attr_name) for _ in self._places(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """All environments are one: an attribute is set for all of them."""
+        setattr(self.env, attr_name, value)
+
+    def env_method(self, method_name: str, *method_args, indices: VecEnvIndices = None, **method_kwargs) -> list[Any]:
+        """What the batched method returns, row by row (``action_masks`` for ``MaskablePPO``)."""
+        found = getattr(self.env, method_name)(*method_args, **method_kwargs)
+        return [found[place] for place in self._places(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:
+        return [False for _ in self._places(indices)]
+
+    def _places(self, indices: VecEnvIndices) -> Iterable[int]:
+        return self._get_indices(indices)
+
+    def _listed(self, infos: dict[str, Any]) -> list[dict[str, Any]]:
+        """The infos of each environment; of one that was reset within the step, those of its new episode."""
+        names = [name for name in infos if not name.startswith(("_", "final_"))]
+        return [{name: infos[name][number] for name in names} for number in range(self.num_envs)]

@@ -1,0 +1,140 @@
+"""The interface of "SAM2 Click Agent" (a published PPO agent), on top of ours.
+
+What its description leaves open is chosen here, and said here:
+
+- Action ``kind · G² + row · G + column``: kind 0 is a click on the object, 1 one off it; the click falls on the centre of
+  the cell.
+- The observation is float32 in 0..1, or uint8 in 0..255 with ``dtype="uint8"``: take what the agent was saved with
+  (``agent.observation_space.dtype``). Stable-Baselines3's ``CnnPolicy`` wants ``policy_kwargs={"normalize_images":
+  False}`` for the former. A click is seen as a Gaussian whose deviation is 3 % of the side.
+- An episode starts after the oracle's first click, and its ``max_clicks`` are those that the agent places.
+- The bonus at the boundary is the change of what is right near the outline, at most half of the change of Dice. The
+  published one paid for masks that got worse.
+- SAM gets its last logits with every click, and gives three masks for the first click only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+
+from maskwright.data.geometry import resize_matrix, warp_image, warp_mask
+from maskwright.data.labels import Dataset
+from maskwright.rl.bank import Bank
+from maskwright.rl.envs import CLICKS, GRID, PIXELS, ClickEnv
+from maskwright.rl.rules import DiceReward
+from maskwright.sam.sam import Sam
+
+BOUNDARY = 0.1
+"""Weight of the bonus at the boundary."""
+
+Pair = tuple[NDArray[np.uint8], NDArray[Any]]
+
+
+class SAM2ClickEnv(gymnasium.Env):
+    """Five corrective clicks on one image, seen as 6 x 128 x 128 pixels.
+
+    ## Action space
+    ``Discrete(2 · grid_size²)``, 2048 for 32 x 32 cells; see the module for the order.
+
+    ## Observation space
+    ``Box(0, 1, (6, obs_size, obs_size), float32)``: RGB, mask, heat-map of clicks on the object, and of those off it.
+
+    ## Rewards
+    Change of Dice plus a bonus at the boundary.
+
+    ## Episode
+    Starts after the oracle's first click; terminates after ``max_clicks`` clicks. ``info["dice"]`` is the Dice now.
+
+    Args:
+        dataset: a ``Dataset`` (of its samples those with masks), or pairs of an image (H, W, 3) uint8 and a mask (H, W),
+            above 0 = on the object. All images are encoded when the environment is made.
+        sam_predictor: a ``Sam``, or what ``Sam.load`` takes.
+        obs_size: pixels along a side of the observation.
+        grid_size: cells along a side.
+        max_clicks: clicks that the agent places in an episode.
+        use_sam: must be True; SAM is what the clicks are for.
+        dtype: of the observation: ``float32`` in 0..1 or ``uint8`` in 0..255.
+        render_mode: ``rgb_array`` or None.
+
+    Raises:
+        ValueError: ``use_sam`` is False.
+        DataError: no image with a mask, or files that cannot be read.
+    """
+
+    metadata: dict[str, Any] = ClickEnv.metadata
+
+    def __init__(
+        self,
+        dataset: Dataset | Sequence[Pair],
+        sam_predictor: Sam | str = "nano",
+        obs_size: int = PIXELS,
+        grid_size: int = GRID,
+        max_clicks: int = CLICKS,
+        use_sam: bool = True,
+        *,
+        dtype: Literal["float32", "uint8"] = "float32",
+        render_mode: str | None = None,
+    ) -> None:
+        if not use_sam:
+            raise ValueError("use_sam=False is not offered: without SAM no click changes the mask")
+        sam = Sam.load(sam_predictor) if isinstance(sam_predictor, str) else sam_predictor
+        self.env = ClickEnv(
+            sam,
+            Bank.of_dataset(sam, dataset) if isinstance(dataset, Dataset) else bank_of_pairs(sam, dataset),
+            observation="pixels",
+            pixels=obs_size,
+            grid=grid_size,
+            max_clicks=max_clicks,
+            reward=DiceReward(boundary=BOUNDARY),
+            render_mode=render_mode,
+        )
+        self.grid_size, self.max_clicks, self.render_mode = grid_size, max_clicks, render_mode
+        self.dtype = np.dtype(dtype)
+        high = 1 if self.dtype == np.float32 else 255
+        self.observation_space = spaces.Box(0, high, (6, obs_size, obs_size), self.dtype.type)
+        self.action_space = spaces.Discrete(2 * grid_size**2)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """A new image; ``options={"row": 3}`` chooses it."""
+        super().reset(seed=seed)
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._seen(observation), info
+
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        kind, place = divmod(int(action), self.grid_size**2)
+        observation, reward, terminated, truncated, info = self.env.step((1 - kind) * self.grid_size**2 + place)
+        return self._seen(observation), reward, terminated, truncated, info
+
+    def render(self) -> Any:
+        return self.env.render()
+
+    def _seen(self, observation: NDArray[np.uint8]) -> NDArray[Any]:
+        return observation if self.dtype == np.uint8 else observation.astype(np.float32) / 255
+
+
+def compute_dice(prediction: ArrayLike, truth: ArrayLike) -> float:
+    """Dice in 0..1 of two masks of one shape, above 0 = on the object; 1 where both are empty."""
+    found, true = np.asarray(prediction) > 0, np.asarray(truth) > 0
+    total = int(found.sum()) + int(true.sum())
+    return 2 * int((found & true).sum()) / total if total else 1.0
+
+
+def bank_of_pairs(sam: Sam, pairs: Sequence[Pair]) -> Bank:
+    """Images (H, W, 3) uint8 of any size with their masks (H, W), squashed to the canvas as SAM does."""
+    drawn = []
+    for image, mask in pairs:
+        matrix = resize_matrix((image.shape[1], image.shape[0]), sam.size)
+        pixels = torch.from_numpy(warp_image(np.asarray(image), matrix, sam.size)[0]).permute(2, 0, 1)
+        drawn.append((pixels, torch.from_numpy(warp_mask(np.asarray(mask) > 0, matrix, sam.size, fill=0))))
+    return Bank.of_images(
+        sam, torch.stack([pixels for pixels, _ in drawn]), truth=torch.stack([mask for _, mask in drawn])
+    )

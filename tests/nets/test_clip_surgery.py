@@ -170,6 +170,8 @@ def test_several_texts_share_nothing_and_one_text_stands_alone(clip, images) -> 
     tokens = clip.encode_images(images)
     torch.testing.assert_close(similarities(tokens, texts).sum(1), torch.zeros(3, 3, 3), atol=1e-6, rtol=0)
     assert not torch.allclose(clip.maps(images, ["cat", "dog"])[:, 0], clip.maps(images, ["cat", "red"])[:, 0])
+    by_itself = clip.maps(images, ["dog", "cat"], "empty")[:, 1]
+    torch.testing.assert_close(by_itself, clip.maps(images, ["cat"])[:, 0])
     alone = tokens[:, 1:] @ (clip.encode_texts(["cat"]) - clip.encode_sentences([""])).T
     torch.testing.assert_close(clip.maps(images, ["cat"])[:, 0], stretch(alone[..., 0].unflatten(1, (3, 3))))
 

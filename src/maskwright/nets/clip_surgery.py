@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,8 @@ TEMPLATES = (
     "there is a {} in the scene.",
 )
 """Sentences whose mean stands for a name, unless the folder of a model brings its own in ``templates.json``."""
+
+Against = Literal["empty", "names"]
 
 _FEW_WORDS = 500  # a vocabulary up to this size can be listed in a message
 
@@ -115,15 +117,15 @@ class ClipSurgery(nn.Module):
         model, tokenizer, templates = _from_pretrained(NANO_CLIP if str(source) == "nano-clip" else source, str(source))
         return cls(model, tokenizer, templates=templates, size=size, name=str(source))
 
-    def maps(self, images: Tensor, names: Sequence[str]) -> Tensor:
+    def maps(self, images: Tensor, names: Sequence[str], against: Against | None = None) -> Tensor:
         """Where each of the names is.
-
-        One name is set against the empty name, several are set against each other (see ``similarities``), so that a name's map
-        depends on its company.
 
         Args:
             images: (B, 3, H, W) in 0..1, of any size; squashed to a square, nothing is cut off.
             names: T of them.
+            against: what a name is set against, see ``similarities``: the ``empty`` text, so that each map is its name's own affair,
+                or the other ``names``, so that it depends on its company. Left out, as in the paper: a single name is set against
+                the empty text, several against each other.
 
         Returns:
             (B, T, g, g) in 0..1, each map stretched to 0..1 by itself; a constant map is all zeros. g = ``grid``.
@@ -132,7 +134,8 @@ class ClipSurgery(nn.Module):
             DataError: names that cannot be read, see ``check_names``.
         """
         texts = self.encode_texts(names)
-        empty = self.encode_sentences([""]) if len(names) == 1 else None
+        against = against or ("empty" if len(names) == 1 else "names")
+        empty = self.encode_sentences([""]) if against == "empty" else None
         return stretch(similarities(self.encode_images(images), texts, empty))
 
     # ------------------------------------------------------------------------------------------------ images

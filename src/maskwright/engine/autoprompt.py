@@ -147,7 +147,9 @@ class SelfPrompter(nn.Module):
             cells = scores.topk(OPENING, 1).indices
             places, labels = places_of(cells, bank.size, self.policy.grid)[0], torch.ones_like(cells)
         else:
-            places, labels = extremes(semantic if rules.labels == "clip" and semantic is not None else recalibrated, bank.size)
+            places, labels = extremes(
+                semantic if rules.labels == "clip" and semantic is not None else recalibrated, bank.size
+            )
         state = opened(self.sam, bank, rows, places, labels, OPENING + rules.clicks)
         free = free.scatter(1, cells_of(places, torch.zeros_like(labels), bank.size, self.policy.grid), False)
         states = [state]

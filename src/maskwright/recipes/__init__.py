@@ -50,5 +50,10 @@ RECIPES = {
             "A semantic segmenter from any mix of masks, boxes, scribbles, points, tags and no labels at all (SAMIX).",
             "maskwright.engine.predictor:load_segmenter",
         ),
+        Recipe(
+            "alignsam",
+            "A frozen SAM that prompts itself: finds one kind of thing, learnt from about 50 masks (AlignSAM).",
+            "maskwright.engine.autoprompt_predictor:load_self_prompter",
+        ),
     )
 }

@@ -210,15 +210,15 @@ class Trainer:
         train = dataset.split("train")
         masked = [sample for sample in train if sample.labels.mask is not None]
         order = np.random.default_rng(self.config.seed).permutation(len(masked)).tolist()
-        wanted = self.config.shots or len(masked)
+        wanted = self.config.shots or None
         bank = foreground_bank(
             self.sam, train.with_samples([masked[i] for i in order]), self.foreground, both=True, limit=wanted
         )
-        if len(bank) < wanted or not len(bank):
+        if wanted and len(bank) < wanted:
             raise DataError(
                 [
                     f"{len(bank)} of {len(train)} images of split 'train' have a mask that shows {self.foreground.name!r} and "
-                    f"something else; --shots asks for {wanted or 1}. Label more, or ask for fewer"
+                    f"something else; --shots asks for {wanted}. Label more, or ask for fewer"
                 ],
                 dataset.source or str(dataset.root),
             )

@@ -90,7 +90,7 @@ def test_evaluation_at_the_images_own_size(run: Path, scene_folder) -> None:
     assert scores["images"] == 4
     assert scores["foreground"] == ["disc", "figure"]
     table = maskwright.load(run).score_table(scores)
-    assert [row[0] for row in table.rows][0] == "mIoU"
+    assert next(row[0] for row in table.rows) == "mIoU"
     # By hand for one image: IoU of the mask that prediction gives with the foreground of the true one.
     sample = dataset.split("test")[0]
     mask = next(iter(maskwright.load(run).predict(dataset.image_path(sample)))).mask > 0
@@ -116,9 +116,10 @@ def test_resumed_equals_uninterrupted(run: Path, scene_folder, tiny_sam_folder, 
         return play(self)
 
     config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, checkpoint_seconds=0.0)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Trainer, "play", stopped)
-        main(config)
+        with pytest.raises(KeyboardInterrupt):
+            main(config)
     config.resume = True
     main(config)
     assert_same_run(config.out, run)

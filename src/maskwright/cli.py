@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -145,6 +146,17 @@ class Predict:
     """Also write pictures of the masks over their images."""
     flip: bool = False
     """Also look at the mirror images: twice the time, slightly better."""
+    click: Annotated[tuple[str, ...], arg(metavar="X,Y ...")] = ()
+    """For an agent of `clicks`: where you click, in pixels of the image. One image at a time."""
+    label: tuple[Literal["fg", "bg"], ...] = ()
+    """What each click is on: fg (the object) or bg; left out, all are on the object."""
+    box: Annotated[str | None, arg(metavar="X0,Y0,X1,Y1")] = None
+    """For an agent: a box around the object. One image at a time."""
+    category: str | None = None
+    """What a click or a box is about; left out, the first category."""
+    masks: Path | None = None
+    """For an agent: masks to refine: a folder that `predict` wrote, a folder of PNGs named as the images, or the run of a segmenter,
+    whose masks are then made first, in OUT/given."""
     batch: int = 8
     """Images per pass of the network."""
     device: str = "auto"
@@ -159,24 +171,34 @@ class Predict:
 
         processes, device = _processes(self.device)
         jobs = find_images(self.images, self.out, self.split)
+        options = _given(flip=self.flip, **self._prompts(len(jobs)))
         model = load(self.run, device=device)
+        model.chosen(options)
+        settings: dict[str, Any] = {"batch": self.batch, "overwrite": self.overwrite, "processes": processes}
+        if self.masks is not None and _holds_model(self.masks):
+            first = load(self.masks, device=device)
+            options["masks"] = self.out / "given"
+            with _advance("masks to refine", processes) as progress:
+                predict_folder(first, jobs, options["masks"], overlays=False, progress=progress, **settings)
         with _advance("predicting", processes) as progress:
             summary = predict_folder(
-                model,
-                jobs,
-                self.out,
-                batch=self.batch,
-                overlays=self.overlay,
-                overwrite=self.overwrite,
-                processes=processes,
-                progress=progress,
-                **_given(flip=self.flip),
+                model, jobs, self.out, overlays=self.overlay, progress=progress, **settings, **options
             )
         if processes.is_main_process:
             skipped = f", {summary.skipped} were there already" if summary.skipped else ""
             print(f"{summary.predicted} images predicted{skipped}: {self.out}")
         if summary.problems:
             raise DataError(summary.problems)
+
+    def _prompts(self, images: int) -> dict[str, Any]:
+        """What the user tells an agent, as its options."""
+        click = tuple(_numbers("click", text, 2) for text in self.click)
+        box = None if self.box is None else _numbers("box", self.box, 4)
+        if (click or box) and images > 1:
+            what = "--click" if click else "--box"
+            raise MaskwrightError(f"{what} is about one image, and {images} were given; name one, or give --masks")
+        found = {"click": click, "label": self.label, "box": box, "category": self.category, "masks": self.masks}
+        return {name: value for name, value in found.items() if value}
 
 
 @dataclass
@@ -193,6 +215,8 @@ class Evaluate:
     """Write the numbers, also those of every image, to this file instead."""
     flip: bool = False
     """Also look at the mirror images: twice the time, slightly better."""
+    masks: Path | None = None
+    """For an agent of `clicks`: score it on refining these masks, instead of its clicks after an oracle's first one."""
     batch: int = 8
     """Images per pass of the network."""
     device: str = "auto"
@@ -206,7 +230,7 @@ class Evaluate:
 
         model = load(self.run, device=self.device)
         with _advance("evaluating") as progress:
-            data, options = Dataset.load(self.data), _given(flip=self.flip)
+            data, options = Dataset.load(self.data), _given(flip=self.flip, masks=self.masks)
             scores = evaluate(model, data, self.split, batch=self.batch, progress=progress, **options)
         table = model.score_table(scores)
         _print_table(f"{scores['split']} of {scores['dataset']}", table.columns, table.rows)
@@ -627,6 +651,22 @@ def _shown(value: Any) -> str:
 
 def _as_name(split: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in split)
+
+
+def _numbers(name: str, text: str, count: int) -> tuple[float, ...]:
+    """``"3,4.5"`` as numbers. Raises MaskwrightError."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != count or not all(math.isfinite(number) for number in found):
+        raise MaskwrightError(f"--{name} {text}: must be {count} numbers with commas between them")
+    return found
+
+
+def _holds_model(path: Path) -> bool:
+    """Whether a folder is a run or a model folder, not one of masks."""
+    return any((folder / "model.safetensors").is_file() for folder in (path, path / "model"))
 
 
 def _at_least_1(**values: int) -> None:

@@ -93,7 +93,7 @@ def test_what_is_said_of_a_state_depends_on_it_alone(labels: int):
     assert together.policy.shape == (3, labels * GRID * GRID + 1)
     assert (together.truth.shape, together.critic.shape) == ((3, GRID, GRID), (3,))
     alone = [prompter(seen[i : i + 1]) for i in range(3)]
-    for name in ("values", "policy", "truth", "critic"):
+    for name in ("values", "policy", "truth", "critic", "features"):
         whole = getattr(together, name)
         assert torch.allclose(whole, torch.cat([getattr(a, name) for a in alone]), atol=1e-5)
         assert not torch.allclose(whole[0], whole[1])
@@ -110,9 +110,22 @@ def test_an_untrained_policy_is_a_softmax_of_the_values_and_of_what_stopping_is_
     assert torch.allclose(advice.policy[:, -1], torch.full((3,), 2.0))
     # Values are taught by their own targets: what the policy learns does not move them.
     advice.policy.logsumexp(1).sum().backward()
-    assert prompter.heads.weight.grad is not None
-    assert not prompter.heads.weight.grad[:2].any()
-    assert prompter.heads.weight.grad[2:4].any()
+    assert prompter.heads.weight.grad is None
+    assert all(parameter.grad is not None for parameter in prompter.policy_parameters())
+
+
+def test_learning_the_policy_leaves_all_else_as_it_is():
+    torch.manual_seed(0)
+    prompter = Prompter(64, hidden=16)
+    seen = observation()
+    before = prompter(seen)
+    optimizer = torch.optim.SGD(prompter.policy_parameters(), lr=1.0)
+    (-prompter(seen).policy.log_softmax(1)[:, -1].mean()).backward()
+    optimizer.step()
+    after = prompter(seen)
+    assert after.policy.softmax(1)[:, -1].mean() > before.policy.softmax(1)[:, -1].mean()
+    for name in ("values", "truth", "critic", "features"):
+        assert torch.equal(getattr(before, name), getattr(after, name))
 
 
 def test_it_is_small_and_its_description_makes_it_again():

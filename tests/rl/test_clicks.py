@@ -241,6 +241,22 @@ def test_scenes_give_their_largest_objects(tiny_sam: Sam) -> None:
     torch.testing.assert_close(bank.embed(rows_of(bank)).low, wanted.low, atol=1e-5, rtol=1e-4)
 
 
+def test_banks_one_after_the_other(tiny_sam: Sam, bank: Bank) -> None:
+    other = Bank.of_scenes(tiny_sam, render(2, tiny_sam.size, seed=9, difficulty=0.2))
+    both = Bank.cat([bank, other, bank])
+    assert both.names == bank.names + other.names + bank.names
+    for part, rows in zip((bank, other, bank), torch.arange(len(both)).split([len(bank), len(other), len(bank)])):
+        assert torch.equal(both.embed(rows).high0, part.embed(rows_of(part)).high0)
+        assert torch.equal(both.known_truth.area[rows], part.known_truth.area)
+        place, label, _ = first_click(part, rows_of(part))
+        wanted = start(tiny_sam, part, rows_of(part), place, label)
+        torch.testing.assert_close(
+            start(tiny_sam, both, rows, place, label).logits, wanted.logits, atol=1e-5, rtol=1e-4
+        )
+    with pytest.raises(ValueError, match="some have not"):
+        Bank.cat([bank, replace(other, truth=None)])
+
+
 def write(folder, kind: str, values: np.ndarray) -> Dataset:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (*values.shape, 3), np.uint8)).save(folder / "a.png")
     Image.fromarray(values.astype(np.uint16 if kind == "instance" else np.uint8)).save(folder / "m.png")

@@ -13,17 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskwright.nets.prompter import Observation, Prompter
+from maskwright.nets.prompter import Advice, Observation, Prompter
 from maskwright.nets.quality import Answers, QualityHead
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState, counterfactual, entropy, oracle_click, stability
+from maskwright.rl.grid import cells_of, near, places_of, unsure
 from maskwright.sam.sam import Sam
 
 Places = Literal["policy", "random", "entropy", "oracle"]
 Accept = Literal["always", "iou", "quality"]
-
-SURE = 0.9
-"""No positive click where the answer is this sure of the object already, no negative one where it is this sure of the background."""
 
 
 @dataclass(frozen=True)
@@ -80,21 +78,10 @@ class Looks:
         )
 
     def answers(self, state: ClickState) -> Answers:
-        """What the quality head judges: for each state its own answer first, then the M others, B·(M + 1) in all."""
-        count = 1 + self.labels.shape[1]
-        # The state's own answer gets a slot of padding where the others have their click.
-        nowhere = torch.zeros_like(state.points[:, :1])
-        points = torch.cat([nowhere, self.places.to(state.points)], 1)
-        labels = torch.cat([torch.full_like(state.labels[:, :1], -1), self.labels.to(state.labels)], 1)
-        logits = torch.cat([state.logits[:, None], self.logits], 1).flatten(0, 1)
-        return Answers(
-            logits=logits,
-            before=state.logits.repeat_interleave(count, 0),
-            points=torch.cat([state.points.repeat_interleave(count, 0), points.flatten(0, 1)[:, None]], 1),
-            labels=torch.cat([state.labels.repeat_interleave(count, 0), labels.flatten(0, 1)[:, None]], 1),
-            iou=torch.cat([state.iou[:, None], self.iou], 1).flatten(),
-            stability=stability(logits),
-        )
+        """What the quality head judges: for each state its own answer first, then the M others."""
+        logits = torch.cat([state.logits[:, None], self.logits], 1)
+        iou = torch.cat([state.iou[:, None], self.iou], 1)
+        return Answers(logits, iou, stability(logits), state.clicks)
 
 
 @dataclass(frozen=True)
@@ -153,14 +140,14 @@ class ClickAgent:
         barred = self._nothing_barred(state)
         done = state.done.clone()
         quality = torch.zeros(count, device=device)
-        features = self.quality.trunk.image_features(bank.embed(state.rows)) if self.quality else None
         for number in range(rules.clicks):
             index = (~done).nonzero()[:, 0]
             if len(index):
                 part = state[index]
-                places, labels, cells, halt = self._propose(bank, part, barred[index], rules, generator)
+                advice = self.prompter(observe(bank, part)) if self.prompter else None
+                places, labels, cells, halt = self._propose(bank, part, advice, barred[index], rules, generator)
                 looks = Looks(places, labels, *counterfactual(self.sam, bank, part, places, labels))
-                chosen, better, judged = self._judge(part, looks, None if features is None else features[index], rules)
+                chosen, better, judged = self._judge(part, looks, advice, rules)
                 if watch:
                     watch(part, looks, judged)
                 go = ~halt
@@ -191,19 +178,24 @@ class ClickAgent:
         return torch.zeros(len(state), 2 * grid * grid, dtype=torch.bool, device=state.rows.device)
 
     def _propose(
-        self, bank: Bank, state: ClickState, barred: Tensor, rules: Rules, generator: torch.Generator | None
+        self,
+        bank: Bank,
+        state: ClickState,
+        advice: Advice | None,
+        barred: Tensor,
+        rules: Rules,
+        generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Places (B, M, 2), labels (B, M), their cells (B, M), and (B,) bool: better stop."""
         halt = torch.zeros_like(state.done)
         grid = state.logits.shape[-1] // 2
         if rules.places == "oracle":
             places, labels, wrong = oracle_click(bank, state)
-            return places[:, None], labels[:, None], cell_of(places, labels, bank.size, grid)[:, None], ~wrong
+            return places[:, None], labels[:, None], cells_of(places, labels, bank.size, grid)[:, None], ~wrong
         allowed = allowed_cells(state, bank.size) & ~barred.unflatten(1, (2, grid, grid))
         if rules.places == "policy":
-            if self.prompter is None:
+            if advice is None:
                 raise ValueError("this agent has no prompter to ask for places")
-            advice = self.prompter(observe(bank, state))
             scores = advice.policy[:, :-1].unflatten(1, (2, grid, grid))
             best = scores.masked_fill(~allowed, -torch.inf).flatten(1).amax(1)
             halt = (advice.policy[:, -1] > best) if rules.stop else halt
@@ -214,7 +206,7 @@ class ClickAgent:
         return places, labels, cells, halt
 
     def _judge(
-        self, state: ClickState, looks: Looks, features: Tensor | None, rules: Rules
+        self, state: ClickState, looks: Looks, advice: Advice | None, rules: Rules
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The chosen (B,) of the looks, whether it is kept (B,), and the raw guesses (B, M + 1), if any."""
         if rules.accept == "always":
@@ -222,18 +214,12 @@ class ClickAgent:
         if rules.accept == "iou":
             best = looks.iou.max(1)
             return best.indices, best.values > state.iou + rules.margin, None
-        if self.quality is None or features is None:
+        if self.quality is None or advice is None:
             raise ValueError("this agent has no quality head to accept by")
-        judged = judge(self.quality, features, state, looks)
+        judged = self.quality(advice, looks.answers(state))
         guesses = self.quality.calibrated(judged)
         best = guesses[:, 1:].max(1)
         return best.indices, best.values > guesses[:, 0] + rules.margin, judged
-
-
-def judge(quality: QualityHead, features: Tensor, state: ClickState, looks: Looks) -> Tensor:
-    """(B, M + 1) raw guesses of Dice: of each state's own answer, then of the M that were looked at."""
-    count = 1 + looks.labels.shape[1]
-    return quality(features.repeat_interleave(count, 0), looks.answers(state)).dice.unflatten(0, (-1, count))
 
 
 def observe(bank: Bank, state: ClickState) -> Observation:
@@ -249,28 +235,12 @@ def mask_logits(area: Tensor) -> Tensor:
 # ----------------------------------------------------------------------------------------------------------- places
 
 
-def places_of(cells: Tensor, size: int, grid: int) -> tuple[Tensor, Tensor]:
-    """Cells (...) of a (2, g, g) grid of labels and places → their centres (..., 2) in pixels of the canvas, labels (...)."""
-    place = cells % (grid * grid)
-    centres = torch.stack([place % grid, place // grid], -1).float() + 0.5
-    return centres * (size / grid), cells // (grid * grid)
-
-
-def cell_of(places: Tensor, labels: Tensor, size: int, grid: int) -> Tensor:
-    """The cells (...) that hold places (..., 2) with labels (...): the inverse of ``places_of``."""
-    column, row = (places * (grid / size)).floor().long().clamp(0, grid - 1).unbind(-1)
-    return (labels * grid + row) * grid + column
-
-
 def allowed_cells(state: ClickState, size: int) -> Tensor:
     """(B, 2, g, g) bool: neither beside an old click, nor where the answer is sure already. At least one is allowed."""
     grid = state.logits.shape[-1] // 2
-    probability = F.avg_pool2d(state.logits[:, None].sigmoid(), 2)
-    unsure = torch.cat([probability > 1 - SURE, probability < SURE], 1)
-    centres = (torch.arange(grid, device=state.points.device) + 0.5) * (size / grid)
-    near = (state.points[..., None] - centres).abs() < 1.2 * size / grid  # (B, C, 2, g)
-    near = near[:, :, 1, :, None] & near[:, :, 0, None, :] & state.is_click[..., None, None]
-    allowed = unsure & ~near.any(1)[:, None]
+    beside = near(state.points.flatten(0, 1), size, grid).unflatten(0, state.labels.shape)
+    taken = (beside & state.is_click[..., None, None]).any(1)
+    allowed = unsure(state.logits, grid) & ~taken[:, None]
     return allowed | ~allowed.flatten(1).any(1)[:, None, None, None]
 
 

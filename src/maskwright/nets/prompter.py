@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskwright.rl.grid import SPREAD
 from maskwright.sam.prompts import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT
 from maskwright.sam.sam import Embedding
 
@@ -22,9 +23,6 @@ STATE_MAPS = 8
 
 SIMILARITIES = 4
 """Channels of ``similarities``."""
-
-_SPREAD = 0.03
-# Standard deviation of a click's spot, as a share of the canvas.
 
 
 @dataclass(frozen=True)
@@ -60,72 +58,29 @@ class Advice:
         policy: (B, L·g·g + 1) unnormalised log-probabilities of the clicks, in the order of ``values``, then of "stop".
         truth: (B, g, g) logits: does the cell lie on the object?
         critic: (B,) value of the state.
+        features: (B, hidden, g, g) of image and state together, for other heads.
     """
 
     values: Tensor
     policy: Tensor
     truth: Tensor
     critic: Tensor
+    features: Tensor
 
-
-class Trunk(nn.Module):
-    """Image and state seen together: shared by the prompter and the quality head.
-
-    Normalised by groups of channels, never over the batch, so that what is said of a state depends on that state alone.
-
-    Args:
-        width: C of SAM's embeddings.
-        hidden: channels at the grid (S/8); twice as many at half of it.
-        maps: channels that describe the state.
-    """
-
-    def __init__(self, width: int, hidden: int, maps: int) -> None:
-        super().__init__()
-        self.low = nn.Conv2d(width, hidden, 1)
-        self.fine = nn.ModuleList([nn.Conv2d(width // 4, hidden, 1), nn.Conv2d(width // 8, hidden, 1)])
-        self.normed = nn.GroupNorm(8, hidden)
-        self.state = nn.Conv2d(maps + SIMILARITIES, hidden, 3, padding=1)
-        self.down = nn.Sequential(nn.GroupNorm(8, hidden), nn.GELU(), nn.Conv2d(hidden, 2 * hidden, 3, 2, 1))
-        self.blocks = nn.ModuleList(_Residual(2 * hidden, dilation) for dilation in (1, 2, 1))
-        self.pooled = nn.Linear(6 * hidden, 2 * hidden)
-        self.up = nn.Conv2d(2 * hidden, hidden, 1)
-        self.join = nn.Sequential(
-            nn.GroupNorm(8, hidden),
-            nn.GELU(),
-            nn.Conv2d(hidden, hidden, 3, padding=1),
-            nn.GroupNorm(8, hidden),
-            nn.GELU(),
-        )
-
-    def image_features(self, embedding: Embedding) -> Tensor:
-        """(B, hidden, g, g) all levels of the embedding at the grid, g = S/8. They do not depend on the state."""
-        high1, high0 = embedding.high1.float(), embedding.high0.float()
-        fine = self.fine[0](high1) + self.fine[1](F.avg_pool2d(high0, 2))
-        low = F.interpolate(self.low(embedding.low.float()), fine.shape[-2:], mode="bilinear", align_corners=False)
-        return self.normed(low + fine)
-
-    def forward(self, features: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Image features (B, hidden, g, g) and maps (B, M, g, g), ``state_maps`` first → (B, hidden, g, g), (B, 2·hidden)."""
-        fine = features + self.state(torch.cat([maps, similarities(features, maps)], 1))
-        x = self.down(fine)
-        for block in self.blocks:
-            x = block(x)
-        inside = F.avg_pool2d(maps[:, :1], 2)
-        pooled = torch.cat([x.mean((2, 3)), _mean_where(x, inside), _mean_where(x, 1 - inside)], 1)
-        pooled = F.gelu(self.pooled(pooled))
-        x = self.up(x + pooled[..., None, None])
-        return self.join(fine + F.interpolate(x, fine.shape[-2:], mode="bilinear", align_corners=False)), pooled
+    def __getitem__(self, index: Tensor | slice) -> Advice:
+        """What is said of some of the states."""
+        return Advice(**{name: getattr(self, name)[index] for name in self.__dataclass_fields__})
 
 
 class Prompter(nn.Module):
-    """The network.
+    """The network. Normalised by groups of channels, never over the batch: what is said of a state depends on that state alone.
 
     The policy is a softmax of the values, ``temperature`` apart, plus what is learnt on top of them: an agent that was
     trained on values alone is a policy already.
 
     Args:
         width: C of SAM's embeddings.
-        hidden: channels within.
+        hidden: channels at the grid (S/8); twice as many at half of it.
         labels: L, how many labels a click can have: 2, or 1 where something else decides on the label.
         temperature: of the values in the policy, in units of Dice.
         stop_value: what "stop" is worth in the policy before anything is learnt about it, in units of Dice: what a click costs.
@@ -137,29 +92,68 @@ class Prompter(nn.Module):
         super().__init__()
         self.width, self.hidden, self.labels = width, hidden, labels
         self.temperature, self.stop_value = temperature, stop_value
-        self.trunk = Trunk(width, hidden, STATE_MAPS)
-        self.heads = nn.Conv2d(hidden, 2 * labels + 1, 1)
-        self.whole = nn.Linear(2 * hidden, 2)
-        for parameter in (*self.heads.parameters(), *self.whole.parameters()):
-            nn.init.zeros_(parameter)
+        self.low = nn.Conv2d(width, hidden, 1)
+        self.fine = nn.ModuleList([nn.Conv2d(width // 4, hidden, 1), nn.Conv2d(width // 8, hidden, 1)])
+        self.normed = nn.GroupNorm(8, hidden)
+        self.state = nn.Conv2d(STATE_MAPS + SIMILARITIES, hidden, 3, padding=1)
+        self.down = nn.Sequential(nn.GroupNorm(8, hidden), nn.GELU(), nn.Conv2d(hidden, 2 * hidden, 3, 2, 1))
+        self.blocks = nn.ModuleList(_Residual(2 * hidden, dilation) for dilation in (1, 2, 1))
+        self.pooled = nn.Linear(6 * hidden, 2 * hidden)
+        self.up = nn.Conv2d(2 * hidden, hidden, 1)
+        self.join = nn.Sequential(
+            nn.GroupNorm(8, hidden),
+            nn.GELU(),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.GroupNorm(8, hidden),
+            nn.GELU(),
+        )
+        self.heads = nn.Conv2d(hidden, labels + 1, 1)
+        self.critic = nn.Linear(2 * hidden, 1)
+        self.actor = nn.Conv2d(hidden, labels, 3, padding=1)
+        self.stop = nn.Linear(2 * hidden, 1)
+        for head in (self.heads, self.critic, self.actor, self.stop):
+            for parameter in head.parameters():
+                nn.init.zeros_(parameter)
 
     def description(self) -> dict[str, float]:
         """The arguments that make this network again, as JSON."""
         names = ("width", "hidden", "labels", "temperature", "stop_value")
         return {name: getattr(self, name) for name in names}
 
+    def policy_parameters(self) -> list[nn.Parameter]:
+        """What belongs to the policy alone: learning it leaves values, truth and features as they are."""
+        return [*self.actor.parameters(), *self.stop.parameters()]
+
     def forward(self, observation: Observation) -> Advice:
         """Judge B states."""
-        features = self.trunk.image_features(observation.embedding)
-        maps = state_maps(observation.logits, observation.points, observation.labels, features.shape[-1])
-        grid, pooled = self.trunk(features, maps)
-        values, added, truth = self.heads(grid).split([self.labels, self.labels, 1], 1)
-        critic, stop = self.whole(pooled).unbind(1)
+        image = self.image_features(observation.embedding)
+        maps = state_maps(observation.logits, observation.points, observation.labels, image.shape[-1])
+        features, pooled = self._seen(image, maps)
+        values, truth = self.heads(features).split([self.labels, 1], 1)
         # Tenths of a Dice are the usual size of a change; a network's outputs are of size one.
         values = 0.1 * values
-        clicks = values.detach().flatten(1) / self.temperature + added.flatten(1)
-        stop = self.stop_value / self.temperature + stop
-        return Advice(values, torch.cat([clicks, stop[:, None]], 1), truth[:, 0], critic)
+        clicks = (values.detach() / self.temperature + self.actor(features)).flatten(1)
+        stop = self.stop_value / self.temperature + self.stop(pooled)
+        return Advice(values, torch.cat([clicks, stop], 1), truth[:, 0], self.critic(pooled)[:, 0], features)
+
+    def image_features(self, embedding: Embedding) -> Tensor:
+        """(B, hidden, g, g) all levels of the embedding at the grid, g = S/8. They do not depend on the state."""
+        high1, high0 = embedding.high1.float(), embedding.high0.float()
+        fine = self.fine[0](high1) + self.fine[1](F.avg_pool2d(high0, 2))
+        low = F.interpolate(self.low(embedding.low.float()), fine.shape[-2:], mode="bilinear", align_corners=False)
+        return self.normed(low + fine)
+
+    def _seen(self, image: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Image features (B, hidden, g, g) and state maps (B, 8, g, g) → (B, hidden, g, g), (B, 2·hidden)."""
+        fine = image + self.state(torch.cat([maps, similarities(image, maps)], 1))
+        x = self.down(fine)
+        for block in self.blocks:
+            x = block(x)
+        inside = F.avg_pool2d(maps[:, :1], 2)
+        pooled = torch.cat([x.mean((2, 3)), _mean_where(x, inside), _mean_where(x, 1 - inside)], 1)
+        pooled = F.gelu(self.pooled(pooled))
+        x = self.up(x + pooled[..., None, None])
+        return self.join(fine + F.interpolate(x, fine.shape[-2:], mode="bilinear", align_corners=False)), pooled
 
 
 class _Residual(nn.Module):
@@ -206,7 +200,7 @@ def click_maps(points: Tensor, labels: Tensor, size: int, grid: int) -> Tensor:
     """(B, 3, g, g): a spot of height 1 at each positive click, at each negative one, and 1 within the box, if there is one."""
     centres = (torch.arange(grid, device=points.device) + 0.5) * (size / grid)
     offset = points.float()[..., None] - centres  # (B, C, 2, g)
-    spread = 2 * (_SPREAD * size) ** 2
+    spread = 2 * (SPREAD * size) ** 2
     across, down = (-offset.square() / spread).exp().unbind(2)
     spots = down[..., :, None] * across[..., None, :]
     kinds = torch.stack([labels == POSITIVE, labels == NEGATIVE], 1)[..., None, None]

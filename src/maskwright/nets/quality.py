@@ -1,9 +1,10 @@
-"""How good is a mask? A head that guesses the Dice of an answer, so that a worse one can be refused.
+"""How good is a mask? A head that guesses the Dice of answers, so that a worse one can be refused.
 
-SAM's own guess (its predicted IoU) is one of the inputs; the others are what a person would look at: does the mask stop
-where the picture changes, is it in one piece, do the clicks agree with it, how far is it from the answer before. The
-head also says which cells it believes to be the object: that belief, laid over the mask, is a first estimate already.
-After training the guesses are calibrated on images that were held out (``calibrate``).
+The prompter says of each cell whether it believes it to be the object. Laid over a mask, that belief is an estimate of its
+Dice; it is the same for all masks that are compared, so it does not follow whatever mask it is shown. The head adds what
+else a person would look at: SAM's own guess and how sure it is, whether the mask is in one piece, what it adds to the
+answer before and what it takes away, and what the image is like inside and outside. After training the guesses are
+calibrated on images that were held out (``calibrate``).
 """
 
 from __future__ import annotations
@@ -18,98 +19,76 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
 
-from maskwright.nets.prompter import STATE_MAPS, Trunk, state_maps
-from maskwright.sam.prompts import NEGATIVE, POSITIVE
+from maskwright.nets.prompter import Advice
 
 KNOTS = 17
 """Points of the piecewise linear calibration."""
 
-SCALARS = 14
+SCALARS = 16
 """Numbers that ``_scalars`` gives of each mask."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Masks to be judged: N answers of SAM, with all prompts that led to them.
+    """Masks to be judged: M for each of B states, the state's own answer first.
 
     Attributes:
-        logits: (N, h, w) of the masks; h = S/4.
-        before: (N, h, w) logits of the answer they would replace.
-        points: (N, C, 2) x y of the prompts in pixels of the canvas.
-        labels: (N, C) SAM's labels: 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 padding.
-        iou: (N,) SAM's predicted IoU.
-        stability: (N,) its stability score: IoU of the masks at two thresholds around 0.
+        logits: (B, M, h, w); h = S/4.
+        iou: (B, M) SAM's predicted IoU.
+        stability: (B, M) its stability score: IoU of the masks at two thresholds around 0.
+        clicks: (B,) clicks that led to the state's own answer.
     """
 
     logits: Tensor
-    before: Tensor
-    points: Tensor
-    labels: Tensor
     iou: Tensor
     stability: Tensor
-
-    def __len__(self) -> int:
-        return len(self.logits)
-
-    def __getitem__(self, index: Tensor | slice) -> Answers:
-        """Some of the masks."""
-        return Answers(**{name: getattr(self, name)[index] for name in self.__dataclass_fields__})
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What the head says of N masks.
-
-    Attributes:
-        dice: (N,) in 0..1.
-        truth: (N, g, g) logits: does the cell lie on the object?
-    """
-
-    dice: Tensor
-    truth: Tensor
+    clicks: Tensor
 
 
 class QualityHead(nn.Module):
-    """Guesses the true Dice of masks.
+    """Guesses the true Dice of masks, from what a prompter says of the state.
 
     Args:
-        width: C of SAM's embeddings.
-        hidden: channels within.
+        hidden: channels of the prompter's features.
     """
 
     knots: Tensor
     levels: Tensor
 
-    def __init__(self, width: int, hidden: int = 32) -> None:
+    def __init__(self, hidden: int = 48) -> None:
         super().__init__()
-        self.width, self.hidden = width, hidden
-        self.trunk = Trunk(width, hidden, STATE_MAPS + 1)
-        self.truth = nn.Conv2d(hidden, 1, 1)
+        self.hidden = hidden
+        self.narrow = nn.Conv2d(hidden, 24, 1)
         self.judge = nn.Sequential(
-            nn.Linear(3 * hidden + SCALARS, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 1)
+            nn.Linear(4 * 24 + SCALARS, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 1)
         )
         self.register_buffer("knots", torch.linspace(0, 1, KNOTS))
         self.register_buffer("levels", torch.linspace(0, 1, KNOTS))
+        for parameter in self.judge[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def description(self) -> dict[str, int]:
         """The arguments that make this network again, as JSON."""
-        return {"width": self.width, "hidden": self.hidden}
+        return {"hidden": self.hidden}
 
-    def forward(self, features: Tensor, answers: Answers) -> Judgement:
-        """Judge N masks; not calibrated.
+    def forward(self, advice: Advice, answers: Answers) -> Tensor:
+        """(B, M) guesses of Dice in 0..1, not calibrated.
 
         Args:
-            features: (N, hidden, g, g) of their images, by ``trunk.image_features``; masks of one image share them.
+            advice: of the B states.
+            answers: M for each of them.
         """
-        grid = features.shape[-1]
-        maps = state_maps(answers.logits, answers.points, answers.labels, grid)
-        before = F.adaptive_avg_pool2d(answers.before.float().sigmoid()[:, None], grid)
-        seen, pooled = self.trunk(features, torch.cat([maps, before], 1))
-        truth = self.truth(seen)[:, 0]
-        inside = maps[:, :1]
-        within = (seen * inside).sum((2, 3)) / (inside.sum((2, 3)) + 1)
-        scalars = _scalars(answers, maps, before, truth.detach().sigmoid())
-        return Judgement(self.judge(torch.cat([pooled, within, scalars], 1))[:, 0].sigmoid(), truth)
+        grid = advice.truth.shape[-1]
+        belief = advice.truth.sigmoid()[:, None]
+        masks = F.adaptive_avg_pool2d((answers.logits > 0).float(), grid)
+        scalars, estimate = _scalars(answers, masks, belief)
+        features = self.narrow(advice.features)
+        own = masks[:, :1]
+        regions = torch.stack([masks, 1 - masks, (masks - own).clamp(min=0), (own - masks).clamp(min=0)], 2)
+        mass = regions.sum((3, 4))
+        means = torch.einsum("bchw,bmkhw->bmkc", features, regions) / (mass[..., None] + 1)
+        added = self.judge(torch.cat([means.flatten(2), scalars], 2))[..., 0]
+        return (torch.logit(estimate, eps=0.01) + added).sigmoid()
 
     def calibrated(self, dice: Tensor) -> Tensor:
         """Guesses, of any shape, as they turned out on the images held out: a piecewise linear, monotonous map."""
@@ -137,60 +116,58 @@ class QualityHead(nn.Module):
         self.levels.copy_(torch.from_numpy(np.concatenate([[low], values, [high]])))
 
 
-def quality_loss(
-    judgement: Judgement, dice: Tensor, truth: Tensor, group: Tensor, delta: float = 0.1
-) -> dict[str, Tensor]:
-    """Huber loss on the Dice, ranking between masks of one object, and cross-entropy on the cells.
+def quality_loss(guesses: Tensor, dice: Tensor, delta: float = 0.1) -> dict[str, Tensor]:
+    """Huber loss on the Dice, and ranking between the masks of one state.
 
     Args:
-        judgement: of N masks.
-        dice: (N,) true Dice.
-        truth: (N, g, g) share of each cell that lies on the object.
-        group: (N,) long; masks of the same number belong to the same object and are ranked against each other.
+        guesses: (B, M) of M masks for each of B states.
+        dice: (B, M) true Dice.
         delta: where the Huber loss turns from square to linear.
 
     Returns:
-        ``huber``, ``rank`` and ``truth``, scalars. Pairs whose true Dice differ by less than 0.01 are not ranked.
+        ``huber`` and ``rank``, scalars. Pairs whose true Dice differ by less than 0.01 are not ranked.
     """
-    huber = F.huber_loss(judgement.dice, dice, delta=delta) / delta
-    better = dice[:, None] - dice[None]
-    pairs = (group[:, None] == group[None]) & (better > 0.01)
+    huber = F.huber_loss(guesses, dice, delta=delta) / delta
+    better = dice[:, :, None] - dice[:, None]
+    pairs = better > 0.01
     # A margin in proportion: of masks that differ much the guesses shall differ much.
-    lead = judgement.dice[:, None] - judgement.dice[None]
+    lead = guesses[:, :, None] - guesses[:, None]
     rank = (F.softplus((0.5 * better - lead) * 20) / 20 * pairs).sum() / pairs.sum().clamp(min=1)
-    cells = F.binary_cross_entropy_with_logits(judgement.truth, truth)
-    return {"huber": huber, "rank": rank, "truth": cells}
+    return {"huber": huber, "rank": rank}
 
 
-def _scalars(answers: Answers, maps: Tensor, before: Tensor, belief: Tensor) -> Tensor:
-    """(N, 14) numbers in about -1..1 of each mask; ``belief`` (N, g, g) is the head's own view of the object."""
-    logits = answers.logits.float()
-    probability, mask = maps[:, 0], (logits > 0).float()
-    area, mass = mask.mean((1, 2)), probability.mean((1, 2))
-    both = (probability * belief).mean((1, 2))
-    same = torch.minimum(probability, before[:, 0]).mean((1, 2))
-    union = torch.maximum(probability, before[:, 0]).mean((1, 2))
-    agreed = (maps[:, 3] * probability).amax((1, 2)) - (maps[:, 4] * probability).amax((1, 2))
-    labels = answers.labels
-    return torch.stack(
-        [
-            answers.iou.float(),
-            answers.stability.float(),
-            torch.tanh(logits.abs().mean((1, 2)) / 4),
-            area,
-            area.clamp(min=1e-4).log() / 5,
-            mass,
-            euler_number(mask).clamp(-10, 10) / 10,
-            maps[:, 2].mean((1, 2)),
-            same / union.clamp(min=1e-4),
-            2 * both / (mass + belief.mean((1, 2))).clamp(min=1e-4),
-            both / mass.clamp(min=1e-4),
-            belief.mean((1, 2)),
-            agreed,
-            ((labels == POSITIVE) | (labels == NEGATIVE)).float().sum(1) / 5,
-        ],
-        1,
-    )
+def expected_dice(masks: Tensor, belief: Tensor) -> Tensor:
+    """(B, M) Dice of masks (B, M, g, g) in 0..1 with what is believed of the object, (B, 1, g, g) in 0..1."""
+    both = (masks * belief).sum((2, 3))
+    return 2 * both / (masks.sum((2, 3)) + belief.sum((2, 3))).clamp(min=1e-3)
+
+
+def _scalars(answers: Answers, masks: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, M, 16) numbers in about -1..1 of each mask (B, M, g, g), and its expected Dice (B, M)."""
+    logits, own = answers.logits.float(), masks[:, :1]
+    area = masks.mean((2, 3))
+    estimate = expected_dice(masks, belief)
+    more, less = (masks - own).clamp(min=0), (own - masks).clamp(min=0)
+    unsure = 4 * belief * (1 - belief)
+    numbers = [
+        estimate,
+        estimate - estimate[:, :1],
+        (masks * belief).mean((2, 3)) / area.clamp(min=1e-3),
+        belief.mean((2, 3)).expand_as(area),
+        area,
+        area.clamp(min=1e-4).log() / 5,
+        more.mean((2, 3)),
+        less.mean((2, 3)),
+        (more * (2 * belief - 1)).sum((2, 3)) / (more.sum((2, 3)) + 1),
+        (less * (1 - 2 * belief)).sum((2, 3)) / (less.sum((2, 3)) + 1),
+        (unsure * masks).mean((2, 3)) / area.clamp(min=1e-3),
+        answers.iou.float(),
+        answers.stability.float(),
+        torch.tanh(logits.abs().mean((2, 3)) / 4),
+        euler_number((logits > 0).float().flatten(0, 1)).view_as(area).clamp(-10, 10) / 10,
+        answers.clicks[:, None].expand_as(area) / 5,
+    ]
+    return torch.stack(numbers, 2), estimate
 
 
 def euler_number(mask: Tensor) -> Tensor:

@@ -55,5 +55,10 @@ RECIPES = {
             "A frozen SAM that prompts itself: finds one kind of thing, learnt from about 50 masks (AlignSAM).",
             "maskwright.engine.autoprompt_predictor:load_self_prompter",
         ),
+        Recipe(
+            "clicks",
+            "An agent that corrects masks by clicks of its own, after a click, a box or a mask of yours.",
+            "maskwright.engine.click_predictor:load_agent",
+        ),
     )
 }

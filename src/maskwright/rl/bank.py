@@ -60,6 +60,11 @@ class Truth:
     def __getitem__(self, rows: Any) -> Truth:
         return Truth(self.canvas[rows], self.known[rows], self.area[rows], self.counted[rows])
 
+    @staticmethod
+    def cat(parts: Sequence[Truth]) -> Truth:
+        names = ("canvas", "known", "area", "counted")
+        return Truth(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
     def to(self, device: torch.device | str) -> Truth:
         return Truth(self.canvas.to(device), self.known.to(device), self.area.to(device), self.counted.to(device))
 
@@ -140,6 +145,22 @@ class Bank:
             pixels=self.pixels.to(device),
             inside=self.inside.to(device),
             truth=None if self.truth is None else self.truth.to(device),
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[Bank]) -> Bank:
+        """Banks of one canvas, one after the other; all with truth, or all without."""
+        first = torch.tensor([0, *(len(part.pixels) for part in parts[:-1])], device=parts[0].device).cumsum(0)
+        truths = [part.truth for part in parts if part.truth is not None]
+        if truths and len(truths) < len(parts):
+            raise ValueError("some banks have truth and some have not")
+        return Bank(
+            **_levels(Embedding.cat([part.embedding for part in parts]), Cells.cat([part.cells for part in parts])),
+            image=torch.cat([part.image + offset for part, offset in zip(parts, first, strict=True)]),
+            pixels=torch.cat([part.pixels for part in parts]),
+            inside=torch.cat([part.inside for part in parts]),
+            truth=Truth.cat(truths) if truths else None,
+            names=tuple(name for part in parts for name in part.names),
         )
 
     @classmethod

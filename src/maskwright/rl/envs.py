@@ -167,6 +167,13 @@ class ClickVectorEnv(VectorEnv):
             raise RuntimeError("call reset before anything else")
         return self._state
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that the environments keep, besides the bank."""
+        state = self.state
+        kept = [getattr(state, name) for name in state.__dataclass_fields__]
+        return sum(part.nbytes for part in [*kept, self._taken, self._dice, self._near]) + self._view.nbytes
+
     # ------------------------------------------------------------------------------------------------ gymnasium
 
     @torch.no_grad()
@@ -388,6 +395,8 @@ def _only_info(infos: dict[str, Any]) -> dict[str, Any]:
 class _NoView:
     """Nothing but the row: for learners that read ``ClickVectorEnv.state``."""
 
+    nbytes = 0
+
     def __init__(self, bank: Bank, count: int, pixels: int) -> None:
         self.space: spaces.Space = spaces.Discrete(len(bank))
 
@@ -409,6 +418,7 @@ class _SamView(_NoView):
         side = bank.size // 4
         self.size, self.side = bank.size, side
         self.maps = torch.zeros(count, 2, side, side, device=bank.device)
+        self.nbytes = self.maps.nbytes
         self.space = spaces.Dict(
             {
                 "row": spaces.Discrete(len(bank)),
@@ -441,6 +451,7 @@ class _PixelView(_NoView):
         self.size, self.side = bank.size, pixels
         self.images = shrink(bank.pixels, pixels)
         self.drawn = torch.zeros(count, 6, pixels, pixels, dtype=torch.uint8, device=bank.device)
+        self.nbytes = self.drawn.nbytes
         self.space = spaces.Box(0, 255, (6, pixels, pixels), np.uint8)
 
     def began(self, index: Tensor, images: Tensor) -> None:

@@ -16,6 +16,7 @@ longest prompt of a batch causes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -53,6 +54,11 @@ class Cells:
 
     def __getitem__(self, images: Tensor | slice) -> Cells:
         return Cells(self.low[images], self.high1[images], self.high0[images])
+
+    @staticmethod
+    def cat(parts: Sequence[Cells]) -> Cells:
+        names = ("low", "high1", "high0")
+        return Cells(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
     def to(self, *args, **kwargs) -> Cells:
         return Cells(*(tensor.to(*args, **kwargs) for tensor in (self.low, self.high1, self.high0)))
@@ -167,8 +173,8 @@ class FrozenDecoder:
         logits = torch.empty(count, sets, side * side, device=self.device)
         iou = torch.empty(count, sets, device=self.device)
         budget = CPU_CELLS if self.device.type == "cpu" else GPU_CELLS
-        for rows in torch.arange(count, device=self.device).split(max(1, budget // (cells.low.shape[1] * sets))):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
+        at_once = max(1, budget // (cells.low.shape[1] * max(1, sets)))
+        for part in (slice(start, start + at_once) for start in range(0, count, at_once)):
             last = None if previous is None else previous[part]
             logits[part], iou[part] = self._decode(cells, images[part], points[part], labels[part], last, multimask)
         return logits.unflatten(2, (side, side)), iou

@@ -1,0 +1,328 @@
+r"""Does a click agent make masks better? Dice after each click for every way to place and to keep clicks, on a test split.
+
+    python benchmarks/clicks.py --data ../shared/data/polyps/splits_full.json --out runs/bench-clicks/polyps --json polyps.json
+    python benchmarks/clicks.py --data ../shared/data/saliency --out runs/bench-clicks/saliency --json saliency.json
+    python benchmarks/clicks.py --data runs/scenes --scenes --out runs/bench-clicks/scenes --json scenes.json
+
+The first click is the oracle's, in the middle of the object; nothing after it sees the truth, but for the oracle's rows.
+Trained are, each for `--minutes` on the same images: the recipe with all its stages (`full`, once for each seed), imitation of the
+oracle's clicks, and Stable-Baselines3's PPO on pixels with the published settings. "Value map" is the full run before its
+reinforcement; it shares the quality head. Captured = (agent - first click) / (oracle - first click) after the last click.
+Intervals are paired bootstraps over the targets, each target's score the mean over the seeds.
+
+`--refine MASKS` also refines masks (a folder that `maskwright predict` wrote for the same split): Dice before and after.
+
+Every run and every row is a folder or a JSON file in OUT; a call that was killed goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from maskwright.api import evaluate, load
+from maskwright.data.images import write_atomic
+from maskwright.data.labels import Dataset
+from maskwright.data.scene_dataset import write_scenes
+from maskwright.engine.budget import progress
+from maskwright.engine.checkpoints import read_checkpoint
+from maskwright.engine.click_predictor import ClickPredictor
+from maskwright.engine.click_scores import LOST, curve
+from maskwright.engine.metrics import paired_bootstrap
+from maskwright.engine.refine import ClickAgent, Rules
+from maskwright.engine.weights import load_state
+from maskwright.nets.prompter import Prompter
+from maskwright.recipes import clicks
+from maskwright.rl.bank import Bank
+from measure import machine, save, show
+
+SCENES = {"train": 400, "val": 60, "test": 100, "size": 256, "categories": ("disc", "star", "ring", "leaf")}
+
+
+@dataclass
+class Config:
+    """Ways to place and to keep clicks, side by side."""
+
+    data: Path
+    """Dataset with masks in the splits train and test."""
+    out: Path
+    """Folder for runs and finished rows."""
+    scenes: bool = False
+    """Render procedural scenes with four categories into DATA where they are not there yet."""
+    split: str = "test"
+    """What is scored; choose settings on `val`."""
+    sam: str = "nano"
+    """What `Sam.load` takes."""
+    minutes: float = 12.0
+    """Time of each training."""
+    steps: int | None = None
+    """Train so many steps instead."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the full agent; the others are trained with the first."""
+    clicks: int = 4
+    """Corrective clicks after the first."""
+    rows: tuple[str, ...] = ()
+    """Only these rows; left out: all."""
+    refine: Path | None = None
+    """Masks of the split to refine."""
+    threads: int = 1
+    json: Path | None = None
+    """Also write the figures to this file."""
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the rows' content; rows made with other settings are not mixed."""
+        free = ("out", "json", "rows", "seeds", "threads", "refine")
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in free}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        run: whose agent acts.
+        rules: of it, by the agent's own rules.
+        stage: ``settled``: as the run left it; ``values`` and ``reinforced``: its policy before and after reinforcement.
+    """
+
+    run: str
+    rules: Callable[[Rules], Rules]
+    stage: str = "settled"
+
+
+def _kept(**changed: Any) -> Callable[[Rules], Rules]:
+    return lambda own: replace(own, **{"looks": 1, "stop": False, "accept": "always", **changed})
+
+
+ROWS = {
+    "no further click": Row("full", _kept(clicks=0)),
+    "seed's PPO": Row("sb3", lambda own: own),
+    "random": Row("full", _kept(places="random")),
+    "random + accept": Row("full", _kept(places="random", accept="quality")),
+    "random + look-ahead + accept": Row("full", _kept(places="random", accept="quality", looks=8)),
+    "entropy + accept": Row("full", _kept(places="entropy", accept="quality")),
+    "imitation": Row("imitation", _kept(), "values"),
+    "value map": Row("full", _kept(), "values"),
+    "value map, SAM's IoU accepts": Row("full", _kept(accept="iou"), "values"),
+    "+ accept": Row("full", _kept(accept="quality"), "values"),
+    "+ look-ahead": Row("full", _kept(accept="quality", looks=8), "values"),
+    "+ stop": Row("full", _kept(accept="quality", looks=8, stop=True), "values"),
+    "+ RL": Row("full", _kept(accept="quality", looks=8, stop=True), "reinforced"),
+    "value map + RL, every click kept": Row("full", _kept(stop=True), "reinforced"),
+    "the agent (settled)": Row("full", lambda own: own),
+    "oracle": Row("full", _kept(places="oracle")),
+}
+"""In the order of the table; each "+" is the row above it and one thing more."""
+
+RUNS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "imitation": {"learn": "imitation", "rl_share": 0.0},
+    "sb3": {"learner": "sb3"},
+}
+"""The trainings, by what they change of the recipe's settings."""
+
+
+class Bench:
+    """Runs and test targets, each made when it is first needed."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        if config.scenes:
+            write_scenes(config.data, **SCENES)
+        self.dataset = Dataset.load(config.data)
+        self._bank: Bank | None = None
+        self._loaded: tuple[Path, ClickPredictor] | None = None
+
+    def run(self, name: str, seed: int) -> Path:
+        """A finished run; one that was killed goes on (PPO's begins again)."""
+        config, out = self.config, self.config.out / f"run-{name}-s{seed}"
+        if not (out / "report.html").is_file():
+            length = {"steps": config.steps} if config.steps else {"minutes": config.minutes}
+            own = RUNS[name].get("learner", "own") == "own"
+            clicks.main(
+                clicks.Config(
+                    data=config.data,
+                    out=out,
+                    sam=config.sam,
+                    clicks=config.clicks,
+                    seed=seed,
+                    resume=own and out.exists(),
+                    overwrite=not own and out.exists(),
+                    **length,
+                    **RUNS[name],
+                )
+            )
+        return out
+
+    def agent(self, name: str, seed: int, stage: str) -> ClickAgent:
+        """The agent of a run, at one of its stages."""
+        out = self.run(name, seed)
+        if self._loaded is None or self._loaded[0] != out:
+            model = load(out, device="cpu")
+            assert isinstance(model, ClickPredictor)
+            self._loaded = out, model
+        agent = self._loaded[1].agent
+        if stage == "settled" or agent.prompter is None:
+            return agent
+        checkpoint = read_checkpoint(out)
+        if checkpoint is None:
+            raise SystemExit(f"{out}: its last checkpoint is missing; delete the run to make it anew")
+        tensors = checkpoint.tensors
+        group = "reference" if stage == "values" and "reference" in tensors else "prompter"
+        prompter = Prompter(**agent.prompter.description())
+        load_state(prompter, tensors[group], group)
+        return ClickAgent(agent.sam, prompter.eval().requires_grad_(False), agent.quality, agent.rules)
+
+    def bank(self, agent: ClickAgent) -> Bank:
+        if self._bank is None:
+            self._bank = Bank.of_dataset(agent.sam, self.dataset.split(self.config.split))
+        return self._bank
+
+
+def score(bench: Bench, name: str, seed: int) -> dict[str, Any]:
+    """One row with one seed: Dice of every target after every click."""
+    row = ROWS[name]
+    agent = bench.agent(row.run, seed, row.stage)
+    bank, rules = bench.bank(agent), row.rules(agent.rules)
+    with progress(len(bank), f"{name}, seed {seed}") as advance:
+        shown = 0
+
+        def tell(done: int, total: int) -> None:
+            nonlocal shown
+            advance(done - shown)
+            shown = done
+
+        found = curve(agent, bank, rules, seed=seed, progress=tell)
+    # Rows without a further click are as long as the others.
+    dice = np.pad(found.dice, ((0, 0), (0, bench.config.clicks + 1 - found.dice.shape[1])), mode="edge")
+    return {
+        "targets": list(bank.names),
+        "dice": dice.round(5).tolist(),
+        "clicks": float(found.clicks.mean()),
+        "kept": float(found.kept.mean()),
+        "rules": asdict(rules),
+    }
+
+
+def refined(bench: Bench, seed: int) -> dict[str, Any]:
+    """Dice of given masks, and of what the agent makes of them."""
+    config = bench.config
+    assert config.refine is not None
+    model = load(bench.run("full", seed), device="cpu")
+    after = evaluate(model, bench.dataset, config.split, masks=config.refine)
+    model.agent.rules = replace(model.agent.rules, margin=2.0)  # type: ignore[attr-defined]  # nothing is ever kept
+    before = evaluate(model, bench.dataset, config.split, masks=config.refine)
+    pairs = [(a["dice"], b["dice"]) for a, b in zip(after["per_image"], before["per_image"]) if a["dice"] is not None]
+    mended, given = (np.array(column) for column in zip(*pairs))
+    return {
+        "images": len(pairs),
+        "before": float(given.mean()),
+        "after": float(mended.mean()),
+        "gain": paired_bootstrap(mended, given),
+        "lost": float((mended < given - LOST).mean()),
+    }
+
+
+def summarise(rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds, intervals over the targets."""
+    names = dict.fromkeys(name for name, _ in rows)
+    dice = {
+        name: np.mean([np.array(row["dice"]) for (found, _), row in rows.items() if found == name], 0) for name in names
+    }
+    figures: dict[str, Any] = {}
+    for name in names:
+        scores, mine = dice[name], [row for (found, _), row in rows.items() if found == name]
+        first = scores[:, 0]
+        figures[name] = {
+            "dice": scores.mean(0).tolist(),
+            "gains": [paired_bootstrap(column, first) for column in scores.T[1:]],
+            "lost": float((scores[:, -1] < first - LOST).mean()),
+            "clicks": float(np.mean([row["clicks"] for row in mine])),
+            "kept": float(np.mean([row["kept"] for row in mine])),
+            "seeds": [float(np.array(row["dice"])[:, -1].mean()) for row in mine],
+        }
+        if "oracle" in dice:
+            room = dice["oracle"][:, -1].mean() - dice["oracle"][:, 0].mean()
+            gain = scores[:, -1].mean() - first.mean()
+            figures[name]["captured"] = float(gain / room) if room > 1e-6 else None
+    return figures
+
+
+def table(config: Config, figures: dict[str, Any], facts: dict[str, Any], notes: Sequence[str]) -> None:
+    rows = []
+    for name, found in figures.items():
+        gain, low, high = found["gains"][-1]
+        captured = found.get("captured")
+        rows.append(
+            [
+                name,
+                *(f"{value:.3f}" for value in found["dice"]),
+                f"{gain:+.3f} ({low:+.3f} .. {high:+.3f})",
+                f"{found['lost']:.0%}",
+                f"{found['clicks']:.1f} / {found['kept']:.1f}",
+                "" if captured is None else f"{captured:.2f}",
+                ", ".join(f"{value:.3f}" for value in found["seeds"]) if len(found["seeds"]) > 1 else "",
+            ]
+        )
+    clicks_shown = [str(number + 1) for number in range(config.clicks + 1)]
+    show(
+        f"Clicks on {config.data.stem if config.data.suffix else config.data.name}, split {config.split}, SAM {config.sam}",
+        ["", *clicks_shown, "gain", "lost", "clicks / kept", "captured", "seeds"],
+        rows,
+        facts,
+        f"Dice by clicks, the first one the oracle's. Lost: share of targets that end more than {LOST} lower. "
+        + " ".join(notes),
+    )
+
+
+def main(config: Config) -> None:
+    torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)
+    if unknown := [name for name in config.rows if name not in ROWS]:
+        raise SystemExit(f"--rows: {unknown[0]!r} is none of: {', '.join(ROWS)}")
+    config.out.mkdir(parents=True, exist_ok=True)
+    same = config.out / "settings.json"
+    settings = json.loads(json.dumps(config.settings()))
+    if same.is_file():
+        found = json.loads(same.read_text())
+        if different := [k for k in settings if found.get(k) != settings[k]]:
+            raise SystemExit(f"{config.out}: its rows were made with other {', '.join(different)}; name another --out")
+    write_atomic(same, json.dumps(settings, indent=1) + "\n")
+    bench = Bench(config)
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    for seed in config.seeds:
+        for name in config.rows or ROWS:
+            if ROWS[name].run != "full" and seed != config.seeds[0]:
+                continue
+            slug = "".join(c if c.isalnum() else "-" for c in name)
+            path = config.out / f"row-{slug}-s{seed}.json"
+            if not path.is_file():
+                write_atomic(path, json.dumps(score(bench, name, seed)) + "\n")
+            rows[name, seed] = json.loads(path.read_text())
+    order = {name: place for place, name in enumerate(ROWS)}
+    figures = summarise(dict(sorted(rows.items(), key=lambda item: (order[item[0][0]], item[0][1]))))
+    notes, refinements = [], {}
+    if config.refine is not None:
+        for seed in config.seeds:
+            path = config.out / f"refine-{config.refine.resolve().name}-s{seed}.json"
+            if not path.is_file():
+                write_atomic(path, json.dumps(refined(bench, seed)) + "\n")
+            found = refinements[seed] = json.loads(path.read_text())
+            gain = "{:+.3f} ({:+.3f} .. {:+.3f})".format(*found["gain"])
+            notes.append(
+                f"Masks refined, seed {seed}: {found['before']:.3f} to {found['after']:.3f}, {gain}, lost {found['lost']:.0%}."
+            )
+    facts = machine()
+    table(config, figures, facts, notes)
+    save(config.json, {"settings": settings, "machine": facts, "rows": figures, "refined": refinements})
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,314 @@
+"""Clicks from masks to an agent: every setting runs, a resumed run is the uninterrupted one, and what it leaves is used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from training import binary_scenes, environment, log, python
+
+from maskwright.api import evaluate, load, train
+from maskwright.cli import main
+from maskwright.data.images import read_mask
+from maskwright.data.labels import Dataset, Kind
+from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
+from maskwright.recipes import clicks
+from maskwright.rl.bank import Bank
+from maskwright.rl.clicks import dice
+from maskwright.sam.sam import Sam
+from tiny_model import save_run, tiny_segmenter
+
+SMALLEST: dict[str, Any] = {
+    "steps": 6,
+    "batch": 3,
+    "tries": 6,
+    "looks": 3,
+    "clicks": 2,
+    "groups": 2,
+    "rl_share": 0.4,
+    "held_out": 0.25,
+    "device": "cpu",
+}
+
+
+def settings(data: Path, out: Path, sam: Path, **changed: Any) -> clicks.Config:
+    return clicks.Config(**{"data": data, "out": out, "sam": str(sam), **SMALLEST, **changed})
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return binary_scenes(tmp_path_factory.mktemp("clicks") / "data", shares={Kind.MASK: 1.0}, train=10, val=3)
+
+
+@pytest.fixture(scope="session")
+def run(scenes: Path, tiny_sam_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; leave it as it is."""
+    return clicks.main(settings(scenes, tmp_path_factory.mktemp("clicks") / "run", tiny_sam_folder))
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    files = sorted((run / "model").glob("*.safetensors"))
+    return {f"{file.stem}.{name}": tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def assert_same(run: Path, expected: Path) -> None:
+    found, wanted = tensors(run), tensors(expected)
+    assert found.keys() == wanted.keys()
+    assert [name for name, tensor in wanted.items() if not torch.equal(found[name], tensor)] == []
+    assert log(run) == log(expected)
+
+
+def test_a_run_leaves_an_agent_a_report_and_a_film(run: Path):
+    config = json.loads((run / "model" / "config.json").read_text())
+    assert {path.name for path in (run / "model").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "quality.safetensors",
+        "README.md",
+    }
+    assert config["recipe"] == "clicks"
+    assert config["rules"]["margin"] in clicks.MARGINS
+    assert {trial["policy"] for trial in config["settled"]["trials"]} == {"values", "reinforced"}
+    assert not any(name.startswith("model.sam") for name in tensors(run))
+    html = (run / "report.html").read_text()
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    for title in ("Dice by clicks (validation)", "Calibration", "gained most", "held out"):
+        assert title in html
+    film = Image.open(run / "clicks.gif")
+    assert film.n_frames >= 3
+    last = log(run)[-1]
+    assert 0 <= last["val_first"] <= 1
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_not(
+    run: Path, scenes: Path, tiny_sam_folder: Path, tmp_path: Path
+):
+    again = clicks.main(settings(scenes, tmp_path / "a", tiny_sam_folder))
+    assert_same(again, run)
+    other = clicks.main(settings(scenes, tmp_path / "b", tiny_sam_folder, seed=1))
+    assert any(not torch.equal(tensor, tensors(run)[name]) for name, tensor in tensors(other).items())
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [2, 5])
+def test_a_resumed_run_ends_with_the_same_numbers(
+    stop: int, run: Path, scenes: Path, tiny_sam_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save = clicks.Trainer.save
+
+    def stopping(self: clicks.Trainer, *, force: bool = False) -> None:
+        save(self, force=True)
+        if self.step == stop:
+            raise Stopped
+
+    monkeypatch.setattr(clicks.Trainer, "save", stopping)
+    with pytest.raises(Stopped):
+        clicks.main(settings(scenes, tmp_path / "run", tiny_sam_folder))
+    monkeypatch.setattr(clicks.Trainer, "save", save)
+    resumed = clicks.main(settings(scenes, tmp_path / "run", tiny_sam_folder, resume=True))
+    assert_same(resumed, run)
+    with pytest.raises(RunError, match="tries"):
+        clicks.main(settings(scenes, tmp_path / "run", tiny_sam_folder, resume=True, tries=8))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"learn": "imitation"},
+        {"quality": False},
+        {"stop": False},
+        {"rounds": 1, "rl_share": 0.0},
+        {"minutes": 0.02, "steps": None},
+        {"mirror": False, "clicks": 1, "looks": 1},
+    ],
+    ids=lambda changed: "-".join(changed),
+)
+def test_every_stage_can_be_switched_off(changed: dict[str, Any], scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
+    run = clicks.main(settings(scenes, tmp_path / "run", tiny_sam_folder, **changed))
+    agent = load(run, device="cpu").agent  # type: ignore[attr-defined]
+    assert (agent.quality is None) == (not changed.get("quality", True))
+    assert agent.rules.stop == changed.get("stop", True)
+    assert agent.rules.clicks == changed.get("clicks", 2)
+    assert (run / "report.html").is_file()
+
+
+def test_ppo_on_pixels_is_a_baseline(scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
+    config = settings(scenes, tmp_path / "run", tiny_sam_folder, learner="sb3")
+    run = clicks.main(config)
+    description = json.loads((run / "model" / "config.json").read_text())
+    assert description["learner"] == "sb3"
+    model, dataset = load(run, device="cpu"), Dataset.load(scenes)
+    scores = evaluate(model, dataset, "val")
+    assert scores["curves"]["agent"]["clicks"] == scores["curves"]["agent"]["kept"] == 2
+    image = dataset.image_path(dataset.split("test")[0])
+    (prediction,) = model.predict([image], click=[(20.0, 30.0)])
+    assert len(prediction.record()["clicks"]["disc"]) == 2
+    with pytest.raises(RunError, match="cannot be continued"):
+        clicks.main(clicks.replace(config, resume=True))
+
+
+def test_the_command_line_corrects_a_click_and_masks(run: Path, scenes: Path, tmp_path: Path):
+    dataset = Dataset.load(scenes)
+    image = dataset.image_path(dataset.split("test")[0])
+    command = python("maskwright", "predict", run, image, "--click", "20,30", "5,6.5", "--label", "fg", "bg")
+    done = subprocess.run([*command, "--out", tmp_path / "out"], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
+    assert row["clicks"].keys() == {"disc"}
+    assert read_mask(tmp_path / "out" / row["mask"]).shape == (64, 64)
+    images = tmp_path / "images"
+    images.mkdir()
+    for sample in dataset.split("test"):
+        shutil.copy(dataset.image_path(sample), images)
+    segmenter = save_run(tmp_path / "segmenter", tiny_segmenter(), categories=["background", "disc", "other"])
+    assert main(["predict", str(run), str(images), "--masks", str(segmenter), "--out", str(tmp_path / "refined")]) == 1
+    given = tmp_path / "given"
+    given.mkdir()
+    for sample in dataset.split("test"):
+        shutil.copy(dataset.mask_path(sample), given)  # type: ignore[arg-type]
+    assert main(["predict", str(run), str(images), "--masks", str(given), "--out", str(tmp_path / "again")]) == 0
+    assert len(list((tmp_path / "again" / "masks").glob("*.png"))) == 2
+    for wrong in (["--click", "3"], ["--box", "1,2,3"], ["--click", "1,2"], [], ["--flip"]):
+        assert main(["predict", str(run), str(images), *wrong, "--out", str(tmp_path / "wrong")]) == 1
+
+
+def test_mistakes_are_named_and_leave_no_run(scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
+    with pytest.raises(MaskwrightError, match=r"--tries 2.*--groups 1"):
+        settings(scenes, tmp_path / "run", tiny_sam_folder, tries=2, groups=1)
+    few = Dataset.load(scenes)
+    few = few.with_samples([sample for sample in few if sample.split != "train"][:1] + list(few.split("train"))[:3])
+    path = few.save(scenes / "few.json")
+    with pytest.raises(DataError, match="at least 4"):
+        train("clicks", data=path, out=tmp_path / "run", sam=str(tiny_sam_folder), **SMALLEST)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_agent_answers_a_click_and_a_box(run: Path, scenes: Path):
+    model = load(run, device="cpu")
+    dataset = Dataset.load(scenes)
+    image = dataset.image_path(dataset.split("test")[0])
+    (by_click,) = model.predict([image], click=[(20.0, 30.0), (5.0, 5.0)], label=["fg", "bg"])
+    assert by_click.mask.shape == (64, 64)
+    assert set(np.unique(by_click.mask)) <= {0, 1}
+    assert by_click.record()["clicks"].keys() == {"disc"}
+    (by_box,) = model.predict([image], box=(10, 12, 40, 50), category="disc")
+    assert by_box.mask.shape == (64, 64)
+    for wrong, told in (
+        ({}, "give --click"),
+        ({"click": [(1, 2)], "masks": run}, "give one of the two"),
+        ({"click": [(1, 2)], "label": ["fg", "bg"]}, "one for each"),
+        ({"click": [(1, 2)], "label": ["yes"]}, "fg or bg"),
+        ({"box": (5, 5, 5, 9)}, "X0 < X1"),
+        ({"click": [(1, 2)], "category": "cube"}, "'cube'"),
+        ({"masks": run / "nowhere"}, "no such folder"),
+        ({"flip": True}, "no --flip"),
+    ):
+        with pytest.raises(MaskwrightError, match=told):
+            list(model.predict([image], **wrong))
+    with pytest.raises(DataError, match="lies outside"):
+        list(model.predict([image], click=[(64.0, 3.0)]))
+
+
+def test_masks_that_nothing_was_mended_in_stay_as_they_are(run: Path, scenes: Path, tmp_path: Path):
+    model, dataset = load(run, device="cpu"), Dataset.load(scenes)
+    part = dataset.split("test")
+    images = [dataset.image_path(sample) for sample in part]
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for sample, image in zip(part, images):
+        (folder / f"{image.stem}.png").write_bytes(dataset.mask_path(sample).read_bytes())  # type: ignore[union-attr]
+    refined = list(model.predict(images, masks=folder, batch=2))
+    for sample, prediction in zip(part, refined):
+        given = read_mask(dataset.mask_path(sample))  # type: ignore[arg-type]
+        mended = any(prediction.record()["clicks"].values())
+        assert mended or np.array_equal(prediction.mask, given)
+    model.agent.rules = clicks.replace(model.agent.rules, margin=2.0)  # type: ignore[attr-defined]
+    for sample, prediction in zip(part, model.predict(images, masks=folder)):
+        assert np.array_equal(prediction.mask, read_mask(dataset.mask_path(sample)))  # type: ignore[arg-type]
+    (folder / f"{images[0].stem}.png").unlink()
+    with pytest.raises(DataError, match="there is no mask for image"):
+        list(model.predict(images, masks=folder))
+
+
+def test_evaluation_is_the_curve_from_the_oracles_click(run: Path, scenes: Path):
+    scores = evaluate(run, Dataset.load(scenes), "val")
+    assert scores["curves"].keys() == {"agent", "oracle"}
+    assert len(scores["curves"]["agent"]["dice"]) == 3
+    assert scores["curves"]["agent"]["dice"][0] == pytest.approx(scores["curves"]["oracle"]["dice"][0])
+    assert len(scores["per_target"]) == scores["curves"]["agent"]["targets"]
+    table = load(run, device="cpu").score_table(scores)
+    assert [row[0] for row in table.rows] == ["agent", "oracle"]
+    assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def test_an_agent_refuses_other_weights_of_its_sam(run: Path, tmp_path: Path, tiny_sam: Sam):
+    shutil.copytree(run / "model", tmp_path / "model")
+    with torch.no_grad():
+        next(tiny_sam.model.parameters()).add_(1.0)
+    tiny_sam.model.save_pretrained(tmp_path / "other")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["sam"]["source"] = str(tmp_path / "other")
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="other weights of SAM"):
+        load(tmp_path / "model", device="cpu")
+
+
+@pytest.fixture
+def bank(scenes: Path, tiny_sam: Sam) -> Bank:
+    return Bank.of_dataset(tiny_sam, Dataset.load(scenes).split("train"))
+
+
+def test_beginnings_are_on_the_object_and_repeat_with_the_seed(bank: Bank, tiny_sam: Sam):
+    rows = torch.arange(len(bank)).repeat(4)
+    place, label, _ = clicks.stray_click(bank, rows, torch.Generator().manual_seed(0))
+    column, row = place.floor().long().unbind(1)
+    assert bank.known_truth.canvas[rows, row, column].all()
+    assert (label == 1).all()
+    first, again = (clicks.begin(tiny_sam, bank, rows, torch.Generator().manual_seed(3), slots=8) for _ in range(2))
+    assert torch.equal(first.logits, again.logits)
+    assert torch.equal(first.rows, rows)
+    # All four ways to begin: clicks take one slot, boxes two, masks none.
+    assert set(first.tokens.tolist()) == {0, 1, 2}
+
+
+def test_somebodys_masks_are_imperfect_but_of_the_object(bank: Bank):
+    rows = torch.arange(len(bank)).repeat(4)
+    logits = clicks.somebodys_masks(bank, rows, torch.Generator().manual_seed(0))
+    scores = dice(bank, rows, logits)
+    assert 0.4 < scores.mean() < 0.95
+    assert scores.std() > 0.05
+    assert logits.abs().max() <= 8
+
+
+def test_mirror_images_have_mirrored_truths(bank: Bank, tiny_sam: Sam):
+    both = clicks.mirrored(tiny_sam, bank)
+    count = len(bank)
+    assert len(both) == 2 * count
+    assert torch.equal(both.known_truth.canvas[count:], bank.known_truth.canvas.flip(-1))
+    assert torch.equal(both.pixels[both.image[count:]], bank.pixels[bank.image].flip(-1))
+    assert torch.equal(both.embedding.low[: len(bank.pixels)], bank.embedding.low)
+    again = Bank.of_images(tiny_sam, bank.pixels.flip(-1))
+    assert torch.allclose(both.embedding.low[len(bank.pixels) :], again.embedding.low, atol=1e-5)
+
+
+def test_memory_grows_and_comes_back(tmp_path: Path):
+    memory = clicks.Memory(0, {})
+    for number in range(3):
+        memory.add(rows=torch.full((700,), number), gains=torch.rand(700, 4))
+    assert memory.count == 2100
+    back = clicks.Memory.restored(memory.state_dict())
+    drawn, again = (m.draw(50, torch.Generator().manual_seed(0)) for m in (memory, back))
+    assert drawn["rows"].unique().tolist() == [0, 1, 2]
+    assert all(torch.equal(drawn[name], again[name]) for name in drawn)
+    assert drawn["gains"].dtype == torch.float32

@@ -7,7 +7,7 @@ side by side for all images of a bank; an image's answer does not depend on the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -52,10 +52,12 @@ class Trace:
     Attributes:
         states: after the opening and after each of the T clicks, T + 1 in all.
         recalibrated: (B, h, w) probabilities of SRM before the first click.
+        semantic: (B, h, w) in 0..1, where the text is; None without one.
     """
 
     states: list[ClickState]
     recalibrated: Tensor
+    semantic: Tensor | None
 
     @property
     def last(self) -> ClickState:
@@ -63,7 +65,8 @@ class Trace:
 
     def __getitem__(self, rows: Tensor | slice) -> Trace:
         """Some of the images."""
-        return replace(self, states=[state[rows] for state in self.states], recalibrated=self.recalibrated[rows])
+        semantic = None if self.semantic is None else self.semantic[rows]
+        return Trace([state[rows] for state in self.states], self.recalibrated[rows], semantic)
 
 
 class Recalibrator:
@@ -164,7 +167,7 @@ class SelfPrompter(nn.Module):
             label = self._label(bank, state, place, judge, rules.labels)
             state = click(self.sam, bank, state, place, label)
             states.append(state)
-        return Trace(states, recalibrated)
+        return Trace(states, recalibrated, semantic)
 
     def _place_scores(
         self, bank: Bank, rows: Tensor, mask: Tensor, places: Places, generator: torch.Generator | None

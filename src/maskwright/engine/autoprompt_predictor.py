@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -40,6 +40,10 @@ SCORES = {
     "fr": "share of clicks that lie on the foreground",
 }
 """What ``BinaryMetrics`` measures, for people."""
+
+
+Answer = Literal["mask", "srm", "clip"]
+"""What is looked at: SAM's last mask, or what SRM, or CLIP's map, said before the first click."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,19 @@ class AutoPromptPredictor(Predictor):
             raise MaskwrightError(f"--clicks {clicks}: must be a whole number, 0 or more")
         return found
 
-    def finish(self, canvases: Sequence[Canvas], *, clicks: int | None = None) -> Iterator[Prediction]:
-        trace = self.trace(canvases, self.rules(clicks))
+    def finish(
+        self,
+        canvases: Sequence[Canvas],
+        *,
+        clicks: int | None = None,
+        rules: Rules | None = None,
+        answer: Answer = "mask",
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Prediction]:
+        trace = self.trace(canvases, rules or self.rules(clicks), generator)
+        found = self.answers(trace, answer)
         for place, canvas in enumerate(canvases):
-            logits = trace.last.logits[place]
+            logits = found[place]
             # Of background and foreground, with the foreground's probability as their softmax.
             mask, scores = self.restore(torch.stack([torch.zeros_like(logits), logits]), canvas.size)
             yield PromptedPrediction(
@@ -97,6 +110,15 @@ class AutoPromptPredictor(Predictor):
         """All steps on the way to the masks of some images; ``generator`` is for random places."""
         pixels = torch.from_numpy(np.stack([canvas.pixels for canvas in canvases])).permute(0, 3, 1, 2).contiguous()
         return self.network.segment(Bank.of_images(self.network.sam, pixels), rules, generator)
+
+    def answers(self, trace: Trace, answer: Answer) -> Tensor:
+        """(B, s, s) logits of what is to be looked at; see ``Answer``."""
+        if answer == "mask":
+            return trace.last.logits
+        maps = trace.recalibrated if answer == "srm" else trace.semantic
+        if maps is None:
+            raise MaskwrightError("this model was trained without --text, so it has no map of CLIP")
+        return maps.clamp(1e-6, 1 - 1e-6).logit()
 
     def _clicks(self, trace: Trace, place: int, canvas: Canvas) -> tuple[tuple[float, float, str], ...]:
         last = trace.last
@@ -123,11 +145,27 @@ class AutoPromptPredictor(Predictor):
         Raises:
             DataError: no such split, images without a mask, a dataset without the model's categories; all at once.
         """
-        chosen = self.chosen(options)
+        rules = self.rules(self.chosen(options)["clicks"])
+        return self.scores(dataset, split, rules, batch=batch, progress=progress)
+
+    def scores(
+        self,
+        dataset: Dataset,
+        split: str,
+        rules: Rules,
+        *,
+        answer: Answer = "mask",
+        seed: int = 0,
+        batch: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Any]:
+        """The same for other rules (``seed`` is for random places), or for what SRM or CLIP say without SAM."""
         foreground, part = self.suited(dataset, split), dataset.split(split)
         require_clean(part, training=False)
         metrics = BinaryMetrics()
-        predictions = self.predict((dataset.image_path(sample) for sample in part), batch=batch, **chosen)
+        options = {"rules": rules, "answer": answer, "generator": torch.Generator().manual_seed(seed)}
+        images = (dataset.image_path(sample) for sample in part)
+        predictions = self._predict(images, batch, 2, None, options)
         for number, (sample, prediction) in enumerate(zip(part, predictions, strict=True), start=1):
             assert isinstance(prediction, PromptedPrediction)
             assert prediction.logits is not None

@@ -7,19 +7,22 @@ side by side for all images of a bank; an image's answer does not depend on the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskwright.engine.refine import ClickAgent, mask_logits, observe
 from maskwright.nets.clip_surgery import ClipSurgery
 from maskwright.nets.place_policy import PlacePolicy
+from maskwright.nets.quality import Answers
 from maskwright.nets.recalibrate import SemanticRecalibration
-from maskwright.rl.bank import Bank
-from maskwright.rl.clicks import ClickState, click, start
+from maskwright.rl.bank import GRID, Bank
+from maskwright.rl.clicks import ClickState, click, start, start_mask
 from maskwright.rl.grid import cells_of, places_of
+from maskwright.sam.prompts import PADDING
 from maskwright.sam.sam import Sam
 
 OPENING = 2
@@ -38,11 +41,14 @@ class Rules:
         places: ``random`` cells instead of the policy's, to be compared with.
         labels: who says whether a place is foreground: SRM; the map of CLIP Surgery (above 0.5); the last mask; or nobody, so that
             all clicks, the first ones too, are ``positive``. All but SRM are there to be compared with.
+        refine: what comes after (preset ``strong``): the quality head chooses between SRM's own mask and all of SAM's answers on the
+            way, and a click agent goes on from there, keeping what is better, undoing what is not, until it stops.
     """
 
     clicks: int = 15
     places: Places = "policy"
     labels: Labels = "srm"
+    refine: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,20 +59,29 @@ class Trace:
         states: after the opening and after each of the T clicks, T + 1 in all.
         recalibrated: (B, h, w) probabilities of SRM before the first click.
         semantic: (B, h, w) in 0..1, where the text is; None without one.
+        refined: what became of the best of them; None without ``Rules.refine``.
     """
 
     states: list[ClickState]
     recalibrated: Tensor
     semantic: Tensor | None
+    refined: ClickState | None = None
 
     @property
     def last(self) -> ClickState:
+        """After the policy's last click."""
         return self.states[-1]
+
+    @property
+    def answer(self) -> ClickState:
+        """What is given back."""
+        return self.last if self.refined is None else self.refined
 
     def __getitem__(self, rows: Tensor | slice) -> Trace:
         """Some of the images."""
         semantic = None if self.semantic is None else self.semantic[rows]
-        return Trace([state[rows] for state in self.states], self.recalibrated[rows], semantic)
+        refined = None if self.refined is None else self.refined[rows]
+        return Trace([state[rows] for state in self.states], self.recalibrated[rows], semantic, refined)
 
 
 class Recalibrator:
@@ -100,6 +115,7 @@ class SelfPrompter(nn.Module):
         srm, policy: trained for this SAM.
         clip, names: for SRM's explicit branch: what is looked for. Several names are one foreground: where any of them is.
         rules: see there.
+        refiner: a click agent with a quality head, for ``Rules.refine``.
     """
 
     def __init__(
@@ -110,12 +126,16 @@ class SelfPrompter(nn.Module):
         clip: ClipSurgery | None = None,
         names: Sequence[str] = (),
         rules: Rules | None = None,
+        refiner: ClickAgent | None = None,
     ) -> None:
         super().__init__()
         if (srm.branch == "explicit") != (clip is not None and len(names) > 0):
             raise ValueError("the explicit branch, and it alone, needs a CLIP and names")
         self.sam, self.srm, self.policy, self.clip = sam, srm, policy, clip
-        self.names, self.rules = tuple(names), rules or Rules()
+        self.names, self.rules, self.refiner = tuple(names), rules or Rules(), refiner
+        if refiner is not None:
+            # So that they move to other devices with all else.
+            self.prompter, self.quality = refiner.prompter, refiner.quality
 
     @torch.no_grad()
     def semantic(self, bank: Bank, batch: int = 32) -> Tensor | None:
@@ -167,7 +187,22 @@ class SelfPrompter(nn.Module):
             label = self._label(bank, state, place, judge, rules.labels)
             state = click(self.sam, bank, state, place, label)
             states.append(state)
-        return Trace(states, recalibrated, semantic)
+        trace = Trace(states, recalibrated, semantic)
+        return replace(trace, refined=self._refine(bank, rows, trace)) if rules.refine else trace
+
+    def _refine(self, bank: Bank, rows: Tensor, trace: Trace) -> ClickState:
+        """Choose the best answer so far, and let the click agent go on from it."""
+        agent = self.refiner
+        if agent is None or agent.prompter is None or agent.quality is None:
+            raise ValueError("nothing was trained to refine with (preset strong)")
+        states = [as_answer(self.sam, bank, rows, trace.recalibrated, agent.rules.clicks), *trace.states]
+        judged = agent.quality(agent.prompter(observe(bank, trace.last)), answers_of(states, trace.last))
+        best = judged[:, 1:].argmax(1)
+        slots = trace.last.labels.shape[1] + agent.rules.clicks
+        chosen = roomier(states[0], slots)
+        for number, state in enumerate(states[1:], start=1):
+            chosen = roomier(state, slots).where(best == number, chosen)
+        return agent.refine(bank, chosen).last
 
     def _place_scores(
         self, bank: Bank, rows: Tensor, mask: Tensor, places: Places, generator: torch.Generator | None
@@ -196,6 +231,28 @@ class SelfPrompter(nn.Module):
 def seen(bank: Bank, state: ClickState) -> Tensor:
     """M, the probability of the last mask at the embedding's size: (B, h, w) in 0..1."""
     return resized(state.logits.sigmoid(), bank.embedding.low.shape[-2:])
+
+
+def as_answer(sam: Sam, bank: Bank, rows: Tensor, probabilities: Tensor, slots: int) -> ClickState:
+    """SRM's own mask (B, h, w) in 0..1, as if SAM had given it: states without a click."""
+    area = resized(probabilities, (bank.size // GRID, bank.size // GRID))
+    return start_mask(sam, bank, rows, mask_logits(area), slots=max(1, slots))
+
+
+def answers_of(states: Sequence[ClickState], now: ClickState) -> Answers:
+    """What the quality head compares: the present answer first, then those of other states of the same B targets."""
+    everyone = [now, *states]
+    logits = torch.stack([state.logits for state in everyone], 1)
+    iou, stable = (torch.stack([getattr(state, name) for state in everyone], 1) for name in ("iou", "stability"))
+    return Answers(logits, iou, stable, now.clicks)
+
+
+def roomier(state: ClickState, slots: int) -> ClickState:
+    """The same with so many slots for prompts."""
+    more = slots - state.labels.shape[1]
+    return replace(
+        state, points=F.pad(state.points, (0, 0, 0, more)), labels=F.pad(state.labels, (0, more), value=PADDING)
+    )
 
 
 def resized(maps: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:

@@ -12,19 +12,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskwright.data.check import require_clean
-from maskwright.data.geometry import resize_matrix, unwarp_logits
+from maskwright.data.geometry import Size, resize_matrix, unwarp_logits
 from maskwright.data.labels import IGNORE, Dataset
+from maskwright.engine import refine
 from maskwright.engine.autoprompt import OPENING, Rules, SelfPrompter, Trace
 from maskwright.engine.autoprompt_scores import Foreground, foreground_of
 from maskwright.engine.evaluation import ScoreTable, scored, split_problems, true_mask
 from maskwright.engine.metrics import BinaryMetrics
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor
+from maskwright.engine.refine import ClickAgent
 from maskwright.errors import DataError, MaskwrightError, WeightsError
 from maskwright.nets.clip_surgery import ClipSurgery
 from maskwright.nets.place_policy import PlacePolicy
+from maskwright.nets.prompter import Prompter
+from maskwright.nets.quality import QualityHead
 from maskwright.nets.recalibrate import SemanticRecalibration
 from maskwright.rl.bank import Bank
+from maskwright.rl.clicks import ClickState
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import weights_signature
 
@@ -51,11 +56,13 @@ class PromptedPrediction(Prediction):
     """A mask that SAM gave to clicks of its own.
 
     Attributes:
-        clicks: x and y in pixels of the image, and ``fg`` or ``bg``, in the order they were placed.
+        clicks: that led to the mask: x and y in pixels of the image, and ``fg`` or ``bg``, in the order they were placed.
+        policy_places: x and y of all clicks of the policy, whether or not the mask is its last answer.
         logits: ``(s, s)`` of the foreground on the canvas, at SAM's low resolution.
     """
 
     clicks: tuple[tuple[float, float, str], ...] = ()
+    policy_places: tuple[tuple[float, float], ...] = ()
     logits: Tensor | None = field(default=None, repr=False)
 
     def record(self) -> dict[str, Any]:
@@ -98,7 +105,14 @@ class AutoPromptPredictor(Predictor):
             # Of background and foreground, with the foreground's probability as their softmax.
             mask, scores = self.restore(torch.stack([torch.zeros_like(logits), logits]), canvas.size)
             yield PromptedPrediction(
-                canvas.id, canvas.image, mask, self.categories, scores, self._clicks(trace, place, canvas), logits
+                canvas.id,
+                canvas.image,
+                mask,
+                self.categories,
+                scores,
+                clicks=_clicks(trace.answer, place, canvas.size, self.size),
+                policy_places=tuple((x, y) for x, y, _ in _clicks(trace.last, place, canvas.size, self.size)[OPENING:]),
+                logits=logits,
             )
 
     def rules(self, clicks: int | None) -> Rules:
@@ -114,17 +128,11 @@ class AutoPromptPredictor(Predictor):
     def answers(self, trace: Trace, answer: Answer) -> Tensor:
         """(B, s, s) logits of what is to be looked at; see ``Answer``."""
         if answer == "mask":
-            return trace.last.logits
+            return trace.answer.logits
         maps = trace.recalibrated if answer == "srm" else trace.semantic
         if maps is None:
             raise MaskwrightError("this model was trained without --text, so it has no map of CLIP")
         return maps.clamp(1e-6, 1 - 1e-6).logit()
-
-    def _clicks(self, trace: Trace, place: int, canvas: Canvas) -> tuple[tuple[float, float, str], ...]:
-        last = trace.last
-        scale = np.array(canvas.size) / self.size
-        placed = zip((last.points[place].cpu().numpy() * scale).tolist(), last.labels[place].tolist())
-        return tuple((x, y, "fg" if label == 1 else "bg") for (x, y), label in placed if label in (0, 1))
 
     # ------------------------------------------------------------------------------------------------ scores
 
@@ -170,10 +178,10 @@ class AutoPromptPredictor(Predictor):
             assert isinstance(prediction, PromptedPrediction)
             assert prediction.logits is not None
             truth = foreground_mask(true_mask(dataset, sample), foreground)
-            on = [truth[int(y), int(x)] == 1 for x, y, _ in prediction.clicks]
+            on = [truth[int(y), int(x)] == 1 for x, y in prediction.policy_places]
             height, width = truth.shape
             probability = self.probability(prediction.logits, (width, height))
-            metrics.update(probability, truth, sample.id, places=on[OPENING:])
+            metrics.update(probability, truth, sample.id, places=on)
             if progress:
                 progress(number, len(part))
         return scored(self, dataset, split) | {"foreground": list(self.foreground)} | metrics.compute()
@@ -203,6 +211,13 @@ class AutoPromptPredictor(Predictor):
         return ScoreTable(["score", "value"], rows, note)
 
 
+def _clicks(state: ClickState, place: int, size: Size, canvas: int) -> tuple[tuple[float, float, str], ...]:
+    """The clicks on one target, in pixels of its image of that (width, height)."""
+    scale = np.array(size) / canvas
+    placed = zip((state.points[place].cpu().numpy() * scale).tolist(), state.labels[place].tolist(), strict=True)
+    return tuple((x, y, "fg" if label == 1 else "bg") for (x, y), label in placed if label in (0, 1))
+
+
 def foreground_mask(mask: NDArray[np.integer], foreground: Foreground) -> NDArray[np.uint8]:
     """Category ids → 1 = foreground, 0 = anything else, 255 = unknown."""
     return np.where(mask == IGNORE, IGNORE, np.isin(mask, foreground.ids)).astype(np.uint8)
@@ -225,6 +240,7 @@ def load_self_prompter(model: Model) -> AutoPromptPredictor:
         clip_source = (
             None if clip_config is None else (clip_config["source"], clip_config["size"], clip_config["signature"])
         )
+        prompter, quality, refining = _refiner_parts(config["refiner"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise model.misfit("agent", error) from error
     sam = Sam.load(sam_source, size=size)
@@ -235,7 +251,19 @@ def load_self_prompter(model: Model) -> AutoPromptPredictor:
         _same_weights(model, "CLIP", clip_source[0], weights_signature(clip.model), clip_source[2])
     model.fill(policy)
     model.fill(srm, "srm")
-    return AutoPromptPredictor(SelfPrompter(sam, srm, policy, clip, names, rules), foreground, model)
+    refiner = None
+    if prompter is not None and quality is not None:
+        model.fill(prompter, "prompter")
+        model.fill(quality, "quality")
+        refiner = ClickAgent(sam, prompter, quality, refining)
+    return AutoPromptPredictor(SelfPrompter(sam, srm, policy, clip, names, rules, refiner), foreground, model)
+
+
+def _refiner_parts(config: Mapping[str, Any] | None) -> tuple[Prompter | None, QualityHead | None, refine.Rules]:
+    """The untrained networks of the preset ``strong``, and how its click agent acts; nothing for the preset ``paper``."""
+    if config is None:
+        return None, None, refine.Rules()
+    return Prompter(**config["prompter"]), QualityHead(**config["quality"]), refine.Rules(**config["rules"])
 
 
 def _same_weights(model: Model, kind: str, source: str, found: str, wanted: str) -> None:

@@ -142,7 +142,7 @@ def scores_on_canvas(
     for rows in torch.arange(len(bank), device=bank.device).split(batch):
         part = bank.select(rows)
         trace = agent.segment(part, rules, generator)
-        found = probabilities(trace.last.logits, bank.size) if maps is None else maps(trace, part)
+        found = probabilities(trace.answer.logits, bank.size) if maps is None else maps(trace, part)
         truth, on = part.known_truth, places_on(part, trace).cpu().numpy()
         target = torch.where(truth.known, truth.canvas.long(), IGNORE).cpu().numpy()
         for place, name in enumerate(part.names):

@@ -10,6 +10,7 @@ the episode's end. All randomness is a function of (seed, episode, click), so a 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ from maskwright.nets.clip_surgery import ClipSurgery
 from maskwright.nets.place_policy import PlacePolicy
 from maskwright.nets.recalibrate import SemanticRecalibration, recalibration_loss
 from maskwright.recipes.alignsam_report import write_model, write_report
+from maskwright.recipes.alignsam_strong import Coach
 from maskwright.rl import ppo
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState
@@ -56,7 +58,8 @@ class Config:
     out: Path
     """Run directory."""
     preset: Literal["paper", "strong"] = "paper"
-    """`paper`: as published."""
+    """`paper`: as published. `strong`: a value map and a quality head learn beside them; the best of all masks on the way is chosen, and
+    a click agent goes on from it, keeps what is better, undoes what is not, and stops by itself."""
     shots: int = 50
     """Training images with masks that are used, drawn by the seed; fewer are among more. 0: all."""
     text: tuple[str, ...] = ()
@@ -165,13 +168,18 @@ class Trainer:
         self.val = foreground_bank(self.sam, val, self.foreground) if len(val) else None
         torch.manual_seed(config.seed)
         branch = "explicit" if config.text else "implicit"
+        srm = SemanticRecalibration(self.sam.width, branch).to(self.device)
+        policy = PlacePolicy(self.sam.width, config.grid).to(self.device)
+        # Last, so that policy and SRM begin alike in both presets.
+        self.coach = Coach(self.sam, self.bank) if config.preset == "strong" else None
         self.agent = SelfPrompter(
             self.sam,
-            SemanticRecalibration(self.sam.width, branch).to(self.device),
-            PlacePolicy(self.sam.width, config.grid).to(self.device),
+            srm,
+            policy,
             clip,
             config.text,
-            Rules(clicks=config.clicks),
+            Rules(clicks=config.clicks, refine=self.coach is not None),
+            None if self.coach is None else self.coach.agent,
         )
         self.srm, self.policy = self.agent.srm, self.agent.policy
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.lr)
@@ -200,6 +208,7 @@ class Trainer:
             normalise=config.normalise,
         )
         self.episode, self.used_minutes = 0, 0.0
+        self.visited: list[ClickState] = []
         self.started = self.saved = time.monotonic()
         self.means: dict[str, list[float]] = defaultdict(list)
 
@@ -245,6 +254,10 @@ class Trainer:
         load_state(self.srm, tensors["srm"], "srm")
         unflatten_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])
         unflatten_optimizer(self.srm_optimizer, tensors["srm_optimizer"], state["srm_optimizer"])
+        if self.coach is not None:
+            load_state(self.coach.prompter, tensors["prompter"], "prompter")
+            load_state(self.coach.quality, tensors["quality"], "quality")
+            unflatten_optimizer(self.coach.optimizer, tensors["coach_optimizer"], state["coach_optimizer"])
         self.episode, self.used_minutes = state["episode"], state["minutes"]
 
     def save(self, *, force: bool = False) -> None:
@@ -256,6 +269,9 @@ class Trainer:
         tensors = {"policy": self.policy.state_dict(), "srm": self.srm.state_dict()}
         tensors |= {"optimizer": flat, "srm_optimizer": srm_flat}
         states = {"optimizer": state, "srm_optimizer": srm_state, "episode": self.episode, "minutes": self.minutes()}
+        if self.coach is not None:
+            tensors |= {"prompter": self.coach.prompter.state_dict(), "quality": self.coach.quality.state_dict()}
+            tensors["coach_optimizer"], states["coach_optimizer"] = flatten_optimizer(self.coach.optimizer)
         self.run.save_checkpoint(self.episode, tensors, states)
         self.saved = time.monotonic()
 
@@ -271,7 +287,8 @@ class Trainer:
         with progress(config.episodes, "training", completed=self.episode) as advance:
             while self.episode < config.episodes:
                 rollout = self.play()
-                told = ppo.update(self.policy, self.optimizer, rollout, self.ppo)
+                told: dict[str, float] = ppo.update(self.policy, self.optimizer, rollout, self.ppo)
+                told |= self.coached()
                 self.episode += 1
                 reward = float(rollout.rewards.mean())
                 # +1 on the foreground, −1 off it: the share of places on it is half-way in between.
@@ -294,7 +311,7 @@ class Trainer:
         self.env.reset(seed=self.config.seed * 1_000_003 + self.episode, options={"rows": np.arange(count)})
         features = self.bank.embedding.low[self.bank.image].float()
         free = torch.ones(count, config.grid**2, dtype=torch.bool, device=self.device)
-        steps = []
+        steps, self.visited = [], []
         for number in range(config.clicks):
             moment = self.episode * config.clicks + number
             mask = seen(self.bank, self.env.state)
@@ -319,9 +336,21 @@ class Trainer:
             )
             # No place twice, as in prediction: the sum of the rewards is then what the places are worth.
             free = free.scatter(1, actions[:, None], False)
+            self.visited.append(before)
             self.watch(before, self.env.state)
             self.teach(seen(self.bank, self.env.state), self.generator(1, moment))
         return ppo.Rollout.stack(steps)
+
+    def coached(self) -> dict[str, float]:
+        """With the preset ``strong``: value map and quality head learn from the states of the episode."""
+        if self.coach is None:
+            return {}
+        rows = torch.arange(len(self.bank), device=self.device)
+        with torch.no_grad():
+            blank = torch.ones_like(self.target)
+            recalibrated = self.judge.logits(self.bank, rows, blank).sigmoid()
+        rate = 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * self.episode / self.config.episodes))
+        return self.coach.learn(self.visited, recalibrated, rate, self.generator(2, self.episode))
 
     def watch(self, before: ClickState, after: ClickState) -> None:
         """Note how often SRM was right about the place that was clicked on."""

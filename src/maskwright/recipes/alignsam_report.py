@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from maskwright.data.labels import IGNORE, Point
-from maskwright.engine.autoprompt import OPENING, Trace
+from maskwright.engine.autoprompt import OPENING
 from maskwright.engine.autoprompt_predictor import SCORES
 from maskwright.engine.autoprompt_scores import scores_on_canvas
 from maskwright.engine.model import describe
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CHARTS = {
     "Share of clicks on the foreground, and of places that SRM has right": ("foreground_rate", "label_accuracy"),
     "Losses": ("srm_loss", "value_loss"),
+    "Strong: change of Dice by the click that the quality head prefers": ("strong_lead",),
+    "Strong: losses": ("strong_belief", "strong_value", "strong_quality", "strong_rank"),
     "Policy: entropy": ("entropy",),
     "Policy: share of ratios beyond the clip": ("clipped",),
 }
@@ -53,8 +55,17 @@ def write_model(trainer: Trainer) -> None:
         policy=agent.policy.description(),
         srm=agent.srm.description(),
         rules=asdict(agent.rules),
+        refiner=None,
     )
     beside = {"srm": agent.srm.state_dict()}
+    if trainer.coach is not None:
+        prompter, quality = trainer.coach.prompter, trainer.coach.quality
+        description["refiner"] = {
+            "prompter": prompter.description(),
+            "quality": quality.description(),
+            "rules": asdict(trainer.coach.agent.rules),
+        }
+        beside |= {"prompter": prompter.state_dict(), "quality": quality.state_dict()}
     trainer.run.save_model(agent.policy.state_dict(), description, _card(trainer), beside)
 
 
@@ -94,7 +105,8 @@ def write_report(trainer: Trainer) -> None:
     if validation:
         report.curves("Validation (on the canvas)", validation, x="episode")
     for title, names in CHARTS.items():
-        report.curves(title, {name: curves[name] for name in names if name in curves}, x="episode")
+        if shown := {name: curves[name] for name in names if name in curves}:
+            report.curves(title, shown, x="episode")
     bank, split = (trainer.val, "validation") if trainer.val is not None else (trainer.bank, "training")
     _score_table(trainer, report, bank, split)
     _films(trainer, report, bank, split)
@@ -102,14 +114,16 @@ def write_report(trainer: Trainer) -> None:
 
 
 def _score_table(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
-    agent = trainer.agent
+    agent, plain = trainer.agent, replace(trainer.agent.rules, refine=False)
     rows: dict[str, dict[str, Any]] = {}
     for clicks in sorted({0, 1, 5, 10, trainer.config.clicks}):
         if clicks <= trainer.config.clicks:
-            rows[f"{clicks} clicks"] = scores_on_canvas(agent, bank, replace(agent.rules, clicks=clicks))
-    rows["random places"] = scores_on_canvas(agent, bank, replace(agent.rules, places="random"))
+            rows[f"{clicks} clicks"] = scores_on_canvas(agent, bank, replace(plain, clicks=clicks))
+    rows["random places"] = scores_on_canvas(agent, bank, replace(plain, places="random"))
+    if agent.rules.refine:
+        rows = {"the agent: the best of them, refined": scores_on_canvas(agent, bank), **rows}
     rows["SRM's mask alone"] = scores_on_canvas(
-        agent, bank, replace(agent.rules, clicks=0), maps=lambda trace, part: _enlarged(trace.recalibrated, part.size)
+        agent, bank, replace(plain, clicks=0), maps=lambda trace, part: _enlarged(trace.recalibrated, part.size)
     )
     report.table(
         f"Scores on the {split} images",
@@ -138,14 +152,17 @@ def _films(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
     for place, name in enumerate(part.names):
         image = part.pixels[place].permute(1, 2, 0).cpu().numpy()
         frames = [draw_labels(image, mask=_truth(part, place))]
-        frames += [_frame(image, trace, moment, place, part.size) for moment in moments]
+        states = [trace.states[moment] for moment in moments]
+        states += [] if trace.refined is None else [trace.refined]
+        frames += [_frame(image, state, place, part.size) for state in states]
         fg = (trace.last.labels[place] == 1).sum()
         caption = f"{name}: IoU {scores[chosen[place]]['iou']:.2f}; {int(fg)} clicks on the foreground, {OPENING + clicks - int(fg)} off it"
         pictures.append(Picture(side_by_side(frames), caption))
     report.pictures(
         f"Where it clicked ({split} images, from the worst to the best)",
         f"Left the truth, then SAM's mask after the first {OPENING} clicks and after {', '.join(map(str, moments[1:]))} more. "
-        "Coloured dots were labelled foreground by SRM, black ones background.",
+        + ("and at last the one that was chosen and refined. " if trace.refined is not None else "")
+        + "Coloured dots were labelled foreground, black ones background.",
         pictures,
     )
 
@@ -155,8 +172,7 @@ def _truth(bank: Bank, place: int) -> NDArray[np.uint8]:
     return torch.where(truth.known[place], truth.canvas[place].long(), IGNORE).cpu().numpy().astype(np.uint8)
 
 
-def _frame(image: NDArray[np.uint8], trace: Trace, moment: int, place: int, size: int) -> NDArray[np.uint8]:
-    state: ClickState = trace.states[moment]
+def _frame(image: NDArray[np.uint8], state: ClickState, place: int, size: int) -> NDArray[np.uint8]:
     mask = on_canvas(state.logits[place : place + 1], size)[0].cpu().numpy().astype(np.uint8)
     placed = zip(state.points[place].tolist(), state.labels[place].tolist(), strict=True)
     return draw_labels(image, mask=mask, points=[Point(x, y, label) for (x, y), label in placed if label in (0, 1)])

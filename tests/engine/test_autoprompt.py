@@ -9,11 +9,26 @@ import torch
 
 from maskwright.data.labels import Dataset
 from maskwright.data.scenes import render
-from maskwright.engine.autoprompt import OPENING, Recalibrator, Rules, SelfPrompter, at, extremes, resized, seen
+from maskwright.engine import refine
+from maskwright.engine.autoprompt import (
+    OPENING,
+    Recalibrator,
+    Rules,
+    SelfPrompter,
+    answers_of,
+    as_answer,
+    at,
+    extremes,
+    resized,
+    seen,
+)
 from maskwright.engine.autoprompt_scores import foreground_bank, foreground_of, places_on, scores_on_canvas
 from maskwright.engine.metrics import BinaryMetrics
+from maskwright.engine.refine import ClickAgent, observe
 from maskwright.errors import DataError
 from maskwright.nets.place_policy import PlacePolicy
+from maskwright.nets.prompter import Prompter
+from maskwright.nets.quality import QualityHead
 from maskwright.nets.recalibrate import SemanticRecalibration
 from maskwright.rl.bank import Bank
 from maskwright.rl.grid import cells_of
@@ -103,6 +118,31 @@ def test_the_policy_decides_on_the_places(agent, bank) -> None:
     draws = [agent.segment(bank, rules, torch.Generator().manual_seed(seed)).last.points for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+def test_refining_starts_from_the_best_answer_so_far(agent, bank) -> None:
+    """With a judge whose preference is known, and no click after it, the answer is that judge's favourite."""
+    torch.manual_seed(1)
+    prompter, quality = Prompter(agent.sam.width), QualityHead()
+    refiner = ClickAgent(agent.sam, prompter, quality, refine.Rules(clicks=0))
+    strong = SelfPrompter(agent.sam, agent.srm, agent.policy, rules=Rules(CLICKS, refine=True), refiner=refiner)
+    trace = strong.segment(bank)
+    own = as_answer(agent.sam, bank, torch.arange(5), trace.recalibrated, 1)
+    torch.testing.assert_close(own.logits, 8 * (2 * resized(trace.recalibrated, (16, 16)) - 1))
+    candidates = torch.stack([own.logits, *(state.logits for state in trace.states)], 1)
+    advice = prompter(observe(bank, trace.last))
+    guesses = quality(advice, answers_of([own, *trace.states], trace.last))[:, 1:]
+    best = guesses.argmax(1)
+    torch.testing.assert_close(trace.answer.logits, candidates[torch.arange(5), best])
+    # An image is still answered alone, and clicks that follow belong to the answer.
+    refiner.rules = refine.Rules(clicks=2, looks=2, accept="always", stop=False)
+    trace = strong.segment(bank)
+    assert torch.equal(trace.answer.clicks, trace.answer.tokens)
+    for row in range(len(bank)):
+        alone = strong.segment(bank.select(torch.tensor([row])))
+        torch.testing.assert_close(alone.answer.logits[0], trace.answer.logits[row], atol=1e-3, rtol=1e-3)
+    with pytest.raises(ValueError, match="nothing was trained to refine with"):
+        agent.segment(bank, Rules(1, refine=True))
 
 
 def test_small_parts_by_hand() -> None:

@@ -175,6 +175,47 @@ def test_by_command(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
     assert len(list((masks / "masks").glob("*.png"))) == 18
 
 
+# ------------------------------------------------------------------------------------------------ the preset strong
+
+
+def test_strong_refines_and_resumes(scene_folder, tiny_sam_folder, tmp_path: Path, monkeypatch) -> None:
+    whole = main(settings(scene_folder, tmp_path / "whole", tiny_sam_folder, preset="strong"))
+    play = Trainer.play
+
+    def stopped(self: Trainer):
+        if self.episode == 1:
+            raise KeyboardInterrupt
+        return play(self)
+
+    config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, preset="strong", checkpoint_seconds=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "play", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            main(config)
+    config.resume = True
+    main(config)
+    assert_same_run(config.out, whole)
+    for name in ("srm", "prompter", "quality"):
+        first, second = (load_file(folder / "model" / f"{name}.safetensors") for folder in (config.out, whole))
+        assert all(torch.equal(first[key], second[key]) for key in second), name
+    assert "strong_lead" in log(whole)[0]
+    predictor = maskwright.load(whole)
+    network = predictor.network
+    assert isinstance(network, alignsam.SelfPrompter)
+    assert network.rules.refine
+    dataset = Dataset.load(scene_folder).split("test")
+    for prediction in predictor.predict(dataset.image_path(sample) for sample in dataset):
+        assert len(prediction.record()["clicks"]) <= 2 + 3 + 4
+    assert maskwright.evaluate(whole, dataset, "test")["fr"] is not None
+
+
+def test_strong_learns_policy_and_srm_like_paper(run: Path, scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
+    strong = main(settings(scene_folder, tmp_path / "run", tiny_sam_folder, preset="strong"))
+    for name in ("model", "srm"):
+        first, second = (load_file(folder / "model" / f"{name}.safetensors") for folder in (strong, run))
+        assert all(torch.equal(first[key], second[key]) for key in second), name
+
+
 # ------------------------------------------------------------------------------------------------ the explicit branch
 
 

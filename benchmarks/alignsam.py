@@ -104,6 +104,7 @@ class Row:
 
 ROWS = {
     "paper": Row({}),
+    "strong": Row({}, preset="strong"),
     "without RL: random places": Row({"places": "random"}),
     "without SRM: all positive": Row({"labels": "positive"}),
     "without steps: T = 1": Row({"clicks": 1}),

@@ -27,11 +27,13 @@ class Pool:
     """Images with instance ids, in memory: images (N,3,S,S) uint8, instances (N,S,S) int16, identities (N,M) int64 or None.
 
     With identities, images 2i and 2i+1 show some of the same objects; without, all instances of the pool are one category.
+    ``categories`` (N,M) int64 names the shape of each instance (see ``scenes.CATEGORY_NAMES``), of scenes only.
     """
 
     images: Tensor
     instances: Tensor
     identities: Tensor | None
+    categories: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -39,7 +41,7 @@ class Pool:
 
 def render_pool(count: int, size: int, seed: int, device: str = "cpu") -> Pool:
     """Scenes from plain to camouflaged: the first ones get the decoder off its plateau, the last carry over to photographs."""
-    images, instances, identities = [], [], []
+    images, instances, identities, categories = [], [], [], []
     chunk = 32 if size <= 128 else 8
     with progress(count, f"rendering {size}-pixel scenes") as advance:
         for i in range(0, count, chunk):
@@ -47,8 +49,9 @@ def render_pool(count: int, size: int, seed: int, device: str = "cpu") -> Pool:
             images.append((scenes.images * 255).round().byte())
             instances.append(scenes.instances.to(torch.int16))
             identities.append(scenes.identities)
+            categories.append(scenes.categories)
             advance(chunk)
-    return Pool(torch.cat(images), torch.cat(instances), torch.cat(identities))
+    return Pool(torch.cat(images), torch.cat(instances), torch.cat(identities), torch.cat(categories))
 
 
 def photo_pool(folder: Path, size: int = 336) -> Pool:

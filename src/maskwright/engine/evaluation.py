@@ -64,7 +64,7 @@ def semantic_scores(
     metrics = SegmentationMetrics(dataset.categories)
     predictions = predictor.predict((dataset.image_path(sample) for sample in part), batch=batch, **options)
     for number, (sample, prediction) in enumerate(zip(part, predictions, strict=True), start=1):
-        metrics.update(order[prediction.mask], _truth(dataset, sample), sample.id)
+        metrics.update(order[prediction.mask], true_mask(dataset, sample), sample.id)
         if progress:
             progress(number, len(part))
     return scored(predictor, dataset, split) | metrics.compute()
@@ -102,7 +102,13 @@ def refuse_unsuited(predictor: Predictor, dataset: Dataset, split: str) -> None:
         parts = [f"the model has {_names(lacking)}, the dataset does not"] if lacking else []
         parts += [f"the dataset has {_names(unknown)}, the model does not"] if unknown else []
         problems.append(f"categories differ: {' and '.join(parts)}; rename or merge them in the dataset")
-    part = dataset.split(split)
+    if problems := problems + split_problems(dataset, split):
+        raise DataError(problems, dataset.source or str(dataset.root))
+
+
+def split_problems(dataset: Dataset, split: str) -> list[str]:
+    """What keeps a split from being scored against its masks, whatever the model."""
+    problems, part = [], dataset.split(split)
     if not len(part):
         splits = _names(sorted({sample.split for sample in dataset})) or "none"
         problems.append(f"split {split!r} is empty (splits: {splits}); name another with --split")
@@ -111,11 +117,10 @@ def refuse_unsuited(predictor: Predictor, dataset: Dataset, split: str) -> None:
         for sample in part
         if sample.labels.mask is None
     ]
-    if problems:
-        raise DataError(problems, dataset.source or str(dataset.root))
+    return problems
 
 
-def _truth(dataset: Dataset, sample: Sample) -> NDArray[np.uint8]:
+def true_mask(dataset: Dataset, sample: Sample) -> NDArray[np.uint8]:
     """Category ids ``(H, W)`` of a sample's mask; 255 = ignore."""
     mask, path = sample.labels.mask, dataset.mask_path(sample)
     if mask is None or path is None:

@@ -1,4 +1,4 @@
-"""Segmentation metrics: Dice and IoU as a mean over images and pooled over pixels, and intervals for differences.
+"""Segmentation metrics: Dice and IoU as a mean over images and pooled over pixels, those of binary tasks, and intervals for differences.
 
 Conventions
     - Pixels with the target 255 (``IGNORE``) count nowhere. Category 0 is background.
@@ -8,6 +8,7 @@ Conventions
     - The headline (``dice``, ``iou``) is the mean of the images' scores; for one foreground category this is mDice and
       mIoU as polyp and saliency papers give them. ``pooled.miou`` over all categories, background included, is mIoU as
       VOC and Cityscapes papers give it.
+    - Binary tasks (one foreground, predicted as probabilities) have more: see ``BinaryMetrics``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,20 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from maskwright.data.labels import IGNORE
+from maskwright.engine.saliency import (
+    LEVELS,
+    adaptive_threshold,
+    binary_inputs,
+    counts_at,
+    counts_of_levels,
+    e_measure,
+    f_measure,
+    s_measure,
+)
 from maskwright.errors import DataError
+
+_OF_IMAGE = ("iou", "mae", "f", "f_adaptive", "e", "e_adaptive", "s")
+"""What ``BinaryMetrics`` keeps of each image; the mean of "iou" is called mIoU."""
 
 
 def confusion_matrix(pred: NDArray[Any], target: NDArray[Any], categories: int) -> NDArray[np.int64]:
@@ -157,6 +171,100 @@ def soft_dice(a: Tensor, b: Tensor, counted: Tensor | None = None) -> Tensor:
     if counted is not None:
         both, each = both * counted, each * counted
     return (2 * both.sum((-2, -1)) + 1e-3) / (each.sum((-2, -1)) + 1e-3)
+
+
+class BinaryMetrics:
+    """Collects maps of probabilities for one foreground, image by image; keeps a few numbers of each.
+
+    mIoU, fixed F and fixed E are of the mask ``probability >= 0.5``.
+
+    >>> metrics = BinaryMetrics()
+    >>> metrics.update(probability, target, "case-7", places=on_foreground)
+    >>> metrics.compute()["f_max"]
+    """
+
+    def __init__(self) -> None:
+        self._images: list[dict[str, Any]] = []
+        self._f_curve, self._f_images = np.zeros(LEVELS), 0
+        self._e_curve = np.zeros(LEVELS)
+        self._confusion = np.zeros((2, 2), np.int64)
+        self._places = np.zeros(2, np.int64)
+
+    def update(self, probability: ArrayLike, target: ArrayLike, id: str, places: ArrayLike | None = None) -> None:
+        """Add one image.
+
+        Args:
+            probability: (H,W) in 0..1.
+            target: (H,W) with 1 = foreground, 0 = background, 255 = unknown. An image without a known pixel has no score.
+            id: for messages and the list of images.
+            places: for each place that was chosen (clicked) in this image, whether it lies on the foreground.
+
+        Raises:
+            DataError: other shapes or values; names ``id``.
+        """
+        try:
+            values, truth, known = binary_inputs(probability, target, IGNORE)
+        except ValueError as error:
+            raise DataError([str(error)], where=id) from error
+        if places is not None:
+            on = np.asarray(places, bool)
+            self._places += [int(on.sum()), on.size]
+        if not known.any():
+            self._images.append({"id": id} | dict.fromkeys(_OF_IMAGE))
+            return
+        flat, mask = values[known], truth[known]
+        confusion = confusion_matrix((flat >= 0.5).astype(np.int64), mask.astype(np.int64), 2)
+        fixed, adaptive = counts_at(flat, mask, 0.5), counts_at(flat, mask, adaptive_threshold(flat))
+        levels = counts_of_levels(flat, mask)
+        self._confusion += confusion
+        self._e_curve += e_measure(levels)
+        if mask.any():
+            self._f_curve += f_measure(levels)
+            self._f_images += 1
+        self._images.append(
+            {
+                "id": id,
+                "iou": _mean(_image_scores(confusion[None], iou_from_confusion(confusion)[None])),
+                "mae": float(np.abs(flat - mask).mean()),
+                "f": _mean(f_measure(fixed)),
+                "f_adaptive": _mean(f_measure(adaptive)),
+                "e": _mean(e_measure(fixed)),
+                "e_adaptive": _mean(e_measure(adaptive)),
+                "s": s_measure(values, truth, known),
+            }
+        )
+
+    def compute(self) -> dict[str, Any]:
+        """All numbers, JSON-able, None where there is nothing to measure.
+
+        Returns::
+
+            {"miou", "mae", "s": mean over images,
+             "f", "f_adaptive": mean over images that have foreground; "f_max": highest point of their mean curve,
+             "e", "e_adaptive": mean over images; "e_mean", "e_max": mean and highest point of their mean curve,
+             "ber": balanced error rate in percent, pooled over all pixels,
+             "fr": share of all chosen places that lie on foreground,
+             "images": number of images with a score,
+             "per_image": [{"id", "iou", "mae", "f", "f_adaptive", "e", "e_adaptive", "s"}]}
+        """
+
+        scored = sum(entry["mae"] is not None for entry in self._images)
+        means = {
+            "miou" if name == "iou" else name: _mean(np.array([entry[name] for entry in self._images], np.float64))
+            for name in _OF_IMAGE
+        }
+        on, placed = self._places.tolist()
+        right, of = np.diagonal(self._confusion), self._confusion.sum(1)
+        return {
+            **means,
+            "f_max": float(self._f_curve.max() / self._f_images) if self._f_images else None,
+            "e_max": float(self._e_curve.max() / scored) if scored else None,
+            "e_mean": float(self._e_curve.mean() / scored) if scored else None,
+            "ber": float(100 * (1 - (right / of).mean())) if of.all() else None,
+            "fr": on / placed if placed else None,
+            "images": scored,
+            "per_image": [dict(entry) for entry in self._images],
+        }
 
 
 def paired_bootstrap(a: ArrayLike, b: ArrayLike, n: int = 10_000, seed: int = 0) -> tuple[float, float, float]:

@@ -213,6 +213,28 @@ class Predictor(ABC):
     def finish(self, canvases: Sequence[Canvas], **options: Any) -> Iterator[Prediction]:
         """The predictions of one batch, in order; ``options`` are complete."""
 
+    @torch.inference_mode()
+    def restore(self, logits: Tensor, size: Size) -> tuple[NDArray[np.uint8], dict[str, float]]:
+        """Logits ``(C, s, s)`` → the mask ``(H, W)`` and the scores; in strips of rows, so that memory is bounded."""
+        (width, height), count = size, len(self.categories)
+        mask = np.empty((height, width), np.uint8)
+        area, certainty = np.zeros(count), np.zeros(count)
+        rows = max(1, _PIECE // (width * count))
+        for top in range(0, height, rows):
+            tall = min(rows, height - top)
+            matrix = compose(resize_matrix(size, self.size), np.array([[1.0, 0, 0], [0, 1, top]]))
+            matrices = torch.from_numpy(matrix)[None].float()
+            strip = unwarp_logits(logits[None], matrices, [(width, tall)], canvas=self.size)[0]
+            # The probability of the best category is exp(its logit - logsumexp): the softmax of all is never needed.
+            best, category = strip.max(0)
+            probability = (best - strip.logsumexp(0)).exp().cpu().numpy()
+            mask[top : top + tall] = category.to(torch.uint8).cpu().numpy()
+            flat = mask[top : top + tall].reshape(-1)
+            area += np.bincount(flat, minlength=count)
+            certainty += np.bincount(flat, probability.reshape(-1), minlength=count)
+        pairs = zip(self.categories, certainty.tolist(), area.tolist())
+        return mask, {name: total / pixels for name, total, pixels in pairs if pixels}
+
     def evaluate(
         self,
         dataset: Dataset,
@@ -253,7 +275,7 @@ class SegmenterPredictor(Predictor):
     def finish(self, canvases: Sequence[Canvas], *, flip: bool = False) -> Iterator[Prediction]:
         logits = self.logits(np.stack([canvas.pixels for canvas in canvases]), flip=flip)
         for canvas, own in zip(canvases, logits):
-            mask, scores = self._restore(own, canvas.size)
+            mask, scores = self.restore(own, canvas.size)
             yield Prediction(canvas.id, canvas.image, mask, self.categories, scores)
 
     @torch.inference_mode()
@@ -264,28 +286,6 @@ class SegmenterPredictor(Predictor):
         if flip:
             logits = (logits + self.network(images.flip(-1)).float().flip(-1)) / 2
         return logits
-
-    @torch.inference_mode()
-    def _restore(self, logits: Tensor, size: Size) -> tuple[NDArray[np.uint8], dict[str, float]]:
-        """Logits ``(C, s, s)`` → the mask ``(H, W)`` and the scores; in strips of rows, so that memory is bounded."""
-        (width, height), count = size, len(self.categories)
-        mask = np.empty((height, width), np.uint8)
-        area, certainty = np.zeros(count), np.zeros(count)
-        rows = max(1, _PIECE // (width * count))
-        for top in range(0, height, rows):
-            tall = min(rows, height - top)
-            matrix = compose(resize_matrix(size, self.size), np.array([[1.0, 0, 0], [0, 1, top]]))
-            matrices = torch.from_numpy(matrix)[None].float()
-            strip = unwarp_logits(logits[None], matrices, [(width, tall)], canvas=self.size)[0]
-            # The probability of the best category is exp(its logit - logsumexp): the softmax of all is never needed.
-            best, category = strip.max(0)
-            probability = (best - strip.logsumexp(0)).exp().cpu().numpy()
-            mask[top : top + tall] = category.to(torch.uint8).cpu().numpy()
-            flat = mask[top : top + tall].reshape(-1)
-            area += np.bincount(flat, minlength=count)
-            certainty += np.bincount(flat, probability.reshape(-1), minlength=count)
-        pairs = zip(self.categories, certainty.tolist(), area.tolist())
-        return mask, {name: total / pixels for name, total, pixels in pairs if pixels}
 
 
 def load_segmenter(model: Model) -> SegmenterPredictor:

@@ -51,6 +51,11 @@ RECIPES = {
             "maskwright.engine.predictor:load_segmenter",
         ),
         Recipe(
+            "alignsam",
+            "A frozen SAM that prompts itself: finds one kind of thing, learnt from about 50 masks (AlignSAM).",
+            "maskwright.engine.autoprompt_predictor:load_self_prompter",
+        ),
+        Recipe(
             "clicks",
             "An agent that corrects masks by clicks of its own, after a click, a box or a mask of yours.",
             "maskwright.engine.clicks.predictor:load_agent",

@@ -185,7 +185,7 @@ class InContextPredictor(SegmenterPredictor):
     def finish(self, canvases: Sequence[Canvas], **options: Any) -> Iterator[InContextPrediction]:
         logits, found = self.answer(np.stack([canvas.pixels for canvas in canvases]))
         for number, (canvas, own) in enumerate(zip(canvases, logits)):
-            mask, scores = self._restore(own, canvas.size)
+            mask, scores = self.restore(own, canvas.size)
             references = [self._told(one) for one in found if one.image == number]
             yield InContextPrediction(canvas.id, canvas.image, mask, self.categories, scores, references)
 

@@ -1,0 +1,266 @@
+r"""What each part of AlignSAM is worth: scores without any prompt, on a test split, for every part left out.
+
+    python benchmarks/alignsam.py --data ../shared/data/saliency --out runs/bench-alignsam/saliency --seeds 0 1 2 --json saliency.json
+    python benchmarks/alignsam.py --data ../shared/data/polyps/splits_full.json --out runs/bench-alignsam/polyps --json polyps.json
+    python benchmarks/alignsam.py --data runs/scenes --scenes --text star --out runs/bench-alignsam/scenes --seeds 0 1 2
+    python benchmarks/alignsam.py --data ../shared/data/streets --category car --text car --clip openai/clip-vit-base-patch16 --out ...
+    python benchmarks/alignsam.py --data ../shared/data/saliency --shots 5 --out runs/bench-alignsam/saliency-5 --rows paper
+
+Most rows need no training of their own: they are the trained agent with a part exchanged, on the same images, at the images' own
+resolution. Differences to the row "paper" come with their 95 % interval, a paired bootstrap over the images, each image's IoU the
+mean over the seeds. Every run and every row is a folder or a JSON file in OUT; a call that was killed goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from maskwright.api import load
+from maskwright.data.images import write_atomic
+from maskwright.data.labels import Dataset
+from maskwright.data.scene_dataset import write_scenes
+from maskwright.engine.autoprompt import Rules
+from maskwright.engine.autoprompt_predictor import Answer, AutoPromptPredictor
+from maskwright.engine.budget import progress
+from maskwright.engine.metrics import paired_bootstrap
+from maskwright.recipes import alignsam
+from measure import machine, save, show
+
+SCENES = {
+    "train": 200,
+    "val": 50,
+    "test": 200,
+    "size": 256,
+    "categories": ("star", "disc", "figure", "ring"),
+    "difficulty": 0.3,
+}
+
+
+@dataclass
+class Config:
+    """Rows of the table, side by side."""
+
+    data: Path
+    """Dataset with masks in the splits train and test."""
+    out: Path
+    """Folder for runs and finished rows."""
+    scenes: bool = False
+    """Render procedural scenes with four categories into DATA where they are not there yet."""
+    split: str = "test"
+    """What is scored; choose settings on `val`."""
+    sam: str = "nano"
+    """What `Sam.load` takes."""
+    clip: str = "nano-clip"
+    """What `ClipSurgery.load` takes."""
+    text: tuple[str, ...] = ()
+    """What is looked for, in words: the explicit branch."""
+    category: tuple[str, ...] = ()
+    """Categories that are foreground."""
+    shots: int = 50
+    """Training images."""
+    episodes: int = 50
+    """Times that every image is played."""
+    clicks: int = 15
+    """Clicks of the policy."""
+    seeds: tuple[int, ...] = (0,)
+    """Each trains its own agent, on its own shots."""
+    rows: tuple[str, ...] = ()
+    """Only these rows; left out: all."""
+    threads: int = 1
+    json: Path | None = None
+    """Also write the figures to this file."""
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the rows' content; rows made with other settings are not mixed."""
+        free = ("out", "json", "rows", "seeds", "threads")
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in free}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        rules: what differs from the agent's own.
+        answer: what is scored.
+        preset: whose agent acts.
+        needs_text: there is nothing to score without one.
+    """
+
+    rules: dict[str, Any]
+    answer: Answer = "mask"
+    preset: str = "paper"
+    needs_text: bool = False
+
+
+ROWS = {
+    "paper": Row({}),
+    "strong": Row({}, preset="strong"),
+    "without RL: random places": Row({"places": "random"}),
+    "without SRM: all positive": Row({"labels": "positive"}),
+    "without steps: T = 1": Row({"clicks": 1}),
+    "label: last mask": Row({"labels": "mask"}),
+    "label: CLIP's map": Row({"labels": "clip"}, needs_text=True),
+    "SRM's mask alone": Row({"clicks": 0}, "srm"),
+    "CLIP's map alone": Row({"clicks": 0}, "clip", needs_text=True),
+    "T = 0": Row({"clicks": 0}),
+    "T = 5": Row({"clicks": 5}),
+    "T = 10": Row({"clicks": 10}),
+    "T = 20": Row({"clicks": 20}),
+}
+"""In the order of the table."""
+
+SHOWN = {"miou": "mIoU", "f": "F", "e": "E", "s": "S", "mae": "MAE", "ber": "BER", "fr": "FR"}
+
+
+class Bench:
+    """Runs, each made when it is first needed."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        if config.scenes:
+            write_scenes(config.data, **SCENES)
+        self.dataset = Dataset.load(config.data)
+        self._loaded: tuple[Path, AutoPromptPredictor] | None = None
+
+    def run(self, preset: str, seed: int) -> Path:
+        """A finished run; one that was killed goes on."""
+        config, out = self.config, self.config.out / f"run-{preset}-s{seed}"
+        if not (out / "report.html").is_file():
+            begun = time.monotonic()
+            alignsam.main(
+                alignsam.Config(
+                    data=config.data,
+                    out=out,
+                    preset=preset,  # type: ignore[arg-type]
+                    sam=config.sam,
+                    clip=config.clip,
+                    text=config.text,
+                    category=config.category,
+                    shots=config.shots,
+                    episodes=config.episodes,
+                    clicks=config.clicks,
+                    seed=seed,
+                    resume=out.exists(),
+                )
+            )
+            write_atomic(out / "seconds.json", json.dumps(time.monotonic() - begun) + "\n")
+        return out
+
+    def agent(self, preset: str, seed: int) -> AutoPromptPredictor:
+        out = self.run(preset, seed)
+        if self._loaded is None or self._loaded[0] != out:
+            model = load(out, device="cpu")
+            assert isinstance(model, AutoPromptPredictor)
+            self._loaded = out, model
+        return self._loaded[1]
+
+    def score(self, name: str, seed: int) -> dict[str, Any]:
+        """One row with one seed."""
+        row, config = ROWS[name], self.config
+        agent = self.agent(row.preset, seed)
+        rules: Rules = replace(agent.network.rules, **row.rules)
+        begun = time.monotonic()
+        total = len(self.dataset.split(config.split))
+        with progress(total, f"{name}, seed {seed}") as advance:
+            found = agent.scores(
+                self.dataset, config.split, rules, answer=row.answer, seed=seed, progress=lambda *_: advance()
+            )
+        return found | {"rules": asdict(rules), "seconds_per_image": (time.monotonic() - begun) / total}
+
+
+def summarise(rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds; differences to the row "paper" over the images."""
+    names = list(dict.fromkeys(name for name, _ in rows))
+    figures: dict[str, Any] = {}
+    ious: dict[str, np.ndarray] = {}
+    for name in names:
+        mine = [row for (found, _), row in rows.items() if found == name]
+        ious[name] = np.mean([[np.nan if e["iou"] is None else e["iou"] for e in row["per_image"]] for row in mine], 0)
+        figures[name] = {key: _mean([row[key] for row in mine]) for key in SHOWN}
+        figures[name] |= {
+            "seeds": [row["miou"] for row in mine],
+            "seconds_per_image": _mean([row["seconds_per_image"] for row in mine]),
+        }
+    for name in names:
+        if "paper" in ious and name != "paper":
+            known = np.isfinite(ious[name]) & np.isfinite(ious["paper"])
+            figures[name]["against_paper"] = paired_bootstrap(ious[name][known], ious["paper"][known])
+    return figures
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def table(config: Config, figures: dict[str, Any], seconds: Sequence[float], facts: dict[str, Any]) -> None:
+    rows = []
+    for name, found in figures.items():
+        gain = found.get("against_paper")
+        rows.append(
+            [
+                name,
+                *(
+                    "" if found[key] is None else f"{found[key]:.1f}" if key == "ber" else f"{found[key]:.3f}"
+                    for key in SHOWN
+                ),
+                "" if gain is None else "{:+.3f} ({:+.3f} .. {:+.3f})".format(*gain),
+                ", ".join(f"{value:.3f}" for value in found["seeds"]) if len(found["seeds"]) > 1 else "",
+            ]
+        )
+    taken = f"Training took {', '.join(f'{s / 60:.1f}' for s in seconds)} minutes. " if seconds else ""
+    pace = figures.get("paper", {}).get("seconds_per_image")
+    show(
+        f"AlignSAM on {config.data.stem if config.data.suffix else config.data.name}, {config.shots} shots, SAM {config.sam}, "
+        f"{'text: ' + ', '.join(config.text) if config.text else 'no text'}",
+        ["", *SHOWN.values(), "mIoU against paper", "seeds"],
+        rows,
+        facts,
+        f"mIoU and all but BER are means over images. FR: share of the policy's clicks on the foreground. {taken}"
+        + ("" if pace is None else f"A prediction takes {pace:.2f} s."),
+    )
+
+
+def main(config: Config) -> None:
+    torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)
+    if unknown := [name for name in config.rows if name not in ROWS]:
+        raise SystemExit(f"--rows: {unknown[0]!r} is none of: {', '.join(ROWS)}")
+    config.out.mkdir(parents=True, exist_ok=True)
+    same = config.out / "settings.json"
+    settings = json.loads(json.dumps(config.settings()))
+    if same.is_file():
+        found = json.loads(same.read_text())
+        if different := [k for k in settings if found.get(k) != settings[k]]:
+            raise SystemExit(f"{config.out}: its rows were made with other {', '.join(different)}; name another --out")
+    write_atomic(same, json.dumps(settings, indent=1) + "\n")
+    bench = Bench(config)
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    wanted = [name for name in config.rows or ROWS if config.text or not ROWS[name].needs_text]
+    for seed in config.seeds:
+        for name in wanted:
+            slug = "".join(c if c.isalnum() else "-" for c in name)
+            path = config.out / f"row-{slug}-s{seed}.json"
+            if not path.is_file():
+                write_atomic(path, json.dumps(bench.score(name, seed)) + "\n")
+            rows[name, seed] = json.loads(path.read_text())
+    order = {name: place for place, name in enumerate(ROWS)}
+    figures = summarise(dict(sorted(rows.items(), key=lambda item: (order[item[0][0]], item[0][1]))))
+    seconds = [json.loads(path.read_text()) for path in sorted(config.out.glob("run-*/seconds.json"))]
+    facts = machine()
+    table(config, figures, seconds, facts)
+    save(config.json, {"settings": settings, "machine": facts, "training_seconds": seconds, "rows": figures})
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,108 @@
+"""SRM, the semantic recalibration module: is a place foreground or background?
+
+Huang et al., "AlignSAM", CVPR 2024, section 3.3. Small, trained on few images while the agent clicks. It has two branches, and a task
+uses one of them:
+
+- implicit, for what has no name (what is salient, blurred, of glass): it sees the image as the last mask shows it, ``F ⊙ M``;
+- explicit, for what has a name: it also sees the image as the name shows it, ``F ⊙ A`` with a map A of ``nets.clip_surgery``.
+
+Nothing is normalised over the batch, and attention stays within an image: what is said of an image must not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskwright.engine.losses import dice_loss, pseudo_mask_loss
+
+Branch = Literal["implicit", "explicit"]
+
+GROUPS = 8
+"""Groups of channels that are normalised together."""
+
+
+class SemanticRecalibration(nn.Module):
+    """The network.
+
+    Args:
+        width: C of the image embedding.
+        branch: which of the two.
+        hidden: channels within, a multiple of 8 and of ``heads``.
+        heads: of the explicit branch's attention.
+    """
+
+    def __init__(self, width: int, branch: Branch, hidden: int = 32, heads: int = 2) -> None:
+        super().__init__()
+        if branch not in get_args(Branch):
+            raise ValueError(f"unknown branch {branch!r}; choose one of {', '.join(get_args(Branch))}")
+        self.width, self.branch, self.hidden, self.heads = width, branch, hidden, heads
+        if branch == "implicit":
+            self.before = nn.Sequential(_block(width, hidden), _block(hidden, hidden))
+            self.attention, self.after = nn.Identity(), nn.Identity()
+        else:
+            self.before = nn.Sequential(_block(2 * width, hidden), _block(hidden, hidden), _block(hidden, hidden))
+            self.attention = SelfAttention(hidden, heads)
+            self.after = nn.Sequential(_block(hidden, hidden), _block(hidden, hidden))
+        self.mask = nn.Conv2d(hidden, 1, 1)
+
+    def description(self) -> dict[str, int | str]:
+        """The arguments that make this network again, as JSON."""
+        return {name: getattr(self, name) for name in ("width", "branch", "hidden", "heads")}
+
+    def forward(self, features: Tensor, mask: Tensor, semantic: Tensor | None = None) -> Tensor:
+        """Logits of the foreground.
+
+        Args:
+            features: (B, C, h, w) image embedding F; any h and w.
+            mask: (B, h, w) in 0..1, the last mask's probability M at that size.
+            semantic: (B, h, w) in 0..1, the name's map A; for the explicit branch, and for it alone.
+
+        Returns:
+            (B, h, w); a place is foreground where its sigmoid is above 0.5.
+
+        Raises:
+            ValueError: a map that the branch does not take, or one that it lacks.
+        """
+        if (semantic is None) != (self.branch == "implicit"):
+            raise ValueError(
+                f"the {self.branch} branch {'takes no' if semantic is not None else 'needs a'} semantic map"
+            )
+        seen = features * mask[:, None]
+        if semantic is not None:
+            seen = torch.cat([features * semantic[:, None], seen], 1)
+        return self.mask(self.after(self.attention(self.before(seen))))[:, 0]
+
+
+class SelfAttention(nn.Module):
+    """Every place of an image looks at all others of the same image, residually: (B, C, h, w) → the same."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(GROUPS, channels)
+        self.project = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # One token for each place of an image, and one row of the batch for each image. Attention is slow on strided tensors.
+        tokens = self.project(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(3, 4).contiguous()
+        mixed = F.scaled_dot_product_attention(*tokens.unbind(1))
+        return x + self.out(mixed.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[-2:]))
+
+
+def recalibration_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice + binary cross-entropy, the mean over images.
+
+    Args:
+        logits: (B, h, w).
+        target: (B, h, w) share of each place that is foreground, 0..1, or 255 where that is unknown.
+    """
+    return dice_loss(logits, target) + pseudo_mask_loss(logits[:, None], target)
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(GROUPS, outputs), nn.GELU())

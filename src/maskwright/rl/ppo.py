@@ -1,0 +1,156 @@
+"""Proximal policy optimisation for episodes of one length that run side by side.
+
+Schulman et al., "Proximal Policy Optimization Algorithms", 2017. The defaults are AlignSAM's plain form (Huang et al., CVPR 2024): the
+advantage is ``r + γ V(s') − V(s)`` as it comes, and there is no bonus for entropy; all else is an option.
+
+An epoch is one step of the optimiser on all that was collected, however it is cut into parts for the memory's sake. So in the first
+epoch every action is exactly as likely as when it was taken: the ratio is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to learn from one collection of episodes.
+
+    Attributes:
+        epochs: steps of the optimiser.
+        clip: how far the ratio may move from 1 and still be paid for.
+        gamma: discount.
+        smoothing: λ of generalised advantage estimation (Schulman et al. 2016); 0 looks one step ahead.
+        entropy: weight of the policy's entropy.
+        value: weight of the critic's squared error.
+        normalise: bring the advantages to mean 0 and deviation 1.
+        chunk: transitions evaluated at once; bounds the memory, changes nothing else.
+        max_norm: gradients are clipped to this length.
+    """
+
+    epochs: int = 20
+    clip: float = 0.2
+    gamma: float = 0.99
+    smoothing: float = 0.0
+    entropy: float = 0.0
+    value: float = 0.5
+    normalise: bool = False
+    chunk: int = 256
+    max_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """N episodes of T steps each. Tensors are (T, N).
+
+    Attributes:
+        states: (T, N, ...) what the policy saw.
+        allowed: (T, N, A) bool, which actions it could take.
+        actions: int64.
+        log_probs: of the actions, when they were taken.
+        values: the critic's, then.
+        rewards: after the action.
+    """
+
+    states: Tensor
+    allowed: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    values: Tensor
+    rewards: Tensor
+
+    @staticmethod
+    def stack(steps: list[dict[str, Tensor]]) -> Rollout:
+        """From T steps, each with the fields as (N, ...)."""
+        return Rollout(**{name: torch.stack([step[name] for step in steps]) for name in steps[0]})
+
+
+def advantages(rewards: Tensor, values: Tensor, gamma: float, smoothing: float) -> Tensor:
+    """``Σ (γλ)^k δ_{t+k}`` with ``δ_t = r_t + γ V_{t+1} − V_t``; after the last step nothing is to be had.
+
+    Args:
+        rewards, values: (T, N).
+
+    Returns:
+        (T, N).
+    """
+    following = F.pad(values[1:], (0, 0, 0, 1))
+    delta = rewards + gamma * following - values
+    found = torch.zeros_like(delta)
+    running = torch.zeros_like(delta[0])
+    for step in reversed(range(len(delta))):
+        running = delta[step] + gamma * smoothing * running
+        found[step] = running
+    return found
+
+
+def log_probabilities(logits: Tensor, allowed: Tensor) -> Tensor:
+    """(..., A) log-probabilities of the allowed actions; the others have none (-inf)."""
+    return logits.masked_fill(~allowed, -torch.inf).log_softmax(-1)
+
+
+def update(net: nn.Module, optimizer: torch.optim.Optimizer, rollout: Rollout, settings: Settings) -> dict[str, float]:
+    """Learn from a rollout.
+
+    Args:
+        net: states (n, ...) → logits (n, A) and values (n,). What it says of a state must not depend on the others of a batch.
+        optimizer: of the net.
+        rollout: collected with the net as it is now.
+        settings: see there.
+
+    Returns:
+        Numbers to be logged: ``policy_loss`` and ``value_loss`` of the first epoch, ``entropy`` at its start, ``ratio_first``: the largest
+        distance of a ratio from 1 in the first epoch, ``clipped``: share of ratios beyond the clip in the last.
+    """
+    steps, episodes = rollout.actions.shape
+    total = steps * episodes
+    gain = advantages(rollout.rewards, rollout.values, settings.gamma, settings.smoothing)
+    target = (gain + rollout.values).flatten()
+    gain = gain.flatten()
+    if settings.normalise:
+        gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+    states, allowed = rollout.states.flatten(0, 1), rollout.allowed.flatten(0, 1)
+    actions, old = rollout.actions.flatten(), rollout.log_probs.flatten()
+    told: dict[str, float] = {}
+    for epoch in range(settings.epochs):
+        optimizer.zero_grad(set_to_none=True)
+        sums = {"policy_loss": 0.0, "value_loss": 0.0, "entropy": 0.0, "clipped": 0.0}
+        worst = 0.0
+        for part in torch.arange(total, device=actions.device).split(settings.chunk):
+            logits, values = net(states[part])
+            log_probs = log_probabilities(logits, allowed[part])
+            ratio = (log_probs.gather(1, actions[part, None])[:, 0] - old[part]).exp()
+            bounded = ratio.clamp(1 - settings.clip, 1 + settings.clip)
+            policy_loss = -torch.minimum(ratio * gain[part], bounded * gain[part]).sum() / total
+            value_loss = (values - target[part]).square().sum() / total
+            spread = -(log_probs.exp() * log_probs.masked_fill(~allowed[part], 0.0)).sum() / total
+            (policy_loss + settings.value * value_loss - settings.entropy * spread).backward()
+            found = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": spread}
+            found["clipped"] = (ratio != bounded).sum() / total
+            sums = {name: value + float(found[name].detach()) for name, value in sums.items()}
+            worst = max(worst, float((ratio.detach() - 1).abs().max()))
+        nn.utils.clip_grad_norm_(net.parameters(), settings.max_norm)
+        optimizer.step()
+        if epoch == 0:
+            told = {name: sums[name] for name in ("policy_loss", "value_loss", "entropy")} | {"ratio_first": worst}
+        told["clipped"] = sums["clipped"]
+    return told
+
+
+Sampler = Callable[[Tensor], Tensor]
+"""Chooses actions (N,) from log-probabilities (N, A)."""
+
+
+def sampler(generator: torch.Generator) -> Sampler:
+    """Actions by chance; the generator is on the CPU, so that every device draws the same."""
+
+    def draw(log_probs: Tensor) -> Tensor:
+        noise = torch.rand(log_probs.shape, generator=generator).clamp(1e-10, 1 - 1e-7).to(log_probs.device)
+        return (log_probs - (-noise.log()).log()).argmax(-1)
+
+    return draw

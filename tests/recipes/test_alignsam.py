@@ -1,0 +1,265 @@
+"""The recipe alignsam, end to end on the smallest SAM: one encoding per image, PPO's ratio, resuming, either branch, errors."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from training import assert_same_run, environment, log, python
+
+import maskwright
+from maskwright.data.labels import Dataset
+from maskwright.errors import DataError, MaskwrightError, WeightsError
+from maskwright.recipes import alignsam
+from maskwright.recipes.alignsam import Config, Trainer, main
+from maskwright.sam.sam import Sam
+
+SMALLEST = {"shots": 4, "episodes": 2, "clicks": 3, "ppo_epochs": 3, "grid": 4, "srm_batch": 2, "device": "cpu"}
+
+
+def settings(data: Path, out: Path, weights: Path, **changed: Any) -> Config:
+    return Config(**{"data": data / "full.json", "out": out, "sam": str(weights), **SMALLEST, **changed})
+
+
+@pytest.fixture(scope="module")
+def encoded() -> Counter[bytes]:
+    return Counter()
+
+
+@pytest.fixture(scope="module")
+def run(scene_folder, tiny_sam_folder, tmp_path_factory, encoded) -> Path:
+    """A finished run, with every image noted that SAM's encoder saw on the way."""
+    with pytest.MonkeyPatch.context() as patch:
+        encode = Sam.encode
+
+        def watched(self: Sam, images: torch.Tensor):
+            encoded.update(image.numpy().tobytes() for image in images.cpu())
+            return encode(self, images)
+
+        patch.setattr(Sam, "encode", watched)
+        return main(settings(scene_folder, tmp_path_factory.mktemp("alignsam") / "run", tiny_sam_folder))
+
+
+def test_every_image_is_encoded_once_in_all_of_training(run: Path, encoded) -> None:
+    assert len(encoded) == 4 + 2  # shots and validation
+    assert set(encoded.values()) == {1}
+
+
+def test_the_log_and_the_report(run: Path) -> None:
+    entries = log(run)
+    episodes = [entry for entry in entries if "reward" in entry]
+    assert [entry["step"] for entry in episodes] == [1, 2]
+    for entry in episodes:
+        assert entry["ratio_first"] < 1e-5
+        assert entry["foreground_rate"] == pytest.approx((entry["reward"] + 1) / 2)
+        assert 0 <= entry["label_accuracy"] <= 1
+    assert {"val_miou", "val_mae"} <= entries[-1].keys()
+    page = (run / "report.html").read_text()
+    assert "Where it clicked" in page
+    assert "random places" in page
+
+
+def test_prediction_needs_no_prompt(run: Path, scene_folder, tmp_path: Path) -> None:
+    predictor = maskwright.load(run)
+    assert predictor.categories == ("background", "disc + figure")
+    wide = np.random.default_rng(0).integers(0, 255, (40, 90, 3), np.uint8)
+    dataset = Dataset.load(scene_folder).split("test")
+    images = [wide, *(dataset.image_path(sample) for sample in dataset)]
+    predictions = list(predictor.predict(images, batch=2))
+    assert predictions[0].mask.shape == (40, 90)
+    assert set(np.unique(predictions[0].mask)) <= {0, 1}
+    clicks = predictions[0].record()["clicks"]
+    assert len(clicks) == 2 + 3
+    assert [label for *_, label in clicks[:2]] == ["fg", "bg"]
+    assert all(0 <= x < 90 and 0 <= y < 40 for x, y, _ in clicks)
+    alone = next(iter(predictor.predict(images[1], clicks=0)))
+    assert len(alone.record()["clicks"]) == 2
+    with pytest.raises(MaskwrightError, match="--clicks -1: must be a whole number, 0 or more"):
+        next(iter(predictor.predict(images[1], clicks=-1)))
+
+
+def test_evaluation_at_the_images_own_size(run: Path, scene_folder) -> None:
+    dataset = Dataset.load(scene_folder)
+    scores = maskwright.evaluate(run, dataset, "test")
+    assert scores["images"] == 4
+    assert scores["foreground"] == ["disc", "figure"]
+    table = maskwright.load(run).score_table(scores)
+    assert next(row[0] for row in table.rows) == "mIoU"
+    # By hand for one image: IoU of the mask that prediction gives with the foreground of the true one.
+    sample = dataset.split("test")[0]
+    mask = next(iter(maskwright.load(run).predict(dataset.image_path(sample)))).mask > 0
+    path = dataset.mask_path(sample)
+    assert path is not None
+    truth = maskwright.data.images.read_mask(path) > 0
+    union = (mask | truth).sum()
+    expected = (mask & truth).sum() / union if union else 1.0
+    assert scores["per_image"][0]["iou"] == pytest.approx(expected, abs=0.02)
+    with pytest.raises(DataError, match=r"split 'nowhere' is empty"):
+        maskwright.evaluate(run, dataset, "nowhere")
+    other = Dataset(dataset.root, ("background", "disc", "cat"), dataset.samples)
+    with pytest.raises(DataError, match=r"the model finds 'figure', the dataset has no such category"):
+        maskwright.evaluate(run, other, "test")
+
+
+def test_resumed_equals_uninterrupted(run: Path, scene_folder, tiny_sam_folder, tmp_path: Path, monkeypatch) -> None:
+    play = Trainer.play
+
+    def stopped(self: Trainer):
+        if self.episode == 1:
+            raise KeyboardInterrupt
+        return play(self)
+
+    config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, checkpoint_seconds=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "play", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            main(config)
+    config.resume = True
+    main(config)
+    assert_same_run(config.out, run)
+    first, second = (load_file(folder / "model" / "srm.safetensors") for folder in (config.out, run))
+    assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+def test_shots_are_nested_and_drawn_by_the_seed(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
+    def names(**changed: Any) -> tuple[str, ...]:
+        config = settings(scene_folder, tmp_path / "none", tiny_sam_folder, **changed)
+        return Trainer(config, Dataset.load(config.data)).bank.names
+
+    assert names(shots=3) == names(shots=6)[:3]
+    assert names(shots=6, seed=1) != names(shots=6)
+    everything = names(shots=0)
+    assert set(names(shots=6)) < set(everything)
+    with pytest.raises(DataError, match=r"--shots asks for 40\. Label more, or ask for fewer"):
+        names(shots=40)
+
+
+def test_another_sam_is_refused(run: Path, tiny_sam_folder, tmp_path: Path, monkeypatch) -> None:
+    other = Sam.from_config(Sam.load(tiny_sam_folder).model.config, seed=5)
+    monkeypatch.setattr(Sam, "load", lambda *_, **__: other)
+    with pytest.raises(WeightsError, match="trained for other weights of SAM"):
+        maskwright.load(run)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"category": ("cow",)}, "--category 'cow': the dataset has 'disc', 'figure'"),
+        ({"grid": 1, "clicks": 0}, "--grid 1: must be at least 2; --clicks 0: must be at least 1"),
+        ({"sam": "nowhere/at-all.pt"}, "no such file"),
+    ],
+)
+def test_mistakes_leave_no_run_behind(scene_folder, tiny_sam_folder, tmp_path: Path, changed, message: str) -> None:
+    with pytest.raises(MaskwrightError, match=message):
+        main(settings(scene_folder, tmp_path / "run", tiny_sam_folder, **changed))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_by_command(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALLEST, "episodes": 1}.items()]
+    out, masks = tmp_path / "run", tmp_path / "masks"
+    train = python(
+        "maskwright", "train", "alignsam", scene_folder / "full.json", "--out", out, "--sam", tiny_sam_folder
+    )
+    subprocess.run([*train, *flags], env=environment(), check=True, capture_output=True)
+    predict = python("maskwright", "predict", out, scene_folder / "images", "--out", masks)
+    done = subprocess.run(predict, env=environment(), check=True, capture_output=True, text=True)
+    assert "18 images predicted" in done.stdout
+    assert len(list((masks / "masks").glob("*.png"))) == 18
+
+
+# ------------------------------------------------------------------------------------------------ the preset strong
+
+
+def test_strong_refines_and_resumes(scene_folder, tiny_sam_folder, tmp_path: Path, monkeypatch) -> None:
+    whole = main(settings(scene_folder, tmp_path / "whole", tiny_sam_folder, preset="strong"))
+    play = Trainer.play
+
+    def stopped(self: Trainer):
+        if self.episode == 1:
+            raise KeyboardInterrupt
+        return play(self)
+
+    config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, preset="strong", checkpoint_seconds=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "play", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            main(config)
+    config.resume = True
+    main(config)
+    assert_same_run(config.out, whole)
+    for name in ("srm", "prompter", "quality"):
+        first, second = (load_file(folder / "model" / f"{name}.safetensors") for folder in (config.out, whole))
+        assert all(torch.equal(first[key], second[key]) for key in second), name
+    assert "strong_lead" in log(whole)[0]
+    predictor = maskwright.load(whole)
+    network = predictor.network
+    assert isinstance(network, alignsam.SelfPrompter)
+    assert network.rules.refine
+    dataset = Dataset.load(scene_folder).split("test")
+    for prediction in predictor.predict(dataset.image_path(sample) for sample in dataset):
+        assert len(prediction.record()["clicks"]) <= 2 + 3 + 4
+    assert maskwright.evaluate(whole, dataset, "test")["fr"] is not None
+
+
+def test_strong_learns_policy_and_srm_like_paper(run: Path, scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
+    strong = main(settings(scene_folder, tmp_path / "run", tiny_sam_folder, preset="strong"))
+    for name in ("model", "srm"):
+        first, second = (load_file(folder / "model" / f"{name}.safetensors") for folder in (strong, run))
+        assert all(torch.equal(first[key], second[key]) for key in second), name
+
+
+# ------------------------------------------------------------------------------------------------ the explicit branch
+
+
+def test_a_text_selects_the_explicit_branch_and_its_category(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
+    run = main(settings(scene_folder, tmp_path / "run", tiny_sam_folder, text=("disc",), episodes=1))
+    predictor = maskwright.load(run)
+    assert predictor.categories == ("background", "disc")
+    network = predictor.network
+    assert isinstance(network, alignsam.SelfPrompter)
+    assert network.srm.branch == "explicit"
+    dataset = Dataset.load(scene_folder).split("test")
+    scores = maskwright.evaluate(run, dataset, "test")
+    assert scores["foreground"] == ["disc"]
+    entries = log(run)
+    assert entries[0]["ratio_first"] < 1e-5
+
+
+def test_several_names_are_one_foreground(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
+    config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, text=("disc", "figure"))
+    trainer = Trainer(config, Dataset.load(config.data))
+    assert trainer.foreground.names == ("disc", "figure")
+    clip, bank = trainer.agent.clip, trainer.bank
+    assert clip is not None
+    images = bank.pixels.float() / 255
+    either = torch.maximum(clip.maps(images, ["disc"]), clip.maps(images, ["figure"]))[:, 0]
+    found = trainer.agent.semantic(bank)
+    assert found is not None
+    side = bank.embedding.low.shape[-1]
+    torch.testing.assert_close(found, torch.nn.functional.adaptive_avg_pool2d(either, side))
+    assert config.srm_updates == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            ("polyp",),
+            r"text 'polyp': nano-clip does not know 'polyp', only [\s\S]*disc[\s\S]*openai/clip-vit-base-patch16",
+        ),
+        (("",), "text 1 is empty"),
+        (("disc", "disc"), "text 'disc' is given twice"),
+    ],
+)
+def test_texts_that_nobody_understands(scene_folder, tiny_sam_folder, tmp_path: Path, text, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        main(settings(scene_folder, tmp_path / "run", tiny_sam_folder, text=text))
+    assert not (tmp_path / "run").exists()

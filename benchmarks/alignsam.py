@@ -28,8 +28,8 @@ from maskwright.api import load
 from maskwright.data.images import write_atomic
 from maskwright.data.labels import Dataset
 from maskwright.data.scene_dataset import write_scenes
-from maskwright.engine.autoprompt import Rules
-from maskwright.engine.autoprompt_predictor import Answer, AutoPromptPredictor
+from maskwright.engine.autoprompt.agent import Rules
+from maskwright.engine.autoprompt.predictor import Answer, AutoPromptPredictor
 from maskwright.engine.budget import progress
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.recipes import alignsam

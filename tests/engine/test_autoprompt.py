@@ -9,7 +9,7 @@ import torch
 
 from maskwright.data.labels import Dataset
 from maskwright.data.scenes import render
-from maskwright.engine.autoprompt import (
+from maskwright.engine.autoprompt.agent import (
     OPENING,
     Recalibrator,
     Rules,
@@ -21,7 +21,7 @@ from maskwright.engine.autoprompt import (
     resized,
     seen,
 )
-from maskwright.engine.autoprompt_scores import foreground_bank, foreground_of, places_on, scores_on_canvas
+from maskwright.engine.autoprompt.scores import foreground_bank, foreground_of, places_on, scores_on_canvas
 from maskwright.engine.clicks import agent as clicks
 from maskwright.engine.clicks.agent import ClickAgent, observe
 from maskwright.engine.metrics import BinaryMetrics

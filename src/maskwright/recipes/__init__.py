@@ -53,7 +53,7 @@ RECIPES = {
         Recipe(
             "alignsam",
             "A frozen SAM that prompts itself: finds one kind of thing, learnt from about 50 masks (AlignSAM).",
-            "maskwright.engine.autoprompt_predictor:load_self_prompter",
+            "maskwright.engine.autoprompt.predictor:load_self_prompter",
         ),
         Recipe(
             "clicks",

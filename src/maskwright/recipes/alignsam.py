@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from maskwright.data.check import require_clean
 from maskwright.data.labels import Dataset
-from maskwright.engine.autoprompt import OPENING, Recalibrator, Rules, SelfPrompter, opened, resized, seen
-from maskwright.engine.autoprompt_scores import foreground_bank, foreground_of, scores_on_canvas
+from maskwright.engine.autoprompt.agent import OPENING, Recalibrator, Rules, SelfPrompter, opened, resized, seen
+from maskwright.engine.autoprompt.scores import foreground_bank, foreground_of, scores_on_canvas
 from maskwright.engine.budget import progress
 from maskwright.engine.predictor import find_device
 from maskwright.engine.run import Run

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from maskwright.data.labels import IGNORE, Point
-from maskwright.engine.autoprompt import OPENING
-from maskwright.engine.autoprompt_predictor import SCORES
-from maskwright.engine.autoprompt_scores import scores_on_canvas
+from maskwright.engine.autoprompt.agent import OPENING
+from maskwright.engine.autoprompt.predictor import SCORES
+from maskwright.engine.autoprompt.scores import scores_on_canvas
 from maskwright.engine.model import describe
 from maskwright.engine.pictures import draw_labels, side_by_side
 from maskwright.engine.report import Picture, Report

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskwright.engine.autoprompt import answers_of, as_answer, roomier
+from maskwright.engine.autoprompt.agent import answers_of, as_answer, roomier
 from maskwright.engine.clicks.agent import ClickAgent, Looks, Rules, allowed_cells, contradictions, observe, peaks
 from maskwright.nets.prompter import Prompter
 from maskwright.nets.quality import QualityHead, expected_dice, quality_loss

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from maskwright.data.labels import IGNORE, Dataset
 from maskwright.data.loader import Loader
-from maskwright.engine.autoprompt import OPENING, Rules, SelfPrompter, Trace
+from maskwright.engine.autoprompt.agent import OPENING, Rules, SelfPrompter, Trace
 from maskwright.engine.metrics import BinaryMetrics
 from maskwright.errors import DataError
 from maskwright.rl.bank import MIN_SHARE, Bank

@@ -14,8 +14,8 @@ from torch import Tensor
 from maskwright.data.check import require_clean
 from maskwright.data.geometry import Size, resize_matrix, unwarp_logits
 from maskwright.data.labels import IGNORE, Dataset
-from maskwright.engine.autoprompt import OPENING, Rules, SelfPrompter, Trace
-from maskwright.engine.autoprompt_scores import Foreground, foreground_of
+from maskwright.engine.autoprompt.agent import OPENING, Rules, SelfPrompter, Trace
+from maskwright.engine.autoprompt.scores import Foreground, foreground_of
 from maskwright.engine.clicks import agent as clicks
 from maskwright.engine.clicks.agent import ClickAgent
 from maskwright.engine.evaluation import ScoreTable, scored, split_problems, true_mask

@@ -36,7 +36,7 @@ from maskwright.recipes import alignsam
 from measure import machine, save, show
 
 SCENES = {
-    "train": 200,
+    "train": 400,
     "val": 50,
     "test": 200,
     "size": 256,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,6 +20,7 @@ from maskwright.api import evaluate, load, train
 from maskwright.cli import main
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Dataset, Kind
+from maskwright.engine.clicks import predictor
 from maskwright.engine.clicks.agent import mask_logits
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
 from maskwright.recipes import clicks
@@ -164,6 +166,24 @@ def test_ppo_on_pixels_is_a_baseline(scenes: Path, tiny_sam_folder: Path, tmp_pa
     assert len(prediction.record()["clicks"]["disc"]) == 2
     with pytest.raises(RunError, match="cannot be continued"):
         clicks.main(clicks.replace(config, resume=True))
+
+
+def test_scores_do_not_depend_on_what_fits_in_memory(run: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch):
+    model, dataset = load(run, device="cpu"), Dataset.load(scenes)
+    whole, seen = evaluate(model, dataset, "val"), []
+    monkeypatch.setattr(predictor, "AT_ONCE", 1)
+    parts = evaluate(model, dataset, "val", progress=lambda done, total: seen.append((done, total)))
+    assert [each["target"] for each in parts["per_target"]] == [each["target"] for each in whole["per_target"]]
+    assert parts["curves"]["oracle"]["dice"] == pytest.approx(whole["curves"]["oracle"]["dice"], abs=1e-4)
+    assert parts["curves"]["agent"]["dice"] == pytest.approx(whole["curves"]["agent"]["dice"], abs=1e-4)
+    assert seen == sorted(seen)
+    assert seen[-1] == (len(dataset.split("val")), len(dataset.split("val")))
+
+
+def test_more_images_than_fit_are_left_out_and_the_card_says_so(scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
+    run = clicks.main(settings(scenes, tmp_path / "run", tiny_sam_folder, memory=1e-4, objects=1))
+    card = (run / "model" / "README.md").read_text()
+    assert re.search(r"Trained on \d+ images .*; \d+ more show nothing large enough or lie beyond `--memory`", card)
 
 
 def test_the_command_line_corrects_a_click_and_masks(run: Path, scenes: Path, tmp_path: Path):

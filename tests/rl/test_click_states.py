@@ -287,6 +287,31 @@ def test_an_instance_mask_gives_a_target_for_each_object(tiny_sam: Sam, tmp_path
         Bank.of_dataset(tiny_sam, dataset, category=2)
 
 
+def test_few_of_many_objects_lie_all_over_the_image(tiny_sam: Sam, tmp_path) -> None:
+    values = np.zeros((64, 64), np.uint16)
+    for number in range(9):
+        values[number * 7 : number * 7 + 6, :10] = number + 1
+    dataset = write(tmp_path, "instance", values)
+    assert Bank.of_dataset(tiny_sam, dataset, objects=3).names == ("a/1", "a/5", "a/9")
+    assert len(Bank.of_dataset(tiny_sam, dataset, objects=9)) == 9
+
+
+def test_parts_hold_no_more_than_the_memory_and_all_together(tiny_sam: Sam, scene_folder) -> None:
+    dataset = Dataset.load(scene_folder)
+    whole = Bank.of_dataset(tiny_sam, dataset)
+    memory = int(whole.nbytes / 2.5)
+    parts = list(Bank.parts(tiny_sam, dataset, memory=memory))
+    assert len(parts) > 2
+    assert all(part.nbytes <= memory for part in parts)
+    together = Bank.cat(parts)
+    assert together.names == whole.names
+    assert torch.equal(together.image, whole.image)
+    assert torch.equal(together.known_truth.canvas, whole.known_truth.canvas)
+    assert torch.allclose(together.embedding.low, whole.embedding.low, atol=1e-5)
+    assert Bank.of_dataset(tiny_sam, dataset, memory=memory).names == parts[0].names
+    assert len(next(Bank.parts(tiny_sam, dataset, memory=1)).pixels) == 1  # One image at least.
+
+
 def test_embeddings_come_out_of_the_store(
     tiny_sam: Sam, scene_folder, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

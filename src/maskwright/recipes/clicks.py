@@ -18,6 +18,7 @@ import copy
 import math
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 
 from maskwright.data.check import require_clean
 from maskwright.data.geometry import warp_maps
-from maskwright.data.labels import Dataset
+from maskwright.data.labels import Dataset, Sample
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.clicks.agent import (
     ClickAgent,
@@ -130,6 +131,10 @@ class Config:
     cost: float = 0.003
     """What a click costs, in units of Dice."""
     weight_decay: float = 1e-2
+    memory: float = 8.0
+    """GiB for images, their embeddings and masks: of more training images those are used that fit, drawn by the seed."""
+    objects: int = 8
+    """Objects of one image that are learnt from, at most. 0: all."""
     held_out: float = 0.12
     """Share of the training images that nothing learns from: guesses are calibrated on them."""
     mirror: bool = True
@@ -155,6 +160,8 @@ class Config:
             f"--batch {self.batch}: must be at least 1": self.batch >= 1,
             f"--groups {self.groups}: must be at least 2": self.groups >= 2,
             f"--rl-share {self.rl_share}: must lie in 0..0.9": 0 <= self.rl_share <= 0.9,
+            f"--memory {self.memory}: must be above 0": self.memory > 0,
+            f"--objects {self.objects}: must be 0 (all) or more": self.objects >= 0,
             f"--held-out {self.held_out}: must lie in 0.02..0.5": 0.02 <= self.held_out <= 0.5,
         }
         if broken := [rule for rule, holds in rules.items() if not holds]:
@@ -251,13 +258,13 @@ class Trainer:
         self.grid = self.sam.size // 8
         # By original image, before any mirroring: no image is on both sides.
         order = torch.randperm(len(masked), generator=self.generator(0, 0)).tolist()
-        held = set(order[: max(1, round(config.held_out * len(masked)))])
-        self.bank = self._bank(train.with_samples([s for i, s in enumerate(masked) if i not in held]), config.mirror)
-        self.held = self._bank(train.with_samples([s for i, s in enumerate(masked) if i in held]), False)
-        self.images = len(masked) - len(held)
-        val = dataset.split("val")
-        val = val.with_samples([sample for sample in val if sample.labels.mask is not None])
-        self.val = self._bank(val, False) if len(val) else None
+        held = max(1, round(config.held_out * len(masked)))
+        self.held = self._bank(train, [masked[i] for i in order[:held]], config.held_out)
+        bank = self._bank(train, [masked[i] for i in order[held:]], (1 - config.held_out) / (1 + config.mirror))
+        self.images, self.unused = len(bank.pixels), len(masked) - held - len(bank.pixels)
+        self.bank = mirrored(self.sam, bank) if config.mirror else bank
+        val = [sample for sample in dataset.split("val") if sample.labels.mask is not None]
+        self.val = self._bank(dataset, val, config.held_out) if val else None
         self.prompter = Prompter(self.sam.width, stop_value=config.cost).to(self.device)
         self.quality = QualityHead(self.prompter.hidden).to(self.device)
         self.reference: Prompter | None = None
@@ -279,9 +286,12 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------ set-up
 
-    def _bank(self, part: Dataset, mirror: bool) -> Bank:
-        bank = Bank.of_dataset(self.sam, part)
-        return mirrored(self.sam, bank) if mirror else bank
+    def _bank(self, dataset: Dataset, samples: Sequence[Sample], share: float) -> Bank:
+        """As many of the samples as a share of the memory holds, from the first on."""
+        memory = int(share * self.config.memory * 2**30)
+        return Bank.of_dataset(
+            self.sam, dataset.with_samples(samples), objects=self.config.objects or None, memory=memory
+        )
 
     def generator(self, stream: int, step: int) -> torch.Generator:
         """Randomness that depends on nothing but seed, purpose and step."""

@@ -44,13 +44,14 @@ def write_model(trainer: Trainer, scores: dict[str, Any]) -> None:
 def _card(trainer: Trainer, scores: dict[str, Any]) -> str:
     config = trainer.config
     teacher = "PPO on pixels" if config.learner == "sb3" else config.learn
+    left_out = f"; {trainer.unused} more show nothing large enough or lie beyond `--memory`" if trainer.unused else ""
     lines = [
         "# A click agent made with maskwright",
         "",
         f"It corrects masks by clicks on SAM 2 (weights `{config.sam}`, canvas {trainer.sam.size}, not part of this folder): "
         "after a click, a box or a mask it places clicks of its own, undoes those that it thinks made the mask worse, and stops.",
         f"Recipe: clicks, learnt from {teacher}, {trainer.step} steps of {config.batch} states, seed {config.seed}.",
-        f"Trained on {trainer.images} images of `{config.data.name}` ({len(trainer.bank)} targets, mirror images included); "
+        f"Trained on {trainer.images} images of `{config.data.name}` ({len(trainer.bank)} targets, mirror images included{left_out}); "
         f"settled on {trainer.settled['held_out']} targets of other training images.",
     ]
     if scores:

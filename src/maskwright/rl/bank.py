@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -234,37 +234,83 @@ class Bank:
         dataset: Dataset,
         *,
         category: int | None = None,
+        objects: int | None = None,
+        memory: int | None = None,
         store: EmbeddingStore | None = None,
-        limit: int | None = None,
         batch: int = 8,
     ) -> Bank:
-        """From all samples of a dataset that have a mask: an instance mask gives a target for each object, a semantic
-        one a target for each category. Targets smaller than ``MIN_SHARE`` of the canvas are left out.
+        """The first of the ``parts``, with the same arguments: without ``memory``, all there is."""
+        return next(
+            cls.parts(sam, dataset, category=category, objects=objects, memory=memory, store=store, batch=batch)
+        )
+
+    @classmethod
+    def parts(
+        cls,
+        sam: Sam,
+        dataset: Dataset,
+        *,
+        category: int | None = None,
+        objects: int | None = None,
+        memory: int | None = None,
+        store: EmbeddingStore | None = None,
+        batch: int = 8,
+    ) -> Iterator[Bank]:
+        """Banks of all samples of a dataset that have a mask, in order: an instance mask gives a target for each object, a
+        semantic one a target for each category. Targets smaller than ``MIN_SHARE`` of the canvas are left out.
 
         Args:
             dataset: the samples wanted (``dataset.split("train")``); images are squashed to the canvas, as in SAM 2.
             category: targets of this one only; left out: of all but the background.
+            objects: at most so many targets of an image, spread evenly over its ids; left out: all.
+            memory: bytes of one bank, which has one image at least; left out: all is one bank.
             store: gets the embeddings that it lacks; left out: the images are encoded here.
-            limit: at most so many images, the first ones.
             batch: images in one pass of the encoder.
 
         Raises:
-            DataError: files that cannot be read (all of them), or no target at all.
+            DataError: files that cannot be read (all of them, in what makes up one bank), or no target at all.
         """
-        samples = [sample for sample in dataset if sample.labels.mask is not None][:limit]
-        read, problems = [], []
-        for sample in samples:
+        per_image, per_target = (0, 0) if memory is None else cls._bytes(sam)
+        where = dataset.source or str(dataset.root)
+        shown: list[_Shown] = []
+        problems: list[str] = []
+        used, found = 0, False
+        for sample in dataset:
+            if sample.labels.mask is None:
+                continue
             try:
-                read.append(_read(dataset, sample, sam.size, category))
+                pixels, targets = _read(dataset, sample, sam.size, category, objects)
             except DataError as error:
                 problems += error.problems
-        where = dataset.source or str(dataset.root)
-        if not problems and not any(targets for _, targets in read):
+                continue
+            if not targets:
+                continue
+            more = per_image + per_target * len(targets)
+            if memory is not None and shown and used + more > memory:
+                if problems:
+                    raise DataError(problems, where)
+                yield cls._of_shown(sam, dataset, shown, store, batch)
+                shown, used = [], 0
+            shown.append((sample, pixels, targets))
+            used, found = used + more, True
+        if not problems and not found:
             wanted = "a category" if category is None else f"category {category}"
             problems = [f"no mask shows an object of {wanted}, of at least {MIN_SHARE:.3%} of the image; name others"]
         if problems:
             raise DataError(problems, where)
-        shown = [(sample, *found) for sample, found in zip(samples, read, strict=True) if found[1]]
+        yield cls._of_shown(sam, dataset, shown, store, batch)
+
+    @classmethod
+    def _bytes(cls, sam: Sam) -> tuple[int, int]:
+        """What an image, and what a target, takes in a bank."""
+        blank = torch.zeros(1, 3, sam.size, sam.size, dtype=torch.uint8)
+        image = cls.of_images(sam, blank).nbytes
+        return image, cls.of_images(sam, blank, truth=blank[:, 0] > 0).nbytes - image
+
+    @classmethod
+    def _of_shown(
+        cls, sam: Sam, dataset: Dataset, shown: Sequence[_Shown], store: EmbeddingStore | None, batch: int
+    ) -> Bank:
         targets = [(place, *target) for place, (_, _, found) in enumerate(shown) for target in found]
         embedding = None
         if store is not None:
@@ -296,10 +342,16 @@ def _levels(embedding: Embedding, cells: Cells) -> dict[str, Any]:
 
 
 _Target = tuple[int, NDArray[np.bool_], NDArray[np.bool_]]
+"""An id, its mask ``(S, S)``, and the pixels ``(S, S)`` that are known."""
+
+_Shown = tuple[Sample, NDArray[np.uint8], list[_Target]]
+"""A sample, its image on the canvas ``(S, S, 3)``, and its targets."""
 
 
-def _read(dataset: Dataset, sample: Sample, size: int, category: int | None) -> tuple[NDArray[np.uint8], list[_Target]]:
-    """An image on the canvas ``(S, S, 3)`` with its targets: id, mask and known pixels ``(S, S)``."""
+def _read(
+    dataset: Dataset, sample: Sample, size: int, category: int | None, objects: int | None
+) -> tuple[NDArray[np.uint8], list[_Target]]:
+    """An image on the canvas ``(S, S, 3)`` and its targets, at most ``objects`` of them."""
     mask, path = sample.labels.mask, dataset.mask_path(sample)
     if mask is None or path is None:
         raise ValueError(f"sample {sample.id!r} has no mask")
@@ -313,5 +365,7 @@ def _read(dataset: Dataset, sample: Sample, size: int, category: int | None) -> 
     known = kinds != IGNORE
     wanted = known & (ids > 0) if category is None else kinds == category
     numbers, counts = np.unique(ids[wanted], return_counts=True)
-    kept = numbers[counts >= MIN_SHARE * size * size].tolist()
-    return warp_image(image, matrix, size)[0], [(int(id), ids == id, known) for id in kept]
+    kept = numbers[counts >= MIN_SHARE * size * size]
+    if objects is not None and len(kept) > objects:
+        kept = kept[np.linspace(0, len(kept) - 1, objects).round().astype(int)]
+    return warp_image(image, matrix, size)[0], [(int(id), ids == id, known) for id in kept.tolist()]

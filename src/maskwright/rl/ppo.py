@@ -121,10 +121,11 @@ def update(net: nn.Module, optimizer: torch.optim.Optimizer, rollout: Rollout, s
         optimizer.zero_grad(set_to_none=True)
         sums = {"policy_loss": 0.0, "value_loss": 0.0, "entropy": 0.0, "clipped": 0.0}
         worst = 0.0
-        for part in torch.arange(total, device=actions.device).split(settings.chunk):
+        for start in range(0, total, settings.chunk):
+            part = slice(start, start + settings.chunk)
             logits, values = net(states[part])
             log_probs = log_probabilities(logits, allowed[part])
-            ratio = (log_probs.gather(1, actions[part, None])[:, 0] - old[part]).exp()
+            ratio = (log_probs.gather(1, actions[part][:, None])[:, 0] - old[part]).exp()
             bounded = ratio.clamp(1 - settings.clip, 1 + settings.clip)
             policy_loss = -torch.minimum(ratio * gain[part], bounded * gain[part]).sum() / total
             value_loss = (values - target[part]).square().sum() / total

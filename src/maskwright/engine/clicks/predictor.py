@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from maskwright.data.geometry import Size, resize_matrix, unwarp_logits, warp_ma
 from maskwright.data.images import read_mask
 from maskwright.data.labels import IGNORE, Dataset
 from maskwright.engine.clicks.agent import ClickAgent, Refinement, Rules, mask_logits
-from maskwright.engine.clicks.scores import LOST, curve, head_room
+from maskwright.engine.clicks.scores import LOST, Curve, curve, head_room
 from maskwright.engine.evaluation import ScoreTable, refuse_unsuited, scored
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor
@@ -36,6 +37,9 @@ from maskwright.sam.sam import Sam
 from maskwright.sam.store import weights_signature
 
 LABELS = {"bg": 0, "fg": 1}
+
+AT_ONCE = 2**30
+"""Bytes of images, embeddings and masks that are scored at a time."""
 
 
 @dataclass(frozen=True)
@@ -277,15 +281,19 @@ class ClickPredictor(Predictor):
         refuse_unsuited(self, dataset, split)
         part = dataset.split(split)
         require_clean(part, training=False)
-        bank = Bank.of_dataset(self.agent.sam, part)
         clicks = self.agent.rules.clicks
         rules = {"agent": self.agent.rules, "oracle": Rules(clicks, 1, "oracle", "always", stop=False)}
-        total = len(bank) * len(rules)
-        curves = {}
-        for number, (name, each) in enumerate(rules.items()):
-            before = number * len(bank)
-            tell = (lambda done, _, before=before: progress(before + done, total)) if progress else None
-            curves[name] = curve(self.agent, bank, each, batch=batch, progress=tell)
+        found: dict[str, list[Curve]] = {name: [] for name in rules}
+        names: list[str] = []
+        before = 0
+        for bank in Bank.parts(self.agent.sam, part, memory=AT_ONCE):
+            images, work = len(bank.pixels), len(rules) * len(bank)
+            for number, (name, each) in enumerate(rules.items()):
+                share = partial(_told, progress, len(part), before, images, number * len(bank), work)
+                found[name].append(curve(self.agent, bank, each, batch=batch, progress=share))
+            names += bank.names
+            before += images
+        curves = {name: Curve.cat(each) for name, each in found.items()}
         return scored(self, dataset, split) | {
             "clicks": clicks,
             "rules": asdict(self.agent.rules),
@@ -293,7 +301,7 @@ class ClickPredictor(Predictor):
             "head_room": head_room(curves["agent"], curves["oracle"]),
             "per_target": [
                 {"target": name, "dice": dice.tolist(), "clicks": int(clicks)}
-                for name, dice, clicks in zip(bank.names, curves["agent"].dice, curves["agent"].clicks)
+                for name, dice, clicks in zip(names, curves["agent"].dice, curves["agent"].clicks)
             ],
         }
 
@@ -301,6 +309,21 @@ class ClickPredictor(Predictor):
         if "curves" not in scores:
             return super().score_table(scores)
         return curve_table(scores["curves"], scores["head_room"])
+
+
+def _told(
+    progress: Callable[[int, int], None] | None,
+    total: int,
+    before: int,
+    images: int,
+    start: int,
+    work: int,
+    done: int,
+    _: int,
+) -> None:
+    """Targets scored by one rule → images: those ``before``, and of ``images`` the share of the ``work`` that is done."""
+    if progress:
+        progress(before + images * (start + done) // work, total)
 
 
 def curve_table(curves: Mapping[str, Mapping[str, Any]], captured: float | None) -> ScoreTable:

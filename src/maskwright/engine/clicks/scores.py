@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,11 @@ class Curve:
     clicks: NDArray[np.int64]
     kept: NDArray[np.int64]
     guessed: NDArray[np.float64]
+
+    @staticmethod
+    def cat(parts: Sequence[Curve]) -> Curve:
+        """The scores of all targets, one part after the other."""
+        return Curve(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Curve)))
 
     def summary(self) -> dict[str, Any]:
         """JSON-able: the mean curve, the gain over the first answer with its 95 % interval, and what it cost."""

@@ -4,11 +4,12 @@ r"""What each part of AlignSAM is worth: scores without any prompt, on a test sp
     python benchmarks/alignsam.py --data ../shared/data/polyps/splits_full.json --out runs/bench-alignsam/polyps --json polyps.json
     python benchmarks/alignsam.py --data runs/scenes --scenes --text star --out runs/bench-alignsam/scenes --seeds 0 1 2
     python benchmarks/alignsam.py --data ../shared/data/streets --category car --text car --clip openai/clip-vit-base-patch16 --out ...
-    python benchmarks/alignsam.py --data ../shared/data/saliency --shots 5 --out runs/bench-alignsam/saliency-5 --rows paper
+    python benchmarks/alignsam.py --data ../shared/data/saliency --shots 5 --out runs/bench-alignsam/saliency-5 --rows paper strong
 
-Most rows need no training of their own: they are the trained agent with a part exchanged, on the same images, at the images' own
-resolution. Differences to the row "paper" come with their 95 % interval, a paired bootstrap over the images, each image's IoU the
-mean over the seeds. Every run and every row is a folder or a JSON file in OUT; a call that was killed goes on with what is missing.
+One training serves all rows: the preset `strong` learns the same policy and SRM as `paper`, to the bit, and a value map and a quality
+head beside them. The other rows are that agent with a part exchanged, on the same images, at the images' own resolution.
+Differences to the row "paper" come with their 95 % interval, a paired bootstrap over the images, each image's IoU the mean over the
+seeds. Every run and every row is a folder or a JSON file in OUT; a call that was killed goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -90,21 +91,19 @@ class Row:
     """A row of the table.
 
     Attributes:
-        rules: what differs from the agent's own.
+        rules: what differs from those of the preset paper.
         answer: what is scored.
-        preset: whose agent acts.
         needs_text: there is nothing to score without one.
     """
 
     rules: dict[str, Any]
     answer: Answer = "mask"
-    preset: str = "paper"
     needs_text: bool = False
 
 
 ROWS = {
     "paper": Row({}),
-    "strong": Row({}, preset="strong"),
+    "strong": Row({"refine": True}),
     "without RL: random places": Row({"places": "random"}),
     "without SRM: all positive": Row({"labels": "positive"}),
     "without steps: T = 1": Row({"clicks": 1}),
@@ -132,16 +131,16 @@ class Bench:
         self.dataset = Dataset.load(config.data)
         self._loaded: tuple[Path, AutoPromptPredictor] | None = None
 
-    def run(self, preset: str, seed: int) -> Path:
+    def run(self, seed: int) -> Path:
         """A finished run; one that was killed goes on."""
-        config, out = self.config, self.config.out / f"run-{preset}-s{seed}"
+        config, out = self.config, self.config.out / f"run-s{seed}"
         if not (out / "report.html").is_file():
             begun = time.monotonic()
             alignsam.main(
                 alignsam.Config(
                     data=config.data,
                     out=out,
-                    preset=preset,  # type: ignore[arg-type]
+                    preset="strong",
                     sam=config.sam,
                     clip=config.clip,
                     text=config.text,
@@ -156,8 +155,8 @@ class Bench:
             write_atomic(out / "seconds.json", json.dumps(time.monotonic() - begun) + "\n")
         return out
 
-    def agent(self, preset: str, seed: int) -> AutoPromptPredictor:
-        out = self.run(preset, seed)
+    def agent(self, seed: int) -> AutoPromptPredictor:
+        out = self.run(seed)
         if self._loaded is None or self._loaded[0] != out:
             model = load(out, device="cpu")
             assert isinstance(model, AutoPromptPredictor)
@@ -167,8 +166,8 @@ class Bench:
     def score(self, name: str, seed: int) -> dict[str, Any]:
         """One row with one seed."""
         row, config = ROWS[name], self.config
-        agent = self.agent(row.preset, seed)
-        rules: Rules = replace(agent.network.rules, **row.rules)
+        agent = self.agent(seed)
+        rules: Rules = replace(agent.network.rules, **{"refine": False, **row.rules})
         begun = time.monotonic()
         total = len(self.dataset.split(config.split))
         with progress(total, f"{name}, seed {seed}") as advance:

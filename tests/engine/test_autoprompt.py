@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +31,7 @@ from maskwright.nets.place_policy import PlacePolicy
 from maskwright.nets.prompter import Prompter
 from maskwright.nets.quality import QualityHead
 from maskwright.nets.recalibrate import SemanticRecalibration
+from maskwright.recipes.alignsam_report import film
 from maskwright.rl.bank import Bank
 from maskwright.rl.grid import cells_of
 from maskwright.sam.sam import Sam
@@ -65,6 +67,16 @@ def test_an_image_is_answered_alone_and_without_its_truth(agent, bank) -> None:
     same(agent.segment(replace(bank, truth=None)), trace)
     for row in range(len(bank)):
         same(agent.segment(bank.select(torch.tensor([row]))), trace[row : row + 1])
+
+
+def test_order_changes_neither_answers_nor_pictures(agent, bank) -> None:
+    trace, order = agent.segment(bank), torch.tensor([3, 0, 4])
+    part = bank.select(order)
+    same(agent.segment(part), trace[order])
+    shown = film(part, [trace[order].last], 0)
+    image = bank.pixels[bank.image[3]].permute(1, 2, 0).numpy()
+    beside = ~bank.known_truth.canvas[3].numpy()
+    assert np.array_equal(shown[: bank.size, : bank.size][beside], image[beside])
 
 
 def test_opening_is_where_srm_is_surest_and_no_cell_comes_twice(agent, bank) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -150,20 +151,28 @@ def _films(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
     moments = sorted({moment for moment in (0, 1, 2, 4, 8, clicks) if moment <= clicks})
     pictures = []
     for place, name in enumerate(part.names):
-        image = part.pixels[place].permute(1, 2, 0).cpu().numpy()
-        frames = [draw_labels(image, mask=_truth(part, place))]
         states = [trace.states[moment] for moment in moments]
         states += [] if trace.refined is None else [trace.refined]
-        frames += [_frame(image, state, place, part.size) for state in states]
         fg = (trace.last.labels[place] == 1).sum()
         caption = f"{name}: IoU {scores[chosen[place]]['iou']:.2f}; {int(fg)} clicks on the foreground, {OPENING + clicks - int(fg)} off it"
-        pictures.append(Picture(side_by_side(frames), caption))
+        pictures.append(Picture(film(part, states, place), caption))
     report.pictures(
         f"Where it clicked ({split} images, from the worst to the best)",
         f"Left the truth, then SAM's mask after the first {OPENING} clicks and after {', '.join(map(str, moments[1:]))} more. "
         + ("and at last the one that was chosen and refined. " if trace.refined is not None else "")
         + "Coloured dots were labelled foreground, black ones background.",
         pictures,
+    )
+
+
+def film(bank: Bank, states: Sequence[ClickState], place: int) -> NDArray[np.uint8]:
+    """One target of a bank: its truth, then its masks and clicks in each of the states, side by side."""
+    image = bank.pixels[bank.image[place]].permute(1, 2, 0).cpu().numpy()
+    return side_by_side(
+        [
+            draw_labels(image, mask=_truth(bank, place)),
+            *(_frame(image, state, place, bank.size) for state in states),
+        ]
     )
 
 

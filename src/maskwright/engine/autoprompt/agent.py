@@ -154,14 +154,15 @@ class SelfPrompter(nn.Module):
         """Find the foreground of every image; the bank's truth, if there is one, is not looked at.
 
         Args:
-            bank: with one target for each image, in the same order.
+            bank: with one target for each image.
             rules: left out, its own.
             generator: on the CPU, for ``places="random"``.
         """
         rules = rules or self.rules
         rows = torch.arange(len(bank), device=bank.device)
-        semantic = self.semantic(bank)
-        judge = Recalibrator(self.srm, semantic)
+        maps = self.semantic(bank)
+        judge = Recalibrator(self.srm, maps)
+        semantic = None if maps is None else maps[bank.image]
         nothing_known = torch.ones(len(bank), *bank.embedding.low.shape[-2:], device=bank.device)
         recalibrated = judge.logits(bank, rows, nothing_known).sigmoid()
         free = torch.ones(len(bank), self.policy.grid**2, dtype=torch.bool, device=bank.device)

@@ -139,7 +139,7 @@ class Predict:
 
     run: RunFolder
     """Run directory, or the model folder in it."""
-    images: Annotated[Positional[list[Path]], arg(metavar="IMAGES")]
+    images: Annotated[Positional[list[Path]], arg(metavar="IMAGES", help_behavior_hint="(required)")]
     """Image files and folders (with all their sub-folders), or one dataset."""
     out: Path
     """Folder for the results."""

@@ -21,11 +21,8 @@ from maskwright.cli import main
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Dataset, Kind
 from maskwright.engine.clicks import predictor
-from maskwright.engine.clicks.agent import mask_logits
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
 from maskwright.recipes import clicks
-from maskwright.rl.bank import Bank
-from maskwright.rl.clicks import dice
 from maskwright.sam.sam import Sam
 from tiny_model import save_run, tiny_segmenter
 
@@ -290,58 +287,3 @@ def test_an_agent_refuses_other_weights_of_its_sam(run: Path, tmp_path: Path, ti
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="other weights of SAM"):
         load(tmp_path / "model", device="cpu")
-
-
-@pytest.fixture
-def bank(scenes: Path, tiny_sam: Sam) -> Bank:
-    return Bank.of_dataset(tiny_sam, Dataset.load(scenes).split("train"))
-
-
-def test_beginnings_are_on_the_object_and_repeat_with_the_seed(bank: Bank, tiny_sam: Sam):
-    rows = torch.arange(len(bank)).repeat(4)
-    place, label, _ = clicks.stray_click(bank, rows, torch.Generator().manual_seed(0))
-    column, row = place.floor().long().unbind(1)
-    assert bank.known_truth.canvas[rows, row, column].all()
-    assert (label == 1).all()
-    first, again = (clicks.begin(tiny_sam, bank, rows, torch.Generator().manual_seed(3), slots=8) for _ in range(2))
-    assert torch.equal(first.logits, again.logits)
-    assert torch.equal(first.rows, rows)
-    # All four ways to begin: clicks take one slot, boxes two, masks none.
-    assert set(first.tokens.tolist()) == {0, 1, 2}
-
-
-def test_somebodys_masks_are_imperfect_but_of_the_object(bank: Bank):
-    rows = torch.arange(len(bank)).repeat(4)
-    logits = clicks.somebodys_masks(bank, rows, torch.Generator().manual_seed(0))
-    scores = dice(bank, rows, logits)
-    assert 0.4 < scores.mean() < 0.95
-    assert scores.std() > 0.05
-    assert logits.abs().max() <= 8
-    better = dice(bank, rows, clicks.somebodys_masks(bank, rows, torch.Generator().manual_seed(0), 0.4))
-    exact = dice(bank, rows, clicks.somebodys_masks(bank, rows, torch.Generator().manual_seed(0), 0.0))
-    unspoilt = mask_logits(bank.known_truth.area[rows])
-    assert torch.allclose(exact, dice(bank, rows, unspoilt))
-    assert exact.mean() > better.mean() > scores.mean() + 0.05
-
-
-def test_mirror_images_have_mirrored_truths(bank: Bank, tiny_sam: Sam):
-    both = clicks.mirrored(tiny_sam, bank)
-    count = len(bank)
-    assert len(both) == 2 * count
-    assert torch.equal(both.known_truth.canvas[count:], bank.known_truth.canvas.flip(-1))
-    assert torch.equal(both.pixels[both.image[count:]], bank.pixels[bank.image].flip(-1))
-    assert torch.equal(both.embedding.low[: len(bank.pixels)], bank.embedding.low)
-    again = Bank.of_images(tiny_sam, bank.pixels.flip(-1))
-    assert torch.allclose(both.embedding.low[len(bank.pixels) :], again.embedding.low, atol=1e-5)
-
-
-def test_memory_grows_and_comes_back(tmp_path: Path):
-    memory = clicks.Memory(0, {})
-    for number in range(3):
-        memory.add(rows=torch.full((700,), number), gains=torch.rand(700, 4))
-    assert memory.count == 2100
-    back = clicks.Memory.restored(memory.state_dict())
-    drawn, again = (m.draw(50, torch.Generator().manual_seed(0)) for m in (memory, back))
-    assert drawn["rows"].unique().tolist() == [0, 1, 2]
-    assert all(torch.equal(drawn[name], again[name]) for name in drawn)
-    assert drawn["gains"].dtype == torch.float32

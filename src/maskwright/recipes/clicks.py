@@ -30,7 +30,6 @@ import tyro
 from torch import Tensor, nn
 
 from maskwright.data.check import require_clean
-from maskwright.data.geometry import warp_maps
 from maskwright.data.labels import Dataset, Sample
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.clicks.agent import (
@@ -39,14 +38,14 @@ from maskwright.engine.clicks.agent import (
     Rules,
     allowed_cells,
     contradictions,
-    mask_logits,
     observe,
     peaks,
 )
+from maskwright.engine.clicks.beginnings import begin, somebodys_masks
 from maskwright.engine.clicks.scores import curve, first_answers
+from maskwright.engine.clicks.visited import VisitedStates
 from maskwright.engine.predictor import find_device
 from maskwright.engine.run import Run
-from maskwright.engine.shapes import tight_boxes
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
 from maskwright.errors import DataError, MaskwrightError, RunError
@@ -54,25 +53,18 @@ from maskwright.nets.prompter import Advice, Observation, Prompter
 from maskwright.nets.quality import QualityHead, expected_dice, quality_loss
 from maskwright.recipes.clicks_report import validate, write_model, write_report
 from maskwright.rl import grpo
-from maskwright.rl.bank import Bank, encode
+from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import (
     SLOTS,
     ClickState,
     click,
     counterfactual,
     dice,
-    first_click,
     oracle_click,
-    start,
-    start_box,
     start_mask,
 )
 from maskwright.rl.grid import cells_of, places_of
-from maskwright.rl.oracle import squared_distance
-from maskwright.sam.sam import Embedding, Sam
-
-BEGINNINGS = {"click": 0.5, "stray": 0.2, "box": 0.12, "mask": 0.18}
-"""Shares of the ways an episode begins: the oracle's first click, another point of the object, a box, somebody's mask."""
+from maskwright.sam.sam import Sam
 
 MARGINS = (0.0, 0.005, 0.01, 0.02, 0.04)
 """Margins of acceptance that are tried on the images held out."""
@@ -199,44 +191,23 @@ def _trainer(config: Config, dataset: Dataset) -> Trainer:
     return Sb3Trainer(config, dataset)
 
 
-@dataclass
-class Memory:
-    """All states that were visited, with what was tried from them: what DAgger aggregates. Grows as it fills.
+@dataclass(frozen=True)
+class Played:
+    """Roll-outs: B beginnings, G of each, T moves.
 
     Attributes:
-        count: states so far.
-        columns: name → tensor whose first ``count`` rows are filled.
+        observations: T of B·G states.
+        cells: T times (B·G, M), the clicks there were to choose from.
+        actions: (B, G, T) which of them; M is "stop", also where it came before.
+        reward, gain, clicks: (B, G).
     """
 
-    count: int
-    columns: dict[str, Tensor]
-
-    def add(self, **rows: Tensor) -> None:
-        """Append rows; half precision for anything floating."""
-        size = len(next(iter(rows.values())))
-        for name, values in rows.items():
-            values = values.detach().cpu()
-            values = values.half() if values.is_floating_point() else values
-            column = self.columns.get(name)
-            if column is None:
-                column = values.new_zeros(max(1024, size), *values.shape[1:])
-            while len(column) < self.count + size:
-                column = torch.cat([column, torch.zeros_like(column)])
-            column[self.count : self.count + size] = values
-            self.columns[name] = column
-        self.count += size
-
-    def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Some of the states, with replacement."""
-        chosen = torch.randint(self.count, (count,), generator=generator)
-        return {n: c[chosen].float() if c.is_floating_point() else c[chosen] for n, c in self.columns.items()}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {name: column[: self.count] for name, column in self.columns.items()}
-
-    @classmethod
-    def restored(cls, tensors: dict[str, Tensor]) -> Memory:
-        return cls(len(next(iter(tensors.values()))) if tensors else 0, dict(tensors))
+    observations: list[Observation]
+    cells: list[Tensor]
+    actions: Tensor
+    reward: Tensor
+    gain: Tensor
+    clicks: Tensor
 
 
 class Trainer:
@@ -262,7 +233,7 @@ class Trainer:
         self.held = self._bank(train, [masked[i] for i in order[:held]], config.held_out)
         bank = self._bank(train, [masked[i] for i in order[held:]], (1 - config.held_out) / (1 + config.mirror))
         self.images, self.unused = len(bank.pixels), len(masked) - held - len(bank.pixels)
-        self.bank = mirrored(self.sam, bank) if config.mirror else bank
+        self.bank = bank.mirrored(self.sam) if config.mirror else bank
         val = [sample for sample in dataset.split("val") if sample.labels.mask is not None]
         self.val = self._bank(dataset, val, config.held_out) if val else None
         self.prompter = Prompter(self.sam.width, stop_value=config.cost).to(self.device)
@@ -272,7 +243,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(networks, lr=config.lr, weight_decay=config.weight_decay)
         self.rl_optimizer = torch.optim.AdamW(self.prompter.policy_parameters(), lr=config.rl_lr, weight_decay=0.0)
         self.budget = Budget(steps=config.steps, minutes=config.minutes)
-        self.memory = Memory(0, {})
+        self.visited = VisitedStates(0, {})
         self.live: ClickState | None = None
         self.age = torch.full((config.batch,), config.clicks)
         self.rules = Rules(
@@ -311,7 +282,7 @@ class Trainer:
         if "reference" in tensors:
             self.reference = copy.deepcopy(self.prompter).requires_grad_(False)
             load_state(self.reference, tensors["reference"], "reference")
-        self.memory = Memory.restored(tensors["memory"])
+        self.visited = VisitedStates.restored(tensors["memory"])
         live = dict(tensors["live"])
         self.age = live.pop("age")
         self.live = ClickState(**{name: tensor.to(self.device) for name, tensor in live.items()}) if live else None
@@ -330,7 +301,7 @@ class Trainer:
             "quality": self.quality.state_dict(),
             "optimizer": optimizer,
             "rl_optimizer": rl_optimizer,
-            "memory": self.memory.state_dict(),
+            "memory": self.visited.state_dict(),
             "live": live | {"age": self.age},
         }
         if self.reference is not None:
@@ -383,7 +354,7 @@ class Trainer:
         with torch.no_grad():
             now, after = dice(self.bank, state.rows, state.logits), dice(self.bank, state.rows, looks.logits)
             cells = cells_of(looks.places, looks.labels, self.bank.size, self.grid)
-        self.memory.add(
+        self.visited.add(
             rows=state.rows,
             points=state.points,
             labels=state.labels,
@@ -453,7 +424,7 @@ class Trainer:
 
     def _prompter_losses(self, generator: torch.Generator, batch: int = 32) -> dict[str, Tensor]:
         """On states drawn from all that were visited."""
-        drawn = {name: values.to(self.device) for name, values in self.memory.draw(batch, generator).items()}
+        drawn = {name: values.to(self.device) for name, values in self.visited.draw(batch, generator).items()}
         observation = Observation(self.bank.embed(drawn["rows"]), drawn["logits"], drawn["points"], drawn["labels"])
         advice = self.prompter(observation)
         losses = {
@@ -689,104 +660,3 @@ def _worth(trial: dict[str, Any], doubt: float, loss: float) -> float:
     """The mean gain less what its uncertainty could hide, and less the targets that lose: where little is known, caution wins."""
     gain, low, high = trial["gain"]
     return gain - doubt * (high - low) - loss * trial["lost"]
-
-
-# ------------------------------------------------------------------------------------------------------ beginnings
-
-
-def begin(sam: Sam, bank: Bank, rows: Tensor, generator: torch.Generator, *, slots: int) -> ClickState:
-    """Begin an episode on each of the targets (B,): see ``BEGINNINGS``."""
-    shares = torch.tensor(list(BEGINNINGS.values())).cumsum(0)
-    kind = torch.bucketize(torch.rand(len(rows), generator=generator) * float(shares[-1]), shares).clamp(max=3)
-    begun: list[tuple[Tensor, ClickState]] = []
-    for number, name in enumerate(BEGINNINGS):
-        index = (kind == number).nonzero()[:, 0].to(rows.device)
-        if not len(index):
-            continue
-        part = rows[index]
-        if name == "mask":
-            state = start_mask(sam, bank, part, somebodys_masks(bank, part, generator), slots=slots)
-        elif name == "box":
-            state = start_box(sam, bank, part, loose_boxes(bank, part, generator), slots=slots)
-        else:
-            place, label, _ = first_click(bank, part) if name == "click" else stray_click(bank, part, generator)
-            state = start(sam, bank, part, place, label, slots=slots)
-        begun.append((index, state))
-    order = torch.cat([index for index, _ in begun]).argsort()
-    fields = ClickState.__dataclass_fields__
-    return ClickState(**{name: torch.cat([getattr(state, name) for _, state in begun])[order] for name in fields})
-
-
-def stray_click(bank: Bank, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """A point of each object, deep ones more often: place (B, 2), label (B,), and True."""
-    depth = squared_distance(bank.known_truth.canvas[rows]).float().flatten(1)
-    chosen = torch.multinomial(depth.cpu(), 1, generator=generator)[:, 0].to(rows.device)
-    sure = torch.ones_like(rows)
-    return torch.stack([chosen % bank.size, chosen // bank.size], 1) + 0.5, sure, sure.bool()
-
-
-def loose_boxes(bank: Bank, rows: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, 4) boxes of the objects, each side moved by up to a tenth of the box."""
-    boxes = tight_boxes(bank.known_truth.canvas[rows])
-    sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    moved = boxes + sides * 0.1 * (2 * torch.rand(len(rows), 4, generator=generator).to(rows.device) - 1)
-    return moved.clamp(0, bank.size)
-
-
-def somebodys_masks(bank: Bank, rows: Tensor, generator: torch.Generator, spoilt: Tensor | float = 1.0) -> Tensor:
-    """(B, h, w) logits of imperfect masks, as another model might have made them: truths moved, stretched and eaten away.
-
-    Args:
-        spoilt: how much, (B,) or the same for all; 0: not at all.
-    """
-    area = bank.known_truth.area[rows]
-    count, side = len(rows), area.shape[-1]
-    draw = torch.rand(count, 5, generator=generator).to(rows.device)
-    spoilt = torch.as_tensor(spoilt, dtype=torch.float32, device=rows.device).expand(count)
-    scale = torch.exp(0.35 * (2 * draw[:, :2] - 1) * spoilt[:, None])
-    mass = area.sum((1, 2)).clamp(min=1e-3)
-    shift = (draw[:, 2:4] - 0.5) * 0.3 * (mass.sqrt() * spoilt)[:, None]
-    matrices = torch.zeros(count, 2, 3, device=rows.device)
-    matrices[:, 0, 0], matrices[:, 1, 1] = scale.unbind(1)
-    # Stretched about the object's own middle.
-    places = torch.arange(side, device=rows.device) + 0.5
-    middle = torch.stack([(area.sum(1) * places).sum(1), (area.sum(2) * places).sum(1)], 1) / mass[:, None]
-    matrices[:, :, 2] = middle - scale * middle + shift
-    moved = warp_maps(area[:, None], matrices, side)
-    waves = torch.randn(count, 1, 8, 8, generator=generator).to(rows.device)
-    waves = F.interpolate(waves, (side, side), mode="bicubic", align_corners=False)
-    return mask_logits((moved + 0.35 * (draw[:, 4] * spoilt)[:, None, None, None] * waves)[:, 0])
-
-
-def mirrored(sam: Sam, bank: Bank) -> Bank:
-    """The bank and, after it, the mirror images of all its targets."""
-    truth, flipped = bank.known_truth, bank.pixels.flip(-1)
-    return Bank.of_images(
-        sam,
-        torch.cat([bank.pixels, flipped]),
-        truth=torch.cat([truth.canvas, truth.canvas.flip(-1)]),
-        known=torch.cat([truth.known, truth.known.flip(-1)]),
-        inside=torch.cat([bank.inside, bank.inside.flip(-1)]),
-        image=torch.cat([bank.image, bank.image + len(bank.pixels)]),
-        names=[*bank.names, *bank.names],
-        embedding=Embedding.cat([bank.embedding, encode(sam, flipped)]),
-    )
-
-
-@dataclass(frozen=True)
-class Played:
-    """Roll-outs: B beginnings, G of each, T moves.
-
-    Attributes:
-        observations: T of B·G states.
-        cells: T times (B·G, M), the clicks there were to choose from.
-        actions: (B, G, T) which of them; M is "stop", also where it came before.
-        reward, gain, clicks: (B, G).
-    """
-
-    observations: list[Observation]
-    cells: list[Tensor]
-    actions: Tensor
-    reward: Tensor
-    gain: Tensor
-    clicks: Tensor

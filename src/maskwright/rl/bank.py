@@ -147,6 +147,20 @@ class Bank:
             truth=None if self.truth is None else self.truth.to(device),
         )
 
+    def mirrored(self, sam: Sam) -> Bank:
+        """The bank and, after it, the mirror images of all its targets, which ``sam`` encodes."""
+        truth, flipped = self.known_truth, self.pixels.flip(-1)
+        return Bank.of_images(
+            sam,
+            torch.cat([self.pixels, flipped]),
+            truth=torch.cat([truth.canvas, truth.canvas.flip(-1)]),
+            known=torch.cat([truth.known, truth.known.flip(-1)]),
+            inside=torch.cat([self.inside, self.inside.flip(-1)]),
+            image=torch.cat([self.image, self.image + len(self.pixels)]),
+            names=[*self.names, *self.names],
+            embedding=Embedding.cat([self.embedding, encode(sam, flipped)]),
+        )
+
     @staticmethod
     def cat(parts: Sequence[Bank]) -> Bank:
         """Banks of one canvas, one after the other; all with truth, or all without."""

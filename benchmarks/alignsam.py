@@ -2,7 +2,7 @@ r"""What each part of AlignSAM is worth: scores without any prompt, on a test sp
 
     python benchmarks/alignsam.py --data ../shared/data/saliency --out runs/bench-alignsam/saliency --seeds 0 1 2 --json saliency.json
     python benchmarks/alignsam.py --data ../shared/data/polyps/splits_full.json --out runs/bench-alignsam/polyps --json polyps.json
-    python benchmarks/alignsam.py --data runs/scenes --scenes --text star --out runs/bench-alignsam/scenes --seeds 0 1 2
+    python benchmarks/alignsam.py --data runs/scenes --scenes --text disc --out runs/bench-alignsam/scenes --seeds 0 1 2
     python benchmarks/alignsam.py --data ../shared/data/streets --category car --text car --clip openai/clip-vit-base-patch16 --out ...
     python benchmarks/alignsam.py --data ../shared/data/saliency --shots 5 --out runs/bench-alignsam/saliency-5 --rows paper strong
 
@@ -37,12 +37,12 @@ from maskwright.recipes import alignsam
 from measure import machine, save, show
 
 SCENES = {
-    "train": 400,
-    "val": 50,
-    "test": 200,
+    "train": 150,
+    "val": 40,
+    "test": 120,
     "size": 256,
-    "categories": ("star", "disc", "figure", "ring"),
-    "difficulty": 0.3,
+    "categories": ("disc", "blob"),
+    "difficulty": 0.2,
 }
 
 
@@ -55,7 +55,7 @@ class Config:
     out: Path
     """Folder for runs and finished rows."""
     scenes: bool = False
-    """Render procedural scenes with four categories into DATA where they are not there yet."""
+    """Render procedural scenes with two named categories, among other shapes, into DATA where they are not there yet."""
     split: str = "test"
     """What is scored; choose settings on `val`."""
     sam: str = "nano"

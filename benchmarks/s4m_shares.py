@@ -30,7 +30,12 @@ from maskwright.data.scenes import CATEGORY_NAMES, render
 from maskwright.recipes import s4m
 from measure import save
 
-SCENE_CATEGORIES = ("disc", "star", "ring", "leaf")
+SCENE_CATEGORIES = {
+    "round": ("disc", "blob", "flower", "ring", "crescent"),
+    "angular": ("polygon", "star", "cross"),
+    "long": ("bar", "tube", "leaf", "figure"),
+}
+"""Every shape of the scenes belongs to one: a tenth of the labels then shows each often enough to be learnt."""
 
 # A young teacher says the same thing several times over, so duplicates are merged in all rows.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -91,17 +96,18 @@ class Config:
     threads: int = 1
 
 
-def write_scenes(folder: Path, train: int = 400, val: int = 48, test: int = 100, size: int = 128) -> Path:
-    """Procedural scenes with instance masks of four categories, as a manifest; other shapes are background."""
+def write_scenes(folder: Path, train: int = 800, val: int = 48, test: int = 100, size: int = 128) -> Path:
+    """Procedural scenes with instance masks of three categories, as a manifest."""
     if (folder / "manifest.json").is_file():
         return folder
+    names = ("background", *SCENE_CATEGORIES)
     table = torch.zeros(len(CATEGORY_NAMES), dtype=torch.long)
-    for category, name in enumerate(SCENE_CATEGORIES, start=1):
-        table[CATEGORY_NAMES.index(name)] = category
+    for category, shapes in enumerate(SCENE_CATEGORIES.values(), start=1):
+        table[[CATEGORY_NAMES.index(name) for name in shapes]] = category
     samples: list[Sample] = []
     splits = ["train"] * train + ["val"] * val + ["test"] * test
     for start in range(0, len(splits), 16):
-        scenes = render(16, size, seed=start, max_objects=8, difficulty=0.5)
+        scenes = render(16, size, seed=start, max_objects=8, difficulty=0.3)
         own = table[scenes.categories]
         for row, split in enumerate(splits[start : start + 16]):
             ids = scenes.instances[row].numpy()
@@ -113,7 +119,7 @@ def write_scenes(folder: Path, train: int = 400, val: int = 48, test: int = 100,
             write_mask(folder / "masks" / f"{name}.png", np.where(np.isin(ids, list(chosen)), ids, 0).astype(np.uint16))
             labels = Labels(Mask(f"masks/{name}.png", "instance", chosen))
             samples.append(Sample(name, f"images/{name}.png", split, labels, (size, size)))
-    Dataset(folder, ("background", *SCENE_CATEGORIES), tuple(samples)).save()
+    Dataset(folder, names, tuple(samples)).save()
     return folder
 
 

@@ -110,6 +110,17 @@ def test_tiles_find_each_object_once_at_its_place():
     assert boxes(found) == sorted((c + 1, x, y, x + s, y + s) for x, y, s, c in squares)
 
 
+def test_an_object_larger_than_a_tile_is_put_together():
+    found = detect(finder(), picture(192, 160, [(8, 12, 120, 0)]), 64, batch=4)
+    assert boxes(found) == [(1, 8, 12, 128, 132)]
+
+
+def test_a_large_image_may_show_more_than_100():
+    squares = [(x, y, 8, 0) for x in range(4, 250, 20) for y in range(4, 250, 20)]
+    found = detect(finder(queries=40), picture(256, 256, squares), 64)
+    assert len(boxes(found)) == len(squares) == 169
+
+
 def test_tiles_of_another_scale():
     squares = [(8, 8, 6, 0), (40, 30, 8, 1)]
     found = detect(finder(), picture(64, 48, squares), 32)  # twice as large on the canvas

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from maskwright.data.geometry import Affine, Size, compose, resize_matrix, unwarp_logits, warp_image
 from maskwright.engine.instances.coco import MOST, Detection, cut
+from maskwright.engine.instances.stitching import Sighting, stitched, touching
 from maskwright.nets.instance import InstanceSegmenter, Queries
 
-_SAME = 0.5
-# Box IoU above which two objects of one category, seen in different tiles, are the same one.
+_WORTH = 0.05
+# What was seen in tiles with a lower score is drawn only if it is among the best: a large image may show more than 100 objects.
 
 
 def look_at(
@@ -45,8 +46,8 @@ def tiles(size: Size, side: float) -> list[tuple[float, float]]:
 def detect(segmenter: InstanceSegmenter, image: NDArray[np.uint8], side: float, batch: int = 8) -> list[Detection]:
     """The objects of an image, seen in tiles at the scale of training.
 
-    An object belongs to the tile in whose middle its centre lies, so that borders of tiles cut none that are smaller than half a
-    tile; the same one seen in two tiles counts once.
+    What counts of a tile are objects with their centre in its middle. The same one seen in several tiles counts once, and one that no
+    tile shows whole is put together.
 
     Args:
         image: ``(H, W, 3)`` uint8.
@@ -54,7 +55,7 @@ def detect(segmenter: InstanceSegmenter, image: NDArray[np.uint8], side: float, 
         batch: tiles per pass.
 
     Returns:
-        The best 100, by score.
+        By score, the best 100 and whatever else scores at least .05.
     """
     size = image.shape[1], image.shape[0]
     corners, zoom = tiles(size, side), segmenter.size / side
@@ -65,9 +66,7 @@ def detect(segmenter: InstanceSegmenter, image: NDArray[np.uint8], side: float, 
         drawn = np.stack([warp_image(image, matrix, segmenter.size)[0] for matrix in matrices])
         for corner, one in zip(part, _seen(_look(segmenter, drawn), matrices, segmenter.size)):
             seen.append(one[_in_core(one.boxes, corner, side, size)])
-    # Only now are masks drawn: most of what was seen is not among the best.
-    kept = _once(seen)
-    return _drawn([(seen[tile], k) for tile, k in kept], size, segmenter.size)
+    return stitched(_sightings(seen, corners, side, size, segmenter.size))
 
 
 def squashed(
@@ -191,24 +190,19 @@ def _in_core(boxes: NDArray[np.float64], corner: tuple[float, float], side: floa
     return np.asarray(((centre >= low) & (centre <= high)).all(1))
 
 
-def _once(seen: Sequence[_Seen]) -> list[tuple[int, int]]:
-    """Tile and place of the best 100 by score; of two of one category in different tiles with nearly one box, the better."""
-    tile = np.concatenate([np.full(len(one.scores), number) for number, one in enumerate(seen)])
-    place = np.concatenate([np.arange(len(one.scores)) for one in seen])
+def _sightings(
+    seen: Sequence[_Seen], corners: Sequence[tuple[float, float]], side: float, size: Size, canvas: int
+) -> list[Sighting]:
+    """What was seen in the tiles with these corners, in the image's pixels: all that may be among the best."""
     scores = np.concatenate([one.scores for one in seen])
-    order = np.argsort(-scores, kind="stable")
-    tile, place = tile[order], place[order]
-    category = np.concatenate([one.categories for one in seen])[order]
-    boxes = np.concatenate([one.boxes for one in seen])[order]
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    kept: list[int] = []
-    for number in range(len(order)):
-        low = np.maximum(boxes[number, :2], boxes[kept, :2])
-        high = np.minimum(boxes[number, 2:], boxes[kept, 2:])
-        common = (high - low).clip(0).prod(1)
-        same = common > _SAME * (area[number] + area[kept] - common)
-        if not (same & (tile[kept] != tile[number]) & (category[kept] == category[number])).any():
-            kept.append(number)
-        if len(kept) == MOST:
-            break
-    return [(int(tile[number]), int(place[number])) for number in kept]
+    # Several of the best may turn out to be one object.
+    lowest = min(_WORTH, np.sort(scores)[-4 * MOST :][0]) if len(scores) else _WORTH
+    result = []
+    for one, corner in zip(seen, corners, strict=True):
+        tile = np.array([*corner, corner[0] + side, corner[1] + side])
+        is_cut = touching(one.boxes, tile, np.array(size), side / one.logits.shape[-1])
+        x0, y0, x1, y1 = np.concatenate([np.floor(tile[:2]), np.ceil(tile[2:])]).astype(int).tolist()
+        for k in np.flatnonzero(one.scores >= lowest).tolist():
+            for found in _drawn([(one, k)], size, canvas):
+                result.append(Sighting(found, (x0, y0, min(x1, size[0]), min(y1, size[1])), bool(is_cut[k])))
+    return result

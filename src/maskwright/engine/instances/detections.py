@@ -23,7 +23,7 @@ _WORTH = 0.05
 def look_at(
     segmenter: InstanceSegmenter, image: NDArray[np.uint8], crop: float | None, batch: int = 8
 ) -> list[Detection]:
-    """The best 100 objects of an image ``(H, W, 3)`` uint8, seen as in training: squashed, or in tiles of ``crop`` pixels."""
+    """The objects of an image ``(H, W, 3)`` uint8, seen as in training: squashed (the best 100), or in tiles of ``crop`` pixels."""
     if crop is not None:
         return detect(segmenter, image, crop, batch)
     size = image.shape[1], image.shape[0]

@@ -38,7 +38,7 @@ class InstancePrediction(Prediction):
         mask: ``(H, W)`` uint16 instance ids: k are the visible pixels of ``objects[k - 1]``; the surer object lies in front.
         scores: the best score of each category that was found.
         objects: those with a score of at least the threshold, the surest first.
-        detections: all that COCO scores: the best 100.
+        detections: the best 100, which are what COCO scores; of an image in tiles also whatever else scores .05.
     """
 
     objects: tuple[Detection, ...] = field(default=(), repr=False)
@@ -66,8 +66,8 @@ class InstancePrediction(Prediction):
 class InstancePredictor(Predictor):
     """An instance segmenter: each image is seen as in training, squashed to the canvas or in overlapping tiles.
 
-    The option ``threshold`` is the score from which an object is drawn into masks and overlays; COCO results hold the
-    best 100 whatever their score.
+    The option ``threshold`` is the score from which an object is drawn into masks and overlays; COCO results also hold
+    what scores less, see ``InstancePrediction.detections``.
     """
 
     network: InstanceSegmenter

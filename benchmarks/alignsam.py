@@ -33,8 +33,9 @@ from maskwright.engine.autoprompt.agent import Rules
 from maskwright.engine.autoprompt.predictor import Answer, AutoPromptPredictor
 from maskwright.engine.budget import progress
 from maskwright.engine.metrics import paired_bootstrap
+from maskwright.engine.run import settings_of
 from maskwright.recipes import alignsam
-from measure import machine, save, show
+from measure import claimed, kept, machine, save, show
 
 SCENES = {
     "train": 150,
@@ -83,7 +84,7 @@ class Config:
     def settings(self) -> dict[str, Any]:
         """What decides the rows' content; rows made with other settings are not mixed."""
         free = ("out", "json", "rows", "seeds", "threads")
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in free}
+        return settings_of(self, *free)
 
 
 @dataclass(frozen=True)
@@ -235,14 +236,7 @@ def main(config: Config) -> None:
     torch.set_flush_denormal(True)
     if unknown := [name for name in config.rows if name not in ROWS]:
         raise SystemExit(f"--rows: {unknown[0]!r} is none of: {', '.join(ROWS)}")
-    config.out.mkdir(parents=True, exist_ok=True)
-    same = config.out / "settings.json"
-    settings = json.loads(json.dumps(config.settings()))
-    if same.is_file():
-        found = json.loads(same.read_text())
-        if different := [k for k in settings if found.get(k) != settings[k]]:
-            raise SystemExit(f"{config.out}: its rows were made with other {', '.join(different)}; name another --out")
-    write_atomic(same, json.dumps(settings, indent=1) + "\n")
+    settings = claimed(config.out, config.settings(), "rows")
     bench = Bench(config)
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     wanted = [name for name in config.rows or ROWS if config.text or not ROWS[name].needs_text]
@@ -250,9 +244,7 @@ def main(config: Config) -> None:
         for name in wanted:
             slug = "".join(c if c.isalnum() else "-" for c in name)
             path = config.out / f"row-{slug}-s{seed}.json"
-            if not path.is_file():
-                write_atomic(path, json.dumps(bench.score(name, seed)) + "\n")
-            rows[name, seed] = json.loads(path.read_text())
+            rows[name, seed] = kept(path, lambda name=name, seed=seed: bench.score(name, seed))
     order = {name: place for place, name in enumerate(ROWS)}
     figures = summarise(dict(sorted(rows.items(), key=lambda item: (order[item[0][0]], item[0][1]))))
     seconds = [json.loads(path.read_text()) for path in sorted(config.out.glob("run-*/seconds.json"))]

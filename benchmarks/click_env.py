@@ -21,7 +21,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import Sam2Config, Sam2Model
 
 from maskwright.data.scenes import render
+from maskwright.engine.run import settings_of
 from maskwright.rl import grid
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import dice, first_click
@@ -319,7 +320,7 @@ def report(config: Config, figures: dict[str, dict[str, Any]]) -> None:
         f"takes {largest['bank_bytes_each'] / 2**20:.2f} MiB. Of a step of the largest batch SAM's decode is "
         f"{told['decode']:.0%}; by operation: {kinds}.",
     )
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k != "json"}
+    settings = settings_of(config, "json")
     facts = {name: {k: v for k, v in found.items() if k not in ("machine", "size")} for name, found in figures.items()}
     save(config.json, {"settings": settings | {"size": first["size"]}, "machine": first["machine"], "ways": facts})
 

@@ -17,7 +17,6 @@ Every run and every row is a folder or a JSON file in OUT; a call that was kille
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +27,6 @@ import torch
 import tyro
 
 from maskwright.api import evaluate, load
-from maskwright.data.images import write_atomic
 from maskwright.data.labels import Dataset
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import progress
@@ -37,11 +35,12 @@ from maskwright.engine.clicks.agent import ClickAgent, Rules
 from maskwright.engine.clicks.predictor import ClickPredictor
 from maskwright.engine.clicks.scores import LOST, curve
 from maskwright.engine.metrics import paired_bootstrap
+from maskwright.engine.run import settings_of
 from maskwright.engine.weights import load_state
 from maskwright.nets.prompter import Prompter
 from maskwright.recipes import clicks
 from maskwright.rl.bank import Bank
-from measure import machine, save, show
+from measure import claimed, kept, machine, save, show
 
 SCENES = {"train": 400, "val": 60, "test": 100, "size": 256, "categories": ("disc", "star", "ring", "leaf")}
 
@@ -79,7 +78,7 @@ class Config:
     def settings(self) -> dict[str, Any]:
         """What decides the rows' content; rows made with other settings are not mixed."""
         free = ("out", "json", "rows", "seeds", "threads", "refine")
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in free}
+        return settings_of(self, *free)
 
 
 @dataclass(frozen=True)
@@ -287,14 +286,7 @@ def main(config: Config) -> None:
     torch.set_flush_denormal(True)
     if unknown := [name for name in config.rows if name not in ROWS]:
         raise SystemExit(f"--rows: {unknown[0]!r} is none of: {', '.join(ROWS)}")
-    config.out.mkdir(parents=True, exist_ok=True)
-    same = config.out / "settings.json"
-    settings = json.loads(json.dumps(config.settings()))
-    if same.is_file():
-        found = json.loads(same.read_text())
-        if different := [k for k in settings if found.get(k) != settings[k]]:
-            raise SystemExit(f"{config.out}: its rows were made with other {', '.join(different)}; name another --out")
-    write_atomic(same, json.dumps(settings, indent=1) + "\n")
+    settings = claimed(config.out, config.settings(), "rows")
     bench = Bench(config)
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for seed in config.seeds:
@@ -303,18 +295,14 @@ def main(config: Config) -> None:
                 continue
             slug = "".join(c if c.isalnum() else "-" for c in name)
             path = config.out / f"row-{slug}-s{seed}.json"
-            if not path.is_file():
-                write_atomic(path, json.dumps(score(bench, name, seed)) + "\n")
-            rows[name, seed] = json.loads(path.read_text())
+            rows[name, seed] = kept(path, lambda name=name, seed=seed: score(bench, name, seed))
     order = {name: place for place, name in enumerate(ROWS)}
     figures = summarise(dict(sorted(rows.items(), key=lambda item: (order[item[0][0]], item[0][1]))))
     notes, refinements = [], {}
     if config.refine is not None:
         for seed in config.seeds:
             path = config.out / f"refine-{config.refine.resolve().name}-s{seed}.json"
-            if not path.is_file():
-                write_atomic(path, json.dumps(refined(bench, seed)) + "\n")
-            found = refinements[seed] = json.loads(path.read_text())
+            found = refinements[seed] = kept(path, lambda seed=seed: refined(bench, seed))
             gain = "{:+.3f} ({:+.3f} .. {:+.3f})".format(*found["gain"])
             notes.append(
                 f"Masks refined, seed {seed}: {found['before']:.3f} to {found['after']:.3f}, {gain}, lost {found['lost']:.0%}."

@@ -20,7 +20,7 @@ import resource
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from torch import Tensor
 
 from maskwright.data.scenes import render
 from maskwright.engine.losses import mask_loss
+from maskwright.engine.run import settings_of
 from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Sam
 from measure import load_sam, machine, median_seconds, save, show
@@ -197,7 +198,7 @@ def main(config: Config) -> None:
         f"Median of {config.repeats} steps after one of warm-up. Peaks are of the whole process; `over loading` is by how "
         "much the steps exceed the peak of loading model and inputs. Differences are relative to the largest gradient.",
     )
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k != "json"}
+    settings = settings_of(config, "json")
     save(config.json, {"settings": settings | {"size": size}, "machine": facts, "ways": figures})
     worst = max(f["gradient_difference"] for f in figures.values())
     if worst > TOLERANCE:

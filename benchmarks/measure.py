@@ -70,3 +70,23 @@ def save(path: Path | None, figures: dict[str, Any]) -> None:
     """Write the figures as JSON, where a file was asked for."""
     if path is not None:
         write_atomic(path, json.dumps(figures, indent=1) + "\n")
+
+
+def claimed(out: Path, settings: dict[str, Any], what: str) -> dict[str, Any]:
+    """Make a folder for the results of these settings, and give them as JSON has them. Ends the program if it holds those of others."""
+    out.mkdir(parents=True, exist_ok=True)
+    same = out / "settings.json"
+    settings = json.loads(json.dumps(settings))
+    if same.is_file():
+        found = json.loads(same.read_text())
+        if different := [k for k in settings if found.get(k) != settings[k]]:
+            raise SystemExit(f"{out}: its {what} were made with other {', '.join(different)}; name another --out")
+    write_atomic(same, json.dumps(settings, indent=1) + "\n")
+    return settings
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A result of an earlier call, or of this one, which is written then."""
+    if not path.is_file():
+        write_atomic(path, json.dumps(make()) + "\n")
+    return json.loads(path.read_text())

@@ -22,11 +22,10 @@ policy learns for so long, and an oracle that is not through with all images by 
 from __future__ import annotations
 
 import copy
-import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -35,15 +34,15 @@ import torch
 import tyro
 
 from context import Guess, Images, Queries, encode, fill, load_adapted
-from maskwright.data.images import write_atomic
 from maskwright.data.labels import Dataset, Kind
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.in_context.experience import fit, gather
 from maskwright.engine.in_context.selection import ReferencePolicy, head_room_captured, oracle
 from maskwright.engine.metrics import paired_bootstrap
+from maskwright.engine.run import settings_of
 from maskwright.nets.selector import EvaluatedSelector, Heuristic, select
-from measure import machine, save, show
+from measure import claimed, kept, machine, save, show
 
 HEURISTICS: tuple[Heuristic, ...] = get_args(Heuristic)
 SCENES = {"train": 160, "val": 40, "test": 80, "size": 256, "categories": ("disc", "star", "ring", "leaf")}
@@ -125,7 +124,7 @@ class Config:
     def settings(self) -> dict[str, Any]:
         """What decides the cells' content; cells made with other settings are not mixed."""
         free = ("out", "json", "selectors", "references", "seeds", "threads", "datasets")
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in free}
+        return settings_of(self, *free)
 
 
 class Bench:
@@ -469,14 +468,7 @@ def table(config: Config, figures: dict[int, dict[str, Any]], facts: dict[str, A
 def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
-    config.out.mkdir(parents=True, exist_ok=True)
-    same = config.out / "settings.json"
-    settings = json.loads(json.dumps(config.settings()))
-    if same.is_file():
-        found = json.loads(same.read_text())
-        if different := [k for k in settings if found.get(k) != settings[k]]:
-            raise SystemExit(f"{config.out}: its cells were made with other {', '.join(different)}; name another --out")
-    write_atomic(same, json.dumps(settings, indent=1) + "\n")
+    settings = claimed(config.out, config.settings(), "cells")
     bench = Bench(config)
     cells: dict[tuple[str, int, int], dict[str, Any]] = {}
     # All selectors of a seed and T one after the other: they share the pool and the first answers.
@@ -484,9 +476,9 @@ def main(config: Config) -> None:
         for count in config.references:
             for name in config.selectors:
                 path = config.out / f"{name}-t{count}-s{seed}.json"
-                if not path.is_file():
-                    write_atomic(path, json.dumps(cell(config, bench, name, count, seed), indent=1) + "\n")
-                cells[name, count, seed] = json.loads(path.read_text())
+                cells[name, count, seed] = kept(
+                    path, lambda name=name, count=count, seed=seed: cell(config, bench, name, count, seed)
+                )
     figures = {count: summarise(cells, count) for count in config.references}
     facts = machine()
     table(config, figures, facts)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class MaskwrightError(Exception):
     """Something in the user's hands is wrong; the text names the file, the place and the remedy."""
+
+
+def require(rules: Mapping[str, bool]) -> None:
+    """Raise a MaskwrightError with every rule that does not hold."""
+    if broken := [rule for rule, holds in rules.items() if not holds]:
+        raise MaskwrightError("; ".join(broken))
 
 
 class DataError(MaskwrightError):

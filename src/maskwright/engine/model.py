@@ -22,6 +22,7 @@ from torch import nn
 from maskwright.data.labels import IGNORE
 from maskwright.engine.weights import load_state, load_tensors
 from maskwright.errors import WeightsError
+from maskwright.sam.store import weights_signature
 
 FORMAT, VERSION = "maskwright-model", 1
 
@@ -36,6 +37,11 @@ def describe(recipe: str, categories: Sequence[str], size: int, **parts: Any) ->
         parts: what the recipe needs to build its networks again, as JSON.
     """
     return {"format": FORMAT, "version": VERSION, "recipe": recipe, "categories": [*categories], "size": size, **parts}
+
+
+def weights_beside(source: str, size: int, network: nn.Module) -> dict[str, Any]:
+    """What a model folder says of weights that it needs and does not hold, for ``Model.require_weights``."""
+    return {"source": source, "size": size, "signature": weights_signature(network)}
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,14 @@ class Model:
             raise WeightsError(
                 f"{error}\nRestore the model folder from the run that made it, or train it again."
             ) from error
+
+    def require_weights(self, kind: str, source: str, network: nn.Module, signature: str) -> None:
+        """Raise WeightsError if a network that is not part of the folder, a SAM or CLIP, is not the one the model was trained for."""
+        if weights_signature(network) != signature:
+            raise WeightsError(
+                f"{self.folder}: was trained for other weights of {kind} {source!r} than those that are here now; train it again, "
+                "or bring the weights back"
+            )
 
     def misfit(self, part: str, error: Exception) -> WeightsError:
         """The error to raise where no network can be built from ``config[part]``."""

@@ -24,6 +24,7 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ _FORMAT = "maskwright run 1"
 _OWN = ("last", "model", "teacher", "tb", "metrics.jsonl", "report.html", "config.json")
 _ASIDE = re.compile(r"(config\.json|metrics\.jsonl|last|model|teacher)\.(tmp|old)-\d+")
 _PACKAGES = ("maskwright", "torch", "transformers", "safetensors", "numpy")
+
+
+def settings_of(config: Any, *free: str) -> dict[str, Any]:
+    """The fields of a dataclass as JSON, but for the ``free`` ones, which do not decide the result."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k not in free}
 
 
 class Run:

@@ -142,6 +142,23 @@ def expected_dice(masks: Tensor, belief: Tensor) -> Tensor:
     return 2 * both / (masks.sum((2, 3)) + belief.sum((2, 3))).clamp(min=1e-3)
 
 
+def belief_loss(belief: Tensor, area: Tensor) -> Tensor:
+    """Cross-entropy and Dice loss of what is believed of objects, cell by cell.
+
+    Args:
+        belief: (B, g, g) logits.
+        area: (B, 2g, 2g) in 0..1, share of the object in each low-resolution pixel.
+    """
+    truth = F.avg_pool2d(area[:, None], 2)
+    overlap = expected_dice(truth, belief.sigmoid()[:, None])
+    return 2 * F.binary_cross_entropy_with_logits(belief, truth[:, 0]) + 0.3 * (1 - overlap).mean()
+
+
+def value_loss(values: Tensor, cells: Tensor, gains: Tensor) -> Tensor:
+    """Huber loss of what clicks are worth: values (B, 2, g, g), the clicks tried (B, M), their true changes of Dice (B, M)."""
+    return 20 * F.huber_loss(values.flatten(1).gather(1, cells), gains, delta=0.1)
+
+
 def _scalars(answers: Answers, masks: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
     """(B, M, 16) numbers in about -1..1 of each mask (B, M, g, g), and its expected Dice (B, M)."""
     logits, own = answers.logits.float(), masks[:, :1]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,10 +29,10 @@ from maskwright.engine.autoprompt.agent import OPENING, Recalibrator, Rules, Sel
 from maskwright.engine.autoprompt.scores import foreground_bank, foreground_of, scores_on_canvas
 from maskwright.engine.budget import progress
 from maskwright.engine.predictor import find_device
-from maskwright.engine.run import Run
+from maskwright.engine.run import Run, settings_of
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
-from maskwright.errors import DataError, MaskwrightError
+from maskwright.errors import DataError, require
 from maskwright.nets.clip_surgery import ClipSurgery
 from maskwright.nets.place_policy import PlacePolicy
 from maskwright.nets.recalibrate import SemanticRecalibration, recalibration_loss
@@ -124,13 +124,12 @@ class Config:
             f"--srm-batch {self.srm_batch}: must be at least 1": self.srm_batch >= 1,
             f"--seed {self.seed}: must be 0 or more": self.seed >= 0,
         }
-        if broken := [rule for rule, holds in rules.items() if not holds]:
-            raise MaskwrightError("; ".join(broken))
+        require(rules)
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, for ``config.json``."""
         free = ("out", "resume", "overwrite", "device", "checkpoint_seconds")
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in free}
+        return settings_of(self, *free)
 
 
 def main(config: Config) -> Path:

@@ -12,16 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from maskwright.data.labels import IGNORE, Point
-from maskwright.engine.autoprompt.agent import OPENING
+from maskwright.engine.autoprompt.agent import OPENING, resized
 from maskwright.engine.autoprompt.predictor import SCORES
 from maskwright.engine.autoprompt.scores import scores_on_canvas
-from maskwright.engine.model import describe
+from maskwright.engine.model import describe, weights_beside
 from maskwright.engine.pictures import draw_labels, side_by_side
 from maskwright.engine.report import Picture, Report
 from maskwright.engine.run import read_metrics
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState, on_canvas
-from maskwright.sam.store import weights_signature
 
 if TYPE_CHECKING:
     from maskwright.recipes.alignsam import Trainer
@@ -44,12 +43,12 @@ def write_model(trainer: Trainer) -> None:
     config, agent = trainer.config, trainer.agent
     clip = None
     if agent.clip is not None:
-        clip = {"source": config.clip, "size": agent.clip.size, "signature": weights_signature(agent.clip.model)}
+        clip = weights_beside(config.clip, agent.clip.size, agent.clip.model)
     description = describe(
         "alignsam",
         ("background", trainer.foreground.name),
         trainer.sam.size,
-        sam={"source": config.sam, "size": trainer.sam.size, "signature": weights_signature(trainer.sam.model)},
+        sam=weights_beside(config.sam, trainer.sam.size, trainer.sam.model),
         clip=clip,
         text=list(config.text),
         foreground=list(trainer.foreground.names),
@@ -124,7 +123,10 @@ def _score_table(trainer: Trainer, report: Report, bank: Bank, split: str) -> No
     if agent.rules.refine:
         rows = {"the agent: the best of them, refined": scores_on_canvas(agent, bank), **rows}
     rows["SRM's mask alone"] = scores_on_canvas(
-        agent, bank, replace(plain, clicks=0), maps=lambda trace, part: _enlarged(trace.recalibrated, part.size)
+        agent,
+        bank,
+        replace(plain, clicks=0),
+        maps=lambda trace, part: resized(trace.recalibrated, (part.size, part.size)),
     )
     report.table(
         f"Scores on the {split} images",
@@ -132,11 +134,6 @@ def _score_table(trainer: Trainer, report: Report, bank: Bank, split: str) -> No
         [[name, *(found[key] for key in SCORES)] for name, found in rows.items()],
         f"Every mask begins with {OPENING} clicks, where SRM is surest of foreground and background; the others are the policy's.",
     )
-
-
-def _enlarged(maps: torch.Tensor, size: int) -> torch.Tensor:
-    """(B, h, w) probabilities → (B, S, S)."""
-    return torch.nn.functional.interpolate(maps[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
 
 
 def _films(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:

@@ -11,13 +11,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskwright.engine.autoprompt.agent import answers_of, as_answer, roomier
 from maskwright.engine.clicks.agent import ClickAgent, Looks, Rules, allowed_cells, contradictions, observe, peaks
 from maskwright.nets.prompter import Prompter
-from maskwright.nets.quality import QualityHead, expected_dice, quality_loss
+from maskwright.nets.quality import QualityHead, belief_loss, quality_loss, value_loss
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState, counterfactual, dice
 from maskwright.rl.grid import cells_of, places_of
@@ -97,13 +96,10 @@ class Coach:
         elsewhere = dice(bank, state.rows, compared.logits[:, 1:])
         guesses, further = self.quality(advice, tried), self.quality(advice, compared)
         found = quality_loss(torch.cat([guesses, further[:, 1:]], 1), torch.cat([now[:, None], after, elsewhere], 1))
-        truth = F.avg_pool2d(bank.known_truth.area[state.rows][:, None], 2)
         cells = cells_of(places, labels, bank.size, grid)
-        values = advice.values.flatten(1).gather(1, cells)
         losses = {
-            "belief": 2 * F.binary_cross_entropy_with_logits(advice.truth, truth[:, 0])
-            + 0.3 * (1 - expected_dice(truth, advice.truth.sigmoid()[:, None])).mean(),
-            "value": 20 * F.huber_loss(values, after - now[:, None], delta=0.1),
+            "belief": belief_loss(advice.truth, bank.known_truth.area[state.rows]),
+            "value": value_loss(advice.values, cells, after - now[:, None]),
             "quality": found["huber"],
             "rank": 8 * found["rank"],
         }

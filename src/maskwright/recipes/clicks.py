@@ -45,12 +45,12 @@ from maskwright.engine.clicks.beginnings import begin, somebodys_masks
 from maskwright.engine.clicks.scores import curve, first_answers
 from maskwright.engine.clicks.visited import VisitedStates
 from maskwright.engine.predictor import find_device
-from maskwright.engine.run import Run
+from maskwright.engine.run import Run, settings_of
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
-from maskwright.errors import DataError, MaskwrightError, RunError
+from maskwright.errors import DataError, RunError, require
 from maskwright.nets.prompter import Advice, Observation, Prompter
-from maskwright.nets.quality import QualityHead, expected_dice, quality_loss
+from maskwright.nets.quality import QualityHead, belief_loss, quality_loss, value_loss
 from maskwright.recipes.clicks_report import validate, write_model, write_report
 from maskwright.rl import grpo
 from maskwright.rl.bank import Bank
@@ -156,13 +156,12 @@ class Config:
             f"--objects {self.objects}: must be 0 (all) or more": self.objects >= 0,
             f"--held-out {self.held_out}: must lie in 0.02..0.5": 0.02 <= self.held_out <= 0.5,
         }
-        if broken := [rule for rule, holds in rules.items() if not holds]:
-            raise MaskwrightError("; ".join(broken))
+        require(rules)
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, for ``config.json``."""
         free = ("out", "resume", "overwrite", "device", "checkpoint_seconds")
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in free}
+        return settings_of(self, *free)
 
 
 def main(config: Config) -> Path:
@@ -367,7 +366,7 @@ class Trainer:
             decay = 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * fraction))
             group["lr"] = config.lr * min(1.0, (self.step + 1) / 20) * decay
         # The states at hand are judged, and their truth is learnt too; values come from all states so far.
-        losses = {"belief": self._truth_loss(advice, state.rows)}
+        losses = {"belief": belief_loss(advice.truth, self.bank.known_truth.area[state.rows])}
         judged = None
         if config.quality:
             judged = self.quality(advice, looks.answers(state))
@@ -416,26 +415,19 @@ class Trainer:
         places, labels = torch.cat([places, place[:, None]], 1), torch.cat([labels, label[:, None]], 1)
         return Looks(places, labels, *counterfactual(self.sam, self.bank, state, places, labels))
 
-    def _truth_loss(self, advice: Advice, rows: Tensor) -> Tensor:
-        """Cross-entropy and Dice loss of what is believed of the object, cell by cell."""
-        truth = F.avg_pool2d(self.bank.known_truth.area[rows][:, None], 2)
-        overlap = expected_dice(truth, advice.truth.sigmoid()[:, None])
-        return 2 * F.binary_cross_entropy_with_logits(advice.truth, truth[:, 0]) + 0.3 * (1 - overlap).mean()
-
     def _prompter_losses(self, generator: torch.Generator, batch: int = 32) -> dict[str, Tensor]:
         """On states drawn from all that were visited."""
         drawn = {name: values.to(self.device) for name, values in self.visited.draw(batch, generator).items()}
         observation = Observation(self.bank.embed(drawn["rows"]), drawn["logits"], drawn["points"], drawn["labels"])
         advice = self.prompter(observation)
         losses = {
-            "truth": self._truth_loss(advice, drawn["rows"]),
+            "truth": belief_loss(advice.truth, self.bank.known_truth.area[drawn["rows"]]),
             "critic": F.huber_loss(advice.critic, drawn["dice"], delta=0.1) * 2,
         }
         if self.config.learn == "imitation":
             losses["imitation"] = 0.3 * F.cross_entropy(advice.policy, drawn["cells"][:, -1])
         else:
-            values = advice.values.flatten(1).gather(1, drawn["cells"])
-            losses["value"] = 20 * F.huber_loss(values, drawn["gains"], delta=0.1)
+            losses["value"] = value_loss(advice.values, drawn["cells"], drawn["gains"])
         return losses
 
     def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:

@@ -11,11 +11,10 @@ import torch
 from maskwright.engine.clicks.agent import Rules
 from maskwright.engine.clicks.pictures import frames, write_gif
 from maskwright.engine.clicks.scores import LOST, Curve, curve, first_answers, head_room
-from maskwright.engine.model import describe
+from maskwright.engine.model import describe, weights_beside
 from maskwright.engine.pictures import side_by_side
 from maskwright.engine.report import Picture, Report
 from maskwright.engine.run import read_metrics
-from maskwright.sam.store import weights_signature
 
 if TYPE_CHECKING:
     from maskwright.recipes.clicks import Trainer
@@ -36,7 +35,7 @@ def write_model(trainer: Trainer, scores: dict[str, Any]) -> None:
     """``RUN/model``: prompter and quality head, and the name and signature of the SAM that they are for."""
     config, sam = trainer.config, trainer.sam
     parts, state, beside = trainer.parts()
-    weights = {"source": config.sam, "size": sam.size, "signature": weights_signature(sam.model)}
+    weights = weights_beside(config.sam, sam.size, sam.model)
     description = describe("clicks", trainer.categories, sam.size, sam=weights, **parts, settled=trainer.settled)
     trainer.run.save_model(state, description, _card(trainer, scores), beside)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,7 +48,7 @@ from maskwright.engine.instances.paste import OFFICIAL_AREA, paste
 from maskwright.engine.instances.pseudo import candidates, preferring, prompted, refine, without_duplicates
 from maskwright.engine.instances.set_loss import SetLoss
 from maskwright.engine.model import Model
-from maskwright.engine.run import Run
+from maskwright.engine.run import Run, settings_of
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
 from maskwright.errors import DataError, MaskwrightError, RunError
@@ -170,7 +170,7 @@ class Config:
     def settings(self) -> dict[str, Any]:
         """What decides the result, for ``config.json``."""
         free = ("out", "resume", "overwrite", "workers", "device", "checkpoint_seconds")
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in free}
+        return settings_of(self, *free)
 
 
 def main(config: Config) -> Path:

@@ -19,7 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -55,7 +55,7 @@ from maskwright.engine.losses import (
     tag_loss,
 )
 from maskwright.engine.metrics import SegmentationMetrics
-from maskwright.engine.run import Run
+from maskwright.engine.run import Run, settings_of
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
 from maskwright.errors import DataError
@@ -161,7 +161,7 @@ class Config:
     def settings(self) -> dict[str, Any]:
         """What decides the result, for ``config.json``."""
         free = ("out", "resume", "overwrite", "workers", "device", "checkpoint_seconds", "no_sam")
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in free}
+        return settings_of(self, *free)
 
 
 def main(config: Config) -> Path:

@@ -53,6 +53,11 @@ class Truth:
         return cls(canvas, known, *(F.avg_pool2d(mask[:, None].float(), GRID)[:, 0] for mask in (canvas, known)))
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in (self.canvas, self.known, self.area, self.counted))
+
+    @property
     def hard(self) -> Tensor:
         """(N, h, w) bool: at least half of what is known of the low-resolution pixel is on the object."""
         return (2 * self.area >= self.counted) & (self.area > 0)
@@ -108,10 +113,9 @@ class Bank:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        truth = self.truth
         tensors = [self.embedding.high0, self.embedding.high1, self.image, self.pixels, self.inside]
-        tensors += [] if truth is None else [truth.canvas, truth.known, truth.area, truth.counted]
-        return self.cells.nbytes + sum(tensor.nbytes for tensor in tensors)
+        truth = 0 if self.truth is None else self.truth.nbytes
+        return self.cells.nbytes + truth + sum(tensor.nbytes for tensor in tensors)
 
     @property
     def known_truth(self) -> Truth:
@@ -318,8 +322,9 @@ class Bank:
     def _bytes(cls, sam: Sam) -> tuple[int, int]:
         """What an image, and what a target, takes in a bank."""
         blank = torch.zeros(1, 3, sam.size, sam.size, dtype=torch.uint8)
-        image = cls.of_images(sam, blank).nbytes
-        return image, cls.of_images(sam, blank, truth=blank[:, 0] > 0).nbytes - image
+        bank = cls.of_images(sam, blank, truth=blank[:, 0] > 0)
+        target = bank.known_truth.nbytes
+        return bank.nbytes - target, target
 
     @classmethod
     def _of_shown(

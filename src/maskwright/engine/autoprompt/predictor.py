@@ -22,7 +22,7 @@ from maskwright.engine.evaluation import ScoreTable, scored, split_problems, tru
 from maskwright.engine.metrics import BinaryMetrics
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor
-from maskwright.errors import DataError, MaskwrightError, WeightsError
+from maskwright.errors import DataError, MaskwrightError
 from maskwright.nets.clip_surgery import ClipSurgery
 from maskwright.nets.place_policy import PlacePolicy
 from maskwright.nets.prompter import Prompter
@@ -31,7 +31,6 @@ from maskwright.nets.recalibrate import SemanticRecalibration
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState
 from maskwright.sam.sam import Sam
-from maskwright.sam.store import weights_signature
 
 SCORES = {
     "miou": "mIoU",
@@ -244,11 +243,11 @@ def load_self_prompter(model: Model) -> AutoPromptPredictor:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise model.misfit("agent", error) from error
     sam = Sam.load(sam_source, size=size)
-    _same_weights(model, "SAM", sam_source, weights_signature(sam.model), sam_signature)
+    model.require_weights("SAM", sam_source, sam.model, sam_signature)
     clip = None
     if clip_source is not None:
         clip = ClipSurgery.load(clip_source[0], size=clip_source[1])
-        _same_weights(model, "CLIP", clip_source[0], weights_signature(clip.model), clip_source[2])
+        model.require_weights("CLIP", clip_source[0], clip.model, clip_source[2])
     model.fill(policy)
     model.fill(srm, "srm")
     refiner = None
@@ -264,11 +263,3 @@ def _refiner_parts(config: Mapping[str, Any] | None) -> tuple[Prompter | None, Q
     if config is None:
         return None, None, clicks.Rules()
     return Prompter(**config["prompter"]), QualityHead(**config["quality"]), clicks.Rules(**config["rules"])
-
-
-def _same_weights(model: Model, kind: str, source: str, found: str, wanted: str) -> None:
-    if found != wanted:
-        raise WeightsError(
-            f"{model.folder}: was trained for other weights of {kind} {source!r} than those that are here now; train it again, "
-            "or bring the weights back"
-        )

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maskwright.data.labels import IGNORE, Dataset
 from maskwright.data.loader import Loader
-from maskwright.engine.autoprompt.agent import OPENING, Rules, SelfPrompter, Trace
+from maskwright.engine.autoprompt.agent import OPENING, Rules, SelfPrompter, Trace, resized
 from maskwright.engine.metrics import BinaryMetrics
 from maskwright.errors import DataError
 from maskwright.rl.bank import MIN_SHARE, Bank
@@ -118,7 +117,7 @@ def places_on(bank: Bank, trace: Trace) -> Tensor:
 
 def probabilities(logits: Tensor, size: int) -> Tensor:
     """Logits (B, h, w) → probabilities (B, S, S) on the canvas, enlarged bilinearly."""
-    return F.interpolate(logits[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0].sigmoid()
+    return resized(logits, (size, size)).sigmoid()
 
 
 def scores_on_canvas(

@@ -28,13 +28,12 @@ from maskwright.engine.clicks.scores import LOST, Curve, curve, head_room
 from maskwright.engine.evaluation import ScoreTable, refuse_unsuited, scored
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor
-from maskwright.errors import DataError, MaskwrightError, WeightsError
+from maskwright.errors import DataError, MaskwrightError
 from maskwright.nets.prompter import Prompter
 from maskwright.nets.quality import QualityHead
 from maskwright.rl.bank import GRID, MIN_SHARE, Bank
 from maskwright.rl.clicks import SLOTS, ClickState, click, start, start_box, start_mask
 from maskwright.sam.sam import Sam
-from maskwright.sam.store import weights_signature
 
 LABELS = {"bg": 0, "fg": 1}
 
@@ -353,11 +352,7 @@ def load_agent(model: Model) -> ClickPredictor:
     except (KeyError, TypeError) as error:
         raise model.misfit("sam", error) from error
     sam = Sam.load(source, size=size)
-    if weights_signature(sam.model) != signature:
-        raise WeightsError(
-            f"{model.folder}: was trained for other weights of SAM {source!r} than those that are here now; train it again, or bring "
-            "the weights back"
-        )
+    model.require_weights("SAM", source, sam.model, signature)
     try:
         agent = _pixel_agent(sam, model) if learner == "sb3" else _own_agent(sam, model)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

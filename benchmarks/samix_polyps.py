@@ -1,56 +1,98 @@
-"""How much of the way from few masks to all masks do weak labels go? SAMIX and its baselines on one dataset.
+"""How much of the way from few masks to all masks do weak labels go? SAMIX, its parts and its baselines on one dataset.
 
-    python benchmarks/samix_polyps.py --data ../shared/data/polyps --out runs/polyps --json polyps.json
+    python benchmarks/samix_polyps.py --data DATA/polyps --out runs/polyps --json polyps.json
+    python benchmarks/samix_polyps.py --data DATA/polyps --out runs/parts --steps 700 --seeds 0 1 2 --rows masks_only mixed full
 
-Rows: masks only; weak losses without SAM; boxes as ellipses; mixed (SAM's pseudo-masks); full supervision. All are trained alike: same
-steps, seed and augmentation. Also the Dice of the pseudo-masks per kind of label, against masks that training never saw. Killed, it goes on
-where it stopped.
+Rows: masks only; weak losses without SAM; boxes as ellipses; mixed (SAM's pseudo-masks); mixed with references chosen by
+the policy; mixed with SAM as it comes (no adapters, nothing tuned), with either way of choosing; full supervision. All are
+trained alike: same steps, seeds and augmentation. Gap closed = (row - masks only) / (full - masks only), of the seeds that
+all three have. Also the Dice of the pseudo-masks per kind of label, against masks that training never saw.
+
+Every row is a folder in OUT; a call that was killed goes on with those that are missing.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from maskwright import api
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Dataset, Kind
-from maskwright.engine.metrics import SegmentationMetrics
+from maskwright.engine.metrics import SegmentationMetrics, paired_bootstrap
+from maskwright.engine.run import settings_of
 from maskwright.engine.shapes import ellipse_radius, filled_boxes
 from maskwright.recipes import samix
+from measure import claimed, kept, machine, save, show
+
+FROZEN: dict[str, Any] = {"adapters": False, "tune_decoder": False}
+ROWS: dict[str, dict[str, Any]] = {
+    "masks_only": {"labels": "masks-only"},
+    "weak_losses": {"pseudo": "none"},
+    "ellipses": {"pseudo": "ellipse"},
+    "frozen": FROZEN,
+    "frozen_policy": FROZEN | {"selector": "policy"},
+    "mixed": {},
+    "mixed_policy": {"selector": "policy"},
+    "full": {},
+}
+"""In the order of the table, by what they change of the recipe's settings."""
 
 
 @dataclass
 class Config:
+    """SAMIX beside its baselines."""
+
     data: Path
     """Folder with splits.json (mixed labels) and splits_full.json (all masks)."""
     out: Path
-    """Folder for the five runs."""
+    """Folder for the runs."""
     steps: int = 1400
     batch: int = 8
     size: int = 256
     sam: str = "nano"
-    seed: int = 0
-    rows: list[str] = field(default_factory=lambda: ["masks_only", "weak_losses", "ellipses", "mixed", "full"])
+    """What `Sam.load` takes."""
+    seeds: tuple[int, ...] = (0,)
+    rows: tuple[str, ...] = ()
+    """Rows to make now; left out: all."""
     split: str = "test"
+    threads: int = 1
     json: Path | None = None
+    """Also write the figures to this file."""
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the rows' content; rows made with other settings are not mixed."""
+        return settings_of(self, "out", "json", "rows", "seeds", "threads")
 
 
-VARIANTS = {
-    "masks_only": {"labels": "masks-only"},
-    "weak_losses": {"pseudo": "none"},
-    "ellipses": {"pseudo": "ellipse"},
-    "mixed": {},
-    "full": {},
-}
+def make(config: Config, row: str, seed: int, mixed: Dataset, full: Dataset) -> dict[str, Any]:
+    """Train and score one row."""
+    out, started = config.out / f"run-{row}-s{seed}", time.monotonic()
+    samix.main(
+        samix.Config(
+            data=config.data / ("splits_full.json" if row == "full" else "splits.json"),
+            out=out,
+            steps=config.steps,
+            batch=config.batch,
+            size=config.size,
+            sam=config.sam,
+            seed=seed,
+            resume=True,
+            **ROWS[row],
+        )
+    )
+    minutes = (time.monotonic() - started) / 60
+    scores = api.evaluate(out, full, split=config.split)
+    images = {image["id"]: image["dice"] for image in scores["per_image"] if image["dice"] is not None}
+    pseudo = pseudo_dice(out, full) if (out / "pseudo" / "index.json").is_file() else {}
+    return {"dice": scores["dice"], "iou": scores["iou"], "images": images, "pseudo": pseudo, "minutes": minutes}
 
 
 def pseudo_dice(run: Path, full: Dataset) -> dict[str, dict[str, float]]:
@@ -82,56 +124,83 @@ def trivial_dice(mixed: Dataset, full: Dataset) -> dict[str, float]:
     return {name: scores.compute()["dice"] for name, scores in found.items()}
 
 
+def summarise(rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Means over the seeds, gap closed, and the difference to ``mixed`` with its interval.
+
+    Args:
+        rows: by row and seed.
+    """
+    figures = {}
+    for name in dict.fromkeys(name for name, _ in rows):
+        mine = {seed: row for (other, seed), row in rows.items() if other == name}
+        found = figures[name] = {key: _mean(row[key] for row in mine.values()) for key in ("dice", "iou", "minutes")}
+        found["seeds"] = {seed: row["dice"] for seed, row in mine.items()}
+        ends = [s for s in mine if ("masks_only", s) in rows and ("full", s) in rows]
+        if ends:
+            low, high = (_mean(rows[end, s]["dice"] for s in ends) for end in ("masks_only", "full"))
+            found["gap_closed"] = (_mean(mine[s]["dice"] for s in ends) - low) / (high - low)
+        common = [s for s in mine if name != "mixed" and ("mixed", s) in rows]
+        if common:
+            ids = sorted(mine[common[0]]["images"])
+            own, other = ([_mean(rows[of, s]["images"][i] for s in common) for i in ids] for of in (name, "mixed"))
+            found["over_mixed"] = paired_bootstrap(own, other)
+        kinds = {kind for row in mine.values() for kind in row["pseudo"]}
+        found["pseudo"] = {kind: _mean(row["pseudo"][kind]["dice"] for row in mine.values()) for kind in sorted(kinds)}
+    return figures
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(list(values)))
+
+
 def main(config: Config) -> None:
-    figures: dict[str, dict] = {}
+    torch.set_num_threads(config.threads)
+    if unknown := [name for name in config.rows if name not in ROWS]:
+        raise SystemExit(f"--rows: {unknown[0]!r} is none of: {', '.join(ROWS)}")
+    settings = claimed(config.out, config.settings(), "rows")
     mixed, full = Dataset.load(config.data), Dataset.load(config.data / "splits_full.json")
-    for row in config.rows:
-        data = config.data / ("splits_full.json" if row == "full" else "splits.json")
-        out = config.out / row
-        done = out / "benchmark.json"
-        if not done.is_file():
-            started = time.monotonic()
-            samix.main(
-                samix.Config(
-                    data=data,
-                    out=out,
-                    steps=config.steps,
-                    batch=config.batch,
-                    size=config.size,
-                    sam=config.sam,
-                    seed=config.seed,
-                    resume=True,
-                    **VARIANTS[row],
-                )
-            )
-            minutes = (time.monotonic() - started) / 60
-            scores = api.evaluate(out, full, split=config.split)
-            done.write_text(json.dumps({"dice": scores["dice"], "iou": scores["iou"], "minutes": minutes}))
-        figures[row] = json.loads(done.read_text())
-    table = Table(
-        title=f"{config.data.name}, {config.split} split, {config.steps} steps of {config.batch}, {config.size} px, seed {config.seed}"
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    for seed in config.seeds:
+        for name in [row for row in ROWS if not config.rows or row in config.rows]:
+            path = config.out / f"row-{name}-s{seed}.json"
+            rows[name, seed] = kept(path, lambda name=name, seed=seed: make(config, name, seed, mixed, full))
+    order = list(ROWS)
+    figures = summarise(dict(sorted(rows.items(), key=lambda item: (order.index(item[0][0]), item[0][1]))))
+    trivial = trivial_dice(mixed, full)
+    kinds = sorted({kind for found in figures.values() for kind in found["pseudo"]})
+    facts = machine()
+    show(
+        f"{config.data.name}, {config.split} split, {config.steps} steps of {config.batch}, {config.size} px",
+        [
+            "labels",
+            "Dice",
+            "seeds",
+            "IoU",
+            "gap closed",
+            "over mixed x 100",
+            *(f"pseudo: {k}" for k in kinds),
+            "minutes",
+        ],
+        [_shown(name, found, kinds) for name, found in figures.items()],
+        facts,
+        "Minutes are of the call that finished a row. Trivial answers to the boxes (Dice): "
+        + ", ".join(f"{name} {dice:.3f}" for name, dice in trivial.items()),
     )
-    for column in ("labels", "Dice", "IoU", "minutes"):
-        table.add_column(column, justify="left" if column == "labels" else "right")
-    for row, f in figures.items():
-        table.add_row(row, f"{f['dice']:.3f}", f"{f['iou']:.3f}", f"{f['minutes']:.1f}")
-    console = Console()
-    console.print(table)
-    if {"masks_only", "mixed", "full"} <= figures.keys():
-        low, high = figures["masks_only"]["dice"], figures["full"]["dice"]
-        figures["gap_closed"] = {
-            r: (figures[r]["dice"] - low) / (high - low) for r in figures if r not in ("masks_only", "full")
-        }
-        console.print("gap closed: " + ", ".join(f"{k} {v:.2f}" for k, v in figures["gap_closed"].items()))
-    if "mixed" in figures:
-        figures["pseudo"] = pseudo_dice(config.out / "mixed", full)
-        figures["trivial"] = trivial_dice(mixed, full)
-        console.print("pseudo-masks (Dice): " + ", ".join(f"{k} {v['dice']:.3f}" for k, v in figures["pseudo"].items()))
-        console.print(
-            "trivial answers to the boxes (Dice): " + ", ".join(f"{k} {v:.3f}" for k, v in figures["trivial"].items())
-        )
-    if config.json:
-        config.json.write_text(json.dumps(figures, indent=1))
+    save(config.json, {"settings": settings, "machine": facts, "rows": figures, "trivial": trivial})
+
+
+def _shown(name: str, found: dict[str, Any], kinds: list[str]) -> list[str]:
+    over = found.get("over_mixed")
+    return [
+        name,
+        f"{found['dice']:.3f}",
+        " ".join(f"{dice:.3f}" for dice in found["seeds"].values()),
+        f"{found['iou']:.3f}",
+        f"{found['gap_closed']:.2f}" if "gap_closed" in found else "",
+        "{:+.1f} ({:+.1f} .. {:+.1f})".format(*(100 * d for d in over)) if over else "",
+        *(f"{found['pseudo'][kind]:.3f}" if kind in found["pseudo"] else "" for kind in kinds),
+        f"{found['minutes']:.1f}",
+    ]
 
 
 if __name__ == "__main__":

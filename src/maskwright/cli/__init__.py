@@ -1,0 +1,137 @@
+"""The command line. Every command is a dataclass whose fields are its arguments; calling it does the work.
+
+Nothing heavy is imported before a command is known, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from tyro.extras import SubcommandApp
+
+from maskwright.cli.data import Check, Convert, Stats, Weaken
+from maskwright.cli.models import Demo, Evaluate, Predict
+from maskwright.cli.sam import SamConvert, SamEvaluate, SamInfo, SamPrecompute
+from maskwright.errors import MaskwrightError
+from maskwright.recipes import RECIPES
+
+DESCRIPTION = """Segmentation models from whatever labels there are: masks, boxes, scribbles, points, tags, or none.
+
+From labels to masks in four steps:
+  maskwright data check DATA
+  maskwright train samix DATA --out RUN
+  maskwright evaluate RUN DATA
+  maskwright predict RUN IMAGES --out DIR
+
+`maskwright demo` shows all of it on pictures that it draws itself. With several GPUs write `accelerate launch -m
+maskwright` instead of `maskwright`."""
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 for what the user can mend, 130 after an interrupt.
+
+    Usage errors end in SystemExit with status 2, and --help with status 0.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args == ["--version"]:
+        from maskwright import __version__
+
+        print(f"maskwright {__version__}")
+        return 0
+    # The other libraries' chatter is not the user's business; warnings and what goes wrong is.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        try:
+            return _run(args)
+        finally:
+            _leave_processes()
+    except MaskwrightError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        remedy = "continue with --resume" if args[:1] == ["train"] else "give the same command again to go on"
+        _tell(f"interrupted; {remedy}")
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has gone. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        if error.errno in _NO_SPACE:
+            return _fail(f"{where}the disk is full; free some space and give the command again")
+        if error.errno in _NOT_ALLOWED:
+            return _fail(f"{where}{os.strerror(error.errno)}; choose another place or change its permissions")
+        raise
+    except RuntimeError as error:
+        # Named rather than imported: torch takes seconds.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        return _fail("the GPU's memory is full; give a smaller --batch or --size, or --device cpu")
+
+
+def _run(args: list[str]) -> int:
+    recipe = args[1] if args[:1] == ["train"] and args[1:2] and args[1] in RECIPES else None
+    command = _app(recipe).cli(prog="maskwright", description=DESCRIPTION, args=args)
+    if recipe is None:
+        return command() or 0
+    run = RECIPES[recipe].module().main(command)
+    if _is_main():
+        print(f"trained: {run}\npredict with: maskwright predict {run} IMAGES --out DIR")
+    return 0
+
+
+def _app(recipe: str | None) -> SubcommandApp:
+    """All commands. A recipe's own settings are imported only where it was asked for, as they need PyTorch."""
+    app, train, data, sam = SubcommandApp(), SubcommandApp(), SubcommandApp(), SubcommandApp()
+    train.__doc__ = "Train a model."
+    data.__doc__ = "Check, count, weaken and convert datasets."
+    sam.__doc__ = "The foundation model: facts, official checkpoints, embeddings ahead of time."
+    for name, known in RECIPES.items():
+        settings = known.module().Config if name == recipe else dataclasses.make_dataclass(name, [])
+        train.command(name=name, help=known.text)(settings)
+    groups = (
+        (data, {"check": Check, "stats": Stats, "weaken": Weaken, "convert": Convert}),
+        (sam, {"info": SamInfo, "evaluate": SamEvaluate, "convert": SamConvert, "precompute": SamPrecompute}),
+    )
+    for group, commands in groups:
+        for name, command in commands.items():
+            group.command(name=name)(command)
+    app.command(train, name="train")
+    app.command(name="predict")(Predict)
+    app.command(name="evaluate")(Evaluate)
+    app.command(name="demo")(Demo)
+    app.command(data, name="data")
+    app.command(sam, name="sam")
+    return app
+
+
+def _leave_processes() -> None:
+    """Part from the other processes in order; a group that is still up when Python ends can abort the process."""
+    if "torch" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _fail(text: str) -> int:
+    _tell(f"error: {text}")
+    return 1
+
+
+def _tell(text: str) -> None:
+    """On standard error, once: of several processes the main one speaks."""
+    if _is_main():
+        print(text, file=sys.stderr)

@@ -16,9 +16,6 @@ another's. A profile of the largest batch says what bounds it.
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +39,7 @@ from maskwright.rl.clicks import dice, first_click
 from maskwright.rl.envs import GRID, PIXELS, ClickVectorEnv
 from maskwright.sam.frozen import FrozenDecoder
 from maskwright.sam.sam import Sam
-from measure import load_sam, machine, save, show
+from measure import in_own_process, load_sam, machine, peak_bytes, save, show
 
 Times = NDArray[np.float64]
 
@@ -243,7 +240,7 @@ def profiled(env: ClickVectorEnv, actions: NDArray[np.int64], times: Times) -> d
 
 
 @torch.no_grad()
-def measure(name: str, config: Config, answer: Any) -> None:
+def measure(name: str, config: Config) -> dict[str, Any]:
     """One way in a process of its own."""
     torch.set_num_threads(config.threads)
     sam, bank, actions = prepare(config)
@@ -252,34 +249,24 @@ def measure(name: str, config: Config, answer: Any) -> None:
     else:
         found = run_batched(config, sam, bank, actions, int(name))
     (seconds, cpu_seconds), masks, bytes_each, told = found
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    answer.put(
-        {
-            "seconds": seconds,
-            "cpu_seconds": cpu_seconds,
-            "clicks_per_second": 1 / seconds,
-            "masks": np.packbits(torch.stack(masks).numpy()).tobytes(),
-            "bytes_each": bytes_each,
-            "bank_bytes_each": bank.nbytes / len(bank),
-            # macOS counts in bytes, all others in KiB.
-            "peak_bytes": peak if sys.platform == "darwin" else peak * 1024,
-            "profile": told,
-            "size": sam.size,
-            "machine": machine(),
-        }
-    )
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "clicks_per_second": 1 / seconds,
+        "masks": np.packbits(torch.stack(masks).numpy()).tobytes(),
+        "bytes_each": bytes_each,
+        "bank_bytes_each": bank.nbytes / len(bank),
+        "peak_bytes": peak_bytes(),
+        "profile": told,
+        "size": sam.size,
+        "machine": machine(),
+    }
 
 
 def main(config: Config) -> None:
-    # Fresh processes: a forked one would start with this one's memory.
-    context = multiprocessing.get_context("spawn")
     figures: dict[str, dict[str, Any]] = {}
     for name in ("seed", "cached", *map(str, config.images)):
-        answer = context.Queue()
-        process = context.Process(target=measure, args=(name, config, answer))
-        process.start()
-        figures[name] = answer.get()
-        process.join()
+        figures[name] = in_own_process(measure, name, config)
     wanted = np.frombuffer(figures["seed"]["masks"], np.uint8)
     for found in figures.values():
         masks = np.frombuffer(found.pop("masks"), np.uint8)

@@ -17,6 +17,7 @@ Every run and every row is a folder or a JSON file in OUT; a call that was kille
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -105,15 +106,15 @@ ROWS = {
     "seed's PPO": Row("sb3", lambda own: own),
     "random": Row("full", _kept(places="random")),
     "random + accept": Row("full", _kept(places="random", accept="quality")),
-    "random + look-ahead + accept": Row("full", _kept(places="random", accept="quality", looks=12)),
+    "random + look-ahead + accept": Row("full", _kept(places="random", accept="quality", looks=24)),
     "entropy + accept": Row("full", _kept(places="entropy", accept="quality")),
     "imitation": Row("imitation", _kept(), "values"),
     "value map": Row("full", _kept(), "values"),
     "value map, SAM's IoU accepts": Row("full", _kept(accept="iou"), "values"),
     "+ accept": Row("full", _kept(accept="quality"), "values"),
-    "+ look-ahead": Row("full", _kept(accept="quality", looks=12), "values"),
-    "+ stop": Row("full", _kept(accept="quality", looks=12, stop=True), "values"),
-    "+ RL": Row("full", _kept(accept="quality", looks=12, stop=True), "reinforced"),
+    "+ look-ahead": Row("full", _kept(accept="quality", looks=24), "values"),
+    "+ stop": Row("full", _kept(accept="quality", looks=24, stop=True), "values"),
+    "+ RL": Row("full", _kept(accept="quality", looks=24, stop=True), "reinforced"),
     "value map + RL, every click kept": Row("full", _kept(stop=True), "reinforced"),
     "the agent (settled)": Row("full", lambda own: own),
     "oracle": Row("full", _kept(places="oracle")),
@@ -301,7 +302,8 @@ def main(config: Config) -> None:
     notes, refinements = [], {}
     if config.refine is not None:
         for seed in config.seeds:
-            path = config.out / f"refine-{config.refine.resolve().name}-s{seed}.json"
+            given = hashlib.sha256(str(config.refine.resolve()).encode()).hexdigest()[:8]
+            path = config.out / f"refine-{config.refine.resolve().name}-{given}-s{seed}.json"
             found = refinements[seed] = kept(path, lambda seed=seed: refined(bench, seed))
             gain = "{:+.3f} ({:+.3f} .. {:+.3f})".format(*found["gain"])
             notes.append(

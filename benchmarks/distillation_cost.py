@@ -9,10 +9,6 @@ with and without distillation. Every row is measured in a process of its own, so
 
 from __future__ import annotations
 
-import json as json_module
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +29,7 @@ from maskwright.engine.instances.set_loss import SetLoss
 from maskwright.nets.instance import create
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Sam
-from measure import load_sam, machine, median_seconds, save, show
+from measure import in_own_process, load_sam, machine, median_seconds, peak_bytes, save, show
 
 ROWS = ("nothing", "naive", "batched", "step without", "step with")
 
@@ -54,8 +50,6 @@ class Config:
     threads: int = 1
     json: Path | None = None
     """Also write the figures to this file."""
-    row: str | None = None
-    """Measure one row in this process; for the program's own use."""
 
 
 @torch.no_grad()
@@ -77,7 +71,7 @@ def naive(sam: Sam, embedding: Embedding, points: Tensor, canvas: int) -> Tensor
     return torch.stack(rows).view(*points.shape[:2], -1)
 
 
-def task(config: Config) -> Callable[[], object]:
+def task(config: Config, row: str) -> Callable[[], object]:
     """What one row does."""
     torch.manual_seed(0)
     sam, size = load_sam(config.sam, config.sam_size).requires_grad_(False), config.size
@@ -89,11 +83,11 @@ def task(config: Config) -> Callable[[], object]:
     points = query_points(inside, inside, torch.Generator().manual_seed(0), config.points)
     with torch.no_grad():
         embedding = sam.encode(images)
-    if config.row == "nothing":
+    if row == "nothing":
         return lambda: None
-    if config.row == "naive":
+    if row == "naive":
         return lambda: naive(sam, embedding, points, size)
-    if config.row == "batched":
+    if row == "batched":
         batched, one_by_one = sam_similarities(sam, embedding, points, size), naive(sam, embedding, points, size)
         if not torch.allclose(batched, one_by_one, atol=1e-4):
             raise SystemExit(f"the two ways differ by {(batched - one_by_one).abs().max():.2g}")
@@ -104,7 +98,7 @@ def task(config: Config) -> Callable[[], object]:
     def step() -> None:
         queries = network(images)
         parts = loss(queries.classes, queries.masks, truth, torch.Generator().manual_seed(0))
-        if config.row == "step with":
+        if row == "step with":
             with torch.no_grad():
                 target = sam_similarities(sam, sam.encode(images), points, size)
             parts["distillation"] = distillation_loss(queries.features, target, points, size, grid)
@@ -113,30 +107,17 @@ def task(config: Config) -> Callable[[], object]:
     return step
 
 
-def measure(config: Config) -> dict[str, float]:
+def measure(config: Config, row: str) -> dict[str, float]:
     """Seconds and the process' peak memory in MiB."""
     torch.set_num_threads(config.threads)
-    call = task(config)
+    call = task(config, row)
     seconds = median_seconds(call, config.repeats)
-    return {"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"seconds": seconds, "peak_mib": peak_bytes() / 2**20}
 
 
 def main(config: Config) -> None:
-    if config.row is not None:
-        print(json_module.dumps(measure(config)))
-        return
     torch.set_num_threads(config.threads)
-    figures: dict[str, dict[str, float]] = {}
-    for row in ROWS:
-        passed = [arg for arg in sys.argv[1:] if not arg.startswith("--json")]
-        if "--json" in sys.argv:
-            passed.remove(str(config.json))
-        done = subprocess.run(
-            [sys.executable, __file__, *passed, "--row", row], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise SystemExit(done.stderr or done.stdout)
-        figures[row] = json_module.loads(done.stdout.splitlines()[-1])
+    figures = {row: in_own_process(measure, config, row) for row in ROWS}
     base = figures["nothing"]["peak_mib"]
     labels = {
         "naive": "similarities, one click at a time",

@@ -15,9 +15,6 @@ Each way runs in a process of its own, so that the peak of one is not hidden by 
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +31,7 @@ from maskwright.engine.losses import mask_loss
 from maskwright.engine.run import settings_of
 from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Sam
-from measure import load_sam, machine, median_seconds, save, show
+from measure import in_own_process, load_sam, machine, median_seconds, peak_bytes, save, show
 
 TOLERANCE = 1e-4
 
@@ -120,11 +117,11 @@ def prepare(config: Config) -> tuple[Step, dict[str, torch.nn.Parameter]]:
     return Step(sam, scenes.images, masks, order), adapters
 
 
-def measure(name: str, config: Config, folder: str, answer: Any) -> None:
-    """One way in a process of its own: figures to ``answer``, gradients to a file."""
+def measure(name: str, config: Config, folder: str) -> dict[str, Any]:
+    """One way in a process of its own; the gradients go to a file."""
     torch.set_num_threads(config.threads)
     step, adapters = prepare(config)
-    before = _peak_bytes()
+    before = peak_bytes()
 
     def run() -> None:
         for parameter in adapters.values():
@@ -133,23 +130,15 @@ def measure(name: str, config: Config, folder: str, answer: Any) -> None:
 
     seconds = median_seconds(run, config.repeats)
     save_file({n: p.grad for n, p in adapters.items() if p.grad is not None}, Path(folder, f"{name}.safetensors"))
-    peak = _peak_bytes()
-    answer.put(
-        {
-            "seconds": seconds,
-            "images_per_second": config.batch / seconds,
-            "peak_bytes": peak,
-            "step_bytes": peak - before,
-            "size": step.sam.size,
-            "machine": machine(),
-        }
-    )
-
-
-def _peak_bytes() -> int:
-    """Largest resident size so far. macOS counts in bytes, all others in KiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    peak = peak_bytes()
+    return {
+        "seconds": seconds,
+        "images_per_second": config.batch / seconds,
+        "peak_bytes": peak,
+        "step_bytes": peak - before,
+        "size": step.sam.size,
+        "machine": machine(),
+    }
 
 
 def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
@@ -161,18 +150,10 @@ def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 def main(config: Config) -> None:
-    # Fresh processes: a forked one would start with this one's memory.
-    context = multiprocessing.get_context("spawn")
     figures: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in WAYS:
-            answer = context.Queue()
-            process = context.Process(target=measure, args=(name, config, folder, answer))
-            process.start()
-            process.join()
-            if process.exitcode:
-                raise SystemExit(f"{name}: failed with exit status {process.exitcode}")
-            figures[name] = answer.get()
+            figures[name] = in_own_process(measure, name, config, folder)
         gradients = {name: load_file(Path(folder, f"{name}.safetensors")) for name in WAYS}
     first = next(iter(WAYS))
     for name in WAYS:

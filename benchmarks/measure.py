@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -18,6 +22,8 @@ from rich.table import Table
 from maskwright.data.images import write_atomic
 from maskwright.sam.sam import Sam
 from maskwright.sam.weights import nano_config
+
+T = TypeVar("T")
 
 
 def load_sam(source: str, size: int | None) -> Sam:
@@ -33,6 +39,18 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
         call()
         taken.append(time.perf_counter() - started)
     return statistics.median(taken[1:])
+
+
+def in_own_process(call: Callable[..., T], *args: Any) -> T:
+    """What a call returns or raises, in a fresh process (a forked one would start with this one's memory): peaks are its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(call, *args).result()
+
+
+def peak_bytes() -> int:
+    """Largest resident size of this process so far. macOS counts in bytes, all others in KiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def machine() -> dict[str, Any]:

@@ -10,7 +10,6 @@ it goes on where it stopped; rows that are there are not made again.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,15 +19,14 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from maskwright import api
 from maskwright.data.images import write_mask
 from maskwright.data.labels import Dataset, Labels, Mask, Sample
 from maskwright.data.scenes import CATEGORY_NAMES, render
+from maskwright.engine.run import settings_of
 from maskwright.recipes import s4m
-from measure import save
+from measure import claimed, kept, machine, save, show
 
 SCENE_CATEGORIES = {
     "round": ("disc", "blob", "flower", "ring", "crescent"),
@@ -70,6 +68,7 @@ ROWS = {
     "nuclei 10%, no pasting": Row("nuclei", "10%", changed={"arp": "none"}, of="nuclei 10%"),
     "nuclei, all labels": Row("nuclei", None, changed={"stage": "teacher", "distillation": 0.0}),
     "cats 10%": Row("cats", "10%"),
+    "cats 10%, smaller and longer": Row("cats", "10%", changed={"size": 128, "steps": 1400}),
     "scenes 10%": Row("scenes", "10%"),
 }
 
@@ -128,15 +127,12 @@ def folder_of(config: Config, row: str) -> Path:
 
 
 def make(config: Config, name: str) -> dict[str, Any]:
-    """Train and score one row, or read what is there."""
+    """Train and score one row."""
     row, out = ROWS[name], folder_of(config, name)
-    done = out / "benchmark.json"
-    if done.is_file():
-        return json.loads(done.read_text())
     data = write_scenes(config.out / "scenes") if row.data == "scenes" else config.data / row.data
-    changed = dict(row.changed)
+    changed = {"steps": config.steps, **row.changed}
     if row.of is not None:
-        make(config, row.of)
+        found(config, row.of)
         teacher = folder_of(config, row.of)
         changed |= {"stage": "student", "teacher": teacher}
     started = time.process_time()
@@ -145,7 +141,6 @@ def make(config: Config, name: str) -> dict[str, Any]:
             data=data,
             out=out,
             labelled=row.labelled,
-            steps=config.steps,
             batch=config.batch,
             burn_in=config.burn_in,
             sam=config.sam,
@@ -155,7 +150,7 @@ def make(config: Config, name: str) -> dict[str, Any]:
             **SETTINGS[row.data] | changed,
         )
     )
-    figures: dict[str, Any] = {"minutes": (time.process_time() - started) / 60, "steps": config.steps}
+    figures: dict[str, Any] = {"minutes": (time.process_time() - started) / 60, "steps": changed["steps"]}
     dataset = Dataset.load(data)
     networks = {"teacher": out / "teacher", "student": out / "model"}
     if changed.get("stage") == "teacher":
@@ -164,8 +159,12 @@ def make(config: Config, name: str) -> dict[str, Any]:
         if folder.is_dir():
             scores = api.evaluate(api.load(folder, device="cpu"), dataset, config.split)
             figures[network] = {key: scores[key] for key in ("ap", "ap50", "ap75", "box_ap")}
-    done.write_text(json.dumps(figures))
     return figures
+
+
+def found(config: Config, name: str) -> dict[str, Any]:
+    """A row that is there, or else is made."""
+    return kept(folder_of(config, name) / "benchmark.json", lambda: make(config, name))
 
 
 def main(config: Config) -> None:
@@ -173,30 +172,31 @@ def main(config: Config) -> None:
     unknown = set(config.only) - ROWS.keys()
     if unknown:
         raise SystemExit(f"no such row: {', '.join(sorted(unknown))}; there are: {', '.join(ROWS)}")
+    settings = claimed(config.out, settings_of(config, "data", "out", "only", "json", "threads"), "rows")
     figures: dict[str, Any] = {}
     for name in ROWS:
         there = (folder_of(config, name) / "benchmark.json").is_file()
         if there or not config.only or name in config.only:
-            figures[name] = make(config, name)
-    table = Table(
-        title=f"AP on {config.split}, {config.steps} steps of each stage, batch {config.batch}", title_justify="left"
+            figures[name] = found(config, name)
+    facts = machine()
+    show(
+        f"AP on {config.split}, {config.steps} steps of each stage, batch {config.batch}",
+        ["row", "teacher AP", "AP50", "student AP", "AP50", "AP75", "box AP", "gain", "CPU minutes"],
+        [_cells(name, figures) for name in figures],
+        facts,
+        "Gain: of the student over its teacher.",
     )
-    columns = ("row", "teacher AP", "AP50", "student AP", "AP50", "AP75", "box AP", "gain", "CPU minutes")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "row" else "right")
-    for name, found in figures.items():
-        of = ROWS[name].of
-        teacher = found.get("teacher") or (figures[of]["teacher"] if of in figures else None)
-        student = found.get("student")
-        gain = f"{student['ap'] / teacher['ap'] - 1:+.0%}" if teacher and student and teacher["ap"] else "–"
-        cells = [_shown(teacher, "ap"), _shown(teacher, "ap50")]
-        cells += [_shown(student, key) for key in ("ap", "ap50", "ap75", "box_ap")]
-        table.add_row(name, *cells, gain, f"{found['minutes']:.1f}")
-    Console(width=140).print(table)
-    save(
-        config.json,
-        {"settings": {"steps": config.steps, "batch": config.batch, "split": config.split}, "rows": figures},
-    )
+    save(config.json, {"settings": settings, "machine": facts, "rows": figures})
+
+
+def _cells(name: str, figures: dict[str, Any]) -> list[str]:
+    row, of = figures[name], ROWS[name].of
+    teacher = row.get("teacher") or (figures[of]["teacher"] if of in figures else None)
+    student = row.get("student")
+    gain = f"{student['ap'] / teacher['ap'] - 1:+.0%}" if teacher and student and teacher["ap"] else "–"
+    shown = [_shown(teacher, "ap"), _shown(teacher, "ap50")]
+    shown += [_shown(student, key) for key in ("ap", "ap50", "ap75", "box_ap")]
+    return [name, *shown, gain, f"{row['minutes']:.1f}"]
 
 
 def _shown(scores: dict[str, float] | None, key: str) -> str:

@@ -133,7 +133,8 @@ def summarise(rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, dict[str
     figures = {}
     for name in dict.fromkeys(name for name, _ in rows):
         mine = {seed: row for (other, seed), row in rows.items() if other == name}
-        found = figures[name] = {key: _mean(row[key] for row in mine.values()) for key in ("dice", "iou", "minutes")}
+        found: dict[str, Any] = {key: _mean(row[key] for row in mine.values()) for key in ("dice", "iou", "minutes")}
+        figures[name] = found
         found["seeds"] = {seed: row["dice"] for seed, row in mine.items()}
         ends = [s for s in mine if ("masks_only", s) in rows and ("full", s) in rows]
         if ends:

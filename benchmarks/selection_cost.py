@@ -9,9 +9,6 @@ process of its own; `over the pool` is by how much its peak of memory exceeds th
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +21,7 @@ from maskwright.data.labels import Kind
 from maskwright.engine.in_context.selection import ReferencePolicy
 from maskwright.nets.selector import Heuristic, select
 from maskwright.nets.spnet import Entries, Query
-from measure import machine, median_seconds, save, show
+from measure import in_own_process, machine, median_seconds, peak_bytes, save, show
 
 SELECTORS = (*get_args(Heuristic), "policy")
 
@@ -74,37 +71,23 @@ def chooser(name: str, config: Config, entries: int) -> Callable[[], object]:
     )
 
 
-def measure(name: str, config: Config, entries: int, answer: Any) -> None:
+def measure(name: str, config: Config, entries: int) -> dict[str, Any]:
     """One selector and size, in a process of its own."""
     torch.set_num_threads(config.threads)
     torch.set_grad_enabled(False)
     # What every process pays once, such as the libraries' own buffers, is not the pool's size.
     chooser(name, config, 64)()
     choose = chooser(name, config, entries)
-    before = _peak_bytes()
+    before = peak_bytes()
     seconds = median_seconds(choose, config.repeats)
-    answer.put({"seconds": seconds, "over_pool_bytes": _peak_bytes() - before, "machine": machine()})
-
-
-def _peak_bytes() -> int:
-    """Largest resident size so far. macOS counts in bytes, all others in KiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return {"seconds": seconds, "over_pool_bytes": peak_bytes() - before, "machine": machine()}
 
 
 def main(config: Config) -> None:
-    # Fresh processes: a forked one would start with this one's memory.
-    context = multiprocessing.get_context("spawn")
     figures: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in SELECTORS}
     for name in SELECTORS:
         for entries in config.entries:
-            answer = context.Queue()
-            process = context.Process(target=measure, args=(name, config, entries, answer))
-            process.start()
-            process.join()
-            if process.exitcode:
-                raise SystemExit(f"{name} with {entries} entries: failed with exit status {process.exitcode}")
-            figures[name][entries] = answer.get()
+            figures[name][entries] = in_own_process(measure, name, config, entries)
     facts = figures[SELECTORS[0]][config.entries[0]]["machine"]
     rows = [
         [name, *(f"{f['seconds'] * 1e3:.2f} / {f['over_pool_bytes'] / 2**20:.1f}" for f in by_size.values())]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -338,6 +339,18 @@ def test_wrong_settings_are_named_before_anything_starts():
         api.train("samx", data="a", out="b")
     with pytest.raises(MaskwrightError, match=r"'minuts' is no setting; did you mean 'minutes'.*'out' must be given"):
         api.train("samix", data="a", minuts=3)
+
+
+def test_text_becomes_what_a_setting_wants(monkeypatch: pytest.MonkeyPatch):
+    from maskwright.recipes import alignsam, s4m
+
+    for module in (alignsam, s4m):
+        monkeypatch.setattr(module, "main", lambda config: config)
+    found: Any = api.train("s4m", data="data", out="run", stage="student", teacher="runs/teacher", sam="nano")
+    assert (found.data, found.out, found.teacher) == (Path("data"), Path("run"), Path("runs/teacher"))
+    assert found.sam == "nano"
+    found = api.train("alignsam", data=Path("data"), out="run", text="disc")
+    assert found.text == ("disc",)
 
 
 def test_settings_reach_the_recipe(monkeypatch: pytest.MonkeyPatch):

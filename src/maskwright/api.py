@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -33,7 +33,7 @@ def train(recipe: str, **settings: Any) -> Path:
 
     Args:
         recipe: one of ``RECIPES``.
-        settings: the fields of the recipe's ``Config``, at least ``data`` and ``out``.
+        settings: the fields of the recipe's ``Config``, at least ``data`` and ``out``. Paths may be text.
 
     Raises:
         MaskwrightError: unknown recipe or setting, or whatever is wrong with the data or the run directory.
@@ -51,7 +51,18 @@ def train(recipe: str, **settings: Any) -> Path:
     problems += [f"{name!r} must be given" for name in ("data", "out") if name not in settings]
     if problems:
         raise MaskwrightError(f"{recipe}: " + "; ".join(sorted(problems)))
-    return module.main(module.Config(**settings | {name: Path(settings[name]) for name in ("data", "out")}))
+    types = get_type_hints(module.Config)
+    return module.main(module.Config(**{name: _as_field(value, types[name]) for name, value in settings.items()}))
+
+
+def _as_field(value: Any, hint: Any) -> Any:
+    """A setting as the command line would give it: text is a path where one is wanted, and one of several where several are."""
+    if not isinstance(value, str):
+        return value
+    kinds = (hint, *get_args(hint))
+    if Path in kinds:
+        return Path(value)
+    return (value,) if any(get_origin(kind) is tuple for kind in kinds) else value
 
 
 def load(path: str | Path, *, device: str | torch.device | None = None) -> Predictor:

@@ -15,6 +15,11 @@ def require(rules: Mapping[str, bool]) -> None:
         raise MaskwrightError("; ".join(broken))
 
 
+def canvas_rule(option: str, size: int | None) -> dict[str, bool]:
+    """The rule for ``require`` that the side of a canvas has to keep; None stands for the checkpoint's own."""
+    return {f"--{option} {size}: must be a multiple of 32": size is None or (size >= 32 and size % 32 == 0)}
+
+
 class DataError(MaskwrightError):
     """One or more problems in a dataset, all reported at once.
 

@@ -175,8 +175,8 @@ def predict_folder(
 ) -> Summary:
     """Predict images into a folder. What an earlier call of the same model left there is kept, not made again.
 
-    An image counts as done if its mask is there, was made by the same model with the same settings, and the image's
-    length and time of modification are what they were.
+    An image counts as done if its mask is there, was made by the same model with the same settings, and length and time of
+    modification of the image, and of the mask that was given with it, are what they were.
 
     Args:
         jobs: of :func:`find_images`.
@@ -199,7 +199,9 @@ def predict_folder(
     chosen = predictor.chosen(options)
     head = _head(predictor, chosen)
     known, stale = _known(folder, head, jobs, overwrite)
-    todo = jobs if overwrite else [job for job in jobs if not _is_done(folder, job, known.get(job.name), overlays)]
+    beside = {job.name: predictor.rests_on(job.path) for job in jobs}
+    done = {job.name for job in jobs if _is_done(folder, job, known.get(job.name), beside[job.name], overlays)}
+    todo = [job for job in jobs if overwrite or job.name not in done]
     # All have looked at the folder, and refused it or not, before the main process changes anything in it.
     state.wait_for_everyone()
     if state.is_main_process:
@@ -212,7 +214,7 @@ def predict_folder(
     state.wait_for_everyone()
     mine = list(todo[state.process_index :: state.num_processes])
     with open(folder / _PART.format(rank=state.process_index), "a", encoding="utf-8") as part:
-        for number, row in enumerate(_rows(predictor, mine, folder, batch, chosen, overlays), start=1):
+        for number, row in enumerate(_rows(predictor, mine, beside, folder, batch, chosen, overlays), start=1):
             part.write(json.dumps(row) + "\n")
             part.flush()
             if progress:
@@ -231,7 +233,13 @@ def predict_folder(
 
 
 def _rows(
-    predictor: Predictor, jobs: Sequence[Job], folder: Path, batch: int, options: Mapping[str, Any], overlays: bool
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    beside: Mapping[str, Path | None],
+    folder: Path,
+    batch: int,
+    options: Mapping[str, Any],
+    overlays: bool,
 ) -> Iterator[dict[str, Any]]:
     """Predict, and write in threads: the entries of the index in the order of the jobs, then the unreadable images."""
     unreadable: list[str] = []
@@ -243,7 +251,7 @@ def _rows(
             job = left.popleft()
             while job.path != prediction.image:  # that one was unreadable
                 job = left.popleft()
-            waiting.append(pool.submit(_write, prediction, job, folder, overlays))
+            waiting.append(pool.submit(_write, prediction, job, beside[job.name], folder, overlays))
             if len(waiting) > 2 * _WRITERS:
                 yield waiting.popleft().result()
         while waiting:
@@ -251,14 +259,15 @@ def _rows(
     yield from ({"problem": problem} for problem in unreadable)
 
 
-def _write(prediction: Prediction, job: Job, folder: Path, overlays: bool) -> dict[str, Any]:
+def _write(prediction: Prediction, job: Job, beside: Path | None, folder: Path, overlays: bool) -> dict[str, Any]:
     height, width = prediction.mask.shape
-    stamp = _stamp(job.path)
+    stamp, given = _stamp(job.path), None if beside is None else _stamp(beside)
     mask = prediction.save(folder, name=job.name, overlay=overlays)
     return {
         "name": job.name,
         "file": str(job.path),
         **stamp,
+        **({} if given is None else {"given": given}),
         "size": [width, height],
         "mask": mask.relative_to(folder).as_posix(),
         "overlay": f"overlays/{job.name}.jpg" if overlays else None,
@@ -322,10 +331,12 @@ def _known(
     return known, []
 
 
-def _is_done(folder: Path, job: Job, row: dict[str, Any] | None, overlays: bool) -> bool:
+def _is_done(folder: Path, job: Job, row: dict[str, Any] | None, beside: Path | None, overlays: bool) -> bool:
     if row is None or not (folder / row["mask"]).is_file():
         return False
     if overlays and not (row["overlay"] and (folder / row["overlay"]).is_file()):
+        return False
+    if row.get("given") != (None if beside is None else _stamp(beside)):
         return False
     return job.path.exists() and {key: row[key] for key in ("bytes", "modified")} == _stamp(job.path)
 

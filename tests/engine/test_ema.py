@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from maskwright.engine.ema import Ema
+from maskwright.engine.ema import Ema, spanning
 from maskwright.errors import WeightsError
 
 torch.set_num_threads(1)
@@ -129,3 +129,9 @@ def test_another_architecture_is_an_error_that_names_the_difference() -> None:
 def test_impossible_settings(decay: float, warmup: int) -> None:
     with pytest.raises(ValueError, match=r"decay|warmup"):
         Ema(student(), decay, warmup)
+
+
+def test_a_short_run_has_a_short_memory() -> None:
+    assert spanning(0.999, 1_000_000, 0.2) == 0.999
+    assert spanning(0.999, 1000, 0.2) == pytest.approx(1 - 1 / 200)
+    assert spanning(0.999, 0, 0.2) == 0.5

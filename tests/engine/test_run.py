@@ -48,6 +48,10 @@ def test_overwrite_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
         run.save_checkpoint(1, weights(1), {})
         run.save_model({"w": torch.ones(2)}, {}, "card")
     (tmp_path / "notes.txt").write_text("mine")
+    # What came of the deleted model.
+    (tmp_path / "evaluation-test.json").write_text("{}")
+    (tmp_path / "clicks.gif").write_bytes(b"")
+    (tmp_path / "pseudo").mkdir()
     with start(tmp_path, overwrite=True) as run:
         assert run.load_checkpoint() is None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "metrics.jsonl", "notes.txt"]
@@ -140,6 +144,17 @@ def test_resume_drops_what_was_logged_after_the_checkpoint(tmp_path: Path) -> No
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 3, 4, 5]
     start(tmp_path, resume=True).close()
     assert read_metrics(tmp_path) == [{"step": s, "loss": 1 / s} for s in (1, 2, 3)] + [{"step": 3, "val": 0.5}]
+
+
+def test_what_follows_a_checkpoint_is_logged_once(tmp_path: Path) -> None:
+    with start(tmp_path) as run:
+        run.log(2, loss=1.0)
+        run.save_checkpoint(2, weights(2), {})
+        run.log_once(2, val=0.5)
+    with start(tmp_path, resume=True) as run:
+        run.log_once(2, val=0.5)
+        run.log_once(3, val=0.7)
+    assert read_metrics(tmp_path) == [{"step": 2, "loss": 1.0}, {"step": 2, "val": 0.5}, {"step": 3, "val": 0.7}]
 
 
 def test_resume_without_a_checkpoint_starts_the_log_anew(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from stable_baselines3 import PPO
 from training import binary_scenes, environment, log, python
 
 from maskwright.api import evaluate, load, train
 from maskwright.cli import main
-from maskwright.data.images import read_mask
+from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Dataset, Kind
 from maskwright.engine.clicks import predictor
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
@@ -150,9 +151,14 @@ def test_every_stage_can_be_switched_off(changed: dict[str, Any], scenes: Path, 
 
 
 @pytest.mark.slow
-def test_ppo_on_pixels_is_a_baseline(scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
+def test_ppo_on_pixels_is_a_baseline(
+    scenes: Path, tiny_sam_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     config = settings(scenes, tmp_path / "run", tiny_sam_folder, learner="sb3")
+    learnt, update = [], PPO.train
+    monkeypatch.setattr(PPO, "train", lambda self: learnt.append(update(self)))
     run = clicks.main(config)
+    assert len(learnt) == 1  # the only roll-out, in which the budget runs out
     description = json.loads((run / "model" / "config.json").read_text())
     assert description["learner"] == "sb3"
     model, dataset = load(run, device="cpu"), Dataset.load(scenes)
@@ -177,13 +183,35 @@ def test_scores_do_not_depend_on_what_fits_in_memory(run: Path, scenes: Path, mo
     assert seen[-1] == (len(dataset.split("val")), len(dataset.split("val")))
 
 
+def test_images_without_an_object_are_no_reason_to_fail(scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    dataset = Dataset.load(data)
+    empty = [*dataset.split("val"), *list(dataset.split("train"))[::2]]
+    for sample in empty:
+        path = dataset.mask_path(sample)
+        write_mask(path, np.zeros_like(read_mask(path)))  # type: ignore[arg-type]
+    for seed in range(3):
+        trainer = clicks.Trainer(settings(data, tmp_path / "run", tiny_sam_folder, seed=seed, mirror=False), dataset)
+        assert trainer.val is None
+        assert len(trainer.held.pixels) + len(trainer.bank.pixels) == 5
+
+
+def test_resuming_a_finished_run_changes_nothing(run: Path, scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
+    shutil.copytree(run, tmp_path / "run")
+    again = clicks.main(settings(scenes, tmp_path / "run", tiny_sam_folder, resume=True))
+    assert_same(again, run)
+
+
 def test_more_images_than_fit_are_left_out_and_the_card_says_so(scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
-    run = clicks.main(settings(scenes, tmp_path / "run", tiny_sam_folder, memory=1e-4, objects=1))
+    run = clicks.main(settings(scenes, tmp_path / "run", tiny_sam_folder, memory=6e-4, objects=1))
     card = (run / "model" / "README.md").read_text()
     assert re.search(r"Trained on \d+ images .*; \d+ more show nothing large enough or lie beyond `--memory`", card)
 
 
-def test_the_command_line_corrects_a_click_and_masks(run: Path, scenes: Path, tmp_path: Path):
+def test_the_command_line_corrects_a_click_and_masks(
+    run: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     dataset = Dataset.load(scenes)
     image = dataset.image_path(dataset.split("test")[0])
     command = python("maskwright", "predict", run, image, "--click", "20,30", "5,6.5", "--label", "fg", "bg")
@@ -198,12 +226,21 @@ def test_the_command_line_corrects_a_click_and_masks(run: Path, scenes: Path, tm
         shutil.copy(dataset.image_path(sample), images)
     segmenter = save_run(tmp_path / "segmenter", tiny_segmenter(), categories=["background", "disc", "other"])
     assert main(["predict", str(run), str(images), "--masks", str(segmenter), "--out", str(tmp_path / "refined")]) == 1
+    assert "its categories are disc, other, those of" in capsys.readouterr().err
     given = tmp_path / "given"
     given.mkdir()
     for sample in dataset.split("test"):
         shutil.copy(dataset.mask_path(sample), given)  # type: ignore[arg-type]
     assert main(["predict", str(run), str(images), "--masks", str(given), "--out", str(tmp_path / "again")]) == 0
     assert len(list((tmp_path / "again" / "masks").glob("*.png"))) == 2
+    again = ["predict", str(run), str(images), "--masks", str(given), "--out", str(tmp_path / "again")]
+    capsys.readouterr()
+    assert main(again) == 0
+    assert "0 images predicted, 2 were there already" in capsys.readouterr().out
+    changed = next(given.glob("*.png"))
+    write_mask(changed, 1 - read_mask(changed))
+    assert main(again) == 0
+    assert "1 images predicted, 1 were there already" in capsys.readouterr().out
     for wrong in (["--click", "3"], ["--box", "1,2,3"], ["--click", "1,2"], [], ["--flip"]):
         assert main(["predict", str(run), str(images), *wrong, "--out", str(tmp_path / "wrong")]) == 1
 
@@ -237,12 +274,14 @@ def test_an_agent_answers_a_click_and_a_box(run: Path, scenes: Path):
         ({"box": (5, 5, 5, 9)}, "X0 < X1"),
         ({"click": [(1, 2)], "category": "cube"}, "'cube'"),
         ({"masks": run / "nowhere"}, "no such folder"),
+        ({"masks": run, "category": "disc"}, "refines all categories"),
         ({"flip": True}, "no --flip"),
     ):
         with pytest.raises(MaskwrightError, match=told):
             list(model.predict([image], **wrong))
-    with pytest.raises(DataError, match="lies outside"):
-        list(model.predict([image], click=[(64.0, 3.0)]))
+    for outside in ({"click": [(64.0, 3.0)]}, {"box": (70, 2, 90, 20)}, {"box": (-9, 2, -1, 20)}):
+        with pytest.raises(DataError, match="lies outside"):
+            list(model.predict([image], **outside))
 
 
 def test_masks_that_nothing_was_mended_in_stay_as_they_are(run: Path, scenes: Path, tmp_path: Path):

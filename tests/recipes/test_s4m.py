@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from maskwright.data.images import read_mask
 from maskwright.data.instances import is_labelled
 from maskwright.data.labels import Box, Dataset, Labels, Point
 from maskwright.engine.instances.distillation import cells_of, similarities
-from maskwright.errors import DataError, MaskwrightError, RunError
+from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
 from maskwright.recipes import s4m
 
 
@@ -284,12 +285,35 @@ def test_what_is_missing_is_told_and_leaves_no_run(
             s4m.main(settings(where, tmp_path / "run", tiny_sam_folder))
         assert not (tmp_path / "run").exists()
     for changed, message in {
-        ("size", 100): "not a multiple of 32",
+        ("size", 100): "must be a multiple of 32",
         ("crop", 5): "at least 32",
         ("burn_in", 2): "burn-in",
+        ("batch", 0): "--batch 0",
+        ("warm_up", -1): "--warm-up -1",
     }.items():
         with pytest.raises(MaskwrightError, match=message):
             settings(data, tmp_path / "run", tiny_sam_folder, **dict([changed]))
+
+
+def test_a_mistake_does_not_cost_the_run_that_was_there(
+    uninterrupted: Path, data: Path, tmp_path: Path, tiny_sam_folder: Path
+):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    nowhere = {"stage": "student", "teacher": tmp_path / "nowhere", "overwrite": True}
+    with pytest.raises(WeightsError):
+        s4m.main(settings(data, tmp_path / "run", tiny_sam_folder, **nowhere))
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    with pytest.raises(MaskwrightError, match="is --out too"):
+        settings(data, tmp_path / "run", tiny_sam_folder, **nowhere | {"teacher": tmp_path / "run"})
+
+
+def test_the_teacher_spans_a_twentieth_of_a_run_by_the_clock_too(data: Path, tmp_path: Path, tiny_sam_folder: Path):
+    decays = []
+    for length in ({"minutes": 1.0, "steps": None}, {"steps": 800}):
+        made = trainer(data, tmp_path / "run", tiny_sam_folder, **length)
+        made.step, made.fraction = 400, 0.5  # at a pace that makes 800 steps
+        decays.append(made._decay())
+    assert decays == [pytest.approx(1 - 1 / 40)] * 2
 
 
 class Stopped(Exception):

@@ -245,7 +245,7 @@ def test_no_mask_at_all_is_enough_for_training(tmp_path: Path, tiny_sam_folder: 
 
 
 def test_mistakes_in_the_settings(binary_folder: Path, tmp_path: Path, tiny_sam_folder: Path):
-    with pytest.raises(DataError, match="100 is not a multiple of 32"):
+    with pytest.raises(MaskwrightError, match="--size 100: must be a multiple of 32"):
         settings(binary_folder, tmp_path / "run", tiny_sam_folder, size=100)
     for changed, message in {
         ("epochs", 1.0): "exactly one of --epochs, --steps and --minutes",

@@ -52,6 +52,8 @@ class Predict:
     masks: Path | None = None
     """For an agent: masks to refine: a folder that `predict` wrote, a folder of PNGs named as the images, or the run of a segmenter,
     whose masks are then made first, in OUT/given."""
+    clicks: int | None = None
+    """Of a model of `alignsam`: how many clicks it places on an image; left out, as many as in training."""
     threshold: float | None = None
     """Of a model of instances: score from which an object is drawn into masks and overlays (default .5)."""
     batch: int = 8
@@ -68,12 +70,16 @@ class Predict:
 
         processes, device = processes_for(self.device)
         jobs = find_images(self.images, self.out, self.split)
-        options = given(flip=self.flip, threshold=self.threshold, **self._prompts(len(jobs)))
+        options = given(flip=self.flip, clicks=self.clicks, threshold=self.threshold, **self._prompts(len(jobs)))
         model = _load_model(self, device)
         model.chosen(options)
         settings: dict[str, Any] = {"batch": self.batch, "overwrite": self.overwrite, "processes": processes}
         if self.masks is not None and _holds_model(self.masks):
+            from maskwright.engine.clicks.predictor import ClickPredictor
+
             first = load(self.masks, device=device)
+            assert isinstance(model, ClickPredictor)  # others have no --masks
+            model.refuse_masks_of(first)
             options["masks"] = self.out / "given"
             with advancing("masks to refine", processes) as progress:
                 predict_folder(first, jobs, options["masks"], overlays=False, progress=progress, **settings)
@@ -103,7 +109,7 @@ class Predict:
 @dataclass
 class Evaluate:
     """Dice and IoU, or AP of instances, of a model on a split with masks; also written to RUN/evaluation-SPLIT.json (in context:
-    RUN/evaluation-SPLIT-in-context.json)."""
+    RUN/evaluation-SPLIT-in-context.json; with --masks: RUN/evaluation-SPLIT-refined.json)."""
 
     run: RunFolder
     """Run directory, or the model folder in it."""
@@ -143,7 +149,7 @@ class Evaluate:
         text = json.dumps(scores, indent=1) + "\n"
         # A copied model folder has no run around it, and nothing but the model belongs into it.
         is_run = self.run.resolve() != model.folder.resolve()
-        name = _as_name(self.split) + ("-in-context" if self.in_context else "")
+        name = _as_name(self.split) + ("-in-context" if self.in_context else "-refined" if self.masks else "")
         path = self.json or (self.run / f"evaluation-{name}.json" if is_run else None)
         if path:
             print(f"written: {write_atomic(path, text)}")

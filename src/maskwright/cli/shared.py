@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from tyro.conf import Positional, arg
 
-from maskwright.errors import MaskwrightError
+from maskwright.errors import canvas_rule, require
 
 if TYPE_CHECKING:
     from maskwright.predictions import Processes
@@ -90,11 +90,8 @@ def given(**options: Any) -> dict[str, Any]:
 
 
 def at_least_1(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise MaskwrightError(f"--{name} {value}: must be at least 1")
+    require({f"--{name} {value}: must be at least 1": value >= 1 for name, value in values.items()})
 
 
 def canvas_size(size: int | None) -> None:
-    if size is not None and (size < 32 or size % 32):
-        raise MaskwrightError(f"--size {size}: must be a multiple of 32")
+    require(canvas_rule("size", size))

@@ -86,6 +86,11 @@ class Ema:
                 mine.copy_(theirs)
 
 
+def spanning(decay: float, steps: float, share: float) -> float:
+    """The decay, lowered so that the average spans at most ``share`` of a run of so many steps."""
+    return min(decay, 1 - 1 / max(2.0, steps * share))
+
+
 def _named(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers, each once: tied weights have two names in a state dict and must not be moved twice."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -187,6 +187,12 @@ class Predictor(ABC):
             )
         return {**self.options, **options}
 
+    def rests_on(self, image: Path) -> Path | None:
+        """A file beside an image that its prediction is made from too, with the options last ``chosen``; when it changes, so does
+        the prediction.
+        """
+        return None
+
     def _predict(
         self,
         images: Iterable[ImageLike],

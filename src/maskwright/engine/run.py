@@ -40,7 +40,8 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = "maskwright run 1"
 # config.json comes last: it marks a folder as ours
-_OWN = ("last", "model", "teacher", "tb", "metrics.jsonl", "report.html", "config.json")
+_OWN = ("last", "model", "teacher", "pseudo", "tb", "metrics.jsonl", "report.html", "clicks.gif", "config.json")
+_SCORES = re.compile(r"evaluation-.*\.json")
 _ASIDE = re.compile(r"(config\.json|metrics\.jsonl|last|model|teacher)\.(tmp|old)-\d+")
 _PACKAGES = ("maskwright", "torch", "transformers", "safetensors", "numpy")
 
@@ -141,6 +142,13 @@ class Run:
                 writer.add_scalar(name, value, step)
             writer.flush()
 
+    def log_once(self, step: int, **scalars: Any) -> None:
+        """The same, unless it is logged: for what follows the checkpoint of its step, which a resumed run does again."""
+        if self.is_main and not any(
+            entry["step"] == step and scalars.keys() <= entry.keys() for entry in read_metrics(self.folder)
+        ):
+            self.log(step, **scalars)
+
     def save_checkpoint(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Replace the checkpoint in ``last/``; a kill at any instant leaves the old one or the new one, complete.
 
@@ -213,7 +221,8 @@ class Run:
     def _start(self) -> None:
         os.makedirs(self.folder, exist_ok=True)
         names = os.listdir(self.folder)
-        for name in [*filter(_ASIDE.fullmatch, names), *(own for own in _OWN if own in names)]:
+        leftovers = [*filter(_ASIDE.fullmatch, names), *filter(_SCORES.fullmatch, names)]
+        for name in [*leftovers, *(own for own in _OWN if own in names)]:
             remove(self.folder / name)
         record = {"format": _FORMAT, "config": self.config, **_circumstances(), "resumed": []}
         replace_text(self.folder / "config.json", json.dumps(record, indent=2))

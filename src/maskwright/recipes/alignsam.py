@@ -32,7 +32,7 @@ from maskwright.engine.predictor import find_device
 from maskwright.engine.run import Run, settings_of
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
-from maskwright.errors import DataError, require
+from maskwright.errors import DataError, canvas_rule, require
 from maskwright.nets.clip_surgery import ClipSurgery
 from maskwright.nets.place_policy import PlacePolicy
 from maskwright.nets.recalibrate import SemanticRecalibration, recalibration_loss
@@ -114,7 +114,7 @@ class Config:
         if self.srm_updates is None:
             self.srm_updates = 5 if self.text else 1
         rules = {
-            f"--size {self.size}: must be a multiple of 32": self.size is None or self.size % 32 == 0,
+            **canvas_rule("size", self.size),
             f"--shots {self.shots}: must be 0 (all) or more": self.shots >= 0,
             f"--grid {self.grid}: must be at least 2": self.grid >= 2,
             f"--clicks {self.clicks}: must be at least 1": self.clicks >= 1,
@@ -206,9 +206,9 @@ class Trainer:
             entropy=config.entropy,
             normalise=config.normalise,
         )
-        self.episode, self.used_minutes = 0, 0.0
+        self.episode = 0
         self.visited: list[ClickState] = []
-        self.started = self.saved = time.monotonic()
+        self.saved = time.monotonic()
         self.means: dict[str, list[float]] = defaultdict(list)
 
     # ------------------------------------------------------------------------------------------------ set-up
@@ -257,7 +257,7 @@ class Trainer:
             load_state(self.coach.prompter, tensors["prompter"], "prompter")
             load_state(self.coach.quality, tensors["quality"], "quality")
             unflatten_optimizer(self.coach.optimizer, tensors["coach_optimizer"], state["coach_optimizer"])
-        self.episode, self.used_minutes = state["episode"], state["minutes"]
+        self.episode = state["episode"]
 
     def save(self, *, force: bool = False) -> None:
         """A checkpoint, every ``checkpoint_seconds``."""
@@ -267,15 +267,12 @@ class Trainer:
         srm_flat, srm_state = flatten_optimizer(self.srm_optimizer)
         tensors = {"policy": self.policy.state_dict(), "srm": self.srm.state_dict()}
         tensors |= {"optimizer": flat, "srm_optimizer": srm_flat}
-        states = {"optimizer": state, "srm_optimizer": srm_state, "episode": self.episode, "minutes": self.minutes()}
+        states = {"optimizer": state, "srm_optimizer": srm_state, "episode": self.episode}
         if self.coach is not None:
             tensors |= {"prompter": self.coach.prompter.state_dict(), "quality": self.coach.quality.state_dict()}
             tensors["coach_optimizer"], states["coach_optimizer"] = flatten_optimizer(self.coach.optimizer)
         self.run.save_checkpoint(self.episode, tensors, states)
         self.saved = time.monotonic()
-
-    def minutes(self) -> float:
-        return self.used_minutes + (time.monotonic() - self.started) / 60
 
     # ------------------------------------------------------------------------------------------------ learning
 

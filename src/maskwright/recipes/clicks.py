@@ -48,12 +48,12 @@ from maskwright.engine.predictor import find_device
 from maskwright.engine.run import Run, settings_of
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
-from maskwright.errors import DataError, RunError, require
+from maskwright.errors import DataError, RunError, canvas_rule, require
 from maskwright.nets.prompter import Advice, Observation, Prompter
 from maskwright.nets.quality import QualityHead, belief_loss, quality_loss, value_loss
 from maskwright.recipes.clicks_report import validate, write_model, write_report
 from maskwright.rl import grpo
-from maskwright.rl.bank import Bank
+from maskwright.rl.bank import MIN_SHARE, Bank
 from maskwright.rl.clicks import (
     SLOTS,
     ClickState,
@@ -65,6 +65,9 @@ from maskwright.rl.clicks import (
 )
 from maskwright.rl.grid import cells_of, places_of
 from maskwright.sam.sam import Sam
+
+VISITED = 0.1
+"""Share of the memory for states that were visited."""
 
 MARGINS = (0.0, 0.005, 0.01, 0.02, 0.04)
 """Margins of acceptance that are tried on the images held out."""
@@ -104,7 +107,7 @@ class Config:
     """Last share of the training in which the policy learns by reinforcement (GRPO); 0: not at all."""
     clicks: int = 4
     """Corrective clicks after the first prompt."""
-    looks: int = 12
+    looks: int = 24
     """Clicks that are tried, in one decode, for each one that is placed."""
     batch: int = 16
     """Episodes side by side."""
@@ -124,7 +127,8 @@ class Config:
     """What a click costs, in units of Dice."""
     weight_decay: float = 1e-2
     memory: float = 8.0
-    """GiB for images, their embeddings and masks: of more training images those are used that fit, drawn by the seed."""
+    """GiB for images, their embeddings and masks, and for the states visited (a tenth): of more training images those are used that
+    fit, drawn by the seed."""
     objects: int = 8
     """Objects of one image that are learnt from, at most. 0: all."""
     held_out: float = 0.12
@@ -144,7 +148,7 @@ class Config:
         if self.steps is None and self.minutes is None:
             self.minutes = 10.0
         rules = {
-            f"--size {self.size}: must be a multiple of 32": self.size is None or self.size % 32 == 0,
+            **canvas_rule("size", self.size),
             f"--rounds {self.rounds}: must be at least 1": self.rounds >= 1,
             f"--clicks {self.clicks}: must be at least 1": self.clicks >= 1,
             f"--looks {self.looks}: must be at least 1": self.looks >= 1,
@@ -228,13 +232,19 @@ class Trainer:
         self.grid = self.sam.size // 8
         # By original image, before any mirroring: no image is on both sides.
         order = torch.randperm(len(masked), generator=self.generator(0, 0)).tolist()
-        held = max(1, round(config.held_out * len(masked)))
-        self.held = self._bank(train, [masked[i] for i in order[:held]], config.held_out)
-        bank = self._bank(train, [masked[i] for i in order[held:]], (1 - config.held_out) / (1 + config.mirror))
+        grown = config.held_out + (1 - config.held_out) * (1 + config.mirror)
+        bank = self._bank(train, [masked[i] for i in order], 1 / grown)
+        if bank is None or len(bank.pixels) < 4:
+            shown = 0 if bank is None else len(bank.pixels)
+            found = f"{shown} of {len(train)} images of split 'train' show an object of at least {MIN_SHARE:.3%} of the image"
+            found += f" and fit into --memory {config.memory:g} GiB"
+            raise DataError([f"{found}, and at least 4 are needed to learn from and to hold out"], str(config.data))
+        held = max(1, round(config.held_out * len(bank.pixels)))
+        self.held, bank = (bank.select(rows.nonzero()[:, 0]) for rows in (bank.image < held, bank.image >= held))
         self.images, self.unused = len(bank.pixels), len(masked) - held - len(bank.pixels)
         self.bank = bank.mirrored(self.sam) if config.mirror else bank
         val = [sample for sample in dataset.split("val") if sample.labels.mask is not None]
-        self.val = self._bank(dataset, val, config.held_out) if val else None
+        self.val = self._bank(dataset, val, config.held_out)
         self.prompter = Prompter(self.sam.width, stop_value=config.cost).to(self.device)
         self.quality = QualityHead(self.prompter.hidden).to(self.device)
         self.reference: Prompter | None = None
@@ -242,9 +252,9 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(networks, lr=config.lr, weight_decay=config.weight_decay)
         self.rl_optimizer = torch.optim.AdamW(self.prompter.policy_parameters(), lr=config.rl_lr, weight_decay=0.0)
         self.budget = Budget(steps=config.steps, minutes=config.minutes)
-        self.visited = VisitedStates(0, {})
+        self.visited = VisitedStates(int(VISITED * config.memory * 2**30), 0, {})
         self.live: ClickState | None = None
-        self.age = torch.full((config.batch,), config.clicks)
+        self.age = torch.full((config.batch,), config.clicks, device=self.device)
         self.rules = Rules(
             clicks=config.clicks, looks=config.looks, accept="quality" if config.quality else "always", stop=config.stop
         )
@@ -256,12 +266,12 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------ set-up
 
-    def _bank(self, dataset: Dataset, samples: Sequence[Sample], share: float) -> Bank:
-        """As many of the samples as a share of the memory holds, from the first on."""
-        memory = int(share * self.config.memory * 2**30)
-        return Bank.of_dataset(
-            self.sam, dataset.with_samples(samples), objects=self.config.objects or None, memory=memory
-        )
+    def _bank(self, dataset: Dataset, samples: Sequence[Sample], share: float) -> Bank | None:
+        """As many of the samples that show an object as a share of the memory for images holds, from the first on; None: none does."""
+        # The shares of training, held out and validation images add up to 1 + held_out.
+        memory = int((1 - VISITED) * share / (1 + self.config.held_out) * self.config.memory * 2**30)
+        some, objects = dataset.with_samples(samples), self.config.objects or None
+        return next(Bank.parts(self.sam, some, objects=objects, memory=memory, may_be_empty=True), None)
 
     def generator(self, stream: int, step: int) -> torch.Generator:
         """Randomness that depends on nothing but seed, purpose and step."""
@@ -281,9 +291,9 @@ class Trainer:
         if "reference" in tensors:
             self.reference = copy.deepcopy(self.prompter).requires_grad_(False)
             load_state(self.reference, tensors["reference"], "reference")
-        self.visited = VisitedStates.restored(tensors["memory"])
+        self.visited.load_state_dict(dict(tensors["memory"]))
         live = dict(tensors["live"])
-        self.age = live.pop("age")
+        self.age = live.pop("age").to(self.device)
         self.live = ClickState(**{name: tensor.to(self.device) for name, tensor in live.items()}) if live else None
         self.means.update(state["means"])
         self.step, self.used_minutes = state["step"], state["minutes"]
@@ -354,6 +364,7 @@ class Trainer:
             now, after = dice(self.bank, state.rows, state.logits), dice(self.bank, state.rows, looks.logits)
             cells = cells_of(looks.places, looks.labels, self.bank.size, self.grid)
         self.visited.add(
+            self.generator(6, self.step),
             rows=state.rows,
             points=state.points,
             labels=state.labels,
@@ -577,12 +588,12 @@ class Trainer:
                     found = curve(self.agent(prompter), held, rules)
                     trials.append({"policy": name, "margin": margin, **found.summary()})
 
-        chosen = max(trials, key=lambda trial: _worth(trial, 0.25, 0.02))
+        chosen = max(trials, key=lambda trial: _worth(trial, 0.25, 0.1))
         if chosen["policy"] == "values" and self.reference is not None:
             self.prompter = self.reference
         self.rules = replace(self.rules, margin=chosen["margin"])
         masks = self._mask_trials(held) if self.config.quality else []
-        mask_margin = max(masks, key=lambda trial: _worth(trial, 0.5, 0.05))["margin"] if masks else 0.0
+        mask_margin = max(masks, key=lambda trial: _worth(trial, 0.5, 0.1))["margin"] if masks else 0.0
         self.rules = replace(self.rules, mask_margin=mask_margin)
         self.settled = {
             "trials": trials + masks,
@@ -638,7 +649,7 @@ class Trainer:
         """Write the model to take home and the report."""
         scores = validate(self)
         if scores:
-            self.run.log(
+            self.run.log_once(
                 self.step,
                 val_first=scores["agent"]["dice"][0],
                 val_dice=scores["agent"]["dice"][-1],

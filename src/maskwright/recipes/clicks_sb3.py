@@ -71,16 +71,25 @@ class Sb3Trainer(Trainer):
 
 
 class _Budgeted(BaseCallback):
-    """Ends the training when the budget is used up, and logs."""
+    """Ends the training when the budget is used up, and logs.
+
+    A roll-out that has begun is ended and learnt from: Stable-Baselines3 drops one that is broken off.
+    """
 
     def __init__(self, trainer: Sb3Trainer, advance: Any) -> None:
         super().__init__()
         self.trainer, self.advance = trainer, advance
         self.begun = time.monotonic()
         self.share = 0.0
+        self.over = False
         self.rewards: list[float] = []
 
+    def _on_rollout_start(self) -> None:
+        self.over = self.trainer.budget.done(self.trainer.step, self.begun)
+
     def _on_step(self) -> bool:
+        if self.over:
+            return False
         trainer = self.trainer
         trainer.step += 1
         self.rewards.append(float(torch.as_tensor(self.locals["rewards"]).mean()))
@@ -89,4 +98,4 @@ class _Budgeted(BaseCallback):
             self.rewards.clear()
         before, self.share = self.share, trainer.budget.progress(trainer.step, self.begun)
         self.advance(1 if trainer.budget.total_steps else 100 * (self.share - before))
-        return not trainer.budget.done(trainer.step, self.begun)
+        return True

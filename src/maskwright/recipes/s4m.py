@@ -40,7 +40,7 @@ from maskwright.data.instances import (
 from maskwright.data.labels import Dataset, Labels
 from maskwright.engine import descent
 from maskwright.engine.budget import Budget, progress
-from maskwright.engine.ema import Ema
+from maskwright.engine.ema import Ema, spanning
 from maskwright.engine.instances import coco
 from maskwright.engine.instances.detections import look_at
 from maskwright.engine.instances.distillation import distillation_loss, query_points, sam_similarities
@@ -51,7 +51,7 @@ from maskwright.engine.model import Model
 from maskwright.engine.run import Run, settings_of
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
-from maskwright.errors import DataError, MaskwrightError, RunError
+from maskwright.errors import DataError, RunError, canvas_rule, require
 from maskwright.nets.instance import InstanceSegmenter, Queries, create
 from maskwright.recipes.s4m_report import write_model, write_report
 from maskwright.sam.sam import Embedding, Sam
@@ -151,21 +151,26 @@ class Config:
             self.steps = 2000
         if self.labels == "labelled-only":
             self.stage = "teacher"
+        counts = {"batch": self.batch, "points": self.points, "queries": self.queries}
         rules = {
-            f"--size {self.size} is not a multiple of 32": self.size % 32 == 0,
+            **canvas_rule("size", self.size),
+            **canvas_rule("sam-size", self.sam_size),
+            **{f"--{name} {value}: must be at least 1": value >= 1 for name, value in counts.items()},
+            f"--warm-up {self.warm_up}: must be 0 or more": self.warm_up >= 0,
             "--stage student needs the run of a teacher: give --teacher RUN": (
                 self.stage != "student" or self.teacher is not None
             ),
             "--teacher is for --stage student alone: leave it out, or give --stage student": (
                 self.stage == "student" or self.teacher is None
             ),
+            f"--teacher {self.teacher}: is --out too; name another folder for the student": (
+                self.teacher is None or self.teacher.resolve() != self.out.resolve()
+            ),
             f"--burn-in {self.burn_in} must lie in 0..1": 0 <= self.burn_in <= 1,
             f"--certain {self.certain} must lie in 0..1": 0 <= self.certain <= 1,
             f"--crop {self.crop} must be at least 32 pixels": self.crop is None or self.crop >= 32,
         }
-        broken = [rule for rule, holds in rules.items() if not holds]
-        if broken:
-            raise MaskwrightError("; ".join(broken))
+        require(rules)
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, for ``config.json``."""
@@ -252,6 +257,8 @@ class Trainer:
         self.sam = Sam.load(config.sam, size=config.sam_size).to(self.device).requires_grad_(False)
         self.network: InstanceSegmenter = self._create()
         self.optimizer = self._optimizer(self.network)
+        # Before a run is made or deleted for it; a run that goes on may have its teacher already.
+        self.given = load_teacher(config.teacher, self.categories) if config.teacher and not config.resume else None
         self.teacher: Ema | None = None
         self.budget = Budget(steps=config.steps, minutes=config.minutes)
         self.loss = SetLoss()
@@ -411,7 +418,8 @@ class Trainer:
             if self.accelerator.is_main_process:
                 write_model(self, self.network, "teacher")
             return self.network
-        return load_teacher(self.config.teacher, self.categories).to(self.device)
+        given, self.given = self.given, None
+        return (load_teacher(self.config.teacher, self.categories) if given is None else given).to(self.device)
 
     def _start_student(self, teacher: InstanceSegmenter) -> None:
         """A student from the backbone's initialisation, taught by ``teacher``."""
@@ -422,8 +430,9 @@ class Trainer:
         self.means.clear()
 
     def _decay(self) -> float:
-        total = self.budget.total_steps
-        return self.config.ema if total is None else min(self.config.ema, 1 - 1 / max(2.0, total / 20))
+        """By the clock the number of steps is foretold from those so far."""
+        total = self.budget.total_steps or self.step / max(self.fraction, 1e-6)
+        return spanning(self.config.ema, total, 1 / 20)
 
     def student_step(self, labelled: InstanceBatch, unlabelled: InstanceBatch) -> dict[str, Tensor]:
         """The losses of one step; the teacher follows."""
@@ -440,6 +449,7 @@ class Trainer:
         """Frozen during the burn-in, then overwritten by the student, then its moving average."""
         assert self.teacher is not None
         if self.burnt_in:
+            self.teacher.decay = self._decay()
             self.teacher.update(self.network)
         elif self.fraction >= self.config.burn_in:
             self.teacher.copy_from(self.network)
@@ -500,7 +510,7 @@ class Trainer:
         with progress(total or 100, text, completed=done if total else 0, is_main=main) as advance:
             while not self._agree(budget.done(done, begun)):
                 self.fraction = self._agree(budget.progress(done, begun))
-                rate = min(1.0, (done + 1) / config.warm_up) * (1 - self.fraction) ** 0.9
+                rate = min(1.0, (done + 1) / max(1, config.warm_up)) * (1 - self.fraction) ** 0.9
                 descent.set_rate(self.optimizer, rate)
                 parts = losses()
                 loss = torch.stack(list(parts.values())).sum()
@@ -510,13 +520,13 @@ class Trainer:
                 done += 1
                 setattr(self, counter, done)
                 self._report_step(rate)
-                advance(1 if total else 100 * (self._agree(budget.progress(done, begun)) - self.fraction))
-                if done % self._validate_every() == 0 and len(self.val) and done != total:
+                after = self._agree(budget.progress(done, begun))
+                advance(1 if total else 100 * (after - self.fraction))
+                if int(config.validations * after) > int(config.validations * self.fraction) and after < 1:
                     self._log_validation()
                 self.save()
         self.fraction = 1.0
-        if len(self.val):
-            self._log_validation()
+        self._log_validation()
 
     def _mean(self, value: Tensor) -> Tensor:
         """The mean over all processes."""
@@ -528,10 +538,6 @@ class Trainer:
     def _agree(self, value: Any) -> Any:
         return descent.agree(self.accelerator, value)
 
-    def _validate_every(self) -> int:
-        total = self.budget.total_steps
-        return max(1, total // max(1, self.config.validations)) if total else 500
-
     def _report_step(self, rate: float) -> None:
         if self.clock % 10 == 0:
             stage = "teacher" if self.in_stage == 1 else "student"
@@ -540,9 +546,11 @@ class Trainer:
             self.means.clear()
 
     def _log_validation(self) -> None:
+        if not len(self.val):
+            return
         stage = "teacher" if self.in_stage == 1 else "student"
         if self.accelerator.is_main_process:
-            self.run.log(self.clock, **{f"val_{stage}_{k}": v for k, v in self.validate().items()})
+            self.run.log_once(self.clock, **{f"val_{stage}_{k}": v for k, v in self.validate().items()})
         self.accelerator.wait_for_everyone()
 
     def validate(self) -> dict[str, float]:

@@ -39,7 +39,7 @@ from maskwright.data.loader import Loader
 from maskwright.engine import descent
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.descent import set_rate
-from maskwright.engine.ema import Ema
+from maskwright.engine.ema import Ema, spanning
 from maskwright.engine.in_context import pseudo
 from maskwright.engine.in_context.labeller import Labeller, Shown, Visit
 from maskwright.engine.in_context.questions import ask
@@ -58,7 +58,7 @@ from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.run import Run, settings_of
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
-from maskwright.errors import DataError
+from maskwright.errors import DataError, canvas_rule, require
 from maskwright.nets.segmenter import Segmenter, create
 from maskwright.nets.selector import SelectorName
 from maskwright.recipes.samix_report import write_model, write_pseudo_masks, write_report
@@ -155,8 +155,20 @@ class Config:
             self.epochs = 20.0
         if self.no_sam:
             self.pseudo = "none"
-        if self.size % 32:
-            raise DataError([f"--size {self.size} is not a multiple of 32"])
+        shares = ("mask_share", "coarse_share", "ema", "blend")
+        rules = {
+            **canvas_rule("size", self.size),
+            f"--batch {self.batch}: must be at least 1": self.batch >= 1,
+            f"--references {self.references}: must be at least 1": self.references >= 1,
+            f"--sam-every {self.sam_every}: must be at least 1": self.sam_every >= 1,
+            f"--warm-up {self.warm_up}: must be 0 or more": self.warm_up >= 0,
+            f"--policy-warm-up {self.policy_warm_up}: must be 0 or more": self.policy_warm_up >= 0,
+            **{
+                f"--{n.replace('_', '-')} {getattr(self, n)}: must lie in 0..1": 0 <= getattr(self, n) <= 1
+                for n in shares
+            },
+        }
+        require(rules)
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, for ``config.json``."""
@@ -228,6 +240,7 @@ class Trainer:
         self.budget = Budget(
             epochs=config.epochs, steps=config.steps, minutes=config.minutes, steps_per_epoch=len(self.loader)
         )
+        self.step, self.warmed, self.taught, self.used_minutes, self.fraction = 0, 0, 0, 0.0, 0.0
         self.teacher = Ema(self.segmenter, self._decay(), warmup=20)
         self.policy = self._create_policy() if config.selector == "policy" else None
         self.labeller = Labeller(
@@ -245,7 +258,6 @@ class Trainer:
         self.sam_optimizer = (
             torch.optim.AdamW(self._sam_groups(), weight_decay=config.weight_decay) if self.sam_parameters else None
         )
-        self.step, self.warmed, self.taught, self.used_minutes, self.fraction = 0, 0, 0, 0.0, 0.0
         self.started = self.saved = time.monotonic()
         self.means: dict[str, list[float]] = defaultdict(list)
 
@@ -287,8 +299,9 @@ class Trainer:
         return torch.where(is_mask, weight * share / masks, weight * (1 - share) / others).tolist()
 
     def _decay(self) -> float:
-        total = self.budget.total_steps
-        return self.config.ema if total is None else min(self.config.ema, 1 - 1 / max(2.0, total / 5))
+        """By the clock the number of steps is foretold from those so far."""
+        total = self.budget.total_steps or self.step / max(self.fraction, 1e-6)
+        return spanning(self.config.ema, total, 1 / 5)
 
     def _prepare_sam(self) -> list[nn.Parameter]:
         self.sam.requires_grad_(False)
@@ -549,6 +562,7 @@ class Trainer:
             losses["pseudo"] = config.pseudo_weight * self._pseudo_loss(logits, fine, batch, teacher.softmax(1))
         set_rate(self.optimizer, rate)
         self.descend(torch.stack(list(losses.values())).sum(), self.optimizer, list(self.segmenter.parameters()))
+        self.teacher.decay = self._decay()
         self.teacher.update(self.segmenter)
         for name, value in losses.items():
             self.means[name].append(float(value.detach()))

@@ -273,6 +273,7 @@ class Bank:
         memory: int | None = None,
         store: EmbeddingStore | None = None,
         batch: int = 8,
+        may_be_empty: bool = False,
     ) -> Iterator[Bank]:
         """Banks of all samples of a dataset that have a mask, in order: an instance mask gives a target for each object, a
         semantic one a target for each category. Targets smaller than ``MIN_SHARE`` of the canvas are left out.
@@ -284,6 +285,7 @@ class Bank:
             memory: bytes of one bank, which has one image at least; left out: all is one bank.
             store: gets the embeddings that it lacks; left out: the images are encoded here.
             batch: images in one pass of the encoder.
+            may_be_empty: give nothing where there is no target at all.
 
         Raises:
             DataError: files that cannot be read (all of them, in what makes up one bank), or no target at all.
@@ -312,6 +314,8 @@ class Bank:
             shown.append((sample, pixels, targets))
             used, found = used + more, True
         if not problems and not found:
+            if may_be_empty:
+                return
             wanted = "a category" if category is None else f"category {category}"
             problems = [f"no mask shows an object of {wanted}, of at least {MIN_SHARE:.3%} of the image; name others"]
         if problems:

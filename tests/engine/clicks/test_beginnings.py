@@ -58,12 +58,35 @@ def test_mirror_images_have_mirrored_truths(bank: Bank, tiny_sam: Sam):
 
 
 def test_visited_states_grow_and_come_back():
-    states = VisitedStates(0, {})
+    states, generator = VisitedStates(2**30, 0, {}), torch.Generator()
     for number in range(3):
-        states.add(rows=torch.full((700,), number), gains=torch.rand(700, 4))
+        states.add(generator, rows=torch.full((700,), number), gains=torch.rand(700, 4))
     assert states.count == 2100
-    back = VisitedStates.restored(states.state_dict())
+    back = VisitedStates(2**30, 0, {})
+    back.load_state_dict(states.state_dict())
     drawn, again = (m.draw(50, torch.Generator().manual_seed(0)) for m in (states, back))
     assert drawn["rows"].unique().tolist() == [0, 1, 2]
     assert all(torch.equal(drawn[name], again[name]) for name in drawn)
     assert drawn["gains"].dtype == torch.float32
+
+
+def test_visited_states_keep_to_their_memory_and_repeat_after_a_resume():
+    def fill(states: VisitedStates, numbers: range) -> VisitedStates:
+        for number in numbers:
+            generator = torch.Generator().manual_seed(number)
+            states.add(generator, rows=torch.full((30,), number), gains=torch.full((30, 4), number / 8))
+        return states
+
+    # A state takes 8 bytes of row and 4 x 2 of gains: 100 of them.
+    whole = fill(VisitedStates(1600, 0, {}), range(12))
+    assert whole.count == 100
+    assert all(len(column) == 100 for column in whole.columns.values())
+    assert torch.equal(whole.columns["gains"].float(), (whole.columns["rows"] / 8)[:, None].expand(100, 4))
+    counts = whole.columns["rows"].bincount(minlength=12)
+    assert counts[11] == 30
+    assert counts[:4].sum() > 0
+    half = fill(VisitedStates(1600, 0, {}), range(6))
+    back = VisitedStates(1600, 0, {})
+    back.load_state_dict({name: tensor.clone() for name, tensor in half.state_dict().items()})
+    again = fill(back, range(6, 12)).columns
+    assert all(torch.equal(whole.columns[name], again[name]) for name in again)

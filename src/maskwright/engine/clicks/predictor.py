@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maskwright.data.check import require_clean
-from maskwright.data.fields import read_json
 from maskwright.data.geometry import Size, resize_matrix, unwarp_logits, warp_mask, warp_points
 from maskwright.data.images import read_mask
 from maskwright.data.labels import IGNORE, Dataset
 from maskwright.engine.clicks.agent import ClickAgent, Refinement, Rules, mask_logits
+from maskwright.engine.clicks.given_masks import GivenMasks
 from maskwright.engine.clicks.scores import LOST, Curve, curve, head_room
 from maskwright.engine.evaluation import ScoreTable, refuse_unsuited, scored
 from maskwright.engine.model import Model
@@ -79,7 +79,7 @@ class ClickPredictor(Predictor):
         }
         super().__init__(nn.ModuleDict({name: part for name, part in parts.items() if part is not None}), model)
         self.agent = agent
-        self._masks: dict[str, Path] | None = None  # of the folder of the present call
+        self._given: GivenMasks | None = None  # of the present call
 
     def chosen(self, options: Mapping[str, Any]) -> dict[str, Any]:
         found = super().chosen(options)
@@ -91,6 +91,8 @@ class ClickPredictor(Predictor):
             )
         if prompted and found["masks"] is not None:
             problems.append("--masks refines masks, --click and --box make one: give one of the two")
+        if found["category"] is not None and found["masks"] is not None:
+            problems.append("--category is about a click or a box, and --masks refines all categories: leave it out")
         if found["label"] is not None and len(found["label"]) != len(found["click"] or ()):
             problems.append(f"{len(found['label'])} --label for {len(found['click'] or ())} --click; give one for each")
         problems += [f"--label {label!r}: must be fg or bg" for label in found["label"] or () if label not in LABELS]
@@ -102,8 +104,21 @@ class ClickPredictor(Predictor):
             problems.append(f"--masks {found['masks']}: there is no such folder")
         if problems:
             raise MaskwrightError("; ".join(problems))
-        self._masks = None
+        self._given = None if found["masks"] is None else GivenMasks(Path(found["masks"]))
         return found
+
+    def rests_on(self, image: Path) -> Path | None:
+        return None if self._given is None else self._given.find(image)
+
+    def refuse_masks_of(self, other: Predictor) -> None:
+        """Raise a MaskwrightError where the ids in another model's masks are not this one's categories."""
+        if other.recipe == "s4m":
+            raise MaskwrightError(f"{other.folder}: its masks hold instances; an agent refines those of categories")
+        if other.categories != self.categories:
+            theirs, own = (", ".join(each.categories[1:]) for each in (other, self))
+            raise MaskwrightError(
+                f"{other.folder}: its categories are {theirs}, those of {self.folder} {own}; they must agree"
+            )
 
     @torch.no_grad()
     def finish(
@@ -117,7 +132,7 @@ class ClickPredictor(Predictor):
         masks: str | Path | None = None,
     ) -> Iterator[Prediction]:
         if masks is not None:
-            yield from self._refined(canvases, Path(masks))
+            yield from self._refined(canvases)
             return
         name = category or self.categories[1]
         labels = [LABELS[each] for each in label] if label else [1] * len(click or ())
@@ -154,12 +169,15 @@ class ClickPredictor(Predictor):
             both = np.stack([warp_points(pairs, matrix) for matrix in matrices])
             return torch.from_numpy(both).float().to(bank.device).flatten(1)
 
-        problems = [
-            f"image {canvas.id}: --click {x:g},{y:g} lies outside of its {canvas.size[0]} x {canvas.size[1]} pixels"
-            for canvas in canvases
-            for (x, y), _ in clicks
-            if not (0 <= x < canvas.size[0] and 0 <= y < canvas.size[1])
-        ]
+        problems = []
+        for canvas in canvases:
+            width, height = canvas.size
+            outside = f"lies outside of its {width} x {height} pixels"
+            for (x, y), _ in clicks:
+                if not (0 <= x < width and 0 <= y < height):
+                    problems.append(f"image {canvas.id}: --click {x:g},{y:g} {outside}")
+            if box is not None and not (box[0] < width and box[1] < height and box[2] > 0 and box[3] > 0):
+                problems.append(f"image {canvas.id}: --box {','.join(f'{value:g}' for value in box)} {outside}")
         if problems:
             raise DataError(problems)
         state = start_box(self.agent.sam, bank, rows, moved(box), slots=slots) if box is not None else None
@@ -173,9 +191,9 @@ class ClickPredictor(Predictor):
             raise ValueError("a prompt is needed")
         return state
 
-    def _refined(self, canvases: Sequence[Canvas], folder: Path) -> Iterator[Prediction]:
-        """Masks of a folder, corrected: every category of an image is a target of its own."""
-        given = [self._given(folder, canvas) for canvas in canvases]
+    def _refined(self, canvases: Sequence[Canvas]) -> Iterator[Prediction]:
+        """The given masks, corrected: every category of an image is a target of its own."""
+        given = [self._mask_of(canvas) for canvas in canvases]
         targets: list[tuple[int, int, Tensor]] = []
         for image, (canvas, mask) in enumerate(zip(canvases, given)):
             on_canvas = torch.from_numpy(
@@ -229,15 +247,15 @@ class ClickPredictor(Predictor):
             scores[name] = float(done.quality[place, -1])
         return ClickPrediction(canvas.id, canvas.image, mask, self.categories, scores, clicks)
 
-    def _given(self, folder: Path, canvas: Canvas) -> NDArray[np.uint8]:
-        """The mask of a folder for an image: category ids, of the image's size."""
-        if self._masks is None:
-            self._masks = _masks_below(folder)
-        image = canvas.image
-        path = self._masks.get(str(Path(image).absolute())) if isinstance(image, str | Path) else None
-        path = path or self._masks.get(canvas.id)
+    def _mask_of(self, canvas: Canvas) -> NDArray[np.uint8]:
+        """The given mask of an image: category ids, of the image's size."""
+        assert self._given is not None
+        image = Path(canvas.image) if isinstance(canvas.image, str | Path) else Path(canvas.id)
+        path = self._given.find(image)
         if path is None:
-            raise DataError([f"{folder}: there is no mask for image {canvas.id}; put {canvas.id}.png there"])
+            raise DataError(
+                [f"{self._given.folder}: there is no mask for image {canvas.id}; put {canvas.id}.png there"]
+            )
         mask = read_mask(path)
         problems = []
         if mask.shape != (canvas.size[1], canvas.size[0]):
@@ -380,16 +398,3 @@ def _pixel_agent(sam: Sam, model: Model) -> ClickAgent:
     policy = pixel_policy(**settings)
     model.fill(policy)
     return PixelAgent(sam, policy, model.config["clicks"], **settings)
-
-
-def _masks_below(folder: Path) -> dict[str, Path]:
-    """Masks of a folder by the images' paths (where an index tells) and by their names without suffix."""
-    found: dict[str, Path] = {}
-    below = folder / "masks" if (folder / "masks").is_dir() else folder
-    for path in sorted(below.rglob("*.png")):
-        found.setdefault(path.relative_to(below).with_suffix("").as_posix(), path)
-        found.setdefault(path.stem, path)
-    if (folder / "predictions.json").is_file():
-        rows = read_json(folder / "predictions.json").get("images", [])
-        found |= {row["file"]: folder / row["mask"] for row in rows}
-    return found

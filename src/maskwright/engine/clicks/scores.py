@@ -83,7 +83,7 @@ def curve(
     rules = rules or agent.rules
     generator = torch.Generator().manual_seed(seed)
     found = []
-    for rows in torch.arange(len(bank)).split(batch):
+    for rows in torch.arange(len(bank), device=bank.device).split(batch):
         state = begin(rows) if begin else first_answers(agent, bank, rows, rules.clicks)
         done = agent.refine(bank, state, rules, generator)
         dice = torch.stack([canvas_dice(bank, rows, each.logits) for each in done.states], 1)

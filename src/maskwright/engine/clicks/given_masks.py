@@ -1,0 +1,64 @@
+"""Masks that somebody gives with images, found by the images' paths."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from maskwright.data.fields import read_json
+from maskwright.errors import DataError
+
+
+class GivenMasks:
+    """The masks of a folder.
+
+    Where ``maskwright predict`` wrote it, its index tells which mask is of which image. Else the end of the paths does:
+    ``case1/001.png`` belongs to ``case1/001.jpg``, and a mask whose name is there once to the image of that name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._of_image: dict[str, Path] = {}
+        self._by_path: dict[str, Path] = {}
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        self._owners: dict[Path, str] = {}
+        below = folder / "masks" if (folder / "masks").is_dir() else folder
+        for path in sorted(below.rglob("*.png")):
+            self._by_path[path.relative_to(below).with_suffix("").as_posix()] = path
+            self._by_name[path.stem].append(path)
+        if (folder / "predictions.json").is_file():
+            rows = read_json(folder / "predictions.json").get("images", [])
+            self._of_image = {row["file"]: folder / row["mask"] for row in rows}
+
+    def find(self, image: Path) -> Path | None:
+        """The mask of an image (or of a name, where the image is no file), or None.
+
+        Raises:
+            DataError: more than one could be meant, or it is the mask of another image already.
+        """
+        path = self._of_image.get(str(image.absolute())) or self._by_longest_end(image)
+        if path is None:
+            return None
+        owner = self._owners.setdefault(path, str(image))
+        if owner != str(image):
+            raise DataError(
+                [
+                    f"{path}: is it the mask of {owner} or of {image}? Put masks into folders of the same names as the images'"
+                ]
+            )
+        return path
+
+    def _by_longest_end(self, image: Path) -> Path | None:
+        parts = image.with_name(image.stem).parts
+        for first in range(len(parts) - 1):
+            if path := self._by_path.get("/".join(parts[first:])):
+                return path
+        named = self._by_name.get(image.stem, [])
+        if len(named) > 1:
+            raise DataError(
+                [
+                    f"{self.folder}: which is the mask of {image}? {len(named)} are named {image.stem}.png; put them into "
+                    "folders of the same names as the images'"
+                ]
+            )
+        return named[0] if named else None

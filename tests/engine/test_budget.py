@@ -29,6 +29,8 @@ def test_budget_in_minutes_counts_earlier_sessions(monkeypatch: pytest.MonkeyPat
     resumed = budget.resumed(budget.minutes_used(started=1000.0 - 4 * 60))
     assert resumed.progress(0, started=1000.0 - 3 * 60) == pytest.approx(0.7)
     assert resumed.done(0, started=1000.0 - 6 * 60)
+    assert resumed.bar(123, started=1000.0 - 3 * 60) == (100, pytest.approx(70))
+    assert Budget(steps=10).bar(4, started=0.0) == (10, 4)
 
 
 @pytest.mark.parametrize(

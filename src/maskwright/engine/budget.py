@@ -75,6 +75,11 @@ class Budget:
         share = step / total if total is not None else self.minutes_used(started) / (self.minutes or math.inf)
         return min(1.0, share)
 
+    def bar(self, step: int, started: float) -> tuple[float, float]:
+        """Length of a progress bar, and how much of it is done: steps, or percent by the clock."""
+        total = self.total_steps
+        return (total, step) if total is not None else (100, 100 * self.progress(step, started))
+
     def done(self, step: int, started: float) -> bool:
         """Whether the budget is used up after ``step`` steps."""
         return self.progress(step, started) >= 1.0

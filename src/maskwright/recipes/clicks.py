@@ -336,7 +336,8 @@ class Trainer:
         # The clock starts when the data is ready.
         self.started = begun = time.monotonic()
         budget = self.budget.resumed(self.used_minutes) if config.minutes else self.budget
-        with progress(total or 100, "training", completed=self.step if total else 0) as advance:
+        length, completed = budget.bar(self.step, begun)
+        with progress(length, "training", completed=completed) as advance:
             while not budget.done(self.step, begun):
                 fraction = budget.progress(self.step, begun)
                 supervised = 1 - config.rl_share

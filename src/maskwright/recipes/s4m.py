@@ -507,7 +507,8 @@ class Trainer:
         budget = self.budget.resumed(self.used_minutes) if config.minutes else self.budget
         parameters = list(self.network.parameters())
         done = getattr(self, counter)
-        with progress(total or 100, text, completed=done if total else 0, is_main=main) as advance:
+        length, completed = budget.bar(done, begun)
+        with progress(length, text, completed=completed, is_main=main) as advance:
             while not self._agree(budget.done(done, begun)):
                 self.fraction = self._agree(budget.progress(done, begun))
                 rate = min(1.0, (done + 1) / max(1, config.warm_up)) * (1 - self.fraction) ** 0.9

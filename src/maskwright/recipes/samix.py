@@ -518,8 +518,9 @@ class Trainer:
         total = self.budget.total_steps
         begun = time.monotonic()
         budget = self.budget.resumed(self.used_minutes) if config.minutes else self.budget
+        length, completed = budget.bar(self.step, begun)
         with (
-            progress(total or 100, "training", completed=self.step if total else 0, is_main=main) as advance,
+            progress(length, "training", completed=completed, is_main=main) as advance,
             self.loader,
         ):
             while not self._agree(budget.done(self.step, begun)):

@@ -251,7 +251,7 @@ def test_mistakes_in_the_settings(binary_folder: Path, tmp_path: Path, tiny_sam_
         ("epochs", 1.0): "exactly one of --epochs, --steps and --minutes",
         ("segmenter", str(tmp_path / "none")): "cannot load this SegFormer",
         ("sam", str(tmp_path / "none")): "no config.json",
-        ("batch", 0): "batch size 0",
+        ("batch", 0): "--batch 0: must be at least 1",
     }.items():
         with pytest.raises(MaskwrightError, match=message):
             samix.main(settings(binary_folder, tmp_path / "run", tiny_sam_folder, **dict([changed])))

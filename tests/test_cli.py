@@ -293,6 +293,19 @@ def test_images_are_found_named_and_never_among_the_results(photos: Path, tmp_pa
     assert [job.name for job in find_images([photos], out)] == ["A.jpg", "a.png", "b.jpg", "deep/a", "deep/er/c"]
 
 
+def test_every_layout_of_a_dataset_is_one(photos: Path, tmp_path: Path):
+    plain = tmp_path / "plain"
+    (plain / "masks").mkdir(parents=True)
+    (plain / "images").mkdir()
+    for name in ("a.png", "b.jpg"):
+        shutil.copy(photos / name, plain / "images" / name)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(plain / "masks" / "a.png")
+    assert [job.name for job in find_images([plain], tmp_path / "out")] == ["a", "b"]
+    assert [job.name for job in find_images([plain], tmp_path / "out", "train")] == ["a", "b"]
+    (photos / "damaged.json").write_text("{")
+    assert "a" in [job.name for job in find_images([photos], tmp_path / "out")]
+
+
 def test_inputs_that_cannot_be_are_listed(photos: Path, tmp_path: Path, scene_folder: Path):
     with pytest.raises(DataError, match=r"(?s)2 problems.*one.*two"):
         find_images([tmp_path / "one", photos, tmp_path / "two"], tmp_path / "out")
@@ -304,6 +317,8 @@ def test_inputs_that_cannot_be_are_listed(photos: Path, tmp_path: Path, scene_fo
     ):
         with pytest.raises(DataError, match=message):
             find_images(sources, tmp_path / "out")
+    with pytest.raises(DataError, match="all images lie in the folder for the results"):
+        find_images([photos], tmp_path)
     with pytest.raises(DataError, match="only a dataset has splits"):
         find_images([photos], tmp_path / "out", "test")
 

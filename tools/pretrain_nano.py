@@ -11,7 +11,7 @@ and the last part at 256 pixels. The averaged weights are written to ``OUT/model
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from maskwright.data.scenes import render
 from maskwright.engine.ema import Ema
 from maskwright.engine.losses import sam_loss
-from maskwright.engine.run import Run
+from maskwright.engine.run import Run, settings_of
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Masks, Sam
@@ -407,14 +407,10 @@ def export(trainer: Trainer, folder: Path) -> None:
 def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
-    settings = {k: v for k, v in asdict(config).items() if k not in ("resume", "overwrite", "out")}
-    run = Run.create(
-        config.out,
-        {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()},
-        resume=config.resume,
-        overwrite=config.overwrite,
-    )
-    fit(Trainer(config), run, config)
+    settings = settings_of(config, "resume", "overwrite", "out")
+    # Before a run is made, or deleted: what it starts from may not be there.
+    trainer = Trainer(config)
+    fit(trainer, Run.create(config.out, settings, resume=config.resume, overwrite=config.overwrite), config)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from maskwright import __version__
+from maskwright.data import formats
 from maskwright.data.fields import leaves_folder
 from maskwright.data.images import IMAGE_SUFFIXES, write_atomic
 from maskwright.data.labels import Dataset
@@ -104,7 +105,7 @@ def find_images(sources: Sequence[str | Path], out: str | Path, split: str | Non
     missing = [f"{path}: there is no such file or folder; check the path" for path in paths if not path.exists()]
     if missing:
         raise DataError(missing)
-    datasets = [path for path in paths if _is_dataset(path)]
+    datasets = [path for path in paths if formats.detect(path)]
     if datasets and len(paths) > 1:
         raise DataError([f"{datasets[0]}: is a dataset; give it alone, or its image folder together with the others"])
     if datasets:
@@ -113,17 +114,14 @@ def find_images(sources: Sequence[str | Path], out: str | Path, split: str | Non
         raise DataError([f"--split {split}: only a dataset has splits; give a manifest, or leave it out"])
     skipped = os.path.join(os.path.abspath(out), "")
     files = [file for path in paths for file in (_below(path) if path.is_dir() else [path])]
-    files = [file for file in dict.fromkeys(files) if not str(file).startswith(skipped)]
+    own = [file for file in dict.fromkeys(files) if not str(file).startswith(skipped)]
+    if files and not own:
+        raise DataError([f"{out}: all images lie in the folder for the results; name another with --out"])
+    files = own
     if not files:
         raise DataError([f"{', '.join(map(str, paths))}: no images there (by suffix, such as .jpg); check the path"])
     base = os.path.commonpath([path if path.is_dir() else path.parent for path in paths])
     return _named(files, Path(base))
-
-
-def _is_dataset(path: Path) -> bool:
-    if path.is_dir():
-        return any((path / name).is_file() for name in ("manifest.json", "splits.json"))
-    return path.suffix.lower() == ".json"
 
 
 def _of_dataset(dataset: Dataset, split: str | None) -> list[Job]:

@@ -130,6 +130,19 @@ def test_bad_labels_are_named_with_their_place(dataset: Dataset, labels: dict, e
     assert line.startswith("here.json: sample 'c', ")
 
 
+def test_a_box_of_an_object_that_the_mask_does_not_show(dataset: Dataset) -> None:
+    def boxed(index: int, *boxes: Box) -> Dataset:
+        return with_sample(dataset, index, labels=replace(dataset[index].labels, boxes=boxes))
+
+    # Semantic: category 2 in rows and columns 2 to 4, and one pixel that is not known. Instance: all have category 1 but id 3.
+    assert check(boxed(0, Box(1, 1, 6, 6, 2), Box(0, 0, 2, 2, 1))) == []
+    found = only_problem(boxed(0, Box(1, 1, 6, 6, 2), Box(10, 1, 16, 6, 2)))
+    assert found.startswith("here.json: sample 'a', boxes[1]: its mask shows nothing of 'dog' there")
+    assert "remove the box" in found
+    assert check(boxed(1, Box(3, 0, 4, 1, 2), Box(5, 5, 9, 9, 1))) == []
+    assert "boxes[0]: its mask shows nothing of 'dog'" in only_problem(boxed(1, Box(5, 5, 9, 9, 2)))
+
+
 def test_duplicate_ids(dataset: Dataset) -> None:
     assert "sample 'a': this id is there 2 times" in only_problem(with_sample(dataset, 3, id="a"))
 

@@ -224,3 +224,19 @@ def test_what_coco_cannot_hold_is_named_and_lost_only_on_request(tmp_path: Path)
     assert mask is not None
     assert mask.categories == {1: 2}
     np.testing.assert_array_equal(read_mask(again.root / mask.path), HOLE)
+
+
+def test_the_split_is_a_word_of_the_name(tmp_path: Path) -> None:
+    for number, (name, split) in enumerate(
+        {
+            "annotations/instances_val2017.json": "val",
+            "annotations/instances_default.json": "train",
+            "annotations/latest.json": "latest",
+            "annotations/night.json": "night",
+            "my-test.json": "test",
+            "contest.json": "train",
+        }.items()
+    ):
+        folder = tmp_path / str(number)
+        save(folder, document(), name)
+        assert {sample.split for sample in read(folder)} == {split}, name

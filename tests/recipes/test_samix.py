@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from training import assert_same_run, binary_scenes, log, settings, tensors
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from maskwright.api import load
 from maskwright.data.images import image_size, read_mask
 from maskwright.data.labels import Dataset, Kind, Labels
+from maskwright.engine import descent
 from maskwright.engine.in_context.selection import load_policy
 from maskwright.errors import DataError, MaskwrightError, RunError
 from maskwright.nets.selector import SelectorName
-from maskwright.recipes import samix
+from maskwright.recipes import samix, samix_report
 
 
 @pytest.fixture(scope="session")
@@ -279,3 +283,26 @@ def test_it_learns_what_can_be_learnt(tmp_path: Path, tiny_sam_folder: Path):
     dice = [line["val_dice"] for line in log(run) if "val_dice" in line]
     assert dice[-1] > 0.6, dice
     assert dice[-1] > dice[0]
+
+
+def test_the_clock_of_a_run_by_minutes_is_that_of_stage_2(
+    binary_folder: Path, tmp_path: Path, tiny_sam_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = settings(binary_folder, tmp_path / "run", tiny_sam_folder, steps=None, minutes=0.001, warm_up=0)
+    trainer = samix.Trainer(config, Dataset.load(binary_folder), Accelerator(cpu=True))
+    later = time.monotonic() + 3600
+    monkeypatch.setattr(time, "monotonic", lambda: later)  # an hour of warm-up
+    assert trainer.minutes() == 0
+
+
+def test_a_large_image_is_drawn_category_by_category():
+    maps = torch.rand(4, 6, 5, generator=torch.Generator().manual_seed(0)).softmax(0)
+    whole = torch.nn.functional.interpolate(maps[None], (37, 41), mode="bilinear", align_corners=False)[0].argmax(0)
+    assert np.array_equal(samix_report._drawn(maps, (37, 41)), whole.numpy())
+
+
+def test_gradients_do_not_depend_on_the_launchers_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    weight = torch.nn.Parameter(torch.ones(1))
+    descent.descend(Accelerator(cpu=True), weight.sum() / 2, torch.optim.SGD([weight], lr=1.0), [weight])
+    assert weight.item() == 0.5

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from maskwright.cli.shared import Data, Source, advancing, at_least_1, canvas_size, print_table, processes_for
+from maskwright.errors import DataError
 
 
 @dataclass
@@ -174,20 +175,28 @@ class SamPrecompute:
         store = EmbeddingStore(self.store, made_with, memory_bytes=0, overwrite=self.overwrite)
         if processes.is_main_process:
             processes.wait_for_everyone()
+        problems: list[str] = []
+        encoded = there = 0
         with advancing("encoding", processes) as progress:
-            encoded, there = precompute(
-                model,
-                dataset,
-                store,
-                batch=self.batch,
-                rank=processes.process_index,
-                world=processes.num_processes,
-                progress=progress,
-            )
+            try:
+                encoded, there = precompute(
+                    model,
+                    dataset,
+                    store,
+                    batch=self.batch,
+                    rank=processes.process_index,
+                    world=processes.num_processes,
+                    progress=progress,
+                )
+            except DataError as error:
+                problems = error.problems
         if processes.num_processes > 1:
             from accelerate.utils import gather_object
 
-            counts = gather_object([(encoded, there)])
-            encoded, there = (sum(column) for column in zip(*counts))
+            parts = gather_object([(encoded, there, problems)])
+            encoded, there = (sum(part[column] for part in parts) for column in (0, 1))
+            problems = [problem for part in parts for problem in part[2]]
+        if problems:
+            raise DataError(problems, dataset.source or str(dataset.root))
         if processes.is_main_process:
             print(f"{encoded} images encoded, {there} were there already: {self.store}")

@@ -39,9 +39,10 @@ def check(
     """Every problem of a dataset, one line each, naming file, place and remedy; empty if there is none.
 
     Found are: files that are missing, unreadable, truncated or too large; masks that differ in size from their image;
-    recorded sizes that are not the image's; unknown categories in labels and mask pixels; boxes that are empty or
-    outside; points and scribbles outside; numbers that are not finite; duplicate ids; paths that leave the folder; one
-    image (by path or by content) in two splits; training masks that mark nothing but 255; an empty training split or
+    recorded sizes that are not the image's; unknown categories in labels and mask pixels; boxes that are empty, outside,
+    or of objects that the image's own mask does not show; points and scribbles outside; numbers that are not finite;
+    duplicate ids; paths that leave the folder; one image (by path or by content) in two splits; training masks that mark
+    nothing but 255; an empty training split or
     one without any label. The same image twice within one split is no problem.
 
     Args:
@@ -150,6 +151,22 @@ def _check_mask(
         sizes = f"{mask_size[0]} x {mask_size[1]}, but its image {sample.image} is {size[0]} x {size[1]}"
         remedy = "make the mask anew at the image's size as displayed (EXIF rotation applied)"
         finding.problems.append(f"{path}: mask of sample {sample.id!r} is {sizes}; {remedy}")
+    elif decode:
+        finding.problems += _boxes_beside_mask(dataset, sample, mask, values)
+
+
+def _boxes_beside_mask(dataset: Dataset, sample: Sample, mask: Mask, values: np.ndarray) -> Iterator[str]:
+    """Boxes of objects that are not in the sample's mask, which would count as background: a mask is complete."""
+    for i, box in enumerate(sample.labels.boxes):
+        if not (0 < box.category < len(dataset.categories) and all(map(math.isfinite, box.xyxy))):
+            continue  # told elsewhere
+        x0, y0, x1, y1 = (max(0, round(v)) for v in box.xyxy)
+        ids = set(np.unique(values[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]).tolist())
+        kinds = ids if mask.kind == "semantic" else {mask.categories.get(id, 1) for id in ids - {0}}
+        if box.category not in kinds and not (mask.kind == "semantic" and IGNORE in ids):
+            what = f"boxes[{i}]: its mask shows nothing of {dataset.categories[box.category]!r} there, and a mask is complete"
+            remedy = "draw the object into the mask, or remove the box, or the mask"
+            yield f"{_file(dataset)}: sample {sample.id!r}, {what}; {remedy}"
 
 
 def _check_mask_values(path: Path, values: np.ndarray, mask: Mask, categories: int, finding: _Finding) -> None:

@@ -6,7 +6,7 @@ How an image of any mode becomes 8-bit RGB (:func:`read_image`):
 - Transparent pixels are laid over white, then alpha is dropped.
 - Integers of more than 8 bits are divided by the full scale of the smallest camera depth (8, 10, 12, 14 or 16 bits)
   that holds the image's maximum, so that a 12-bit microscope image in a 16-bit file is not black. Integers that are
-  negative or larger than 65535 are stretched linearly from their minimum..maximum.
+  negative or larger than 65535 are stretched linearly from their minimum..maximum. Several channels of 16 bits are refused.
 - Floats within 0..1 are multiplied by 255, floats within 0..255 are rounded, others are stretched from their
   minimum..maximum.
 - Of an animation or a file of many pages the first frame counts.
@@ -84,6 +84,7 @@ def open_verified(path: str | Path) -> Image.Image:
     path = Path(path)
     with _opened(path) as image:
         orientation = _orientation(image)
+        _refuse_deep_colour(image, path)
         _load(image, path)
         return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
 
@@ -262,6 +263,15 @@ def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
                 raise DataError([f"{path}: damaged {name} file ({_reason(error)}); replace or remove it"]) from None
     what = "empty file" if not prefix else "no image format that is read"
     raise DataError([f"{path}: {what}; replace it, or save it as PNG or JPEG"])
+
+
+def _refuse_deep_colour(image: Image.Image, path: Path) -> None:
+    """Pillow would cut the 16 bits of a colour to the upper 8, which leaves little of a 12-bit image."""
+    raw = [str(part) for tile in image.tile for part in (tile.args if isinstance(tile.args, tuple) else (tile.args,))]  # type: ignore[attr-defined]
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16") and any(";16" in part for part in raw):
+        raise DataError(
+            [f"{path}: has 16 bits for each colour, and 8 are read; save it with 8, scaled as it should look"]
+        )
 
 
 def _load(image: Image.Image, path: Path) -> None:

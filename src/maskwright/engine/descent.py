@@ -20,7 +20,8 @@ def descend(
 ) -> None:
     """One optimiser step; gradients are averaged over the processes, then clipped to a norm of ``clip``."""
     optimizer.zero_grad(set_to_none=True)
-    accelerator.backward(loss)
+    # Not by accelerate, whose environment may ask for scaled or accumulated gradients.
+    loss.backward()
     if accelerator.num_processes > 1:
         for parameter in parameters:
             if parameter.grad is None:

@@ -118,7 +118,7 @@ class Config:
     ema: float = 0.999
     """Decay of the mean teacher; lowered for short runs so that it spans a fifth of the run at most."""
     mask_share: float = 0.25
-    """At least this share of every batch are images with masks."""
+    """At least this share of the images in a batch have masks, on average."""
     selector: SelectorName = "similar"
     """How the reference images of a query are chosen. `policy`: SPNet, which learns it by reinforcement."""
     references: int = 4
@@ -258,7 +258,8 @@ class Trainer:
         self.sam_optimizer = (
             torch.optim.AdamW(self._sam_groups(), weight_decay=config.weight_decay) if self.sam_parameters else None
         )
-        self.started = self.saved = time.monotonic()
+        self.saved = time.monotonic()
+        self.begun: float | None = None
         self.means: dict[str, list[float]] = defaultdict(list)
 
     # ------------------------------------------------------------------------------------------------ set-up
@@ -394,7 +395,8 @@ class Trainer:
         self.saved = time.monotonic()
 
     def minutes(self) -> float:
-        return self.used_minutes + (time.monotonic() - self.started) / 60
+        """Of stage 2, over all sessions."""
+        return self.used_minutes + (0.0 if self.begun is None else (time.monotonic() - self.begun) / 60)
 
     # ------------------------------------------------------------------------------------------------ stage 1
 
@@ -516,7 +518,7 @@ class Trainer:
                 self.fill_pool(range(len(self.train)))
             self.warm_up_policy()
         total = self.budget.total_steps
-        begun = time.monotonic()
+        begun = self.begun = time.monotonic()
         budget = self.budget.resumed(self.used_minutes) if config.minutes else self.budget
         length, completed = budget.bar(self.step, begun)
         with (

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from maskwright.data.images import read_image, read_mask, write_atomic, write_mask
-from maskwright.data.labels import IGNORE, Kind
+from maskwright.data.images import read_image, write_atomic, write_mask
+from maskwright.data.labels import IGNORE, Box, Kind, Point, Scribble
 from maskwright.data.loader import Loader
 from maskwright.engine import pictures
+from maskwright.engine.evaluation import true_mask
 from maskwright.engine.in_context import files as in_context_files
 from maskwright.engine.in_context import pseudo
 from maskwright.engine.metrics import SegmentationMetrics
@@ -97,7 +98,9 @@ def _card(trainer: Trainer) -> str:
 
 
 def write_pseudo_masks(trainer: Trainer) -> None:
-    """``RUN/pseudo``: SAM's newest answer for every weakly labelled image, as category PNGs on the image's own size, and an index."""
+    """``RUN/pseudo``: what each weakly labelled image was last learnt from, SAM's answer blended with the teacher's view, as category PNGs
+    on the image's own size; and an index.
+    """
     if not trainer.labeller.masks:
         return
     folder = trainer.run.folder / "pseudo"
@@ -106,12 +109,9 @@ def write_pseudo_masks(trainer: Trainer) -> None:
     for position, answer in sorted(trainer.labeller.masks.items()):
         sample = trainer.train[position]
         width, height = trainer.loader.item(position).size
-        maps = torch.nn.functional.interpolate(
-            answer.maps[None].float(), (height, width), mode="bilinear", align_corners=False
-        )
         path = folder / f"{sample.id}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_mask(path, maps[0].argmax(0).byte().cpu().numpy())
+        write_mask(path, _drawn(answer.maps, (height, width)))
         index[sample.id] = {
             "kind": str(Kind(int(trainer.kinds[position]))),
             "confidence": round(answer.confidence, 4),
@@ -119,6 +119,17 @@ def write_pseudo_masks(trainer: Trainer) -> None:
         }
     text = json.dumps({"categories": list(trainer.categories), "samples": index}, indent=1)
     write_atomic(folder / "index.json", text)
+
+
+def _drawn(maps: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """(C, h, w) probabilities → category ids (H, W) of ``size``; one category at a time, as an image may be large."""
+    best = torch.zeros(size)
+    mask = torch.zeros(size, dtype=torch.uint8)
+    for category, low in enumerate(maps.float().cpu()):
+        own = torch.nn.functional.interpolate(low[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        wins = own > best
+        best[wins], mask[wins] = own[wins], category
+    return mask.numpy()
 
 
 def write_report(trainer: Trainer) -> None:
@@ -190,16 +201,16 @@ def _pseudo_pictures(trainer: Trainer, report: Report, each: int = 4) -> None:
             sample, item = trainer.train[position], trainer.loader.item(position)
             answer = trainer.labeller.masks[position]
             height, width = item.image.shape[:2]
-            maps = torch.nn.functional.interpolate(
-                answer.maps[None].float(), (height, width), mode="bilinear", align_corners=False
-            )
             scale = np.array([width / item.size[0], height / item.size[1]])
-            image = pictures.overlay(item.image, maps[0].argmax(0).byte().cpu().numpy(), palette)
+            image = pictures.overlay(item.image, _drawn(answer.maps, (height, width)), palette)
+            boxes, points = item.boxes * np.tile(scale, 2), item.points * scale
+            lines = [tuple((float(x), float(y)) for x, y in line * scale) for line in item.scribbles]
             labelled = pictures.draw_labels(
                 np.asarray(image),
-                boxes=[tuple(b) for b in item.boxes * np.tile(scale, 2)],
-                points=[tuple(p) for p in item.points * scale],
-                scribbles=[line * scale for line in item.scribbles],
+                boxes=[Box(*box, category=int(c)) for box, c in zip(boxes.tolist(), item.box_categories)],
+                points=[Point(*point, category=int(c)) for point, c in zip(points.tolist(), item.point_categories)],
+                scribbles=[Scribble(line, int(c)) for line, c in zip(lines, item.scribble_categories)],
+                palette=palette,
             )
             references = ", ".join(trainer.train[i].id for i in answer.references[:4])
             shown.append(
@@ -240,12 +251,10 @@ def _prediction_pictures(trainer: Trainer, report: Report, each: int = 6) -> Non
         for dice, position, mask in part:
             sample = trainer.val[position]
             image = read_image(trainer.val.image_path(sample))
-            path = trainer.val.mask_path(sample)
             size = (image.shape[1], image.shape[0])
             predicted = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-            panels = [np.asarray(pictures.overlay(image, predicted, palette))]
-            if path is not None and sample.labels.mask is not None and sample.labels.mask.kind == "semantic":
-                panels.insert(0, np.asarray(pictures.overlay(image, read_mask(path), palette)))
+            masks = true_mask(trainer.val, sample), predicted
+            panels = [np.asarray(pictures.overlay(image, mask, palette)) for mask in masks]
             shown.append(
                 Picture(np.concatenate(panels, 1), f"{sample.id}: Dice {dice:.2f} (left truth, right prediction)")
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -34,7 +35,10 @@ def read(path: str | Path) -> Dataset:
     """
     path = Path(path)
     if path.is_dir():
-        return _read_folder(path)
+        reader = _reader_of(path)
+        if reader is None:
+            raise _unknown(path)
+        return reader(path)
     if not path.exists():
         raise DataError([f"{path}: there is no such file or folder; check the path"])
     if path.suffix.lower() != ".json":
@@ -49,6 +53,16 @@ def read(path: str | Path) -> Dataset:
     if folders.detect_splits(document) and (path.parent / "images").is_dir():
         return folders.read(path)
     raise _unknown(path)
+
+
+def detect(path: Path) -> bool:
+    """Whether :func:`read` is to read a path: a folder of a known layout, or a JSON file."""
+    if not path.is_dir():
+        return path.suffix.lower() == ".json"
+    try:
+        return _reader_of(path) is not None
+    except DataError:  # some JSON beside images, which is not what was asked for
+        return False
 
 
 def convert(dataset: Dataset, folder: str | Path, format: Format, *, allow_loss: bool = False) -> Path:
@@ -81,18 +95,17 @@ def convert(dataset: Dataset, folder: str | Path, format: Format, *, allow_loss:
     return module.write(dataset, folder)
 
 
-def _read_folder(path: Path) -> Dataset:
-    if (path / manifest.NAME).is_file():
-        return manifest.read(path)
-    if (path / "splits.json").is_file():
-        return read(path / "splits.json") if samix.detect(read_json(path / "splits.json")) else folders.read(path)
+def _reader_of(folder: Path) -> Callable[[Path], Dataset] | None:
+    """What reads a folder, by what is in it."""
+    if (folder / manifest.NAME).is_file():
+        return manifest.read
+    if (folder / "splits.json").is_file():
+        return samix.read if samix.detect(read_json(folder / "splits.json")) else folders.read
     # The smallest first: one COCO file is enough to know, and they can be large.
-    files = sorted(coco.find(path), key=lambda file: file.stat().st_size)
-    if not (path / "masks").is_dir() and any(coco.detect(read_json(file)) for file in files):
-        return coco.read(path)
-    if folders.detect(path):
-        return folders.read(path)
-    raise _unknown(path)
+    files = sorted(coco.find(folder), key=lambda file: file.stat().st_size)
+    if not (folder / "masks").is_dir() and any(coco.detect(read_json(file)) for file in files):
+        return coco.read
+    return folders.read if folders.detect(folder) else None
 
 
 def _unknown(path: Path) -> DataError:

@@ -334,8 +334,11 @@ def _split(file: Path, document: dict[str, Any]) -> str:
     if isinstance(info, dict) and isinstance(info.get("split"), str) and info["split"]:
         return info["split"]
     name = file.parent.name if file.name == "_annotations.coco.json" else file.stem
-    known = re.search(r"train|val|test", name.lower())
-    return known[0] if known else file.stem if file.parent.name == "annotations" else "train"
+    known = re.search(r"(?<![a-z])(train|val|test)", name.lower())
+    if known:
+        return known[0]
+    # `instances_default.json`, as labelling tools write it, and any file by itself, is what there is to learn from.
+    return "train" if file.parent.name != "annotations" or file.stem.lower().endswith("default") else file.stem
 
 
 def _to_border(value: float, limit: int) -> float:

@@ -75,7 +75,7 @@ def pack(
     names = [name for name, parameter in labeller.sam.named_parameters() if id(parameter) in identities]
     state = labeller.sam.state_dict()
     description = {
-        "sam": str(Path(source).resolve()) if Path(source).exists() else source,
+        "sam": str(Path(source).resolve()) if source != "nano" and Path(source).exists() else source,
         "frozen": _frozen_signature(state, names),
         "adapters": any(".adapter." in name for name in names),
         "selector": labeller.selector,

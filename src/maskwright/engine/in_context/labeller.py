@@ -328,9 +328,10 @@ class Labeller:
                 maps[row] = self.masks[index].maps.to(device).float()
                 confidence[row] = self.masks[index].confidence
         plain = torch.stack([torch.from_numpy(resize_matrix(tuple(s), self.sam.size)) for s in batch.sizes.tolist()])
-        moves = compose(batch.matrices.double(), invert(plain.to(device)))
+        # In double precision, which not every device has.
+        moves = compose(batch.matrices.cpu().double(), invert(plain))
         # Between canvases a quarter as large only the translation changes.
-        moves = torch.cat([moves[..., :2], moves[..., 2:] / 4], -1).float()
+        moves = torch.cat([moves[..., :2], moves[..., 2:] / 4], -1).float().to(device)
         foreground = warp_maps(maps[:, 1:], moves, grid)
         maps = torch.cat([1 - foreground.sum(1, keepdim=True), foreground], 1)
         return self._blend(batch, maps, confidence, teacher, maturity)

@@ -127,12 +127,12 @@ def _seen(queries: Queries, matrices: Sequence[Affine], canvas: int) -> list[_Se
     inside = (logits.sigmoid() * on).sum((2, 3)) / on.sum((2, 3)).clamp(min=1)
     scores, order = (certainty * inside).sort(1, descending=True)
     x, y = _extent(on.any(2)), _extent(on.any(3))
-    corners = torch.stack([x, y], -1).double() * (canvas / masks.shape[-1])  # (B, K, low and high, x and y)
+    corners = torch.stack([x, y], -1).cpu().double() * (canvas / masks.shape[-1])  # (B, K, low and high, x and y)
     result = []
     for row, matrix in enumerate(matrices):
         there = on[row, order[row]].flatten(1).any(1)
         chosen = order[row, there]
-        boxes = (corners[row, chosen].cpu().numpy() - matrix[:, 2]) / np.diag(matrix[:, :2])
+        boxes = (corners[row, chosen.cpu()].numpy() - matrix[:, 2]) / np.diag(matrix[:, :2])
         result.append(
             _Seen(
                 matrix,

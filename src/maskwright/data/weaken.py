@@ -44,7 +44,8 @@ def weaken(
         folder: where the result goes; does not exist yet, or is empty. Images are hard-linked or copied into it, and
             those masks that remain.
         shares: of the images with a mask, per kind; they sum up to 1. ``Kind.MASK`` keeps the mask, ``Kind.NONE`` loses
-        all. seed: same seed, same result.
+            all.
+        seed: same seed, same result.
         split: whose masks are replaced.
 
     Returns:

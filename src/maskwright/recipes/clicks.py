@@ -109,6 +109,8 @@ class Config:
     """Corrective clicks after the first prompt."""
     looks: int = 24
     """Clicks that are tried, in one decode, for each one that is placed."""
+    spread: float = 0.5
+    """Share of these clicks that lie all over the image, contradicting the mask at hand, instead of where the policy wants to click."""
     batch: int = 16
     """Episodes side by side."""
     tries: int = 16
@@ -152,6 +154,7 @@ class Config:
             f"--rounds {self.rounds}: must be at least 1": self.rounds >= 1,
             f"--clicks {self.clicks}: must be at least 1": self.clicks >= 1,
             f"--looks {self.looks}: must be at least 1": self.looks >= 1,
+            f"--spread {self.spread}: must lie in 0..1": 0 <= self.spread <= 1,
             f"--tries {self.tries}: must be at least 4": self.tries >= 4,
             f"--batch {self.batch}: must be at least 1": self.batch >= 1,
             f"--groups {self.groups}: must be at least 2": self.groups >= 2,
@@ -256,7 +259,11 @@ class Trainer:
         self.live: ClickState | None = None
         self.age = torch.full((config.batch,), config.clicks, device=self.device)
         self.rules = Rules(
-            clicks=config.clicks, looks=config.looks, accept="quality" if config.quality else "always", stop=config.stop
+            clicks=config.clicks,
+            looks=config.looks,
+            spread=config.spread,
+            accept="quality" if config.quality else "always",
+            stop=config.stop,
         )
         self.settled: dict[str, Any] = {}
         self.reliability: tuple[np.ndarray, np.ndarray] | None = None

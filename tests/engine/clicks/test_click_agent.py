@@ -37,7 +37,7 @@ def agent(tiny_sam: Sam) -> ClickAgent:
     torch.manual_seed(0)
     prompter, quality = Prompter(tiny_sam.width, hidden=16), QualityHead(hidden=16)
     torch.nn.init.normal_(prompter.heads.weight, std=0.5)
-    return ClickAgent(tiny_sam, prompter, quality, Rules(clicks=3, looks=4))
+    return ClickAgent(tiny_sam, prompter, quality, Rules(clicks=3, looks=4, spread=0.5))
 
 
 def started(sam: Sam, bank: Bank) -> ClickState:
@@ -126,6 +126,22 @@ def test_by_its_own_judgement_nothing_gets_worse_and_what_is_undone_is_as_before
     best = agent.quality.calibrated(guesses)
     better = best[:, 1:].amax(1) > best[:, 0]
     assert torch.equal(done.states[1].tokens > begun.tokens, better)
+
+
+def test_some_of_the_looks_contradict_the_answer_all_over_the_image(agent: ClickAgent, tiny_sam: Sam, bank: Bank):
+    seen: list[tuple[ClickState, Looks]] = []
+    state = started(tiny_sam, bank)
+    for spread in (0.0, 0.5):
+        rules = replace(agent.rules, clicks=1, looks=8, spread=spread)
+        agent.refine(bank, state, rules, watch=lambda *found: seen.append(found[:2]))
+    (_, favourites), (_, mixed) = seen
+    assert torch.equal(mixed.places[:, :4], favourites.places[:, :4])  # the policy's best are among them
+    cells = cells_of(mixed.places, mixed.labels, bank.size, tiny_sam.size // 8)
+    assert all(len(set(row)) == 8 for row in cells.tolist())
+    for row in range(len(bank)):
+        for (x, y), label in zip(mixed.places[row, 4:].long().tolist(), mixed.labels[row, 4:].tolist()):
+            on = torch.sigmoid(state.logits[row])[y // 8 * 2 : y // 8 * 2 + 2, x // 8 * 2 : x // 8 * 2 + 2].mean() > 0.5
+            assert label == (0 if on else 1)
 
 
 def test_what_was_undone_is_not_tried_again(agent: ClickAgent, bank: Bank):

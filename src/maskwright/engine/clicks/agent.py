@@ -39,6 +39,8 @@ class Rules:
         mask_margin: the same for targets that began with somebody's mask, which may be better than any answer of SAM.
         stop: end when all that was looked at was undone, or, where every click is kept, when the policy prefers to stop.
             Otherwise other places are tried until the clicks are used up.
+        spread: share of the policy's proposals that are places all over the image instead, contradicting the answer: a judge
+            that sees several objects' worth of answers finds more than one that is shown the policy's favourites alone.
     """
 
     clicks: int = 4
@@ -48,6 +50,7 @@ class Rules:
     margin: float = 0.0
     mask_margin: float = 0.0
     stop: bool = True
+    spread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,12 @@ class ClickAgent:
             halt = (advice.policy[:, -1] > best) if rules.stop and rules.accept == "always" else halt
         else:
             scores = contradictions(state, rules.places, generator)
-        cells = peaks(scores, allowed, rules.looks if rules.accept != "always" else 1)
+        count = rules.looks if rules.accept != "always" else 1
+        spread = int(count * rules.spread) if rules.places == "policy" else 0
+        cells = peaks(scores, allowed, count - spread)
+        if spread:
+            others = allowed & torch.ones_like(allowed).flatten(1).scatter(1, cells, False).view_as(allowed)
+            cells = torch.cat([cells, peaks(contradictions(state, "spread", None), others, spread)], 1)
         places, labels = places_of(cells, bank.size, grid)
         return places, labels, cells, halt
 
@@ -248,11 +256,17 @@ def allowed_cells(state: ClickState, size: int) -> Tensor:
     return allowed | ~allowed.flatten(1).any(1)[:, None, None, None]
 
 
-def contradictions(state: ClickState, places: Places, generator: torch.Generator | None) -> Tensor:
-    """(B, 2, g, g) scores of clicks that contradict the answer: at random, or by the answer's entropy."""
+def contradictions(
+    state: ClickState, places: Literal["random", "spread", "entropy"], generator: torch.Generator | None
+) -> Tensor:
+    """(B, 2, g, g) scores of clicks that contradict the answer: at random, at the same random places for every state, or by the
+    answer's entropy.
+    """
     on = F.avg_pool2d(state.logits[:, None].sigmoid(), 2) > 0.5
     if places == "random":
         scores = torch.rand(on.shape, generator=generator).to(on.device)
+    elif places == "spread":
+        scores = torch.rand(on.shape[1:], generator=torch.Generator().manual_seed(0)).to(on.device).expand_as(on)
     else:
         scores = F.avg_pool2d(entropy(state.logits)[:, None], 2)
     return torch.cat([torch.where(on, scores, scores - 2), torch.where(on, scores - 2, scores)], 1)

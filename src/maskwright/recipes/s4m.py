@@ -181,8 +181,9 @@ class Config:
 def main(config: Config) -> Path:
     """Train and return the run directory."""
     torch.set_flush_denormal(True)
-    accelerator = Accelerator(cpu=config.device == "cpu")
+    # Before the processes meet: one that has failed already cannot be met.
     dataset = Dataset.load(config.data)
+    accelerator = Accelerator(cpu=config.device == "cpu")
     if accelerator.is_main_process:
         require_clean(dataset)
     trainer = Trainer(config, dataset, accelerator)

@@ -35,7 +35,7 @@ from maskwright.engine.budget import progress
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.run import settings_of
 from maskwright.recipes import alignsam
-from measure import claimed, kept, machine, save, show
+from measure import claimed, machine, refuse_unknown, rows_of, save, show
 
 SCENES = {
     "train": 150,
@@ -234,19 +234,12 @@ def table(config: Config, figures: dict[str, Any], seconds: Sequence[float], fac
 def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
-    if unknown := [name for name in config.rows if name not in ROWS]:
-        raise SystemExit(f"--rows: {unknown[0]!r} is none of: {', '.join(ROWS)}")
+    refuse_unknown(config.rows, tuple(ROWS))
     settings = claimed(config.out, config.settings(), "rows")
     bench = Bench(config)
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    wanted = [name for name in config.rows or ROWS if config.text or not ROWS[name].needs_text]
-    for seed in config.seeds:
-        for name in wanted:
-            slug = "".join(c if c.isalnum() else "-" for c in name)
-            path = config.out / f"row-{slug}-s{seed}.json"
-            rows[name, seed] = kept(path, lambda name=name, seed=seed: bench.score(name, seed))
-    order = {name: place for place, name in enumerate(ROWS)}
-    figures = summarise(dict(sorted(rows.items(), key=lambda item: (order[item[0][0]], item[0][1]))))
+    names = [name for name in config.rows or ROWS if config.text or not ROWS[name].needs_text]
+    wanted = [(name, seed) for seed in config.seeds for name in names]
+    figures = summarise(rows_of(config.out, tuple(ROWS), wanted, bench.score))
     seconds = [json.loads(path.read_text()) for path in sorted(config.out.glob("run-*/seconds.json"))]
     facts = machine()
     table(config, figures, seconds, facts)

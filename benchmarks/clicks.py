@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from maskwright.engine.weights import load_state
 from maskwright.nets.prompter import Prompter
 from maskwright.recipes import clicks
 from maskwright.rl.bank import Bank
-from measure import claimed, kept, machine, save, show
+from measure import claimed, kept, machine, refuse_unknown, rows_of, save, show
 
 SCENES = {"train": 400, "val": 60, "test": 100, "size": 256, "categories": ("disc", "star", "ring", "leaf")}
 
@@ -285,20 +286,16 @@ def table(config: Config, figures: dict[str, Any], facts: dict[str, Any], notes:
 def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
-    if unknown := [name for name in config.rows if name not in ROWS]:
-        raise SystemExit(f"--rows: {unknown[0]!r} is none of: {', '.join(ROWS)}")
+    refuse_unknown(config.rows, tuple(ROWS))
     settings = claimed(config.out, config.settings(), "rows")
     bench = Bench(config)
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for seed in config.seeds:
-        for name in config.rows or ROWS:
-            if ROWS[name].run != "full" and seed != config.seeds[0]:
-                continue
-            slug = "".join(c if c.isalnum() else "-" for c in name)
-            path = config.out / f"row-{slug}-s{seed}.json"
-            rows[name, seed] = kept(path, lambda name=name, seed=seed: score(bench, name, seed))
-    order = {name: place for place, name in enumerate(ROWS)}
-    figures = summarise(dict(sorted(rows.items(), key=lambda item: (order[item[0][0]], item[0][1]))))
+    wanted = [
+        (name, seed)
+        for seed in config.seeds
+        for name in config.rows or ROWS
+        if ROWS[name].run == "full" or seed == config.seeds[0]
+    ]
+    figures = summarise(rows_of(config.out, tuple(ROWS), wanted, partial(score, bench)))
     notes, refinements = [], {}
     if config.refine is not None:
         for seed in config.seeds:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ from torch import Tensor
 from maskwright.data.images import read_image
 from maskwright.data.labels import Dataset, Sample
 from maskwright.data.scenes import render
+from maskwright.engine.run import settings_of
 from maskwright.sam.precompute import precompute, signature
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Sam
@@ -182,7 +183,7 @@ def main(config: Config) -> None:
         f"Median of {config.repeats} runs after one of warm-up. An embedding takes {mebibytes:.2f} MiB on disk in "
         "float32; `from disk` reads files that the system has in its cache.",
     )
-    settings: dict[str, Any] = {k: v for k, v in asdict(config).items() if k != "json"} | {"size": sam.size}
+    settings: dict[str, Any] = settings_of(config, "json") | {"size": sam.size}
     seconds = {"clicks": clicks, "embeddings": embeddings}
     save(config.json, {"settings": settings, "machine": facts, "seconds_per_image": seconds, "store_mib": mebibytes})
 

@@ -108,3 +108,25 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if not path.is_file():
         write_atomic(path, json.dumps(make()) + "\n")
     return json.loads(path.read_text())
+
+
+def rows_of(
+    out: Path, names: Sequence[str], wanted: Sequence[tuple[str, int]], make: Callable[[str, int], dict[str, Any]]
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """Rows by name and seed, each a file in OUT that is made if it is not there; in the order of ``names``, then of the seeds.
+
+    Args:
+        wanted: which, in the order in which they are made.
+    """
+    rows = {}
+    for name, seed in wanted:
+        slug = "".join(c if c.isalnum() else "-" for c in name)
+        rows[name, seed] = kept(out / f"row-{slug}-s{seed}.json", lambda name=name, seed=seed: make(name, seed))
+    order = {name: place for place, name in enumerate(names)}
+    return dict(sorted(rows.items(), key=lambda item: (order[item[0][0]], item[0][1])))
+
+
+def refuse_unknown(rows: Sequence[str], names: Sequence[str]) -> None:
+    """End the program where ``--rows`` names one that is not there."""
+    if unknown := [name for name in rows if name not in names]:
+        raise SystemExit(f"--rows: {unknown[0]!r} is none of: {', '.join(names)}")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from maskwright.engine.metrics import SegmentationMetrics, paired_bootstrap
 from maskwright.engine.run import settings_of
 from maskwright.engine.shapes import ellipse_radius, filled_boxes
 from maskwright.recipes import samix
-from measure import claimed, kept, machine, save, show
+from measure import claimed, machine, refuse_unknown, rows_of, save, show
 
 FROZEN: dict[str, Any] = {"adapters": False, "tune_decoder": False}
 ROWS: dict[str, dict[str, Any]] = {
@@ -72,7 +73,7 @@ class Config:
         return settings_of(self, "out", "json", "rows", "seeds", "threads")
 
 
-def make(config: Config, row: str, seed: int, mixed: Dataset, full: Dataset) -> dict[str, Any]:
+def make(config: Config, full: Dataset, row: str, seed: int) -> dict[str, Any]:
     """Train and score one row."""
     out, started = config.out / f"run-{row}-s{seed}", time.monotonic()
     samix.main(
@@ -156,17 +157,11 @@ def _mean(values: Any) -> float:
 
 def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
-    if unknown := [name for name in config.rows if name not in ROWS]:
-        raise SystemExit(f"--rows: {unknown[0]!r} is none of: {', '.join(ROWS)}")
+    refuse_unknown(config.rows, tuple(ROWS))
     settings = claimed(config.out, config.settings(), "rows")
     mixed, full = Dataset.load(config.data), Dataset.load(config.data / "splits_full.json")
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for seed in config.seeds:
-        for name in [row for row in ROWS if not config.rows or row in config.rows]:
-            path = config.out / f"row-{name}-s{seed}.json"
-            rows[name, seed] = kept(path, lambda name=name, seed=seed: make(config, name, seed, mixed, full))
-    order = list(ROWS)
-    figures = summarise(dict(sorted(rows.items(), key=lambda item: (order.index(item[0][0]), item[0][1]))))
+    wanted = [(name, seed) for seed in config.seeds for name in ROWS if not config.rows or name in config.rows]
+    figures = summarise(rows_of(config.out, tuple(ROWS), wanted, partial(make, config, full)))
     trivial = trivial_dice(mixed, full)
     kinds = sorted({kind for found in figures.values() for kind in found["pseudo"]})
     facts = machine()

@@ -10,7 +10,7 @@ process of its own; `over the pool` is by how much its peak of memory exceeds th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +19,7 @@ import tyro
 
 from maskwright.data.labels import Kind
 from maskwright.engine.in_context.selection import ReferencePolicy
+from maskwright.engine.run import settings_of
 from maskwright.nets.selector import Heuristic, select
 from maskwright.nets.spnet import Entries, Query
 from measure import in_own_process, machine, median_seconds, peak_bytes, save, show
@@ -100,7 +101,7 @@ def main(config: Config) -> None:
         facts,
         f"Median of {config.repeats} calls after one that is not counted; {config.channels} channels, {config.shortlist} candidates.",
     )
-    settings = {k: v for k, v in asdict(config).items() if k != "json"}
+    settings = settings_of(config, "json")
     cells = {
         name: {
             str(entries): {k: v for k, v in f.items() if k != "machine"} | {"entries": entries}

@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 
 from maskwright.data.scenes import render
 from maskwright.engine.ema import Ema
-from maskwright.engine.run import Run
+from maskwright.engine.run import Run, settings_of
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.nets.clip_surgery import MEAN, STD, ClipSurgery, similarities, surgery_tokens
 from nano_clip_words import (
@@ -429,7 +429,7 @@ def fit(trainer: Trainer, run: Run, config: Config) -> None:
 def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
-    settings = {k: v for k, v in asdict(config).items() if k not in ("resume", "overwrite", "out")}
+    settings = settings_of(config, "resume", "overwrite", "out")
     run = Run.create(config.out, settings, resume=config.resume, overwrite=config.overwrite)
     fit(Trainer(config), run, config)
     for difficulty in (0.3, 0.5, 1.0):

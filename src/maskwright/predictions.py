@@ -19,7 +19,7 @@ import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,10 +45,11 @@ _WRITERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An image to predict: ``name`` is the path of its mask below ``masks/`` without ``.png``."""
+    """An image to predict: ``name`` is the path of its mask below ``masks/`` without ``.png``, ``given`` what is given with it."""
 
     name: str
     path: Path
+    given: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +115,11 @@ def find_images(sources: Sequence[str | Path], out: str | Path, split: str | Non
         raise DataError([f"--split {split}: only a dataset has splits; give a manifest, or leave it out"])
     skipped = os.path.join(os.path.abspath(out), "")
     files = [file for path in paths for file in (_below(path) if path.is_dir() else [path])]
-    own = [file for file in dict.fromkeys(files) if not str(file).startswith(skipped)]
-    if files and not own:
-        raise DataError([f"{out}: all images lie in the folder for the results; name another with --out"])
-    files = own
     if not files:
         raise DataError([f"{', '.join(map(str, paths))}: no images there (by suffix, such as .jpg); check the path"])
+    files = [file for file in dict.fromkeys(files) if not str(file).startswith(skipped)]
+    if not files:
+        raise DataError([f"{out}: all images lie in the folder for the results; name another with --out"])
     base = os.path.commonpath([path if path.is_dir() else path.parent for path in paths])
     return _named(files, Path(base))
 
@@ -197,9 +197,8 @@ def predict_folder(
     chosen = predictor.chosen(options)
     head = _head(predictor, chosen)
     known, stale = _known(folder, head, jobs, overwrite)
-    beside = {job.name: predictor.rests_on(job.path) for job in jobs}
-    done = {job.name for job in jobs if _is_done(folder, job, known.get(job.name), beside[job.name], overlays)}
-    todo = [job for job in jobs if overwrite or job.name not in done]
+    jobs = [replace(job, given=predictor.rests_on(job.path)) for job in jobs]
+    todo = jobs if overwrite else [job for job in jobs if not _is_done(folder, job, known.get(job.name), overlays)]
     # All have looked at the folder, and refused it or not, before the main process changes anything in it.
     state.wait_for_everyone()
     if state.is_main_process:
@@ -212,7 +211,7 @@ def predict_folder(
     state.wait_for_everyone()
     mine = list(todo[state.process_index :: state.num_processes])
     with open(folder / _PART.format(rank=state.process_index), "a", encoding="utf-8") as part:
-        for number, row in enumerate(_rows(predictor, mine, beside, folder, batch, chosen, overlays), start=1):
+        for number, row in enumerate(_rows(predictor, mine, folder, batch, chosen, overlays), start=1):
             part.write(json.dumps(row) + "\n")
             part.flush()
             if progress:
@@ -231,13 +230,7 @@ def predict_folder(
 
 
 def _rows(
-    predictor: Predictor,
-    jobs: Sequence[Job],
-    beside: Mapping[str, Path | None],
-    folder: Path,
-    batch: int,
-    options: Mapping[str, Any],
-    overlays: bool,
+    predictor: Predictor, jobs: Sequence[Job], folder: Path, batch: int, options: Mapping[str, Any], overlays: bool
 ) -> Iterator[dict[str, Any]]:
     """Predict, and write in threads: the entries of the index in the order of the jobs, then the unreadable images."""
     unreadable: list[str] = []
@@ -249,7 +242,7 @@ def _rows(
             job = left.popleft()
             while job.path != prediction.image:  # that one was unreadable
                 job = left.popleft()
-            waiting.append(pool.submit(_write, prediction, job, beside[job.name], folder, overlays))
+            waiting.append(pool.submit(_write, prediction, job, folder, overlays))
             if len(waiting) > 2 * _WRITERS:
                 yield waiting.popleft().result()
         while waiting:
@@ -257,9 +250,9 @@ def _rows(
     yield from ({"problem": problem} for problem in unreadable)
 
 
-def _write(prediction: Prediction, job: Job, beside: Path | None, folder: Path, overlays: bool) -> dict[str, Any]:
+def _write(prediction: Prediction, job: Job, folder: Path, overlays: bool) -> dict[str, Any]:
     height, width = prediction.mask.shape
-    stamp, given = _stamp(job.path), None if beside is None else _stamp(beside)
+    stamp, given = _stamp(job.path), None if job.given is None else _stamp(job.given)
     mask = prediction.save(folder, name=job.name, overlay=overlays)
     return {
         "name": job.name,
@@ -329,12 +322,12 @@ def _known(
     return known, []
 
 
-def _is_done(folder: Path, job: Job, row: dict[str, Any] | None, beside: Path | None, overlays: bool) -> bool:
+def _is_done(folder: Path, job: Job, row: dict[str, Any] | None, overlays: bool) -> bool:
     if row is None or not (folder / row["mask"]).is_file():
         return False
     if overlays and not (row["overlay"] and (folder / row["overlay"]).is_file()):
         return False
-    if row.get("given") != (None if beside is None else _stamp(beside)):
+    if row.get("given") != (None if job.given is None else _stamp(job.given)):
         return False
     return job.path.exists() and {key: row[key] for key in ("bytes", "modified")} == _stamp(job.path)
 

@@ -30,11 +30,13 @@ RGB = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
 ORIENTATION = 0x0112
 
 
+def chunk(name: bytes, data: bytes) -> bytes:
+    """A part of a PNG file."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG of any claimed size with almost no data in it."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
@@ -192,9 +194,6 @@ def test_masks_of_other_pngs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_grey_pngs_of_few_bits_keep_their_values(tmp_path: Path, bits: int) -> None:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     values = [0, 1, 2, 3]
     packed = sum(v << (4 * bits - bits * (i + 1)) for i, v in enumerate(values)).to_bytes(bits // 2, "big")
     head = struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0)
@@ -251,9 +250,6 @@ def test_a_cached_mask_is_made_once_for_each_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize("colour", [2, 4, 6])
 def test_sixteen_bits_a_colour_are_refused_not_cut(colour: int, tmp_path: Path) -> None:
     channels = {2: 3, 4: 2, 6: 4}[colour]
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     pixels = np.full((4, 5 * channels), 4000, ">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,5 +16,5 @@ def test_nothing_stays_behind_on_the_cpu():
     surroundings = {name: value for name, value in environment().items() if not name.startswith("PYTEST_")}
     file = Path(__file__).with_name("device_rehearsal.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
-    done = subprocess.run(command, env=surroundings, cwd=os.getcwd(), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -42,8 +42,7 @@ def check(
     recorded sizes that are not the image's; unknown categories in labels and mask pixels; boxes that are empty, outside,
     or of objects that the image's own mask does not show; points and scribbles outside; numbers that are not finite;
     duplicate ids; paths that leave the folder; one image (by path or by content) in two splits; training masks that mark
-    nothing but 255; an empty training split or
-    one without any label. The same image twice within one split is no problem.
+    nothing but 255; an empty training split or one without any label. The same image twice within one split is no problem.
 
     Args:
         dataset: what to check.

@@ -80,6 +80,10 @@ class Budget:
         total = self.total_steps
         return (total, step) if total is not None else (100, 100 * self.progress(step, started))
 
+    def foretold(self, step: int, share: float) -> float:
+        """Steps in all; by the clock foretold from the ``step`` steps in which a ``share`` of it went by."""
+        return self.total_steps or step / max(share, 1e-6)
+
     def done(self, step: int, started: float) -> bool:
         """Whether the budget is used up after ``step`` steps."""
         return self.progress(step, started) >= 1.0

@@ -128,9 +128,11 @@ class Predictor(ABC):
         recipe: the recipe that made it.
         signature: 16 hexadecimal digits that change with the weights and the configuration.
         options: what :meth:`predict` takes beyond what all take, with the defaults.
+        holds_instances: masks hold ids of instances instead of categories.
     """
 
     options: ClassVar[Mapping[str, Any]] = {}
+    holds_instances: ClassVar[bool] = False
 
     def __init__(self, network: nn.Module, model: Model) -> None:
         self.network = network.eval().requires_grad_(False)

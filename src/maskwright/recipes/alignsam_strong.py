@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from maskwright.engine.autoprompt.agent import answers_of, as_answer, roomier
-from maskwright.engine.clicks.agent import ClickAgent, Looks, Rules, allowed_cells, contradictions, observe, peaks
+from maskwright.engine.clicks.agent import (
+    ClickAgent,
+    Looks,
+    Rules,
+    allowed_cells,
+    contradictions,
+    observe,
+    peaks_of_both,
+)
 from maskwright.nets.prompter import Prompter
 from maskwright.nets.quality import QualityHead, belief_loss, quality_loss, value_loss
 from maskwright.rl.bank import Bank
@@ -120,7 +128,6 @@ class Coach:
         """Places (B, M, 2) and labels (B, M): half of them where the value map is highest, the others contradict the answer."""
         grid = state.logits.shape[-1] // 2
         allowed = allowed_cells(state, self.bank.size)
-        first = peaks(policy[:, :-1].unflatten(1, (2, grid, grid)), allowed, TRIES // 2)
-        free = allowed & ~torch.zeros_like(allowed).flatten(1).scatter(1, first, True).view_as(allowed)
-        others = peaks(contradictions(state, "random", generator), free, TRIES - first.shape[1])
-        return places_of(torch.cat([first, others], 1), self.bank.size, grid)
+        scores, against = policy[:, :-1].unflatten(1, (2, grid, grid)), contradictions(state, "random", generator)
+        cells = peaks_of_both(scores, TRIES // 2, against, TRIES - TRIES // 2, allowed)
+        return places_of(cells, self.bank.size, grid)

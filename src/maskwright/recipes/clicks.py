@@ -40,6 +40,7 @@ from maskwright.engine.clicks.agent import (
     contradictions,
     observe,
     peaks,
+    peaks_of_both,
 )
 from maskwright.engine.clicks.beginnings import begin, somebodys_masks
 from maskwright.engine.clicks.scores import curve, first_answers
@@ -422,14 +423,12 @@ class Trainer:
         own = self.config.tries // 2
         allowed = allowed_cells(state, self.bank.size)
         scores = advice.policy[:, :-1].unflatten(1, (2, self.grid, self.grid))
-        first = peaks(scores, allowed, own)
-        taken = torch.zeros_like(allowed).flatten(1).scatter(1, first, True).view_as(allowed)
         anywhere = torch.rand(allowed.shape, generator=generator).to(self.device)
         # Half of the states get others that contradict their answer, as useful clicks mostly do.
         against = torch.rand(len(state), 1, 1, 1, generator=generator).to(self.device) < 0.5
         anywhere = anywhere + against * contradictions(state, "random", generator)
-        others = peaks(anywhere, allowed & ~taken, self.config.tries - own - 1)
-        places, labels = places_of(torch.cat([first, others], 1), self.bank.size, self.grid)
+        cells = peaks_of_both(scores, own, anywhere, self.config.tries - own - 1, allowed)
+        places, labels = places_of(cells, self.bank.size, self.grid)
         place, label, _ = oracle_click(self.bank, state)
         places, labels = torch.cat([places, place[:, None]], 1), torch.cat([labels, label[:, None]], 1)
         return Looks(places, labels, *counterfactual(self.sam, self.bank, state, places, labels))

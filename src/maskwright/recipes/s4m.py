@@ -431,9 +431,7 @@ class Trainer:
         self.means.clear()
 
     def _decay(self) -> float:
-        """By the clock the number of steps is foretold from those so far."""
-        total = self.budget.total_steps or self.step / max(self.fraction, 1e-6)
-        return spanning(self.config.ema, total, 1 / 20)
+        return spanning(self.config.ema, self.budget.foretold(self.step, self.fraction), 1 / 20)
 
     def student_step(self, labelled: InstanceBatch, unlabelled: InstanceBatch) -> dict[str, Tensor]:
         """The losses of one step; the teacher follows."""

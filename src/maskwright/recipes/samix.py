@@ -301,9 +301,7 @@ class Trainer:
         return torch.where(is_mask, weight * share / masks, weight * (1 - share) / others).tolist()
 
     def _decay(self) -> float:
-        """By the clock the number of steps is foretold from those so far."""
-        total = self.budget.total_steps or self.step / max(self.fraction, 1e-6)
-        return spanning(self.config.ema, total, 1 / 5)
+        return spanning(self.config.ema, self.budget.foretold(self.step, self.fraction), 1 / 5)
 
     def _prepare_sam(self) -> list[nn.Parameter]:
         self.sam.requires_grad_(False)

@@ -210,10 +210,10 @@ class ClickAgent:
             scores = contradictions(state, rules.places, generator)
         count = rules.looks if rules.accept != "always" else 1
         spread = int(count * rules.spread) if rules.places == "policy" else 0
-        cells = peaks(scores, allowed, count - spread)
         if spread:
-            others = allowed & torch.ones_like(allowed).flatten(1).scatter(1, cells, False).view_as(allowed)
-            cells = torch.cat([cells, peaks(contradictions(state, "spread", None), others, spread)], 1)
+            cells = peaks_of_both(scores, count - spread, contradictions(state, "spread", None), spread, allowed)
+        else:
+            cells = peaks(scores, allowed, count)
         places, labels = places_of(cells, bank.size, grid)
         return places, labels, cells, halt
 
@@ -278,3 +278,12 @@ def peaks(scores: Tensor, allowed: Tensor, count: int) -> Tensor:
     highest = scores >= F.max_pool2d(scores, 3, 1, 1)
     ranked = torch.where(highest & allowed, scores, scores - 1e3).flatten(1)
     return ranked.topk(min(count, ranked.shape[1]), 1).indices
+
+
+def peaks_of_both(first: Tensor, count: int, second: Tensor, further: int, allowed: Tensor) -> Tensor:
+    """The ``count`` best cells of the ``first`` scores (B, 2, g, g), then the ``further`` best of the ``second`` among the others:
+    (B, count + further).
+    """
+    cells = peaks(first, allowed, count)
+    others = allowed & torch.ones_like(allowed).flatten(1).scatter(1, cells, False).view_as(allowed)
+    return torch.cat([cells, peaks(second, others, further)], 1)

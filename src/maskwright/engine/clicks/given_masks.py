@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import cached_property
 from pathlib import Path
 
 from maskwright.data.fields import read_json
@@ -10,7 +11,7 @@ from maskwright.errors import DataError
 
 
 class GivenMasks:
-    """The masks of a folder.
+    """The masks of a folder, which is looked through when the first of them is asked for.
 
     Where ``maskwright predict`` wrote it, its index tells which mask is of which image. Else the end of the paths does:
     ``case1/001.png`` belongs to ``case1/001.jpg``, and a mask whose name is there once to the image of that name.
@@ -18,17 +19,28 @@ class GivenMasks:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._of_image: dict[str, Path] = {}
-        self._by_path: dict[str, Path] = {}
-        self._by_name: dict[str, list[Path]] = defaultdict(list)
         self._owners: dict[Path, str] = {}
-        below = folder / "masks" if (folder / "masks").is_dir() else folder
-        for path in sorted(below.rglob("*.png")):
-            self._by_path[path.relative_to(below).with_suffix("").as_posix()] = path
-            self._by_name[path.stem].append(path)
-        if (folder / "predictions.json").is_file():
-            rows = read_json(folder / "predictions.json").get("images", [])
-            self._of_image = {row["file"]: folder / row["mask"] for row in rows}
+
+    @cached_property
+    def _of_image(self) -> dict[str, Path]:
+        """By the image's path, where there is an index."""
+        index = self.folder / "predictions.json"
+        rows = read_json(index).get("images", []) if index.is_file() else []
+        return {row["file"]: self.folder / row["mask"] for row in rows}
+
+    @cached_property
+    def _by_path(self) -> dict[str, Path]:
+        """By the path below the folder, without suffix."""
+        below = self.folder / "masks" if (self.folder / "masks").is_dir() else self.folder
+        return {path.relative_to(below).with_suffix("").as_posix(): path for path in sorted(below.rglob("*.png"))}
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        """By the name without suffix."""
+        found: dict[str, list[Path]] = defaultdict(list)
+        for path in self._by_path.values():
+            found[path.stem].append(path)
+        return found
 
     def find(self, image: Path) -> Path | None:
         """The mask of an image (or of a name, where the image is no file), or None.

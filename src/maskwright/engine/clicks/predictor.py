@@ -112,7 +112,7 @@ class ClickPredictor(Predictor):
 
     def refuse_masks_of(self, other: Predictor) -> None:
         """Raise a MaskwrightError where the ids in another model's masks are not this one's categories."""
-        if other.recipe == "s4m":
+        if other.holds_instances:
             raise MaskwrightError(f"{other.folder}: its masks hold instances; an agent refines those of categories")
         if other.categories != self.categories:
             theirs, own = (", ".join(each.categories[1:]) for each in (other, self))

@@ -72,6 +72,7 @@ class InstancePredictor(Predictor):
 
     network: InstanceSegmenter
     options: ClassVar[Mapping[str, Any]] = {"threshold": 0.5}
+    holds_instances = True
 
     def __init__(self, network: InstanceSegmenter, model: Model, crop: int | None) -> None:
         super().__init__(network, model)

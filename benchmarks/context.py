@@ -178,8 +178,7 @@ class Queries:
 
     def some(self, at: Tensor) -> Query:
         """The vectors of the rows ``at``."""
-        prior = None if self.query.prior is None else self.query.prior[at]
-        return Query(self.query.whole[at], self.query.foreground[at], self.query.kind[at], prior)
+        return Query(self.query.whole[at], self.query.foreground[at], self.query.kind[at])
 
     def quick_dice(self, places: Tensor, at: Tensor) -> Tensor:
         """(R, T) places for the rows ``at`` → (R,) true Dice on SAM's own grid."""

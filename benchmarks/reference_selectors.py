@@ -7,11 +7,11 @@
 `polyps` and `streets` are folders in --datasets; `scenes` are rendered into OUT, with four categories. Any other --data is a folder.
 
 The pool are training images with masks; the queries are images of the test split, asked for without any prompt, once for each
-category that they show. SPNet (`policy`) learns on the pool's own images, each without itself: first from the Dice of
-every single reference (`maskwright.engine.in_context.experience`), as far as that helps images that were left out, then by GRPO.
-Every fifth pool image is kept from GRPO as a query, and decides when it has learnt enough. Neither val nor test are learnt from; val
-only says which heuristic is best. `oracle` chooses greedily with the truth at hand, among the policy's candidates: no selector, but the
-end of the head-room.
+category that they show. SPNet (`policy`) learns by GRPO on the pool's own images, each without itself. Every fifth of them is kept
+back as a query, and decides when it has learnt enough. It looks before it chooses: SAM answers --looks sets. Two further rows
+say what each half is worth: `policy, unseen` chooses without looking, `policy, untrained` looks, but never learnt.
+Neither val nor test are learnt from; val only says which heuristic is best. `oracle` chooses greedily with the truth at hand,
+among the policy's candidates: no selector, but the end of the head-room.
 Head-room captured = (policy - best heuristic) / (oracle - best heuristic). Intervals are paired bootstraps over the test images, each
 image's score the mean over the seeds.
 
@@ -25,7 +25,7 @@ import copy
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -37,11 +37,11 @@ from context import Guess, Images, Queries, encode, fill, load_adapted
 from maskwright.data.labels import Dataset, Kind
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import Budget, progress
-from maskwright.engine.in_context.experience import fit, gather
 from maskwright.engine.in_context.selection import ReferencePolicy, head_room_captured, oracle
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.run import settings_of
 from maskwright.nets.selector import EvaluatedSelector, Heuristic, select
+from maskwright.nets.spnet import Entries
 from measure import claimed, kept, machine, save, show
 
 HEURISTICS: tuple[Heuristic, ...] = get_args(Heuristic)
@@ -81,10 +81,6 @@ class Config:
     references, or the whole image."""
     upright: bool | None = None
     """Images have an upright: the views that SPNet learns on are mirrored left to right, but not turned. Left out: streets alone."""
-    experience: bool = True
-    """Start SPNet from the Dice of every single reference for every pool image."""
-    experience_views: int = 4
-    """Views of every pool image that this is asked of; all of them take (pool images x views x shortlist) answers."""
     views: int = 8
     """Views of every pool image that SPNet learns on."""
     row_minutes: float = 4.0
@@ -100,13 +96,17 @@ class Config:
     """Weight of the divergence from the untrained SPNet, which chooses like `similar-foreground`."""
     shortlist: int = 48
     """Candidates that policy and oracle choose from."""
+    looks: int = 16
+    """Sets that SAM answers before the policy chooses one."""
     threads: int = 1
     json: Path | None = None
     """Also write the figures to this file."""
 
     def __post_init__(self) -> None:
-        if min(self.views, self.experience_views, self.batch, self.threads, *self.references) < 1 or self.groups < 2:
-            raise SystemExit("--views, --batch, --threads and --references must be at least 1, --groups at least 2")
+        if min(self.views, self.looks, self.batch, self.threads, *self.references) < 1 or self.groups < 2:
+            raise SystemExit(
+                "--views, --looks, --batch, --threads and --references must be at least 1, --groups at least 2"
+            )
         if self.pool_masks is None and self.data in ("scenes", "streets"):
             self.pool_masks = 40
         if self.queries is None and self.data == "streets":
@@ -216,56 +216,13 @@ class Bench:
         return self._asked[1]
 
 
-def experienced(config: Config, asked: dict[str, Queries]) -> tuple[dict[str, Queries], dict[str, Any]]:
-    """The queries with their prior, learnt from the Dice of single references; and a record of how far it is to be trusted."""
-    train = asked["train"]
-    number = train.images.sample[train.rows.image]
-    view = torch.zeros_like(number)
-    for image, category in set(zip(number.tolist(), train.rows.category.tolist())):
-        mine = (number == image) & (train.rows.category == category)
-        view[mine] = torch.arange(int(mine.sum()))
-    at = (view < config.experience_views).nonzero()[:, 0]
-    with progress(1, "asking with single references") as advance:
-        table = gather(
-            train.some(at),
-            train.pool.entries(),
-            train.allowed[at],
-            number[at],
-            train.rows.category[at],
-            lambda rows, places: train.answer(at[rows], places),
-            train.judge(at),
-            config.shortlist,
-        )
-        advance()
-    found = fit(table)
-    made = {split: copy.copy(queries) for split, queries in asked.items()}
-    for queries in made.values():
-        queries.query = replace(queries.query, prior=found.logits(queries.query.foreground))
-    before, after = found.held_out
-    return made, {
-        "strength": found.strength,
-        "sharpness": found.sharpness,
-        "held_out_before": before,
-        "held_out_after": after,
-    }
-
-
 def learn(
     config: Config, asked: dict[str, Queries], references: int, seed: int
 ) -> tuple[ReferencePolicy, dict[str, Any]]:
     """SPNet after GRPO on four fifths of the pool's images: as it was when it did best on the others; and a record of how it went."""
     train = asked["train"]
     pool = train.pool.entries()
-    policy = ReferencePolicy(
-        pool.whole.shape[1],
-        pool.memory.shape[1],
-        references=references,
-        groups=config.groups,
-        shortlist=config.shortlist,
-        lr=config.lr,
-        kl=config.kl,
-        seed=seed,
-    )
+    policy = _policy(config, pool, references, seed)
     budget = Budget(steps=config.steps) if config.steps else Budget(minutes=config.row_minutes)
     generator = torch.Generator().manual_seed(seed)
     number = train.images.sample[train.rows.image]
@@ -313,45 +270,60 @@ def learn(
 
 
 def cell(config: Config, bench: Bench, selector: EvaluatedSelector, references: int, seed: int) -> dict[str, Any]:
-    """Scores of one selector on the images of val and test."""
+    """Scores of one selector on the images of val and test; of the policy also in its ``variants``."""
     asked = bench.asked(seed, references)
     started, record = time.monotonic(), {}
     pool = asked["test"].pool.entries()
-    policy = ReferencePolicy(
-        pool.whole.shape[1], pool.memory.shape[1], references=references, shortlist=config.shortlist, seed=seed
-    )
-    if selector == "policy":
-        if config.experience:
-            asked, record["experience"] = experienced(config, asked)
-        policy, learnt = learn(config, asked, references, seed)
-        record |= learnt
-    scores = {}
-    for split in ("val", "test"):
-        queries = asked[split]
-        if selector == "policy":
-            places = policy.choose(queries.query, pool, queries.allowed)
-        elif selector == "oracle":
-            if split == "val":
-                continue
-            seen = policy.observe(queries.query, pool, queries.allowed)
-            at, places = _oracle(queries, seen.index, seen.allowed, references, config.row_minutes)
-            scores[split] = queries.scores(places, at)
-            continue
-        else:
-            query, generator = queries.query, torch.Generator().manual_seed(seed)
-            places = select(
+    scores: dict[str, Any]
+    if selector == "oracle":
+        queries = asked["test"]
+        seen = _policy(config, pool, references, seed).observe(queries.query, pool, queries.allowed)
+        at, places = _oracle(queries, seen.index, seen.allowed, references, config.row_minutes)
+        scores = {"test": queries.scores(places, at)}
+    elif selector == "policy":
+        untrained = _policy(config, pool, references, seed)
+        policy, record = learn(config, asked, references, seed)
+        scores = _chosen(asked, lambda q: policy.choose(q.query, pool, q.allowed, q.answer))
+        record["variants"] = {
+            "policy, unseen": _chosen(asked, lambda q: policy.choose(q.query, pool, q.allowed)),
+            "policy, untrained": _chosen(asked, lambda q: untrained.choose(q.query, pool, q.allowed, q.answer)),
+        }
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        scores = _chosen(
+            asked,
+            lambda q: select(
                 selector,
-                query.whole,
-                query.foreground,
+                q.query.whole,
+                q.query.foreground,
                 pool.whole,
                 pool.foreground,
-                queries.allowed,
+                q.allowed,
                 references,
                 generator,
-            )
-        scores[split] = queries.scores(places)
+            ),
+        )
     minutes = (time.monotonic() - started) / 60
     return {**scores, "queries": len(asked["test"]), "pool": len(asked["test"].pool), "minutes": minutes, **record}
+
+
+def _policy(config: Config, pool: Entries, references: int, seed: int) -> ReferencePolicy:
+    return ReferencePolicy(
+        pool.whole.shape[1],
+        pool.memory.shape[1],
+        references=references,
+        groups=config.groups,
+        shortlist=config.shortlist,
+        looks=config.looks,
+        lr=config.lr,
+        kl=config.kl,
+        seed=seed,
+    )
+
+
+def _chosen(asked: dict[str, Queries], choose: Callable[[Queries], torch.Tensor]) -> dict[str, dict[str, float]]:
+    """What a way to choose comes to on val and test."""
+    return {split: asked[split].scores(choose(asked[split])) for split in ("val", "test")}
 
 
 def _oracle(
@@ -435,9 +407,7 @@ def table(config: Config, figures: dict[int, dict[str, Any]], facts: dict[str, A
     rows, notes = [], []
     for count, found in figures.items():
         best = found.get("best_heuristic")
-        for name in config.selectors:
-            if name not in found:
-                continue
+        for name in (name for name in found if isinstance(found[name], dict)):
             difference = found[name].get("over_best_heuristic")
             spread = found[name]["seeds"]
             rows.append(
@@ -476,9 +446,10 @@ def main(config: Config) -> None:
         for count in config.references:
             for name in config.selectors:
                 path = config.out / f"{name}-t{count}-s{seed}.json"
-                cells[name, count, seed] = kept(
-                    path, lambda name=name, count=count, seed=seed: cell(config, bench, name, count, seed)
-                )
+                made = kept(path, lambda name=name, count=count, seed=seed: cell(config, bench, name, count, seed))
+                cells[name, count, seed] = made
+                for variant, scores in made.get("variants", {}).items():
+                    cells[variant, count, seed] = scores
     figures = {count: summarise(cells, count) for count in config.references}
     facts = machine()
     table(config, figures, facts)

@@ -125,7 +125,7 @@ def test_the_whole_benchmark_goes_on_where_it_stopped(
         steps=2,
         batch=2,
         groups=3,
-        experience_views=1,
+        looks=3,
         json=tmp_path / "figures.json",
     )
     bench.main(config)
@@ -139,7 +139,8 @@ def test_the_whole_benchmark_goes_on_where_it_stopped(
     # Eight images to learn on, of which six are in the pool.
     members, kept = bench.Bench(config).members(0)
     assert (len(members), len(kept)) == (8, 6)
-    assert record["experience"]["held_out_after"] >= record["experience"]["held_out_before"]
+    assert record["variants"].keys() == {"policy, unseen", "policy, untrained"}
+    assert figures["1"].keys() >= record["variants"].keys()
 
     (tmp_path / "cells" / "similar-t2-s0.json").unlink()
     made: list[tuple[str, int]] = []

@@ -129,6 +129,59 @@ def collage(images: Tensor, ids: Tensor, photos: Tensor, generator: torch.Genera
     return torch.lerp(result, soft, torch.rand(batch, 1, 1, 1, generator=generator))
 
 
+def relief(ids: Tensor, photos: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw outlines as a relief: one material all over, from which objects stand out by light, a faint tint and soft edges.
+
+    A polyp is a bump in the mucosa, an animal may wear the colours of its ground: what sets them apart is how the light falls on them.
+
+    ids (B,S,S), photos (B,3,s,s) uint8 → (B,3,S,S) in 0..1.
+    """
+    batch, size = len(ids), ids.shape[-1]
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(batch, *shape, generator=generator) * (high - low) + low
+
+    def blurred(maps: Tensor, radius: int) -> Tensor:
+        wide, side = F.pad(maps, (radius,) * 4, mode="replicate"), 2 * radius + 1
+        return F.avg_pool2d(F.avg_pool2d(wide, (1, side), stride=1), (side, 1), stride=1)
+
+    def clouds(cells: int, channels: int) -> Tensor:
+        noise = torch.randn(batch, channels, cells, cells, generator=generator)
+        return F.interpolate(noise, size, mode="bicubic", align_corners=False)
+
+    # So little of a photograph that nothing is to be recognised in it, or a colour with clouds; and fine veins.
+    grid = F.affine_grid(_affines(batch, (0.05, 0.15), generator), [batch, 3, size, size], align_corners=False)
+    crop = F.grid_sample(photos.float() / 255, grid, padding_mode="reflection", align_corners=False)
+    plain = uniform(0.25, 0.9, 3, 1, 1) * (1 + 0.1 * clouds(4, 1) + 0.06 * clouds(16, 3) + 0.05 * clouds(64, 1))
+    material = torch.lerp(plain, crop, uniform(0, 1, 1, 1, 1) * (uniform(0, 1, 1, 1, 1) < 0.7))
+    veins = (1 - 12 * (clouds(9, 1) + 0.3 * clouds(32, 1)).abs()).clamp(min=0)
+    material = material * (1 - uniform(0, 0.5, 1, 1, 1) * (uniform(0, 1, 1, 1, 1) < 0.4) * veins)
+    line = torch.linspace(-1, 1, size)
+    slope = uniform(-0.4, 0.4, 2, 1, 1)
+    ground = material * (1 + slope[:, :1] * line + slope[:, 1:] * line[:, None])
+
+    slots = int(ids.max()) + 1
+    tint = torch.randn(batch, slots, 3, generator=generator) * 0.06
+    tint = tint + torch.randn(batch, slots, 1, generator=generator) * 0.12
+    tint = (
+        torch.gather(tint.exp(), 1, ids.flatten(1)[..., None].expand(-1, -1, 3)).view(*ids.shape, 3).permute(0, 3, 1, 2)
+    )
+    tint = torch.lerp(tint, blurred(tint, size // 40), uniform(0, 1, 1, 1, 1))
+
+    # Each object rises from its own border, also where it touches another.
+    number = F.pad(ids[:, None].float(), (1,) * 4, mode="replicate")
+    border = F.max_pool2d(number, 3, stride=1) + F.max_pool2d(-number, 3, stride=1) > 0
+    inside = ((ids > 0)[:, None] & ~border).float()
+    height = sum(blurred(inside, size // part) for part in (64, 16, 7)) / 3
+    across = (height.roll(-1, 3) - height.roll(1, 3)) * size / 2
+    down = (height.roll(-1, 2) - height.roll(1, 2)) * size / 2
+    angle = uniform(0, 2 * torch.pi, 1, 1, 1)
+    lit = 1 + uniform(0.01, 0.06, 1, 1, 1) * (angle.cos() * across + angle.sin() * down)
+    # Little light reaches the crease around a bump.
+    crease = 1 - uniform(0, 0.5, 1, 1, 1) * (blurred(border.float(), 2) * (1 - inside)).clamp(max=1)
+    return (ground * tint * lit.clamp(0.4, 1.8) * crease).clamp(0, 1)
+
+
 def develop(images: Tensor, generator: torch.Generator) -> Tensor:
     """Photometric jitter, noise and, now and then, wet highlights: (B,3,S,S) in 0..1 → the same."""
     batch, size = len(images), images.shape[-1]

@@ -29,7 +29,18 @@ from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Masks, Sam
 from maskwright.sam.weights import nano_config
 from maskwright.sam_evaluation.prompted import ask_boxes, ask_clicks
-from nano_views import Pool, augment, boxes_of, choose_objects, collage, develop, photo_pool, render_pool, sample_in
+from nano_views import (
+    Pool,
+    augment,
+    boxes_of,
+    choose_objects,
+    collage,
+    develop,
+    photo_pool,
+    relief,
+    render_pool,
+    sample_in,
+)
 
 
 @dataclass
@@ -43,7 +54,9 @@ class Config:
     photo_share: float = 0.35
     """Share of the batches that are photographs."""
     collage_share: float = 0.5
-    """Share of the other batches (in-context episodes left out) whose scenes are filled with crops of the photographs."""
+    """Share of the other batches (in-context episodes left out) whose scenes are drawn anew with crops of the photographs."""
+    relief_share: float = 0.35
+    """Share of those that are reliefs: objects of the ground's own material. The rest are collages."""
     scenes: int = 12000
     """Scenes rendered for the 128-pixel part; a quarter as many at 256 pixels."""
     batch: int = 16
@@ -195,7 +208,10 @@ class Trainer:
         images, ids = augment(pool.images[index], pool.instances[index], size, zoom, g)
         if real and not photo and not pairs and torch.rand((), generator=g).item() < self.config.collage_share:
             crops = self.photos[int(torch.randint(len(self.photos), (), generator=g))].images
-            images = collage(images, ids, crops[torch.randint(len(crops), (12,), generator=g)], g)
+            if torch.rand((), generator=g).item() < self.config.relief_share:
+                images = relief(ids, crops[torch.randint(len(crops), (batch,), generator=g)], g)
+            else:
+                images = collage(images, ids, crops[torch.randint(len(crops), (12,), generator=g)], g)
         return develop(images, g), ids, None if pool.identities is None else pool.identities[index]
 
     def dense_step(self, size: int) -> dict[str, Tensor]:

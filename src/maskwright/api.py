@@ -82,20 +82,25 @@ def load(path: str | Path, *, device: str | torch.device | None = None) -> Predi
 
 
 def load_in_context(
-    path: str | Path, *, references: int | None = None, device: str | torch.device | None = None
+    path: str | Path,
+    *,
+    references: int | None = None,
+    looks: int | None = None,
+    device: str | torch.device | None = None,
 ) -> InContextPredictor:
     """Load a model of ``samix`` to segment new images from its reference pool: with SAM, instead of with the segmenter.
 
     Args:
         path, device: see :func:`load`.
         references: how many SAM is shown; left out, as many as in training.
+        looks: sets of references that SAM answers before the policy chooses one; 0: it chooses unseen; left out, 16.
 
     Raises:
-        MaskwrightError: the model has no reference pool.
+        MaskwrightError: the model has no reference pool, or no policy that could look.
         WeightsError: see :func:`load`; or the SAM that the run started from is not there, or another one now.
     """
     model = Model.open(path, tuple(RECIPES))
-    return in_context_files.load(model, references).to("auto" if device is None else device)
+    return in_context_files.load(model, references, looks).to("auto" if device is None else device)
 
 
 def evaluate(

@@ -18,6 +18,7 @@ from maskwright.data.images import read_mask
 from maskwright.data.labels import Dataset, Kind
 from maskwright.engine.in_context import files as in_context_files
 from maskwright.engine.in_context import predictor as in_context
+from maskwright.engine.in_context import selection
 from maskwright.engine.in_context.predictor import InContextPredictor
 from maskwright.errors import MaskwrightError, WeightsError
 from maskwright.nets.selector import SelectorName
@@ -136,6 +137,31 @@ def test_a_batch_is_its_images_one_by_one(run: Path, scene_folder: Path, monkeyp
     ]
 
 
+def test_the_policy_looks_before_it_chooses(run: Path, scene_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    images = canvases(scene_folder)
+    usual = api.load_in_context(run, device="cpu").signature
+    tried: list[torch.Tensor] = []
+
+    def last(answer: selection.Answer, places: torch.Tensor, at_once: int) -> torch.Tensor:
+        tried.append(places)
+        logits, iou = answer(torch.zeros(1, dtype=torch.long), places[:1, 0])
+        assert (logits.shape, iou.shape) == ((1, 16, 16), (1,))
+        return torch.arange(places.shape[1]).expand(places.shape[:2])
+
+    monkeypatch.setattr(selection, "promise", last)
+    chosen = {}
+    for looks in (0, 5):
+        predictor = api.load_in_context(run, looks=looks, device="cpu")
+        always(predictor, 1)
+        assert predictor.signature != usual
+        _, found = predictor.context.answer(images)
+        chosen[looks] = torch.tensor([[reference.place for reference in one.references] for one in found])
+    (sets,) = tried
+    assert sets.shape[:2] == (len(images), 5)
+    assert torch.equal(chosen[5], sets[:, -1])
+    assert torch.equal(chosen[0], sets[:, 0])
+
+
 def test_what_the_segmenter_does_not_see_is_not_asked_for(run: Path, scene_folder: Path):
     predictor = api.load_in_context(run, device="cpu")
     always(predictor, None)
@@ -199,11 +225,15 @@ def test_evaluate_scores_what_predict_writes(run: Path, scene_folder: Path, tmp_
 def test_mistakes_are_told(run: Path, scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path, capsys):
     image = str(images_of(scene_folder)[0])
     without = samix.main(settings(scene_folder, tmp_path / "without", tiny_sam_folder, pseudo="none", steps=1))
+    similar = samix.main(settings(scene_folder, tmp_path / "similar", tiny_sam_folder, steps=1))
     for options, message in {
         (str(without), "--in-context"): "no reference pool",
         (str(run), "--in-context", "--references", "0"): "must be at least 1",
         (str(run), "--in-context", "--flip"): "--flip",
         (str(run), "--references", "2"): "give --in-context too",
+        (str(run), "--looks", "2"): "give --in-context too",
+        (str(run), "--in-context", "--looks", "-1"): "must be 0 or more",
+        (str(similar), "--in-context", "--looks", "4"): "train with --selector policy",
     }.items():
         assert main(["predict", options[0], image, "--out", str(tmp_path / "out"), *options[1:]]) == 1
         told = capsys.readouterr().err

@@ -41,6 +41,9 @@ class Predict:
     """Segment with SAM and the model's reference pool; which references it was shown stands in OUT/references.html."""
     references: int | None = None
     """In context: how many references SAM is shown; left out, as many as in training."""
+    looks: int | None = None
+    """In context, with the selector `policy`: sets of references that SAM answers before one is chosen; more is better and slower,
+    0 chooses unseen; left out, 16."""
     click: Annotated[tuple[str, ...], arg(metavar="X,Y ...")] = ()
     """For an agent of `clicks`: where you click, in pixels of the image. One image at a time."""
     label: tuple[Literal["fg", "bg"], ...] = ()
@@ -125,6 +128,9 @@ class Evaluate:
     """Score SAM with the model's reference pool instead of the segmenter."""
     references: int | None = None
     """In context: how many references SAM is shown; left out, as many as in training."""
+    looks: int | None = None
+    """In context, with the selector `policy`: sets of references that SAM answers before one is chosen; more is better and slower,
+    0 chooses unseen; left out, 16."""
     masks: Path | None = None
     """For an agent of `clicks`: score it on refining these masks, instead of its clicks after an oracle's first one."""
     batch: int = 8
@@ -179,11 +185,12 @@ def _load_model(command: Predict | Evaluate, device: Any) -> Predictor:
 
         if command.flip:
             raise MaskwrightError("--flip: in context images are not looked at in the mirror; leave out one of the two")
-        return load_in_context(command.run, references=command.references, device=device)
+        return load_in_context(command.run, references=command.references, looks=command.looks, device=device)
     from maskwright.api import load
 
-    if command.references is not None:
-        raise MaskwrightError("--references: counts references in context; give --in-context too, or leave it out")
+    for name in ("references", "looks"):
+        if getattr(command, name) is not None:
+            raise MaskwrightError(f"--{name}: is about references in context; give --in-context too, or leave it out")
     return load(command.run, device=device)
 
 

@@ -32,13 +32,11 @@ class Query:
     Attributes:
         whole: of the whole image.
         foreground: of the object, as far as it is known or guessed.
-        prior: (N, E) logits that every entry of the pool starts with besides its similarity, see ``engine.in_context.experience``; None: 0.
     """
 
     whole: Tensor
     foreground: Tensor
     kind: Tensor
-    prior: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Observation:
         query: of N.
         candidates: of (N, K). Those that are not allowed may hold any finite numbers.
         allowed: (N, K) bool; at least one per query.
-        index: (N, K) places of the candidates in the pool; also of their ``query.prior``.
+        index: (N, K) places of the candidates in the pool.
     """
 
     query: Query
@@ -117,8 +115,7 @@ def candidates(
         allowed: (N, E) bool, from the pool's rule of finer labels; every row needs at least one True.
         generator: of the random ones.
         count: K; fewer where the pool has fewer entries.
-        random: how many of them are drawn at random; of the rest, half are nearest by object, half by whole image; where the queries
-            have a prior, a third each by object, by whole image and by prior.
+        random: how many of them are drawn at random; of the rest, half are nearest by object, half by whole image.
 
     Returns:
         Distinct candidates for every query. A query with fewer allowed entries than K is given all of them, and padding that is not
@@ -131,25 +128,18 @@ def candidates(
         raise ValueError(f"random = {random} candidates out of count = {count}")
     queries, entries = allowed.shape
     count = min(count, entries)
-    prior = query.prior
-    by_whole = max(count - random, 0) // (2 if prior is None else 3)
-    by_prior = 0 if prior is None else by_whole
-    by_object = max(count - random - by_whole - by_prior, 0)
+    by_whole = max(count - random, 0) // 2
+    by_object = max(count - random - by_whole, 0)
     left = allowed.clone()
 
     def chance(part: slice) -> Tensor:
         noise = torch.rand(queries, part.stop - part.start, generator=generator, device=generator.device)
         return noise.to(left.device)
 
-    def before(part: slice) -> Tensor:
-        assert prior is not None
-        return prior[:, part]
-
     rules: list[tuple[int, Callable[[slice], Tensor]]] = [
-        (by_prior, before),
         (by_object, lambda part: cosine(query.foreground, pool.foreground[part])),
         (by_whole, lambda part: cosine(query.whole, pool.whole[part])),
-        (count - by_whole - by_prior - by_object, chance),
+        (count - by_whole - by_object, chance),
     ]
     found: list[Tensor] = []
     usable: list[Tensor] = []
@@ -188,8 +178,8 @@ class SPNet(nn.Module):
     pooled features. The probability of a candidate is a softmax of ``cos(q + A h, c + B e) / temperature`` over those that are allowed
     and not chosen yet: q and c are the unit vectors of the pooled objects, h and e what decoder and encoder make of query and
     candidate. A and B are zero at first, so that an untrained SPNet's greedy choice is the selector ``similar-foreground``; for the
-    same reason everything behind A and B learns from the second step on. The queries' prior, where there is one, is added to the
-    logits. Where a query has fewer allowed candidates than T, its last choice repeats, with probability 1.
+    same reason everything behind A and B learns from the second step on. Where a query has fewer allowed candidates than T, its last
+    choice repeats, with probability 1.
 
     Args:
         channels: C, of the pooled image features.
@@ -227,13 +217,13 @@ class SPNet(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
     def sample(
-        self, observation: Observation, groups: int, length: int, generator: torch.Generator
+        self, observation: Observation, groups: int, length: int, generator: torch.Generator, alike: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Draw G distinct sequences of T candidates per query: see ``rl.grpo.Policy``.
+        """Draw G distinct sequences of T candidates per query: see ``rl.grpo.Policy``; ``alike``: see ``rl.grpo.beam_search``.
 
         Distinct as sequences: two of a group may hold the same candidates in another order.
         """
-        return self._search(observation, groups, length, generator)
+        return self._search(observation, groups, length, generator, alike)
 
     def score(self, observation: Observation, sequences: Tensor) -> Tensor:
         """(N, G, T) candidates → (N, G, T) log-probability of every choice, in one pass over all T; -inf for what cannot be chosen."""
@@ -246,7 +236,12 @@ class SPNet(nn.Module):
 
     @torch.no_grad()
     def _search(
-        self, observation: Observation, width: int, length: int, generator: torch.Generator | None
+        self,
+        observation: Observation,
+        width: int,
+        length: int,
+        generator: torch.Generator | None,
+        alike: bool = False,
     ) -> tuple[Tensor, Tensor]:
         encoded = self._encode(observation)
         return beam_search(
@@ -256,6 +251,7 @@ class SPNet(nn.Module):
             length,
             generator,
             encoded.device,
+            alike,
         )
 
     def _encode(self, observation: Observation) -> Tensor:
@@ -286,8 +282,6 @@ class SPNet(nn.Module):
             similarity = F.normalize(wanted, dim=-1).flatten(1, 2) @ F.normalize(offered, dim=-1).transpose(1, 2)
         temperature = self.log_temperature.clamp(min=math.log(0.01)).exp()
         logits = similarity.view(*state.shape[:3], -1) / temperature
-        if query.prior is not None:
-            logits = logits + query.prior.gather(1, observation.index)[:, None, None]
         return logits.masked_fill(~_possible(observation.allowed, prefix), -torch.inf)
 
 

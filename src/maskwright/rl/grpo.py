@@ -74,6 +74,7 @@ def beam_search(
     length: int,
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
+    alike: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Sequences without replacement by Gumbel-top-k over whole sequences (Kool et al. 2019, algorithm 1), or an ordinary beam search.
 
@@ -89,6 +90,7 @@ def beam_search(
         length: T.
         generator: of the noise, on the CPU or elsewhere; None: no noise, the usual search for the most probable (1 wide: greedy).
         device: of the prefixes.
+        alike: the same noise for every row, so that what a row draws does not depend on the rows beside it.
 
     Returns:
         (B, G, T) long, distinct within a row and best first; and (B, G) log-probabilities, -inf where fewer than G sequences exist:
@@ -99,7 +101,7 @@ def beam_search(
     perturbed = total
     for _ in range(length):
         children = total[..., None] + logits(prefix).float().log_softmax(-1)
-        ranked = children if generator is None else _gumbel_below(children, perturbed, generator)
+        ranked = children if generator is None else _gumbel_below(children, perturbed, generator, alike)
         best = ranked.flatten(1).topk(min(width, ranked[0].numel()), dim=1)
         parent, item = best.indices // children.shape[-1], best.indices % children.shape[-1]
         perturbed, total = best.values, children.flatten(1).gather(1, best.indices)
@@ -112,12 +114,13 @@ def beam_search(
     return prefix, F.pad(total, (0, lacking), value=-torch.inf)
 
 
-def _gumbel_below(log_probabilities: Tensor, maximum: Tensor, generator: torch.Generator) -> Tensor:
+def _gumbel_below(log_probabilities: Tensor, maximum: Tensor, generator: torch.Generator, alike: bool) -> Tensor:
     """Gumbel variables (B, W, K) with these locations, given that the largest over K is ``maximum`` (B, W).
 
     In the numerically stable form of Kool et al. 2019, appendix B.3; -inf stays -inf.
     """
-    noise = torch.empty(log_probabilities.shape, device=generator.device).exponential_(generator=generator)
+    shape = log_probabilities.shape[1:] if alike else log_probabilities.shape
+    noise = torch.empty(shape, device=generator.device).exponential_(generator=generator)
     free = log_probabilities - noise.to(log_probabilities).log()
     below = free - free.amax(-1, keepdim=True)
     rest = torch.where(below > -0.69, (-torch.expm1(below)).log(), torch.log1p(-below.exp()))

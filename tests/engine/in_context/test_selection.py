@@ -17,6 +17,7 @@ from maskwright.engine.in_context.selection import (
     correlation,
     head_room_captured,
     oracle,
+    promise,
     with_head_room,
 )
 from maskwright.engine.metrics import soft_dice
@@ -213,7 +214,7 @@ def toy(seed: int, queries: int = 16, count: int = 12) -> tuple[Query, Entries, 
 
 
 def test_it_learns_what_similarity_cannot_see():
-    policy = policy_of(references=2, lr=2e-3, kl=0.0)
+    policy = policy_of(references=2, lr=2e-3, kl=0.0, looks=0)
     held_out = toy(999, queries=32, count=16)
     before = policy.assess(*held_out, heuristic="similar", generator=seeded())
     generator = seeded()
@@ -248,6 +249,43 @@ def test_the_best_set_of_the_group_comes_back_with_its_answer():
     assert found.scalars["policy_iou_correlation"] > 0.95
     assert found.scalars["policy_entropy"] == pytest.approx(float(-total[:, 0].mean() / 2))
     assert "policy_view" not in found.scalars
+
+
+def test_promise_is_what_sam_believes_and_what_the_others_say():
+    masks = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]]).view(3, 2, 2).bool()
+    beliefs = torch.tensor([0.5, 0.3, 0.9])
+
+    def answer(rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        return masks[places[:, 0]].float() * 40 - 20, beliefs[places[:, 0]]
+
+    found = promise(answer, torch.tensor([[[0], [1], [2]], [[0], [0], [1]]]))
+    # The groups' mean answers: (2, 2, 1, 1) / 3 and (3, 3, 1, 0) / 3. Dice = 2 min / sum.
+    expected = [[0.5 + 2 * (4 / 3) / 4, 0.3 + 2 * (5 / 3) / 5, 0.9 + 2 * (1 / 3) / 3]]
+    expected += [[0.5 + 2 * 2 / (2 + 7 / 3), 0.5 + 2 * 2 / (2 + 7 / 3), 0.3 + 2 * (7 / 3) / (3 + 7 / 3)]]
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-3, rtol=0)
+    torch.testing.assert_close(promise(answer, torch.tensor([[[0], [1], [2]]]), at_once=1), found[:1])
+
+
+def test_it_looks_before_it_chooses():
+    query, pool, allowed, table, judge = toy(5, queries=6, count=16)
+    allowed[3, 4:] = False
+    policy = policy_of(references=2, looks=12)
+    unseen = policy.choose(query, pool, allowed)
+    chosen = policy.choose(query, pool, allowed, table)
+    assert max(table.batches) <= policy.at_once
+    assert allowed.gather(1, chosen).all()
+    own = torch.tensor([len(set(a)) for a in chosen.tolist()])
+    assert (own == 2).all()
+    # The table believes in what is large, and what is large is right.
+    found = [judge.dice(torch.arange(6), table(torch.arange(6), places)[0]).mean() for places in (unseen, chosen)]
+    assert found[1] > found[0] + 0.1
+    # What it chooses for a query does not hang on the queries beside it, nor on chance.
+    for row in range(6):
+        at = torch.tensor([row])
+        one = Query(query.whole[at], query.foreground[at], query.kind[at])
+        assert torch.equal(policy.choose(one, pool, allowed[at], table), chosen[at])
+    for looks in (0, 1):
+        assert torch.equal(policy_of(references=2, looks=looks).choose(query, pool, allowed, table), unseen)
 
 
 def test_sets_that_all_score_the_same_teach_nothing():

@@ -93,19 +93,22 @@ def pack(
     return description, beside
 
 
-def load(model: Model, references: int | None = None) -> InContextPredictor:
+def load(model: Model, references: int | None = None, looks: int | None = None) -> InContextPredictor:
     """The in-context side of a model folder, on the CPU.
 
     Args:
         model: made by the recipe ``samix``.
         references: T, how many to show; left out, as many as in training.
+        looks: see ``ReferencePolicy``; left out, as the policy was made.
 
     Raises:
-        MaskwrightError: the model has no pool, or ``references`` is below 1.
+        MaskwrightError: the model has no pool, ``references`` is below 1 or ``looks`` below 0, or there is no policy to look.
         WeightsError: files or settings are damaged or do not fit, or SAM's weights are not those that the run started from.
     """
     if references is not None and references < 1:
         raise MaskwrightError(f"--references {references}: must be at least 1")
+    if looks is not None and looks < 0:
+        raise MaskwrightError(f"--looks {looks}: must be 0 or more")
     folder, config = model.folder, model.config
     if "in_context" not in config:
         raise MaskwrightError(
@@ -120,6 +123,11 @@ def load(model: Model, references: int | None = None) -> InContextPredictor:
         raise WeightsError(f"{folder / 'config.json'}: in_context: {what}; restore the file from the run that made it")
     sam = _load_sam(folder, settings, config["size"])
     policy = _load_policy(folder, settings) if settings["selector"] == "policy" else None
+    if policy is None and looks:
+        raise MaskwrightError(
+            f"--looks {looks}: {folder} chooses its references by '{settings['selector']}', which does not look at answers; "
+            "leave it out, or train with --selector policy"
+        )
     labeller = Labeller(
         sam,
         len(config["categories"]),
@@ -132,6 +140,7 @@ def load(model: Model, references: int | None = None) -> InContextPredictor:
     )
     if policy is not None:
         policy.references = labeller.references
+        policy.looks = policy.looks if looks is None else looks
     labeller.pool, pictures = _load_pool(folder, len(settings["names"]))
     context = InContext(labeller, load_segmenter(model).network, settings["names"], pictures)
     return InContextPredictor(model, context)

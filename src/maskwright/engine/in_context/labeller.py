@@ -20,7 +20,7 @@ from maskwright.data.geometry import compose, invert, resize_matrix, warp_maps
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.engine.in_context import pseudo
 from maskwright.engine.in_context.pool import ReferencePool
-from maskwright.engine.in_context.selection import ReferencePolicy
+from maskwright.engine.in_context.selection import Answer, ReferencePolicy
 from maskwright.engine.losses import (
     box_projection_loss,
     consistency_loss,
@@ -359,9 +359,18 @@ class Labeller:
         return torch.where(boxed.any(1)[:, None, None], guess, seen)
 
     def choose(
-        self, batch: Batch, rows: pseudo.Rows, whole: Tensor, foreground: Tensor, step: int
+        self,
+        batch: Batch,
+        rows: pseudo.Rows,
+        whole: Tensor,
+        foreground: Tensor,
+        step: int,
+        answer: Answer | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Which rows have references at all (N,), and which ones: (N, T) places in the pool."""
+        """Which rows have references at all (N,), and which ones: (N, T) places in the pool.
+
+        With SAM's ``answer`` to these rows, the policy looks before it chooses; other selectors take no notice of it.
+        """
         order = torch.zeros(len(rows), self.references, dtype=torch.long, device=whole.device)
         if not len(self.pool):
             return torch.zeros(len(rows), dtype=torch.bool, device=whole.device), order
@@ -369,8 +378,10 @@ class Labeller:
         shown = allowed.any(1)
         if shown.any() and self.selector == "policy":
             assert self.policy is not None
-            query = Query(whole[shown], foreground[shown], batch.kinds[rows.image[shown]])
-            order[shown] = self.policy.choose(query, self.pool.entries(), allowed[shown])
+            at = shown.nonzero()[:, 0]
+            query = Query(whole[at], foreground[at], batch.kinds[rows.image[at]])
+            look = answer and (lambda own, places: answer(at[own], places))
+            order[at] = self.policy.choose(query, self.pool.entries(), allowed[at], look)
         elif shown.any():
             assert self.selector != "policy"
             tensors = self.pool.tensors
@@ -385,6 +396,16 @@ class Labeller:
                 self.generator(4, step + (1 << 32)),
             )
         return shown, order
+
+    def answers(self, embedding: Embedding, rows: pseudo.Rows, asked: pseudo.RowPrompts) -> Answer:
+        """SAM's answers to rows with their prompts, shown references of the pool."""
+
+        def answer(at: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+            part, every = asked.rows(at), torch.ones_like(at, dtype=torch.bool)
+            conditioned = self.condition(embedding, rows[at], every, lambda some: self.pool.memory(places[some]))
+            return pseudo.row_logits(self.decode(conditioned, part), part, self.sam.size)
+
+        return answer
 
     def condition(
         self, embedding: Embedding, rows: pseudo.Rows, shown: Tensor, memory: Callable[[Tensor], Memory]

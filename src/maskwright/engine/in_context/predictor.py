@@ -106,17 +106,14 @@ class InContext:
         no = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
         asked = pseudo.weak_prompts(batch, rows, own.sam.size, boxes=no, points=no)
         vectors = pooled(embedding.low[rows.image], own.first_guess(rows, asked, seen))
-        shown, places = own.choose(batch, rows, *vectors, 0)
+        answer = own.answers(embedding, rows, asked)
+        shown, places = own.choose(batch, rows, *vectors, 0, answer)
         at = shown.nonzero()[:, 0]
-        rows, asked, places = rows[at], asked.rows(at), places[at]
+        places = places[at]
         logits, score = images.new_zeros(len(at), own.grid, own.grid), images.new_zeros(len(at))
         for part in torch.arange(len(at), device=images.device).split(AT_ONCE):
-            every = torch.ones_like(part, dtype=torch.bool)
-            conditioned = own.condition(
-                embedding, rows[part], every, lambda some, part=part: own.pool.memory(places[part][some])
-            )
-            prompts = asked.rows(part)
-            logits[part], score[part] = pseudo.row_logits(own.decode(conditioned, prompts), prompts, own.sam.size)
+            logits[part], score[part] = answer(at[part], places[part])
+        rows = rows[at]
         query = Query(vectors[0][at], vectors[1][at], batch.kinds[rows.image])
         return pseudo.merge_rows(logits, rows, len(images), own.categories), self._found(rows, query, places, score)
 
@@ -172,7 +169,9 @@ class InContextPredictor(SegmenterPredictor):
 
     def __init__(self, model: Model, context: InContext) -> None:
         super().__init__(context.segmenter, model)
-        settings = f"{model.signature} in context, {context.labeller.references} references"
+        policy = context.labeller.policy
+        looks = f", {policy.looks} looks" if policy else ""
+        settings = f"{model.signature} in context, {context.labeller.references} references{looks}"
         self.signature = hashlib.sha256(settings.encode()).hexdigest()[:16]
         self.context = context
 

@@ -81,15 +81,10 @@ def ask(
         if maturity > 0.5:
             asked = asked.with_hint(pseudo.view_logits(teacher, rows), ~asked.hinted.any(1))
     whole, foreground = pooled(embedding.low[rows.image], labeller.first_guess(rows, asked, teacher))
-
-    def answer(some: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        part, everything = asked.rows(some), torch.ones_like(some, dtype=torch.bool)
-        conditioned = labeller.condition(embedding, rows[some], everything, lambda at: pool.memory(places[at]))
-        return pseudo.row_logits(labeller.decode(conditioned, part), part, size)
-
     truth, counted = pseudo.truth_of(batch.target, rows, labeller.grid)
     weak = label_losses(batch, rows, asked, size)
     judge = Judge(is_mask, truth, counted, view, weak, ~is_mask & ~pseudo.blind(kind))
+    answer = labeller.answers(embedding, rows, asked)
     return Questions(rows, Query(whole, foreground, kind), allowed, answer, judge)
 
 

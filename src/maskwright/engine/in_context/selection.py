@@ -108,18 +108,46 @@ def answer_groups(answer: Answer, places: Tensor, judge: Judge, at_once: int = 6
     Returns:
         (4, N, G) rewards, (N, G) places of the answers among the D distinct ones, and those answers, (D, h, w) logits.
     """
+    rows, logits, iou, back = _answer_distinct(answer, places, at_once)
+    parts = zip(rows.split(at_once), logits.split(at_once), iou.split(at_once))
+    rewards = torch.cat([judge.rewards(*part) for part in parts], 1)
+    return rewards[:, back], back, logits
+
+
+@torch.no_grad()
+def promise(answer: Answer, places: Tensor, at_once: int = 64) -> Tensor:
+    """How good the answers to reference sets look, with no truth at hand: SAM's own guess of the IoU, plus agreement.
+
+    A reference that misleads SAM makes an answer that SAM is unsure of, or that the other references of the group do not support.
+
+    Args:
+        answer: see ``Answer``.
+        places: (N, G, T) in the pool.
+        at_once: sets in one batch, and about as many answers are held at a time.
+
+    Returns:
+        (N, G) predicted IoU + soft Dice with the mean answer of the group, in 0..2.
+    """
+    found: list[Tensor] = []
+    for rows in torch.arange(len(places), device=places.device).split(max(1, at_once // places.shape[1])):
+        _, logits, iou, back = _answer_distinct(
+            lambda at, sets, rows=rows: answer(rows[at], sets), places[rows], at_once
+        )
+        masks = logits.sigmoid()[back]
+        mean = masks.mean(1, keepdim=True).expand_as(masks)
+        found.append(iou[back] + soft_dice((masks > 0.5).flatten(0, 1), mean.flatten(0, 1)).view_as(back))
+    return torch.cat(found)
+
+
+def _answer_distinct(answer: Answer, places: Tensor, at_once: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of D distinct sets among (N, G, T): their (D,) rows, (D, h, w) logits, (D,) predicted IoU; and where each of (N, G) is there."""
     queries, groups, _ = places.shape
     row = torch.arange(queries, device=places.device)[:, None, None].expand(-1, groups, 1)
     keys = torch.cat([row, places.sort(-1).values], -1).flatten(0, 1)
     distinct, back = keys.unique(dim=0, return_inverse=True)
-    rewards: list[Tensor] = []
-    logits: list[Tensor] = []
-    for part in distinct.split(at_once):
-        found, iou = answer(part[:, 0], part[:, 1:])
-        rewards.append(judge.rewards(part[:, 0], found, iou))
-        logits.append(found)
-    table = torch.cat(rewards, 1)[:, back].view(len(REWARDS), queries, groups)
-    return table, back.view(queries, groups), torch.cat(logits)
+    answers = [answer(part[:, 0], part[:, 1:]) for part in distinct.split(at_once)]
+    logits, iou = (torch.cat(parts) for parts in zip(*answers))
+    return distinct[:, 0], logits, iou, back.view(queries, groups)
 
 
 @torch.no_grad()
@@ -187,6 +215,7 @@ class ReferencePolicy:
         references: T.
         groups: G, sets per query.
         shortlist: K, candidates per query; ``explored``: how many of them are drawn at random while learning.
+        looks: sets that SAM answers before one is chosen, see ``choose``; below 2 the policy chooses unseen.
         lr, weight_decay: of AdamW.
         kl: weight of the divergence from the untrained SPNet; it keeps a policy that learns from few masks from forgetting similarity.
         epochs, clip: see ``rl.grpo.update``.
@@ -203,6 +232,7 @@ class ReferencePolicy:
         groups: int = 8,
         shortlist: int = 48,
         explored: int = 8,
+        looks: int = 16,
         lr: float = 1e-4,
         weight_decay: float = 1e-4,
         kl: float = 0.1,
@@ -219,7 +249,7 @@ class ReferencePolicy:
         self.anchor = copy.deepcopy(self.net).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=lr, weight_decay=weight_decay)
         self.references, self.groups = references, groups
-        self.shortlist, self.explored = shortlist, explored
+        self.shortlist, self.explored, self.looks = shortlist, explored, looks
         self.kl, self.epochs, self.clip, self.at_once = kl, epochs, clip, at_once
 
     def observe(
@@ -230,10 +260,24 @@ class ReferencePolicy:
         return candidates(query, pool, allowed, generator or torch.Generator(), self.shortlist, random)
 
     @torch.no_grad()
-    def choose(self, query: Query, pool: Entries, allowed: Tensor) -> Tensor:
-        """The policy's greedy choice, without chance: (N, T) places in the pool. ``allowed``: (N, E) bool, at least one per row."""
+    def choose(self, query: Query, pool: Entries, allowed: Tensor, answer: Answer | None = None) -> Tensor:
+        """The policy's choice, which depends on nothing but the query and the pool: (N, T) places in the pool.
+
+        Args:
+            query, pool: see ``step``.
+            allowed: (N, E) bool, at least one per row.
+            answer: SAM's answers to these N queries. With them the policy looks before it chooses: SAM answers its greedy set and
+                draws of it, ``looks`` sets in all, and the one of most ``promise`` is taken. None: its greedy set.
+        """
         seen = self.observe(query, pool, allowed)
-        return seen.places(self.net.choose(seen, self.references))
+        greedy = self.net.choose(seen, self.references)
+        if answer is None or self.looks < 2:
+            return seen.places(greedy)
+        generator = torch.Generator().manual_seed(0)
+        drawn, _ = self.net.sample(seen, self.looks - 1, self.references, generator, alike=True)
+        places = seen.places(torch.cat([greedy[:, None], drawn], 1))
+        best = promise(answer, places, self.at_once).argmax(1)
+        return places[torch.arange(len(best), device=best.device), best]
 
     @torch.no_grad()
     def probability(self, query: Query, pool: Entries, allowed: Tensor, places: Tensor) -> Tensor:
@@ -314,7 +358,7 @@ class ReferencePolicy:
         heuristic: Heuristic,
         generator: torch.Generator,
     ) -> dict[str, float]:
-        """Mean true Dice on known queries of the greedy policy, of a heuristic and of the oracle; see ``with_head_room``."""
+        """Mean true Dice on known queries of the policy, of a heuristic and of the oracle; see ``with_head_room``."""
         rule = select(
             heuristic,
             query.whole,
@@ -325,7 +369,7 @@ class ReferencePolicy:
             self.references,
             generator,
         )
-        sets = torch.stack([rule, self.choose(query, pool, allowed)], 1)
+        sets = torch.stack([rule, self.choose(query, pool, allowed, answer)], 1)
         reached = answer_groups(answer, sets, judge, self.at_once)[0][0].mean(0)
         seen = self.observe(query, pool, allowed)
         best = oracle(answer, judge, seen.index, seen.allowed, self.references, self.at_once)[1][:, -1].mean()
@@ -355,6 +399,7 @@ class ReferencePolicy:
             "memory_channels": self.memory_channels,
             "references": self.references,
             "shortlist": self.shortlist,
+            "looks": self.looks,
         }
 
 

@@ -31,6 +31,8 @@ def test_budget_in_minutes_counts_earlier_sessions(monkeypatch: pytest.MonkeyPat
     assert resumed.done(0, started=1000.0 - 6 * 60)
     assert resumed.bar(123, started=1000.0 - 3 * 60) == (100, pytest.approx(70))
     assert Budget(steps=10).bar(4, started=0.0) == (10, 4)
+    assert resumed.stride(0.7, 0.75) == pytest.approx(5)
+    assert Budget(steps=10).stride(0.4, 0.5) == 1
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,10 @@ class Budget:
         total = self.total_steps
         return (total, step) if total is not None else (100, 100 * self.progress(step, started))
 
+    def stride(self, before: float, after: float) -> float:
+        """What a step from one share to another adds to the ``bar``."""
+        return 1 if self.total_steps is not None else 100 * (after - before)
+
     def foretold(self, step: int, share: float) -> float:
         """Steps in all; by the clock foretold from the ``step`` steps in which a ``share`` of it went by."""
         return self.total_steps or step / max(share, 1e-6)

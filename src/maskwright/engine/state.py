@@ -1,4 +1,4 @@
-"""An optimiser's state as tensors and JSON, and back."""
+"""What makes a resumed run the same as an uninterrupted one: an optimiser's state as tensors and JSON, and randomness without a past."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from torch import Tensor
 
 from maskwright.engine.values import plain
 from maskwright.engine.weights import key_problems, raise_weights
+
+
+def seeded(seed: int, stream: int, step: int) -> torch.Generator:
+    """Randomness that depends on nothing but the run's seed, the purpose (``stream``, below 16) and the step."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 16 + stream)
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -30,7 +30,7 @@ from maskwright.engine.autoprompt.scores import foreground_bank, foreground_of, 
 from maskwright.engine.budget import progress
 from maskwright.engine.predictor import find_device
 from maskwright.engine.run import Run, settings_of
-from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
+from maskwright.engine.state import flatten_optimizer, seeded, unflatten_optimizer
 from maskwright.engine.weights import load_state
 from maskwright.errors import DataError, canvas_rule, require
 from maskwright.nets.clip_surgery import ClipSurgery
@@ -240,7 +240,7 @@ class Trainer:
 
     def generator(self, stream: int, step: int) -> torch.Generator:
         """Randomness that depends on nothing but seed, purpose and step."""
-        return torch.Generator().manual_seed((self.config.seed * 1_000_003 + step) * 16 + stream)
+        return seeded(self.config.seed, stream, step)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

@@ -47,7 +47,7 @@ from maskwright.engine.clicks.scores import curve, first_answers
 from maskwright.engine.clicks.visited import VisitedStates
 from maskwright.engine.predictor import find_device
 from maskwright.engine.run import Run, settings_of
-from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
+from maskwright.engine.state import flatten_optimizer, seeded, unflatten_optimizer
 from maskwright.engine.weights import load_state
 from maskwright.errors import DataError, RunError, canvas_rule, require
 from maskwright.nets.prompter import Advice, Observation, Prompter
@@ -283,7 +283,7 @@ class Trainer:
 
     def generator(self, stream: int, step: int) -> torch.Generator:
         """Randomness that depends on nothing but seed, purpose and step."""
-        return torch.Generator().manual_seed((self.config.seed * 1_000_003 + step) * 16 + stream)
+        return seeded(self.config.seed, stream, step)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
@@ -340,7 +340,7 @@ class Trainer:
 
     def fit(self) -> None:
         """Visit, try, learn; in the last share of the time, reinforce."""
-        config, total = self.config, self.budget.total_steps
+        config = self.config
         # The clock starts when the data is ready.
         self.started = begun = time.monotonic()
         budget = self.budget.resumed(self.used_minutes) if config.minutes else self.budget
@@ -359,7 +359,7 @@ class Trainer:
                     self.run.log(self.step, **means)
                     self.means.clear()
                 shown = {name: self.means[name][-1] for name in ("lead", "reward") if name in self.means}
-                advance(1 if total else 100 * (budget.progress(self.step, begun) - fraction), **shown)
+                advance(budget.stride(fraction, budget.progress(self.step, begun)), **shown)
                 self.save()
 
     def practise(self, fraction: float) -> None:

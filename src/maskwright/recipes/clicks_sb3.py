@@ -97,5 +97,5 @@ class _Budgeted(BaseCallback):
             trainer.run.log(trainer.step, reward=sum(self.rewards) / len(self.rewards))
             self.rewards.clear()
         before, self.share = self.share, trainer.budget.progress(trainer.step, self.begun)
-        self.advance(1 if trainer.budget.total_steps else 100 * (self.share - before))
+        self.advance(trainer.budget.stride(before, self.share))
         return True

@@ -49,7 +49,7 @@ from maskwright.engine.instances.pseudo import candidates, preferring, prompted,
 from maskwright.engine.instances.set_loss import SetLoss
 from maskwright.engine.model import Model
 from maskwright.engine.run import Run, settings_of
-from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
+from maskwright.engine.state import flatten_optimizer, seeded, unflatten_optimizer
 from maskwright.engine.weights import load_state
 from maskwright.errors import DataError, RunError, canvas_rule, require
 from maskwright.nets.instance import InstanceSegmenter, Queries, create
@@ -323,7 +323,7 @@ class Trainer:
     def generator(self, stream: int) -> torch.Generator:
         """Randomness that depends on nothing but seed, purpose, step and process."""
         place = self.clock * self.accelerator.num_processes + self.accelerator.process_index
-        return torch.Generator().manual_seed((self.config.seed * 1_000_003 + place) * 16 + stream)
+        return seeded(self.config.seed, stream, place)
 
     @property
     def clock(self) -> int:
@@ -502,7 +502,7 @@ class Trainer:
     def _train(self, text: str, counter: Literal["taught", "step"], losses: Callable[[], dict[str, Tensor]]) -> None:
         """Steps until the stage's budget is used up. ``losses`` gives those of one step, ``counter`` names what counts them."""
         config, begun = self.config, time.monotonic()
-        main, total = self.accelerator.is_main_process, self.budget.total_steps
+        main = self.accelerator.is_main_process
         budget = self.budget.resumed(self.used_minutes) if config.minutes else self.budget
         parameters = list(self.network.parameters())
         done = getattr(self, counter)
@@ -521,7 +521,7 @@ class Trainer:
                 setattr(self, counter, done)
                 self._report_step(rate)
                 after = self._agree(budget.progress(done, begun))
-                advance(1 if total else 100 * (after - self.fraction))
+                advance(budget.stride(self.fraction, after))
                 if int(config.validations * after) > int(config.validations * self.fraction) and after < 1:
                     self._log_validation()
                 self.save()

@@ -56,7 +56,7 @@ from maskwright.engine.losses import (
 )
 from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.run import Run, settings_of
-from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
+from maskwright.engine.state import flatten_optimizer, seeded, unflatten_optimizer
 from maskwright.engine.weights import load_state
 from maskwright.errors import DataError, canvas_rule, require
 from maskwright.nets.segmenter import Segmenter, create
@@ -341,7 +341,7 @@ class Trainer:
 
     def generator(self, stream: int, step: int) -> torch.Generator:
         """Randomness that depends on nothing but seed, purpose and step."""
-        return torch.Generator().manual_seed((self.config.seed * 1_000_003 + step) * 16 + stream)
+        return seeded(self.config.seed, stream, step)
 
     @property
     def clock(self) -> int:
@@ -516,7 +516,6 @@ class Trainer:
             if not self.taught:
                 self.fill_pool(range(len(self.train)))
             self.warm_up_policy()
-        total = self.budget.total_steps
         begun = self.begun = time.monotonic()
         budget = self.budget.resumed(self.used_minutes) if config.minutes else self.budget
         length, completed = budget.bar(self.step, begun)
@@ -533,7 +532,7 @@ class Trainer:
                 self.segmenter_step(batch, rate, fraction)
                 self.step += 1
                 self._report_step(rate)
-                advance(1 if total else 100 * (self._agree(budget.progress(self.step, begun)) - fraction))
+                advance(budget.stride(fraction, self._agree(budget.progress(self.step, begun))))
                 if self.step % self._validate_every() == 0 and len(self.val):
                     self.run.log(self.clock, **{f"val_{k}": v for k, v in self.validate().items()})
                 self.save()

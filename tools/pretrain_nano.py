@@ -351,7 +351,7 @@ def fit(trainer: Trainer, run: Run, config: Config) -> None:
         step, used = checkpoint.step, checkpoint.state["minutes"]
     model = trainer.coarse.model
     means: dict[str, list[float]] = {}
-    saved = time.monotonic()
+    saved = validated = time.monotonic()
     while used < config.minutes:
         tick = time.monotonic()
         fraction = used / config.minutes
@@ -407,10 +407,13 @@ def fit(trainer: Trainer, run: Run, config: Config) -> None:
                 {"optimizer": flat[1], "minutes": used},
             )
             export(trainer, config.out / "model")
-            scores = validate(Sam(Sam.load(config.out / "model").model, size), size)
-            run.log(step, **scores)
-            print(f"           step {step}  " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
             saved = time.monotonic()
+            # Held-out scenes cost more than a checkpoint.
+            if time.monotonic() - validated > 600 or used >= config.minutes:
+                scores = validate(Sam(Sam.load(config.out / "model").model, size), size)
+                run.log(step, **scores)
+                print(f"           step {step}  " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
+                validated = time.monotonic()
 
 
 def export(trainer: Trainer, folder: Path) -> None:

@@ -93,10 +93,11 @@ def load_in_context(
     Args:
         path, device: see :func:`load`.
         references: how many SAM is shown; left out, as many as in training.
-        looks: sets of references that SAM answers before the policy chooses one; 0: it chooses unseen; left out, 16.
+        looks: sets of references that SAM answers before one is chosen; 0: chosen unseen; left out, 16 if the model has a policy,
+            else 0.
 
     Raises:
-        MaskwrightError: the model has no reference pool, or no policy that could look.
+        MaskwrightError: the model has no reference pool, or a number is too small.
         WeightsError: see :func:`load`; or the SAM that the run started from is not there, or another one now.
     """
     model = Model.open(path, tuple(RECIPES))

@@ -162,6 +162,20 @@ def test_the_policy_looks_before_it_chooses(run: Path, scene_folder: Path, monke
     assert torch.equal(chosen[0], sets[:, 0])
 
 
+def test_a_model_without_a_policy_can_look_too(scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path):
+    run = samix.main(settings(scene_folder, tmp_path / "run", tiny_sam_folder, selector="similar-foreground", steps=1))
+    signatures, chosen = set(), {}
+    for looks in (None, 0, 1, 12):
+        predictor = api.load_in_context(run, looks=looks, device="cpu")
+        always(predictor, 1)
+        signatures.add(predictor.signature)
+        _, found = predictor.context.answer(canvases(scene_folder))
+        chosen[looks] = [[reference.place for reference in one.references] for one in found]
+    assert chosen[None] == chosen[0] == chosen[1]
+    assert chosen[12] != chosen[0]
+    assert len(signatures) == 3
+
+
 def test_what_the_segmenter_does_not_see_is_not_asked_for(run: Path, scene_folder: Path):
     predictor = api.load_in_context(run, device="cpu")
     always(predictor, None)
@@ -225,7 +239,6 @@ def test_evaluate_scores_what_predict_writes(run: Path, scene_folder: Path, tmp_
 def test_mistakes_are_told(run: Path, scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path, capsys):
     image = str(images_of(scene_folder)[0])
     without = samix.main(settings(scene_folder, tmp_path / "without", tiny_sam_folder, pseudo="none", steps=1))
-    similar = samix.main(settings(scene_folder, tmp_path / "similar", tiny_sam_folder, steps=1))
     for options, message in {
         (str(without), "--in-context"): "no reference pool",
         (str(run), "--in-context", "--references", "0"): "must be at least 1",
@@ -233,7 +246,6 @@ def test_mistakes_are_told(run: Path, scene_folder: Path, tmp_path: Path, tiny_s
         (str(run), "--references", "2"): "give --in-context too",
         (str(run), "--looks", "2"): "give --in-context too",
         (str(run), "--in-context", "--looks", "-1"): "must be 0 or more",
-        (str(similar), "--in-context", "--looks", "4"): "train with --selector policy",
     }.items():
         assert main(["predict", options[0], image, "--out", str(tmp_path / "out"), *options[1:]]) == 1
         told = capsys.readouterr().err

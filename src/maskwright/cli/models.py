@@ -42,8 +42,8 @@ class Predict:
     references: int | None = None
     """In context: how many references SAM is shown; left out, as many as in training."""
     looks: int | None = None
-    """In context, with the selector `policy`: sets of references that SAM answers before one is chosen; more is better and slower,
-    0 chooses unseen; left out, 16."""
+    """In context: sets of references that SAM answers before one is chosen, by how sure it is and how far the answers agree; slower, and
+    better the less SAM knows the data; 0 chooses unseen; left out, 16 with the selector `policy`, else 0."""
     click: Annotated[tuple[str, ...], arg(metavar="X,Y ...")] = ()
     """For an agent of `clicks`: where you click, in pixels of the image. One image at a time."""
     label: tuple[Literal["fg", "bg"], ...] = ()
@@ -129,8 +129,8 @@ class Evaluate:
     references: int | None = None
     """In context: how many references SAM is shown; left out, as many as in training."""
     looks: int | None = None
-    """In context, with the selector `policy`: sets of references that SAM answers before one is chosen; more is better and slower,
-    0 chooses unseen; left out, 16."""
+    """In context: sets of references that SAM answers before one is chosen, by how sure it is and how far the answers agree; slower, and
+    better the less SAM knows the data; 0 chooses unseen; left out, 16 with the selector `policy`, else 0."""
     masks: Path | None = None
     """For an agent of `clicks`: score it on refining these masks, instead of its clicks after an oracle's first one."""
     batch: int = 8

@@ -99,10 +99,11 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
     Args:
         model: made by the recipe ``samix``.
         references: T, how many to show; left out, as many as in training.
-        looks: see ``ReferencePolicy``; left out, as the policy was made.
+        looks: see ``ReferencePolicy``; left out, as the policy was made. Where a heuristic was trained with, none; otherwise
+            an untrained policy looks in its stead.
 
     Raises:
-        MaskwrightError: the model has no pool, ``references`` is below 1 or ``looks`` below 0, or there is no policy to look.
+        MaskwrightError: the model has no pool, ``references`` is below 1 or ``looks`` below 0.
         WeightsError: files or settings are damaged or do not fit, or SAM's weights are not those that the run started from.
     """
     if references is not None and references < 1:
@@ -122,16 +123,17 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
         what = f"{', '.join(lacking)} missing" if lacking else f"unknown selector {settings['selector']!r}"
         raise WeightsError(f"{folder / 'config.json'}: in_context: {what}; restore the file from the run that made it")
     sam = _load_sam(folder, settings, config["size"])
-    policy = _load_policy(folder, settings) if settings["selector"] == "policy" else None
-    if policy is None and looks:
-        raise MaskwrightError(
-            f"--looks {looks}: {folder} chooses its references by '{settings['selector']}', which does not look at answers; "
-            "leave it out, or train with --selector policy"
-        )
+    pool, pictures = _load_pool(folder, len(settings["names"]))
+    policy = None
+    if settings["selector"] == "policy":
+        policy = _load_policy(folder, settings)
+    elif looks:
+        # Looking needs something to draw sets from: an untrained policy prefers what is similar.
+        policy = ReferencePolicy(pool.tensors["whole"].shape[1], pool.tensors["memory"].shape[1])
     labeller = Labeller(
         sam,
         len(config["categories"]),
-        selector=settings["selector"],
+        selector="policy" if policy else settings["selector"],
         references=references or settings["references"],
         blend=0.0,
         weak_weight=0.0,
@@ -141,7 +143,7 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
     if policy is not None:
         policy.references = labeller.references
         policy.looks = policy.looks if looks is None else looks
-    labeller.pool, pictures = _load_pool(folder, len(settings["names"]))
+    labeller.pool = pool
     context = InContext(labeller, load_segmenter(model).network, settings["names"], pictures)
     return InContextPredictor(model, context)
 

@@ -1,8 +1,10 @@
 """What ``pretrain_nano.py`` looks at: pools of pictures with instance ids, their random views, and the prompts drawn on them.
 
-Three kinds of picture: procedural scenes, photographs with instance masks, and collages, which keep a scene's outlines but fill
-them (and the ground behind) with crops of the photographs. Collages are there because a small model trained on scenes alone takes
-every inner edge and every highlight of a photograph for a border; in a collage the inside of an object is as restless as in life.
+Four kinds of picture: procedural scenes, photographs with instance masks, collages, which keep a scene's outlines but fill
+them (and the ground behind) with crops of the photographs, and reliefs, whose objects are of the ground's own material. Collages
+are there because a small model trained on scenes alone takes every inner edge and every highlight of a photograph for a border; in
+a collage the inside of an object is as restless as in life. Reliefs are there because such a model tells objects by colour alone: a
+click on a polyp then means all of the mucosa.
 """
 
 from __future__ import annotations

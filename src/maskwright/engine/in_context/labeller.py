@@ -380,7 +380,7 @@ class Labeller:
             assert self.policy is not None
             at = shown.nonzero()[:, 0]
             query = Query(whole[at], foreground[at], batch.kinds[rows.image[at]])
-            look = answer and (lambda own, places: answer(at[own], places))
+            look = None if answer is None else (lambda own, places: answer(at[own], places))
             order[at] = self.policy.choose(query, self.pool.entries(), allowed[at], look)
         elif shown.any():
             assert self.selector != "policy"

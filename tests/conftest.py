@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -26,6 +28,17 @@ def _subnormal_numbers() -> Iterator[None]:
     """A recipe that ran in this process leaves them flushed to zero, which the next test's hypothesis refuses to work with."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], ModuleType]:
+    """A module of a folder beside the package: ``script("benchmarks", "click_env")``."""
+
+    def load(folder: str, name: str) -> ModuleType:
+        monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / folder))
+        return importlib.import_module(name)
+
+    return load
 
 
 @pytest.fixture(scope="session")

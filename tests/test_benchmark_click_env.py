@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,13 +13,10 @@ import torch
 
 from maskwright.sam.sam import Sam
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("click_env")
+def bench(script: Callable[[str, str], ModuleType]) -> ModuleType:
+    return script("benchmarks", "click_env")
 
 
 def config(bench: ModuleType, folder: Path, **changed):

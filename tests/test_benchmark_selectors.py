@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,18 +13,15 @@ import torch
 from maskwright.data.labels import Dataset
 from maskwright.sam.sam import Sam
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+@pytest.fixture
+def context(script: Callable[[str, str], ModuleType]) -> ModuleType:
+    return script("benchmarks", "context")
 
 
 @pytest.fixture
-def context(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("context")
-
-
-@pytest.fixture
-def bench(context: ModuleType) -> ModuleType:
-    return importlib.import_module("reference_selectors")
+def bench(script: Callable[[str, str], ModuleType]) -> ModuleType:
+    return script("benchmarks", "reference_selectors")
 
 
 @pytest.fixture
@@ -182,8 +179,8 @@ def test_the_adapted_sam_of_a_run(context: ModuleType, tmp_path: Path, tiny_sam_
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
-def test_cost_is_measured_for_every_selector(bench: ModuleType):
-    cost = importlib.import_module("selection_cost")
+def test_cost_is_measured_for_every_selector(script: Callable[[str, str], ModuleType]):
+    cost = script("benchmarks", "selection_cost")
     config = cost.Config(channels=16, references=3, shortlist=8)
     for name in cost.SELECTORS:
         chosen = cost.chooser(name, config, 20)()

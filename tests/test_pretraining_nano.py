@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
-TOOLS = Path(__file__).parents[1] / "tools"
+
+@pytest.fixture
+def views(script: Callable[[str, str], ModuleType]) -> ModuleType:
+    return script("tools", "nano_views")
 
 
 @pytest.fixture
-def views(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module("nano_views")
-
-
-@pytest.fixture
-def training(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module("pretrain_nano")
+def training(script: Callable[[str, str], ModuleType]) -> ModuleType:
+    return script("tools", "pretrain_nano")
 
 
 def seeded(seed: int = 0) -> torch.Generator:

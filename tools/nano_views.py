@@ -10,6 +10,7 @@ click on a polyp then means all of the mucosa.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -97,10 +98,7 @@ def collage(images: Tensor, ids: Tensor, photos: Tensor, generator: torch.Genera
     def chance(share: float) -> Tensor:
         return torch.rand(batch, slots, generator=generator) < share
 
-    def per_pixel(values: Tensor) -> Tensor:
-        """(B,M,...) → (B,S,S,...): what belongs to the object seen at each pixel."""
-        flat = (ids + torch.arange(batch)[:, None, None] * slots).flatten()
-        return values.flatten(0, 1)[flat].view(*ids.shape, *values.shape[2:])
+    per_pixel = partial(_per_pixel, ids)
 
     line = (torch.arange(size) + 0.5) * 2 / size - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
@@ -140,8 +138,7 @@ def relief(ids: Tensor, photos: Tensor, generator: torch.Generator) -> Tensor:
     """
     batch, size = len(ids), ids.shape[-1]
 
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.rand(batch, *shape, generator=generator) * (high - low) + low
+    uniform = partial(_uniform, batch, generator)
 
     def blurred(maps: Tensor, radius: int) -> Tensor:
         wide, side = F.pad(maps, (radius,) * 4, mode="replicate"), 2 * radius + 1
@@ -165,9 +162,7 @@ def relief(ids: Tensor, photos: Tensor, generator: torch.Generator) -> Tensor:
     slots = int(ids.max()) + 1
     tint = torch.randn(batch, slots, 3, generator=generator) * 0.06
     tint = tint + torch.randn(batch, slots, 1, generator=generator) * 0.12
-    tint = (
-        torch.gather(tint.exp(), 1, ids.flatten(1)[..., None].expand(-1, -1, 3)).view(*ids.shape, 3).permute(0, 3, 1, 2)
-    )
+    tint = _per_pixel(ids, tint.exp()).permute(0, 3, 1, 2)
     tint = torch.lerp(tint, blurred(tint, size // 40), uniform(0, 1, 1, 1, 1))
 
     # Each object rises from its own border, also where it touches another.
@@ -188,8 +183,7 @@ def develop(images: Tensor, generator: torch.Generator) -> Tensor:
     """Photometric jitter, noise and, now and then, wet highlights: (B,3,S,S) in 0..1 → the same."""
     batch, size = len(images), images.shape[-1]
 
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.rand(batch, *shape, generator=generator) * (high - low) + low
+    uniform = partial(_uniform, batch, generator)
 
     mean = images.mean((2, 3), keepdim=True)
     grey = images.mean(1, keepdim=True)
@@ -208,11 +202,21 @@ def develop(images: Tensor, generator: torch.Generator) -> Tensor:
     return view.clamp(0, 1)
 
 
+def _uniform(count: int, generator: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
+    """(N, *shape) numbers between ``low`` and ``high``."""
+    return torch.rand(count, *shape, generator=generator) * (high - low) + low
+
+
+def _per_pixel(ids: Tensor, values: Tensor) -> Tensor:
+    """(B,S,S), (B,M,...) → (B,S,S,...): what belongs to the object seen at each pixel."""
+    flat = (ids + torch.arange(len(ids))[:, None, None] * values.shape[1]).flatten()
+    return values.flatten(0, 1)[flat].view(*ids.shape, *values.shape[2:])
+
+
 def _affines(count: int, zoom: tuple[float, float], generator: torch.Generator) -> Tensor:
     """(N,2,3): where a view's points, in -1..1, lie in the picture; ``zoom`` = share of the picture's side that the view spans."""
 
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(count, generator=generator) * (high - low) + low
+    uniform = partial(_uniform, count, generator)
 
     scale, aspect = uniform(*zoom), uniform(-0.2, 0.2).exp()
     angle = uniform(-0.35, 0.35) + torch.randint(0, 4, (count,), generator=generator) * torch.pi / 2

@@ -29,11 +29,11 @@ from maskwright.api import load
 from maskwright.data.images import write_atomic
 from maskwright.data.labels import Dataset
 from maskwright.data.scene_dataset import write_scenes
-from maskwright.engine.autoprompt.agent import Rules
-from maskwright.engine.autoprompt.predictor import Answer, AutoPromptPredictor
 from maskwright.engine.budget import progress
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.run import settings_of
+from maskwright.methods.autoprompt.agent import Rules
+from maskwright.methods.autoprompt.predictor import Answer, AutoPromptPredictor
 from maskwright.recipes import alignsam
 from measure import claimed, machine, refuse_unknown, rows_of, save, show
 

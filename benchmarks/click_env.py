@@ -33,10 +33,10 @@ from transformers import Sam2Config, Sam2Model
 
 from maskwright.data.scenes import render
 from maskwright.engine.run import settings_of
-from maskwright.rl import grid
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import dice, first_click
 from maskwright.rl.envs import GRID, PIXELS, ClickVectorEnv
+from maskwright.sam import click_grid
 from maskwright.sam.frozen import FrozenDecoder
 from maskwright.sam.sam import Sam
 from measure import in_own_process, load_sam, machine, peak_bytes, save, show
@@ -114,7 +114,7 @@ class OneByOne:
         self.score = float(dice(self.bank, self.row, self.logits))
 
     def step(self, action: int) -> tuple[NDArray[np.uint8], float]:
-        place, label = grid.places_of(torch.tensor([action]), self.size, GRID)
+        place, label = click_grid.places_of(torch.tensor([action]), self.size, GRID)
         self.points = torch.cat([self.points, place[None, None]], 2)
         self.labels = torch.cat([self.labels, label[None, None]], 2)
         self.logits = self._ask(self.logits)
@@ -125,7 +125,7 @@ class OneByOne:
         return np.concatenate(seen), self.score - before
 
     def _draw(self, place: Tensor, label: int) -> None:
-        spot = grid.spots(place, self.size, PIXELS)[0].numpy()
+        spot = click_grid.spots(place, self.size, PIXELS)[0].numpy()
         self.spots[1 - label] = np.maximum(self.spots[1 - label], spot)
 
     def _ask(self, previous: Tensor | None) -> Tensor:

@@ -33,12 +33,12 @@ from maskwright.data.labels import Dataset
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import progress
 from maskwright.engine.checkpoints import read_checkpoint
-from maskwright.engine.clicks.agent import ClickAgent, Rules
-from maskwright.engine.clicks.predictor import ClickPredictor
-from maskwright.engine.clicks.scores import LOST, curve
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.run import settings_of
 from maskwright.engine.weights import load_state
+from maskwright.methods.clicks.agent import ClickAgent, Rules
+from maskwright.methods.clicks.predictor import ClickPredictor
+from maskwright.methods.clicks.scores import LOST, curve
 from maskwright.nets.prompter import Prompter
 from maskwright.recipes import clicks
 from maskwright.rl.bank import Bank

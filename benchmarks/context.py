@@ -19,11 +19,11 @@ from maskwright.data.labels import Dataset, Kind
 from maskwright.data.loader import Loader
 from maskwright.engine.budget import progress
 from maskwright.engine.checkpoints import read_checkpoint
-from maskwright.engine.in_context.pool import ReferencePool
-from maskwright.engine.in_context.pseudo import Rows, resize, rows_of, truth_of
-from maskwright.engine.in_context.selection import Judge, answer_groups
 from maskwright.engine.metrics import soft_dice
 from maskwright.engine.weights import load_state
+from maskwright.methods.in_context.pool import ReferencePool
+from maskwright.methods.in_context.pseudo import Rows, resize, rows_of, truth_of
+from maskwright.methods.in_context.selection import Judge, answer_groups
 from maskwright.nets.selector import select
 from maskwright.nets.spnet import Query, pooled, pooled_memory
 from maskwright.sam.adapter import add_adapters

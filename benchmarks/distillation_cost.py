@@ -18,14 +18,14 @@ import tyro
 from torch import Tensor
 
 from maskwright.data.instances import Instances
-from maskwright.engine.instances.distillation import (
+from maskwright.methods.instances.distillation import (
     cells_of,
     distillation_loss,
     query_points,
     sam_similarities,
     similarities,
 )
-from maskwright.engine.instances.set_loss import SetLoss
+from maskwright.methods.instances.set_loss import SetLoss
 from maskwright.nets.instance import create
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Sam

@@ -27,8 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from maskwright.data.scenes import render
-from maskwright.engine.losses import mask_loss
 from maskwright.engine.run import settings_of
+from maskwright.nets.losses import mask_loss
 from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Sam
 from measure import in_own_process, load_sam, machine, median_seconds, peak_bytes, save, show

@@ -37,9 +37,9 @@ from context import Guess, Images, Queries, encode, fill, load_adapted
 from maskwright.data.labels import Dataset, Kind
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import Budget, progress
-from maskwright.engine.in_context.selection import ReferencePolicy, head_room_captured, oracle
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.run import settings_of
+from maskwright.methods.in_context.selection import ReferencePolicy, head_room_captured, oracle
 from maskwright.nets.selector import EvaluatedSelector, Heuristic, select
 from maskwright.nets.spnet import Entries
 from measure import claimed, kept, machine, save, show

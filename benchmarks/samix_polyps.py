@@ -27,9 +27,9 @@ import tyro
 from maskwright import api
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Dataset, Kind
+from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.engine.metrics import SegmentationMetrics, paired_bootstrap
 from maskwright.engine.run import settings_of
-from maskwright.engine.shapes import ellipse_radius, filled_boxes
 from maskwright.recipes import samix
 from measure import claimed, machine, refuse_unknown, rows_of, save, show
 

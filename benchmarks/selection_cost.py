@@ -18,8 +18,8 @@ import torch
 import tyro
 
 from maskwright.data.labels import Kind
-from maskwright.engine.in_context.selection import ReferencePolicy
 from maskwright.engine.run import settings_of
+from maskwright.methods.in_context.selection import ReferencePolicy
 from maskwright.nets.selector import Heuristic, select
 from maskwright.nets.spnet import Entries, Query
 from measure import in_own_process, machine, median_seconds, peak_bytes, save, show

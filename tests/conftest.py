@@ -12,10 +12,10 @@ from types import ModuleType
 import pytest
 import torch
 
-from helpers import tiny_config
 from maskwright.data.labels import Kind
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.sam.sam import Sam
+from tests.helpers import tiny_config
 
 # Tests run side by side, on machines with few cores: more threads would only get into each other's way.
 torch.set_num_threads(1)

@@ -21,7 +21,7 @@ from maskwright.data.labels import Dataset, Labels, Mask, Sample
 from maskwright.engine import predictor as predictor_module
 from maskwright.engine.predictor import Predictor
 from maskwright.errors import DataError, MaskwrightError, WeightsError
-from tiny_model import CATEGORIES, Colours, predictor, save_run, tiny_segmenter
+from tests.tiny_model import CATEGORIES, Colours, predictor, save_run, tiny_segmenter
 
 torch.set_num_threads(1)
 RED, BLUE, GREY = (255, 0, 0), (0, 0, 255), (120, 120, 120)

@@ -22,7 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
 from maskwright.cli import main
-from maskwright.recipes import samix
+from maskwright.recipes.samix import trainer as samix
 
 Manifest = dict[str, Any]
 

@@ -16,12 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from maskwright import __version__, cli, predictions
+from maskwright import __version__, cli
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Dataset, Kind
+from maskwright.engine import prediction_folder
+from maskwright.engine.prediction_folder import Job, find_images, predict_folder
 from maskwright.errors import DataError, MaskwrightError
-from maskwright.predictions import Job, find_images, predict_folder
-from tiny_model import save_run, tiny_segmenter
+from tests.tiny_model import save_run, tiny_segmenter
 
 torch.set_num_threads(1)
 
@@ -263,7 +264,7 @@ def test_processes_share_the_images_and_one_writes_the_index(run: Path, photos: 
 
     (photos / "broken.png").write_bytes(b"x")
     jobs, out, barrier = find_images([photos], tmp_path / "out"), tmp_path / "out", threading.Barrier(2, timeout=60)
-    summaries: dict[int, predictions.Summary] = {}
+    summaries: dict[int, prediction_folder.Summary] = {}
 
     def work(rank: int) -> None:
         summaries[rank] = predict_folder(load(run, device="cpu"), jobs, out, processes=Worker(rank, barrier))

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers import TINY_SIZE, tiny_config
 from maskwright.engine.model import Model, describe
-from maskwright.engine.predictor import SegmenterPredictor
 from maskwright.engine.weights import save_model
+from maskwright.methods.semantic.predictor import SegmenterPredictor
 from maskwright.nets.segmenter import SamSegmenter, Segmenter
 from maskwright.sam.sam import Sam
+from tests.helpers import TINY_SIZE, tiny_config
 
 CATEGORIES = ("background", "red", "blue")
 

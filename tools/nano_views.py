@@ -21,8 +21,8 @@ from torch import Tensor
 
 from maskwright.data.labels import Dataset
 from maskwright.data.scenes import render
+from maskwright.data.shapes import tight_boxes
 from maskwright.engine.budget import progress
-from maskwright.engine.shapes import tight_boxes
 
 
 @dataclass

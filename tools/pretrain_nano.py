@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from maskwright.data.scenes import render
 from maskwright.engine.ema import Ema
-from maskwright.engine.losses import sam_loss
 from maskwright.engine.run import Run, settings_of
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
+from maskwright.methods.zero_shot.prompted import ask_boxes, ask_clicks
+from maskwright.nets.losses import sam_loss
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Masks, Sam
 from maskwright.sam.weights import nano_config
-from maskwright.sam_evaluation.prompted import ask_boxes, ask_clicks
 from nano_views import (
     Pool,
     augment,

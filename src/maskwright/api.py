@@ -18,11 +18,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 import torch
 
 from maskwright.data.labels import Dataset
-from maskwright.engine.in_context import files as in_context_files
-from maskwright.engine.in_context.predictor import InContextPredictor
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Prediction, Predictor
 from maskwright.errors import MaskwrightError
+from maskwright.methods.in_context import files as in_context_files
+from maskwright.methods.in_context.predictor import InContextPredictor
 from maskwright.recipes import RECIPES
 
 __all__ = ["RECIPES", "Prediction", "Predictor", "evaluate", "load", "load_in_context", "train"]

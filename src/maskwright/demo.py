@@ -42,8 +42,8 @@ from maskwright.data import manifest
 from maskwright.data.fields import read_json
 from maskwright.data.images import read_image, read_mask, write_atomic
 from maskwright.data.labels import Dataset, Kind
+from maskwright.data.pictures import overlay, palette, side_by_side
 from maskwright.data.scene_dataset import FULL, write_scenes
-from maskwright.engine.pictures import overlay, palette, side_by_side
 from maskwright.errors import RunError
 from maskwright.recipes import samix
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from maskwright.engine import files
 from maskwright.engine.run import Run
 from maskwright.errors import RunError, WeightsError
-from run_helpers import Killed, leftovers, prepared, sabotage, start, weights
+from tests.run_helpers import Killed, leftovers, prepared, sabotage, start, weights
 
 torch.set_num_threads(1)
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from maskwright.engine.weights import load_state, load_tensors, save_model
 from maskwright.errors import RunError, WeightsError
-from run_helpers import Killed, leftovers, sabotage, start
+from tests.run_helpers import Killed, leftovers, sabotage, start
 
 torch.set_num_threads(1)
 

@@ -13,7 +13,7 @@ import torch
 
 from maskwright.engine.run import Run, read_metrics
 from maskwright.errors import RunError
-from run_helpers import CONFIG, start, weights
+from tests.run_helpers import CONFIG, start, weights
 
 torch.set_num_threads(1)
 

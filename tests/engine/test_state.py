@@ -12,7 +12,7 @@ from maskwright.engine.run import Run
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state
 from maskwright.errors import WeightsError
-from run_helpers import start
+from tests.run_helpers import start
 
 torch.set_num_threads(1)
 

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from instance_training import SMALLEST as INSTANCES
-from instance_training import instance_scenes
-from training import SMALLEST as SEMANTIC
-from training import binary_scenes
 
 from maskwright import api
 from maskwright.cli import main
 from maskwright.data.labels import Dataset, Kind
 from maskwright.engine import predictor
-from maskwright.engine.in_context import predictor as in_context
-from maskwright.recipes import alignsam, clicks
-from pretend_device import MixedDevices, pretend_device
+from maskwright.methods.in_context import predictor as in_context
+from maskwright.recipes.alignsam import trainer as alignsam
+from maskwright.recipes.clicks import trainer as clicks
+from tests.pretend_device import MixedDevices, pretend_device
+from tests.recipes.instance_training import SMALLEST as INSTANCES
+from tests.recipes.instance_training import instance_scenes
+from tests.recipes.training import SMALLEST as SEMANTIC
+from tests.recipes.training import binary_scenes
 
 
 @pytest.fixture

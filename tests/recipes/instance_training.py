@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from training import log, tensors
 
 from maskwright.data.images import write_mask
 from maskwright.data.labels import Dataset, Labels, Mask, Sample
 from maskwright.data.scenes import CATEGORY_NAMES, render
-from maskwright.recipes.s4m import Config
+from maskwright.recipes.s4m.trainer import Config
+from tests.recipes.training import log, tensors
 
 SMALLEST = {
     "size": 64,

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import assert_same_run, environment, log, python
 
 import maskwright
 from maskwright.data.labels import Dataset
 from maskwright.errors import DataError, MaskwrightError, WeightsError
-from maskwright.recipes import alignsam
-from maskwright.recipes.alignsam import Config, Trainer, main
+from maskwright.recipes.alignsam import trainer as alignsam
+from maskwright.recipes.alignsam.trainer import Config, Trainer, main
 from maskwright.sam.sam import Sam
+from tests.recipes.training import assert_same_run, environment, log, python
 
 SMALLEST = {"shots": 4, "episodes": 2, "clicks": 3, "ppo_epochs": 3, "grid": 4, "srm_batch": 2, "device": "cpu"}
 

@@ -15,17 +15,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from stable_baselines3 import PPO
-from training import binary_scenes, environment, log, python
 
 from maskwright.api import evaluate, load, train
 from maskwright.cli import main
 from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Dataset, Kind
-from maskwright.engine.clicks import predictor
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
-from maskwright.recipes import clicks
+from maskwright.methods.clicks import predictor
+from maskwright.recipes.clicks import trainer as clicks
 from maskwright.sam.sam import Sam
-from tiny_model import save_run, tiny_segmenter
+from tests.recipes.training import binary_scenes, environment, log, python
+from tests.tiny_model import save_run, tiny_segmenter
 
 SMALLEST: dict[str, Any] = {
     "steps": 6,

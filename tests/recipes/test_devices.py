@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from training import environment
+
+from tests.recipes.training import environment
 
 
 @pytest.mark.slow

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training import settings
 
 from maskwright import api
 from maskwright.cli import main
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Dataset, Kind
-from maskwright.engine.in_context import files as in_context_files
-from maskwright.engine.in_context import predictor as in_context
-from maskwright.engine.in_context import selection
-from maskwright.engine.in_context.predictor import InContextPredictor
 from maskwright.errors import MaskwrightError, WeightsError
+from maskwright.methods.in_context import files as in_context_files
+from maskwright.methods.in_context import predictor as in_context
+from maskwright.methods.in_context import selection
+from maskwright.methods.in_context.predictor import InContextPredictor
 from maskwright.nets.selector import SelectorName
-from maskwright.recipes import samix
+from maskwright.recipes.samix import trainer as samix
 from maskwright.sam.prompts import PADDING, Prompts
+from tests.recipes.training import settings
 
 LENGTH = {"steps": 6, "warm_up": 2, "sam_every": 2}
 

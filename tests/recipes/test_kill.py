@@ -10,11 +10,12 @@ import subprocess
 import time
 from pathlib import Path
 
-import instance_training as instances
 import pytest
-from training import arguments, assert_same_run, environment, python, settings
 
-from maskwright.recipes import s4m, samix
+from maskwright.recipes.s4m import trainer as s4m
+from maskwright.recipes.samix import trainer as samix
+from tests.recipes import instance_training as instances
+from tests.recipes.training import arguments, assert_same_run, environment, python, settings
 
 KILLS = 10
 LENGTH = {"steps": 60, "warm_up": 20, "checkpoint_seconds": 0.0}

@@ -7,21 +7,22 @@ import os
 import subprocess
 from pathlib import Path
 
-import instance_training as instances
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from training import arguments, environment, log, python, settings, tensors
 
 from maskwright.api import load_in_context
 from maskwright.cli import main
 from maskwright.data.labels import Dataset
-from maskwright.recipes import s4m, samix
+from maskwright.recipes.s4m import trainer as s4m
+from maskwright.recipes.samix import trainer as samix
 from maskwright.sam.precompute import signature
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import EmbeddingStore
+from tests.recipes import instance_training as instances
+from tests.recipes.training import arguments, environment, log, python, settings, tensors
 
 pytestmark = pytest.mark.slow
 
@@ -72,8 +73,8 @@ def test_two_processes_share_the_pseudo_masks(scene_folder: Path, tiny_sam_folde
 POLICY = """
 import json, os, sys
 from pathlib import Path
-from maskwright.recipes import samix
-from training import settings
+from maskwright.recipes.samix import trainer as samix
+from tests.recipes.training import settings
 
 data, out, sam, digests = map(Path, sys.argv[1:])
 rank = int(os.environ["RANK"])

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from instance_training import assert_same_run, instance_scenes, settings, write_instances
-from training import log, tensors
 
 from maskwright import api
 from maskwright.cli import main
 from maskwright.data.images import read_mask
 from maskwright.data.instances import is_labelled
 from maskwright.data.labels import Box, Dataset, Labels, Point
-from maskwright.engine.instances.distillation import cells_of, similarities
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
-from maskwright.recipes import s4m
+from maskwright.methods.instances.distillation import cells_of, similarities
+from maskwright.recipes.s4m import trainer as s4m
+from tests.recipes.instance_training import assert_same_run, instance_scenes, settings, write_instances
+from tests.recipes.training import log, tensors
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from training import assert_same_run, binary_scenes, log, settings, tensors
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from maskwright.api import load
 from maskwright.data.images import image_size, read_mask
 from maskwright.data.labels import Dataset, Kind, Labels
 from maskwright.engine import descent
-from maskwright.engine.in_context.selection import load_policy
 from maskwright.errors import DataError, MaskwrightError, RunError
+from maskwright.methods.in_context.selection import load_policy
 from maskwright.nets.selector import SelectorName
-from maskwright.recipes import samix, samix_report
+from maskwright.recipes.samix import report as samix_report
+from maskwright.recipes.samix import trainer as samix
+from tests.recipes.training import assert_same_run, binary_scenes, log, settings, tensors
 
 
 @pytest.fixture(scope="session")

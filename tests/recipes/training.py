@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import maskwright
 from maskwright.data.labels import Kind
 from maskwright.data.scene_dataset import write_scenes
-from maskwright.recipes.samix import Config
+from maskwright.recipes.samix.trainer import Config
 
 SMALLEST = {
     "size": 64,
@@ -42,8 +42,8 @@ def arguments(data: Path, out: Path, sam: Path, **changed: Any) -> list[str]:
 
 def environment() -> dict[str, str]:
     """For a process that runs maskwright from where these tests found it."""
-    source = str(Path(maskwright.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+    source, tests = Path(maskwright.__file__).parents[1], Path(__file__).parents[2]
+    path = os.pathsep.join(filter(None, [str(source), str(tests), os.environ.get("PYTHONPATH")]))
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 

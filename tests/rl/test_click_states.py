@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_oracle import reference_click
 
 from maskwright.data.labels import IGNORE, Dataset, Labels, Mask, Sample
 from maskwright.data.scenes import render
@@ -34,6 +33,7 @@ from maskwright.sam.precompute import signature
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import EmbeddingStore
+from tests.rl.test_oracle import reference_click
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from maskwright.data.scenes import render
-from maskwright.rl import grid
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import click, dice, first_click, start
 from maskwright.rl.envs import ClickEnv, ClickVectorEnv
 from maskwright.rl.rules import DiceReward, Transition, boundary_agreement, foreground_reward, truth_label
+from maskwright.sam import click_grid
 from maskwright.sam.sam import Sam
 
 GRID = 8
@@ -122,7 +122,7 @@ def test_an_episode_is_its_clicks(tiny_sam: Sam, bank: Bank) -> None:
     for step in range(3):
         actions = random_actions(env, generator)
         before = dice(bank, rows, state.logits)
-        place, label = grid.places_of(torch.from_numpy(actions), bank.size, GRID)
+        place, label = click_grid.places_of(torch.from_numpy(actions), bank.size, GRID)
         state = click(tiny_sam, bank, state, place, label)
         _, rewards, terminated, _, infos = env.step(actions)
         torch.testing.assert_close(env.state.logits, state.logits)
@@ -298,7 +298,7 @@ def test_places_only_with_a_labeller_and_another_reward(tiny_sam: Sam, bank: Ban
     assert infos["clicks"].tolist() == [2] * 4
     cells = np.array([10, 20, 30, 40])
     _, rewards, _, _, infos = env.step(cells)
-    place, _ = grid.places_of(torch.from_numpy(cells), bank.size, GRID)
+    place, _ = click_grid.places_of(torch.from_numpy(cells), bank.size, GRID)
     x, y = place.long().unbind(1)
     on = bank.known_truth.canvas[torch.from_numpy(infos["row"]), y, x]
     assert rewards.tolist() == torch.where(on, 1.0, -1.0).tolist()
@@ -336,8 +336,8 @@ def test_agreement_near_the_outline(tiny_sam: Sam, bank: Bank) -> None:
 
 def test_cells_and_places_are_inverse() -> None:
     every = torch.arange(2 * 16 * 16)
-    place, label = grid.places_of(every, 64, 16)
-    assert torch.equal(grid.cells_of(place, label, 64, 16), every)
+    place, label = click_grid.places_of(every, 64, 16)
+    assert torch.equal(click_grid.cells_of(place, label, 64, 16), every)
     assert place[17].tolist() == [6.0, 6.0]
     assert label.tolist() == [0] * 256 + [1] * 256
 

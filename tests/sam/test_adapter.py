@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers import tiny_config
 from maskwright.errors import WeightsError
 from maskwright.sam.adapter import AdaptedMlp, adapter_state, add_adapters, load_adapters
 from maskwright.sam.sam import Sam
+from tests.helpers import tiny_config
 
 
 def picture() -> torch.Tensor:

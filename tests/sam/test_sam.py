@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers import tiny_config
 from maskwright.sam.prompts import PADDING, Prompts
 from maskwright.sam.sam import ABSENT, Embedding, Masks, Memory, Sam
+from tests.helpers import tiny_config
 
 B, K, R, SIZE = 2, 3, 2, 64
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from maskwright.data.scenes import render
-from maskwright.engine.losses import sam_loss
+from maskwright.nets.losses import sam_loss
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Sam
 from maskwright.sam.weights import nano_config

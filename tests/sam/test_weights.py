@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load, save_file
-from test_convert import official_state
 from transformers import Sam2VideoModel
 
 from maskwright.errors import WeightsError
@@ -21,6 +20,7 @@ from maskwright.sam import convert as convert_module
 from maskwright.sam.convert import Untold, convert
 from maskwright.sam.sam import Sam
 from maskwright.sam.weights import nano_config
+from tests.sam.test_convert import official_state
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ class Predict:
     def __call__(self) -> None:
         at_least_1(batch=self.batch)
         from maskwright.api import load
-        from maskwright.predictions import find_images, predict_folder
+        from maskwright.engine.prediction_folder import find_images, predict_folder
 
         processes, device = processes_for(self.device)
         jobs = find_images(self.images, self.out, self.split)
@@ -78,7 +78,7 @@ class Predict:
         model.chosen(options)
         settings: dict[str, Any] = {"batch": self.batch, "overwrite": self.overwrite, "processes": processes}
         if self.masks is not None and _holds_model(self.masks):
-            from maskwright.engine.clicks.predictor import ClickPredictor
+            from maskwright.methods.clicks.predictor import ClickPredictor
 
             first = load(self.masks, device=device)
             assert isinstance(model, ClickPredictor)  # others have no --masks

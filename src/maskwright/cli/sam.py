@@ -26,7 +26,7 @@ class SamInfo:
 
     def __call__(self) -> None:
         canvas_size(self.size)
-        from maskwright.engine.predictor import find_device
+        from maskwright.engine.devices import find_device
         from maskwright.sam.info import info
 
         facts = info(self.sam, size=self.size, device=find_device(self.device))
@@ -76,10 +76,10 @@ class SamEvaluate:
         canvas_size(self.size)
         from maskwright.data.images import write_atomic
         from maskwright.data.labels import Dataset
-        from maskwright.engine.predictor import find_device
+        from maskwright.engine.devices import find_device
+        from maskwright.methods.zero_shot import evaluate_sam
+        from maskwright.methods.zero_shot.report import COLUMNS, explanation, table, title
         from maskwright.sam.sam import Sam
-        from maskwright.sam_evaluation import evaluate_sam
-        from maskwright.sam_evaluation.report import COLUMNS, explanation, table, title
 
         dataset, device = Dataset.load(self.data), find_device(self.device)
         model = Sam.load(self.sam, size=self.size).to(device)

@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from maskwright.errors import canvas_rule, require
 
 if TYPE_CHECKING:
-    from maskwright.predictions import Processes
+    from maskwright.engine.prediction_folder import Processes
 
 Progress: TypeAlias = Callable[[int, int], None]
 Data: TypeAlias = Annotated[Positional[Path], arg(metavar="DATA")]
@@ -23,8 +23,8 @@ Source: TypeAlias = Annotated[Positional[str], arg(metavar="SAM")]
 
 def processes_for(device: str) -> tuple[Processes, Any]:
     """The processes that share the work (one, unless `accelerate launch` started several), and this one's device."""
-    from maskwright.engine.predictor import find_device
-    from maskwright.predictions import Alone
+    from maskwright.engine.devices import find_device
+    from maskwright.engine.prediction_folder import Alone
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Alone(), find_device(device)

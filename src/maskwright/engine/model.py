@@ -22,7 +22,6 @@ from torch import nn
 from maskwright.data.labels import IGNORE
 from maskwright.engine.weights import load_state, load_tensors
 from maskwright.errors import WeightsError
-from maskwright.sam.store import weights_signature
 
 FORMAT, VERSION = "maskwright-model", 1
 
@@ -39,9 +38,9 @@ def describe(recipe: str, categories: Sequence[str], size: int, **parts: Any) ->
     return {"format": FORMAT, "version": VERSION, "recipe": recipe, "categories": [*categories], "size": size, **parts}
 
 
-def weights_beside(source: str, size: int, network: nn.Module) -> dict[str, Any]:
+def weights_beside(source: str, size: int, signature: str) -> dict[str, Any]:
     """What a model folder says of weights that it needs and does not hold, for ``Model.require_weights``."""
-    return {"source": source, "size": size, "signature": weights_signature(network)}
+    return {"source": source, "size": size, "signature": signature}
 
 
 @dataclass(frozen=True)
@@ -104,9 +103,9 @@ class Model:
                 f"{error}\nRestore the model folder from the run that made it, or train it again."
             ) from error
 
-    def require_weights(self, kind: str, source: str, network: nn.Module, signature: str) -> None:
+    def require_weights(self, kind: str, source: str, now: str, then: str) -> None:
         """Raise WeightsError if a network that is not part of the folder, a SAM or CLIP, is not the one the model was trained for."""
-        if weights_signature(network) != signature:
+        if now != then:
             raise WeightsError(
                 f"{self.folder}: was trained for other weights of {kind} {source!r} than those that are here now; train it again, "
                 "or bring the weights back"

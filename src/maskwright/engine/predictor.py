@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from maskwright.data.geometry import Size, compose, resize_matrix, unwarp_logits, warp_image
 from maskwright.data.images import _to_8_bits, image_size, read_image, write_atomic, write_mask
 from maskwright.data.labels import Dataset
-from maskwright.engine import evaluation
+from maskwright.data.pictures import overlay, palette, thumbnail, thumbnail_mask
+from maskwright.engine.devices import find_device
 from maskwright.engine.model import Model
-from maskwright.engine.pictures import overlay, palette, thumbnail, thumbnail_mask
+from maskwright.engine.scoring import ScoreTable
 from maskwright.errors import DataError, MaskwrightError
-from maskwright.nets.segmenter import Segmenter, build
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any]
 
@@ -243,6 +243,7 @@ class Predictor(ABC):
         pairs = zip(self.categories, certainty.tolist(), area.tolist())
         return mask, {name: total / pixels for name, total, pixels in pairs if pixels}
 
+    @abstractmethod
     def evaluate(
         self,
         dataset: Dataset,
@@ -252,12 +253,11 @@ class Predictor(ABC):
         progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Score the masks of one split; see :func:`maskwright.engine.evaluation.semantic_scores`."""
-        return evaluation.semantic_scores(self, dataset, split, batch=batch, progress=progress, **options)
+        """Score the labels of one split, at the images' own resolution; see :func:`maskwright.evaluate`."""
 
-    def score_table(self, scores: Mapping[str, Any]) -> evaluation.ScoreTable:
+    @abstractmethod
+    def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
         """What :meth:`evaluate` gave, to be printed."""
-        return evaluation.semantic_table(scores)
 
     def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
         """Write what a whole folder of predictions has beside its index, and say which files these are.
@@ -269,58 +269,8 @@ class Predictor(ABC):
         return []
 
 
-class SegmenterPredictor(Predictor):
-    """A semantic segmenter: the best category wins in each of the image's own pixels.
-
-    Every image is squashed to the network's canvas, and its logits are brought back to the image's own pixels.
-    Probabilities are those of the softmax there. The option ``flip`` also looks at the mirror image and averages the
-    logits: twice the time, slightly better outlines.
-    """
-
-    network: Segmenter
-    options: ClassVar[Mapping[str, Any]] = {"flip": False}
-
-    def finish(self, canvases: Sequence[Canvas], *, flip: bool = False) -> Iterator[Prediction]:
-        logits = self.logits(np.stack([canvas.pixels for canvas in canvases]), flip=flip)
-        for canvas, own in zip(canvases, logits):
-            mask, scores = self.restore(own, canvas.size)
-            yield Prediction(canvas.id, canvas.image, mask, self.categories, scores)
-
-    @torch.inference_mode()
-    def logits(self, canvases: NDArray[np.uint8], *, flip: bool = False) -> Tensor:
-        """Squashed images ``(B, S, S, 3)`` uint8 → logits ``(B, C, S/4, S/4)`` float32 on the predictor's device."""
-        images = torch.from_numpy(canvases).to(self.device).permute(0, 3, 1, 2).float() / 255
-        logits = self.network(images).float()
-        if flip:
-            logits = (logits + self.network(images.flip(-1)).float().flip(-1)) / 2
-        return logits
-
-
-def load_segmenter(model: Model) -> SegmenterPredictor:
-    """The predictor of a model folder with a semantic segmenter. Raises WeightsError where it does not fit."""
-    try:
-        segmenter = build(model.config["segmenter"], len(model.categories), model.size)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise model.misfit("segmenter", error) from error
-    model.fill(segmenter)
-    return SegmenterPredictor(segmenter, model)
-
-
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def find_device(name: str | torch.device) -> torch.device:
-    """The device of that name; ``"auto"`` is a GPU if there is one. Raises MaskwrightError where it is not here."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MaskwrightError(f"--device {name}: not usable here ({reason}); give auto, cpu or cuda") from error
-    return device
 
 
 # ---------------------------------------------------------------------------------------------------------- images

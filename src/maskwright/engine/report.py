@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from maskwright.data.images import write_atomic
-from maskwright.engine.pictures import thumbnail
+from maskwright.data.pictures import thumbnail
 
 _INK = "#010203"
 # Charts are drawn in this colour, which is then replaced by the colour of the page's text.

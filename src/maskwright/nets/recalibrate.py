@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskwright.engine.losses import dice_loss, pseudo_mask_loss
+from maskwright.nets.losses import dice_loss, pseudo_mask_loss
 
 Branch = Literal["implicit", "explicit"]
 

@@ -48,22 +48,22 @@ RECIPES = {
         Recipe(
             "samix",
             "A semantic segmenter from any mix of masks, boxes, scribbles, points, tags and no labels at all (SAMIX).",
-            "maskwright.engine.predictor:load_segmenter",
+            "maskwright.methods.semantic.predictor:load_segmenter",
         ),
         Recipe(
             "alignsam",
             "A frozen SAM that prompts itself: finds one kind of thing, learnt from about 50 masks (AlignSAM).",
-            "maskwright.engine.autoprompt.predictor:load_self_prompter",
+            "maskwright.methods.autoprompt.predictor:load_self_prompter",
         ),
         Recipe(
             "clicks",
             "An agent that corrects masks by clicks of its own, after a click, a box or a mask of yours.",
-            "maskwright.engine.clicks.predictor:load_agent",
+            "maskwright.methods.clicks.predictor:load_agent",
         ),
         Recipe(
             "s4m",
             "An instance segmenter from a small labelled share and many images without labels (S⁴M).",
-            "maskwright.engine.instances.predictor:load_instances",
+            "maskwright.methods.instances.predictor:load_instances",
         ),
     )
 }

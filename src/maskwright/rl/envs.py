@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskwright.data.labels import Point
+from maskwright.data.pictures import draw_labels
 from maskwright.data.scenes import render
-from maskwright.engine.pictures import draw_labels
-from maskwright.rl import grid as cells
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState, click, dice, entropy, on_canvas
 from maskwright.rl.rules import DiceReward, Labeller, Opening, Reward, Transition, oracle_opening
+from maskwright.sam import click_grid as cells
 from maskwright.sam.sam import Sam
 
 ObservationKind = Literal["sam", "pixels"]

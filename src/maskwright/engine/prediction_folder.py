@@ -1,0 +1,386 @@
+"""Predictions on disk: a folder of masks and overlays with one index, resumable and shared among processes.
+
+::
+
+    out/
+      predictions.json        which model, which images, and what was found in them
+      masks/<name>.png        category ids
+      overlays/<name>.jpg     the image with the mask painted over it
+
+``<name>`` is the image's path without its suffix, relative to the folder that was given, so that equal names in
+different sub-folders stay apart; for a dataset it is the sample's id. While the work goes on every process appends what
+it finished to a part file of its own; the main one puts them together at the end, or at the next start after a kill.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from maskwright import __version__
+from maskwright.data import formats
+from maskwright.data.fields import leaves_folder
+from maskwright.data.images import IMAGE_SUFFIXES, write_atomic
+from maskwright.data.labels import Dataset
+from maskwright.data.pictures import palette
+from maskwright.engine.predictor import Prediction, Predictor
+from maskwright.engine.values import plain
+from maskwright.errors import DataError, MaskwrightError
+
+FORMAT, VERSION = "maskwright-predictions", 2
+INDEX = "predictions.json"
+
+_PART = ".predictions-{rank}.jsonl"
+_NEEDED = {"name", "file", "bytes", "modified", "mask", "overlay"}
+_WRITERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An image to predict: ``name`` is the path of its mask below ``masks/`` without ``.png``, ``given`` what is given with it."""
+
+    name: str
+    path: Path
+    given: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What :func:`predict_folder` did: numbers of images over all processes, one line for each unreadable one, other files."""
+
+    predicted: int
+    skipped: int
+    problems: list[str]
+    written: list[Path] = field(default_factory=list)
+
+
+class Processes(Protocol):
+    """What is needed of ``accelerate.PartialState``."""
+
+    @property
+    def is_main_process(self) -> bool: ...
+    @property
+    def num_processes(self) -> int: ...
+    @property
+    def process_index(self) -> int: ...
+    def wait_for_everyone(self) -> None: ...
+
+
+class Alone:
+    """One process that has no others to wait for."""
+
+    is_main_process = True
+    num_processes = 1
+    process_index = 0
+
+    def wait_for_everyone(self) -> None:
+        """Nobody to wait for."""
+
+
+# ----------------------------------------------------------------------------------------------------------- inputs
+
+
+def find_images(sources: Sequence[str | Path], out: str | Path, split: str | None = None) -> list[Job]:
+    """The images that sources name, each once, sorted by name.
+
+    Args:
+        sources: image files and folders (searched recursively for the suffixes of images; names that start with a dot
+            are passed over), or one dataset: a JSON file, or a folder with ``manifest.json`` or ``splits.json``.
+        out: the folder for the results; what lies in it is never an input.
+        split: of a dataset; None takes all.
+
+    Raises:
+        DataError: paths that do not exist (all at once), no image at all, or a split where there is no dataset.
+    """
+    if not sources:
+        raise DataError(["there is nothing to predict; give image files, folders or a dataset"])
+    paths = [Path(os.path.abspath(source)) for source in sources]
+    missing = [f"{path}: there is no such file or folder; check the path" for path in paths if not path.exists()]
+    if missing:
+        raise DataError(missing)
+    datasets = [path for path in paths if formats.detect(path)]
+    if datasets and len(paths) > 1:
+        raise DataError([f"{datasets[0]}: is a dataset; give it alone, or its image folder together with the others"])
+    if datasets:
+        return _of_dataset(Dataset.load(datasets[0]), split)
+    if split is not None:
+        raise DataError([f"--split {split}: only a dataset has splits; give a manifest, or leave it out"])
+    skipped = os.path.join(os.path.abspath(out), "")
+    files = [file for path in paths for file in (_below(path) if path.is_dir() else [path])]
+    if not files:
+        raise DataError([f"{', '.join(map(str, paths))}: no images there (by suffix, such as .jpg); check the path"])
+    files = [file for file in dict.fromkeys(files) if not str(file).startswith(skipped)]
+    if not files:
+        raise DataError([f"{out}: all images lie in the folder for the results; name another with --out"])
+    base = os.path.commonpath([path if path.is_dir() else path.parent for path in paths])
+    return _named(files, Path(base))
+
+
+def _of_dataset(dataset: Dataset, split: str | None) -> list[Job]:
+    part = dataset if split is None else dataset.split(split)
+    if not len(part):
+        splits = ", ".join(sorted({sample.split for sample in dataset})) or "none"
+        where = "the dataset" if split is None else f"split {split!r}"
+        raise DataError([f"{where} has no images (splits: {splits}); name another"], dataset.source)
+    jobs = [Job(sample.id, Path(os.path.abspath(dataset.image_path(sample)))) for sample in part]
+    return sorted(jobs, key=lambda job: job.name)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                yield Path(parent, name)
+
+
+def _named(files: Sequence[Path], base: Path) -> list[Job]:
+    """Names relative to ``base``; where two files of one folder differ in their suffix alone, all there keep it."""
+    folders: dict[Path, list[Path]] = defaultdict(list)
+    for file in files:
+        folders[file.parent].append(file)
+    jobs = []
+    for folder, members in folders.items():
+        # Some file systems do not tell A from a.
+        clash = len({file.stem.casefold() for file in members}) < len(members)
+        prefix = folder.relative_to(base)
+        jobs += [Job((prefix / (file.name if clash else file.stem)).as_posix(), file) for file in members]
+    return sorted(jobs, key=lambda job: job.name)
+
+
+# ------------------------------------------------------------------------------------------------------------- work
+
+
+def predict_folder(
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    out: str | Path,
+    *,
+    batch: int = 8,
+    overlays: bool = True,
+    overwrite: bool = False,
+    processes: Processes | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Summary:
+    """Predict images into a folder. What an earlier call of the same model left there is kept, not made again.
+
+    An image counts as done if its mask is there, was made by the same model with the same settings, and length and time of
+    modification of the image, and of the mask that was given with it, are what they were.
+
+    Args:
+        jobs: of :func:`find_images`.
+        out: new, empty, or with predictions of the same model.
+        batch, options: see :meth:`maskwright.engine.predictor.Predictor.predict`.
+        overlays: also write overlays.
+        overwrite: replace what another model, or another image of the same name, left there.
+        processes: of a distributed call; each takes its part, and the main one writes the index.
+        progress: called as ``progress(done, total)`` for this process' part.
+
+    Returns:
+        The summary; unreadable images are in it, all others are done.
+
+    Raises:
+        MaskwrightError: the folder holds something else, or predictions of another model or other images (all named).
+        DataError: a file cannot be written.
+    """
+    state = processes or Alone()
+    folder = Path(os.path.abspath(out))
+    chosen = predictor.chosen(options)
+    head = _head(predictor, chosen)
+    known, stale = _known(folder, head, jobs, overwrite)
+    jobs = [replace(job, given=predictor.rests_on(job.path)) for job in jobs]
+    todo = jobs if overwrite else [job for job in jobs if not _is_done(folder, job, known.get(job.name), overlays)]
+    # All have looked at the folder, and refused it or not, before the main process changes anything in it.
+    state.wait_for_everyone()
+    if state.is_main_process:
+        _remove(folder, stale)
+        for job in todo:
+            known.pop(job.name, None)
+        _write_index(folder, head, known)
+        for part in _parts(folder):
+            part.unlink()
+    state.wait_for_everyone()
+    mine = list(todo[state.process_index :: state.num_processes])
+    with open(folder / _PART.format(rank=state.process_index), "a", encoding="utf-8") as part:
+        for number, row in enumerate(_rows(predictor, mine, folder, batch, chosen, overlays), start=1):
+            part.write(json.dumps(row) + "\n")
+            part.flush()
+            if progress:
+                progress(number, len(mine))
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return Summary(0, 0, [])
+    rows = [row for part in _parts(folder) for row in _read_part(part)]
+    found = {row["name"]: row for row in rows if "problem" not in row}
+    problems = sorted(row["problem"] for row in rows if "problem" in row)
+    _write_index(folder, head, known | found)
+    written = predictor.conclude(folder, known | found)
+    for part in _parts(folder):
+        part.unlink()
+    return Summary(len(found), len(jobs) - len(todo), problems, written)
+
+
+def _rows(
+    predictor: Predictor, jobs: Sequence[Job], folder: Path, batch: int, options: Mapping[str, Any], overlays: bool
+) -> Iterator[dict[str, Any]]:
+    """Predict, and write in threads: the entries of the index in the order of the jobs, then the unreadable images."""
+    unreadable: list[str] = []
+    waiting: deque[Future[dict[str, Any]]] = deque()
+    left = deque(jobs)
+    predictions = predictor.predict((job.path for job in jobs), batch=batch, unreadable=unreadable, **options)
+    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as pool:
+        for prediction in predictions:
+            job = left.popleft()
+            while job.path != prediction.image:  # that one was unreadable
+                job = left.popleft()
+            waiting.append(pool.submit(_write, prediction, job, folder, overlays))
+            if len(waiting) > 2 * _WRITERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    yield from ({"problem": problem} for problem in unreadable)
+
+
+def _write(prediction: Prediction, job: Job, folder: Path, overlays: bool) -> dict[str, Any]:
+    height, width = prediction.mask.shape
+    stamp, given = _stamp(job.path), None if job.given is None else _stamp(job.given)
+    mask = prediction.save(folder, name=job.name, overlay=overlays)
+    return {
+        "name": job.name,
+        "file": str(job.path),
+        **stamp,
+        **({} if given is None else {"given": given}),
+        "size": [width, height],
+        "mask": mask.relative_to(folder).as_posix(),
+        "overlay": f"overlays/{job.name}.jpg" if overlays else None,
+        **prediction.record(),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ index
+
+
+def _head(predictor: Predictor, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "maskwright": __version__,
+        "model": {
+            "signature": predictor.signature,
+            "folder": str(predictor.folder),
+            "recipe": predictor.recipe,
+            "size": predictor.size,
+        },
+        "options": plain(options, "options"),
+        "categories": list(predictor.categories),
+        "palette": np.asarray(palette(len(predictor.categories))).tolist(),
+    }
+
+
+def _known(
+    folder: Path, head: dict[str, Any], jobs: Sequence[Job], overwrite: bool
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """What the folder holds of this model, by name, and entries of another one that are to be removed.
+
+    Reads only, so that every process may call it. Raises MaskwrightError where the folder may not be used.
+    """
+    remedy = "name another folder with --out, or give --overwrite to replace them"
+    if folder.exists() and not folder.is_dir():
+        raise MaskwrightError(f"{folder}: is a file; name a folder with --out")
+    index = _read_index(folder / INDEX, damaged_is_empty=overwrite)
+    if index is None:
+        foreign = [job.name for job in jobs if (folder / "masks" / f"{job.name}.png").exists()]
+        if foreign and not overwrite:
+            raise MaskwrightError(f"{folder}: holds masks of unknown origin ({_some(foreign)}); {remedy}")
+        return {}, []
+    rows = [*index["images"], *(row for part in _parts(folder) for row in _read_part(part) if "problem" not in row)]
+    known = {row["name"]: row for row in rows}
+    then, now = index["model"]["signature"], head["model"]["signature"]
+    if then != now or index["options"] != head["options"]:
+        differing = [name for name in head["options"] if index["options"].get(name) != head["options"][name]]
+        flags = " and ".join("--" + name.replace("_", "-") for name in differing)
+        what = f"another model ({then}, this is {now})" if then != now else f"the same model with another {flags}"
+        if not overwrite:
+            raise MaskwrightError(f"{folder}: holds the predictions of {what}; {remedy}")
+        return {}, list(known.values())
+    others = [job.name for job in jobs if job.name in known and known[job.name]["file"] != str(job.path)]
+    if others and not overwrite:
+        first = known[others[0]]["file"]
+        raise MaskwrightError(
+            f"{folder}: holds predictions of other images of the same name ({_some(others)}; the first is of {first}); "
+            f"{remedy}"
+        )
+    return known, []
+
+
+def _is_done(folder: Path, job: Job, row: dict[str, Any] | None, overlays: bool) -> bool:
+    if row is None or not (folder / row["mask"]).is_file():
+        return False
+    if overlays and not (row["overlay"] and (folder / row["overlay"]).is_file()):
+        return False
+    if row.get("given") != (None if job.given is None else _stamp(job.given)):
+        return False
+    return job.path.exists() and {key: row[key] for key in ("bytes", "modified")} == _stamp(job.path)
+
+
+def _stamp(path: Path) -> dict[str, int]:
+    status = path.stat()
+    return {"bytes": status.st_size, "modified": status.st_mtime_ns}
+
+
+def _write_index(folder: Path, head: dict[str, Any], rows: dict[str, dict[str, Any]]) -> None:
+    """One image per line, sorted by name."""
+    lines = ",\n  ".join(json.dumps(rows[name]) for name in sorted(rows))
+    top = json.dumps(head)[:-1]
+    write_atomic(folder / INDEX, f'{top},\n "images": [\n  {lines}\n ]}}\n')
+
+
+def _read_index(path: Path, *, damaged_is_empty: bool) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        index = json.loads(path.read_text("utf-8"))
+        whole = index["format"] == FORMAT and index["version"] == VERSION and {"signature"} <= index["model"].keys()
+        whole = whole and isinstance(index["options"], dict) and all(row.keys() >= _NEEDED for row in index["images"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        index, whole = None, False
+    if not whole and not damaged_is_empty:
+        raise MaskwrightError(
+            f"{path}: damaged, or of another version of maskwright; name another folder with --out, or give --overwrite"
+        )
+    return index if whole else None
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob(_PART.format(rank="*")))
+
+
+def _read_part(path: Path) -> list[dict[str, Any]]:
+    """The lines of a part file; a last one that a kill cut off is none."""
+    rows = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def _remove(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        for path in (row["mask"], row["overlay"]):
+            if path and leaves_folder(folder, path) is None:
+                (folder / path).unlink(missing_ok=True)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

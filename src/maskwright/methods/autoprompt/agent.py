@@ -1,0 +1,287 @@
+"""A frozen SAM that prompts itself (AlignSAM, Huang et al., CVPR 2024): no click, no box, no truth.
+
+A policy chooses where to click, SRM says whether that place is foreground, and SAM answers to all clicks so far. Everything here goes
+side by side for all images of a bank; an image's answer does not depend on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskwright.methods.clicks.agent import ClickAgent, mask_logits, observe
+from maskwright.nets.clip_surgery import ClipSurgery
+from maskwright.nets.place_policy import PlacePolicy
+from maskwright.nets.quality import Answers
+from maskwright.nets.recalibrate import SemanticRecalibration
+from maskwright.rl.bank import GRID, Bank
+from maskwright.rl.clicks import ClickState, click, start, start_mask
+from maskwright.sam.click_grid import cells_of, places_of
+from maskwright.sam.prompts import PADDING
+from maskwright.sam.sam import Sam
+
+OPENING = 2
+"""Clicks before the policy's first: one on, one off the foreground."""
+
+Places = Literal["policy", "random"]
+Labels = Literal["srm", "clip", "mask", "positive"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How masks are made.
+
+    Attributes:
+        clicks: T, clicks of the policy.
+        places: ``random`` cells instead of the policy's, to be compared with.
+        labels: who says whether a place is foreground: SRM; the map of CLIP Surgery (above 0.5); the last mask; or nobody, so that
+            all clicks, the first ones too, are ``positive``. All but SRM are there to be compared with.
+        refine: what comes after (preset ``strong``): the quality head chooses between SRM's own mask and all of SAM's answers on the
+            way, and a click agent goes on from there, keeping what is better, undoing what is not, until it stops.
+    """
+
+    clicks: int = 15
+    places: Places = "policy"
+    labels: Labels = "srm"
+    refine: bool = False
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What became of B images.
+
+    Attributes:
+        states: after the opening and after each of the T clicks, T + 1 in all.
+        recalibrated: (B, h, w) probabilities of SRM before the first click.
+        semantic: (B, h, w) in 0..1, where the text is; None without one.
+        refined: what became of the best of them; None without ``Rules.refine``.
+    """
+
+    states: list[ClickState]
+    recalibrated: Tensor
+    semantic: Tensor | None
+    refined: ClickState | None = None
+
+    @property
+    def last(self) -> ClickState:
+        """After the policy's last click."""
+        return self.states[-1]
+
+    @property
+    def answer(self) -> ClickState:
+        """What is given back."""
+        return self.last if self.refined is None else self.refined
+
+    def __getitem__(self, rows: Tensor | slice) -> Trace:
+        """Some of the images."""
+        semantic = None if self.semantic is None else self.semantic[rows]
+        refined = None if self.refined is None else self.refined[rows]
+        return Trace([state[rows] for state in self.states], self.recalibrated[rows], semantic, refined)
+
+
+class Recalibrator:
+    """SRM on the images of a bank, and the labeller that environments ask.
+
+    Args:
+        srm: may be in training.
+        semantic: (M, h, w) in 0..1, where the text is in each of the bank's images; None for the implicit branch.
+    """
+
+    def __init__(self, srm: SemanticRecalibration, semantic: Tensor | None) -> None:
+        self.srm, self.semantic = srm, semantic
+
+    def logits(self, bank: Bank, rows: Tensor, mask: Tensor) -> Tensor:
+        """(B, h, w) logits of the foreground for targets (B,) whose last mask (B, h, w) is known; see ``seen``."""
+        image = bank.image[rows]
+        features = bank.embedding.low[image].float()
+        return self.srm(features, mask, None if self.semantic is None else self.semantic[image])
+
+    @torch.no_grad()
+    def __call__(self, bank: Bank, state: ClickState, place: Tensor) -> Tensor:
+        """(B,) 1 where SRM takes the places (B, 2) for foreground, else 0."""
+        return (at(self.logits(bank, state.rows, seen(bank, state)), place, bank.size) > 0).long()
+
+
+class SelfPrompter(nn.Module):
+    """SAM with what it needs to prompt itself.
+
+    Args:
+        sam: frozen.
+        srm, policy: trained for this SAM.
+        clip, names: for SRM's explicit branch: what is looked for. Several names are one foreground: where any of them is.
+        rules: see there.
+        refiner: a click agent with a quality head, for ``Rules.refine``.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        srm: SemanticRecalibration,
+        policy: PlacePolicy,
+        clip: ClipSurgery | None = None,
+        names: Sequence[str] = (),
+        rules: Rules | None = None,
+        refiner: ClickAgent | None = None,
+    ) -> None:
+        super().__init__()
+        if (srm.branch == "explicit") != (clip is not None and len(names) > 0):
+            raise ValueError("the explicit branch, and it alone, needs a CLIP and names")
+        self.sam, self.srm, self.policy, self.clip = sam, srm, policy, clip
+        self.names, self.rules, self.refiner = tuple(names), rules or Rules(), refiner
+        if refiner is not None:
+            # So that they move to other devices with all else.
+            self.prompter, self.quality = refiner.prompter, refiner.quality
+
+    @torch.no_grad()
+    def semantic(self, bank: Bank, batch: int = 32) -> Tensor | None:
+        """(M, h, w) in 0..1 at the embedding's size: where any of the names is in each image of the bank; None without names."""
+        if self.clip is None:
+            return None
+        maps = [
+            # Every name by itself, so that it does not matter which others are looked for; then where any of them is.
+            self.clip.maps(pixels.float() / 255, self.names, "empty").amax(1)
+            for pixels in bank.pixels.split(batch)
+        ]
+        return resized(torch.cat(maps), bank.embedding.low.shape[-2:])
+
+    @torch.no_grad()
+    def segment(self, bank: Bank, rules: Rules | None = None, generator: torch.Generator | None = None) -> Trace:
+        """Find the foreground of every image; the bank's truth, if there is one, is not looked at.
+
+        Args:
+            bank: with one target for each image.
+            rules: left out, its own.
+            generator: on the CPU, for ``places="random"``.
+        """
+        rules = rules or self.rules
+        rows = torch.arange(len(bank), device=bank.device)
+        maps = self.semantic(bank)
+        judge = Recalibrator(self.srm, maps)
+        semantic = None if maps is None else maps[bank.image]
+        nothing_known = torch.ones(len(bank), *bank.embedding.low.shape[-2:], device=bank.device)
+        recalibrated = judge.logits(bank, rows, nothing_known).sigmoid()
+        free = torch.ones(len(bank), self.policy.grid**2, dtype=torch.bool, device=bank.device)
+        if rules.labels == "positive":
+            scores = self._place_scores(bank, rows, nothing_known, rules.places, generator)
+            cells = scores.topk(OPENING, 1).indices
+            places, labels = places_of(cells, bank.size, self.policy.grid)[0], torch.ones_like(cells)
+        else:
+            places, labels = extremes(
+                semantic if rules.labels == "clip" and semantic is not None else recalibrated, bank.size
+            )
+        state = opened(self.sam, bank, rows, places, labels, OPENING + rules.clicks)
+        free = free.scatter(1, cells_of(places, torch.zeros_like(labels), bank.size, self.policy.grid), False)
+        states = [state]
+        for _ in range(rules.clicks):
+            mask = seen(bank, state)
+            scores = self._place_scores(bank, rows, mask, rules.places, generator)
+            # Once every cell was clicked on, all are free again.
+            free = free | ~free.any(1, keepdim=True)
+            cell = scores.masked_fill(~free, -torch.inf).argmax(1)
+            free = free.scatter(1, cell[:, None], False)
+            place, _ = places_of(cell, bank.size, self.policy.grid)
+            label = self._label(bank, state, place, judge, rules.labels)
+            state = click(self.sam, bank, state, place, label)
+            states.append(state)
+        trace = Trace(states, recalibrated, semantic)
+        return replace(trace, refined=self._refine(bank, rows, trace)) if rules.refine else trace
+
+    def _refine(self, bank: Bank, rows: Tensor, trace: Trace) -> ClickState:
+        """Choose the best answer so far, and let the click agent go on from it."""
+        agent = self.refiner
+        if agent is None or agent.prompter is None or agent.quality is None:
+            raise ValueError("nothing was trained to refine with (preset strong)")
+        states = [as_answer(self.sam, bank, rows, trace.recalibrated, agent.rules.clicks), *trace.states]
+        judged = agent.quality(agent.prompter(observe(bank, trace.last)), answers_of(states, trace.last))
+        best = judged[:, 1:].argmax(1)
+        slots = trace.last.labels.shape[1] + agent.rules.clicks
+        chosen = roomier(states[0], slots)
+        for number, state in enumerate(states[1:], start=1):
+            chosen = roomier(state, slots).where(best == number, chosen)
+        return agent.refine(bank, chosen).last
+
+    def _place_scores(
+        self, bank: Bank, rows: Tensor, mask: Tensor, places: Places, generator: torch.Generator | None
+    ) -> Tensor:
+        """(B, g·g) how much each cell is worth a click."""
+        if places == "random":
+            return torch.rand(len(rows), self.policy.grid**2, generator=generator).to(bank.device)
+        features = bank.embedding.low[bank.image[rows]].float()
+        return self.policy(self.policy.state(features, mask))[0]
+
+    def _label(self, bank: Bank, state: ClickState, place: Tensor, judge: Recalibrator, labels: Labels) -> Tensor:
+        if labels == "srm":
+            return judge(bank, state, place)
+        if labels == "positive":
+            return torch.ones_like(state.rows)
+        if labels == "mask":
+            return (at(state.logits, place, bank.size) > 0).long()
+        if judge.semantic is None:
+            raise ValueError("labels by CLIP need a text")
+        return (at(judge.semantic[bank.image[state.rows]], place, bank.size) > 0.5).long()
+
+
+# -------------------------------------------------------------------------------------------------------- small parts
+
+
+def seen(bank: Bank, state: ClickState) -> Tensor:
+    """M, the probability of the last mask at the embedding's size: (B, h, w) in 0..1."""
+    return resized(state.logits.sigmoid(), bank.embedding.low.shape[-2:])
+
+
+def as_answer(sam: Sam, bank: Bank, rows: Tensor, probabilities: Tensor, slots: int) -> ClickState:
+    """SRM's own mask (B, h, w) in 0..1, as if SAM had given it: states without a click."""
+    area = resized(probabilities, (bank.size // GRID, bank.size // GRID))
+    return start_mask(sam, bank, rows, mask_logits(area), slots=max(1, slots))
+
+
+def answers_of(states: Sequence[ClickState], now: ClickState) -> Answers:
+    """What the quality head compares: the present answer first, then those of other states of the same B targets."""
+    everyone = [now, *states]
+    logits = torch.stack([state.logits for state in everyone], 1)
+    iou, stable = (torch.stack([getattr(state, name) for state in everyone], 1) for name in ("iou", "stability"))
+    return Answers(logits, iou, stable, now.clicks)
+
+
+def roomier(state: ClickState, slots: int) -> ClickState:
+    """The same with so many slots for prompts."""
+    more = slots - state.labels.shape[1]
+    return replace(
+        state, points=F.pad(state.points, (0, 0, 0, more)), labels=F.pad(state.labels, (0, more), value=PADDING)
+    )
+
+
+def resized(maps: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
+    """Maps (B, H, W) at another size: by area where they get smaller, else bilinearly."""
+    height, width = size[0], size[1]
+    if maps.shape[-2] >= height and maps.shape[-1] >= width:
+        return F.adaptive_avg_pool2d(maps, (height, width))
+    return F.interpolate(maps[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
+
+
+def at(maps: Tensor, place: Tensor, size: int) -> Tensor:
+    """The values of maps (B, h, w) at places (B, 2) in pixels of a canvas of that size, between cells bilinearly: (B,)."""
+    grid = (place.to(maps) * (2 / size) - 1)[:, None, None]
+    return F.grid_sample(maps[:, None], grid, padding_mode="border", align_corners=False)[:, 0, 0, 0]
+
+
+def extremes(scores: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The places (B, 2, 2) of the highest and the lowest of scores (B, h, w), and their labels (B, 2): 1 and 0."""
+    side = scores.shape[-1]
+    flat = scores.flatten(1)
+    cells = torch.stack([flat.argmax(1), flat.argmin(1)], 1)
+    labels = torch.tensor([1, 0], device=scores.device).expand(len(scores), 2)
+    return places_of(cells, size, side)[0], labels
+
+
+def opened(sam: Sam, bank: Bank, rows: Tensor, places: Tensor, labels: Tensor, slots: int) -> ClickState:
+    """SAM's answer to the first clicks: places (B, K, 2) with labels (B, K)."""
+    state = start(sam, bank, rows, places[:, 0], labels[:, 0], slots=slots)
+    for number in range(1, places.shape[1]):
+        state = click(sam, bank, state, places[:, number], labels[:, number])
+    return state

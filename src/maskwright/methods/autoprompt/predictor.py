@@ -1,0 +1,266 @@
+"""A SAM that prompts itself, at work on a user's images: no click, no box, no text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maskwright.data.check import require_clean
+from maskwright.data.geometry import Size, resize_matrix, unwarp_logits
+from maskwright.data.labels import IGNORE, Dataset
+from maskwright.engine.metrics import BinaryMetrics
+from maskwright.engine.model import Model
+from maskwright.engine.predictor import Canvas, Prediction, Predictor
+from maskwright.engine.scoring import ScoreTable, scored, split_problems, true_mask
+from maskwright.errors import DataError, MaskwrightError
+from maskwright.methods.autoprompt.agent import OPENING, Rules, SelfPrompter, Trace
+from maskwright.methods.autoprompt.scores import Foreground, foreground_of
+from maskwright.methods.clicks import agent as clicks
+from maskwright.methods.clicks.agent import ClickAgent
+from maskwright.nets.clip_surgery import ClipSurgery
+from maskwright.nets.place_policy import PlacePolicy
+from maskwright.nets.prompter import Prompter
+from maskwright.nets.quality import QualityHead
+from maskwright.nets.recalibrate import SemanticRecalibration
+from maskwright.rl.bank import Bank
+from maskwright.rl.clicks import ClickState
+from maskwright.sam.sam import Sam
+from maskwright.sam.store import weights_signature
+
+SCORES = {
+    "miou": "mIoU",
+    "f": "F-measure",
+    "f_adaptive": "F-measure, adaptive threshold",
+    "f_max": "F-measure, best threshold",
+    "e": "E-measure",
+    "e_max": "E-measure, best threshold",
+    "s": "S-measure",
+    "mae": "MAE (lower is better)",
+    "fr": "share of clicks that lie on the foreground",
+}
+"""What ``BinaryMetrics`` measures, for people."""
+
+
+Answer = Literal["mask", "srm", "clip"]
+"""What is looked at: SAM's last mask, or what SRM, or CLIP's map, said before the first click."""
+
+
+@dataclass(frozen=True)
+class PromptedPrediction(Prediction):
+    """A mask that SAM gave to clicks of its own.
+
+    Attributes:
+        clicks: that led to the mask: x and y in pixels of the image, and ``fg`` or ``bg``, in the order they were placed.
+        policy_places: x and y of all clicks of the policy, whether or not the mask is its last answer.
+        logits: ``(s, s)`` of the foreground on the canvas, at SAM's low resolution.
+    """
+
+    clicks: tuple[tuple[float, float, str], ...] = ()
+    policy_places: tuple[tuple[float, float], ...] = ()
+    logits: Tensor | None = field(default=None, repr=False)
+
+    def record(self) -> dict[str, Any]:
+        return super().record() | {"clicks": [[round(x, 1), round(y, 1), label] for x, y, label in self.clicks]}
+
+
+class AutoPromptPredictor(Predictor):
+    """Finds the foreground of images by prompting a frozen SAM itself.
+
+    Option of :meth:`predict`: ``clicks``, how many the policy places (left out: as many as in training).
+    """
+
+    network: SelfPrompter
+    options: ClassVar[Mapping[str, Any]] = {"clicks": None}
+
+    def __init__(self, agent: SelfPrompter, foreground: Sequence[str], model: Model) -> None:
+        super().__init__(agent, model)
+        self.foreground = tuple(foreground)
+
+    def chosen(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        found = super().chosen(options)
+        clicks = found["clicks"]
+        if clicks is not None and not (isinstance(clicks, int) and clicks >= 0):
+            raise MaskwrightError(f"--clicks {clicks}: must be a whole number, 0 or more")
+        return found
+
+    def finish(
+        self,
+        canvases: Sequence[Canvas],
+        *,
+        clicks: int | None = None,
+        rules: Rules | None = None,
+        answer: Answer = "mask",
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Prediction]:
+        trace = self.trace(canvases, rules or self.rules(clicks), generator)
+        found = self.answers(trace, answer)
+        for place, canvas in enumerate(canvases):
+            logits = found[place]
+            # Of background and foreground, with the foreground's probability as their softmax.
+            mask, scores = self.restore(torch.stack([torch.zeros_like(logits), logits]), canvas.size)
+            yield PromptedPrediction(
+                canvas.id,
+                canvas.image,
+                mask,
+                self.categories,
+                scores,
+                clicks=_clicks(trace.answer, place, canvas.size, self.size),
+                policy_places=tuple((x, y) for x, y, _ in _clicks(trace.last, place, canvas.size, self.size)[OPENING:]),
+                logits=logits,
+            )
+
+    def rules(self, clicks: int | None) -> Rules:
+        """The model's own rules, with another number of clicks where one is given."""
+        return self.network.rules if clicks is None else replace(self.network.rules, clicks=clicks)
+
+    @torch.no_grad()
+    def trace(self, canvases: Sequence[Canvas], rules: Rules, generator: torch.Generator | None = None) -> Trace:
+        """All steps on the way to the masks of some images; ``generator`` is for random places."""
+        pixels = torch.from_numpy(np.stack([canvas.pixels for canvas in canvases])).permute(0, 3, 1, 2).contiguous()
+        return self.network.segment(Bank.of_images(self.network.sam, pixels), rules, generator)
+
+    def answers(self, trace: Trace, answer: Answer) -> Tensor:
+        """(B, s, s) logits of what is to be looked at; see ``Answer``."""
+        if answer == "mask":
+            return trace.answer.logits
+        maps = trace.recalibrated if answer == "srm" else trace.semantic
+        if maps is None:
+            raise MaskwrightError("this model was trained without --text, so it has no map of CLIP")
+        return maps.clamp(1e-6, 1 - 1e-6).logit()
+
+    # ------------------------------------------------------------------------------------------------ scores
+
+    def evaluate(
+        self,
+        dataset: Dataset,
+        split: str = "test",
+        *,
+        batch: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Score the foreground on one split, at the images' own resolution; the dataset may have further categories.
+
+        Returns:
+            What :meth:`maskwright.engine.metrics.BinaryMetrics.compute` gives, ``foreground``, and what was scored.
+
+        Raises:
+            DataError: no such split, images without a mask, a dataset without the model's categories; all at once.
+        """
+        rules = self.rules(self.chosen(options)["clicks"])
+        return self.scores(dataset, split, rules, batch=batch, progress=progress)
+
+    def scores(
+        self,
+        dataset: Dataset,
+        split: str,
+        rules: Rules,
+        *,
+        answer: Answer = "mask",
+        seed: int = 0,
+        batch: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Any]:
+        """The same for other rules (``seed`` is for random places), or for what SRM or CLIP say without SAM."""
+        foreground, part = self.suited(dataset, split), dataset.split(split)
+        require_clean(part, training=False)
+        metrics = BinaryMetrics()
+        options = {"rules": rules, "answer": answer, "generator": torch.Generator().manual_seed(seed)}
+        images = (dataset.image_path(sample) for sample in part)
+        predictions = self._predict(images, batch, 2, None, options)
+        for number, (sample, prediction) in enumerate(zip(part, predictions, strict=True), start=1):
+            assert isinstance(prediction, PromptedPrediction)
+            assert prediction.logits is not None
+            truth = foreground_mask(true_mask(dataset, sample), foreground)
+            on = [truth[int(y), int(x)] == 1 for x, y in prediction.policy_places]
+            height, width = truth.shape
+            probability = self.probability(prediction.logits, (width, height))
+            metrics.update(probability, truth, sample.id, places=on)
+            if progress:
+                progress(number, len(part))
+        return scored(self, dataset, split) | {"foreground": list(self.foreground)} | metrics.compute()
+
+    def suited(self, dataset: Dataset, split: str) -> Foreground:
+        """The foreground of a dataset that can be scored. Raises DataError with all that keeps it from that."""
+        problems = split_problems(dataset, split)
+        lacking = [name for name in self.foreground if name not in dataset.categories]
+        if lacking:
+            problems.insert(0, f"the model finds {', '.join(map(repr, lacking))}, the dataset has no such category")
+        if problems:
+            raise DataError(problems, dataset.source or str(dataset.root))
+        return foreground_of(dataset, self.foreground)
+
+    def probability(self, logits: Tensor, size: tuple[int, int]) -> NDArray[np.float64]:
+        """Logits ``(s, s)`` of the canvas → probabilities ``(H, W)`` of an image of that (width, height)."""
+        matrix = torch.from_numpy(resize_matrix(size, self.size))[None].float()
+        own = unwarp_logits(logits[None, None].float(), matrix, [size], canvas=self.size)[0][0]
+        return own.sigmoid().cpu().numpy().astype(np.float64)
+
+    def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
+        rows = [[text, scores[name]] for name, text in SCORES.items()]
+        ber = "not defined" if scores["ber"] is None else f"{scores['ber']:.1f}"
+        note = (
+            f"{scores['images']} images, foreground: {', '.join(scores['foreground'])}. BER over all pixels: {ber} %."
+        )
+        return ScoreTable(["score", "value"], rows, note)
+
+
+def _clicks(state: ClickState, place: int, size: Size, canvas: int) -> tuple[tuple[float, float, str], ...]:
+    """The clicks on one target, in pixels of its image of that (width, height)."""
+    scale = np.array(size) / canvas
+    placed = zip((state.points[place].cpu().numpy() * scale).tolist(), state.labels[place].tolist(), strict=True)
+    return tuple((x, y, "fg" if label == 1 else "bg") for (x, y), label in placed if label in (0, 1))
+
+
+def foreground_mask(mask: NDArray[np.integer], foreground: Foreground) -> NDArray[np.uint8]:
+    """Category ids → 1 = foreground, 0 = anything else, 255 = unknown."""
+    return np.where(mask == IGNORE, IGNORE, np.isin(mask, foreground.ids)).astype(np.uint8)
+
+
+def load_self_prompter(model: Model) -> AutoPromptPredictor:
+    """The predictor of a model folder of the recipe ``alignsam``.
+
+    Raises:
+        WeightsError: files that are missing or damaged, tensors that do not fit, or a SAM or CLIP other than those that
+            the agent was trained for.
+    """
+    config = model.config
+    try:
+        sam_source, size, sam_signature = (config["sam"][name] for name in ("source", "size", "signature"))
+        srm = SemanticRecalibration(**config["srm"])
+        policy = PlacePolicy(**config["policy"])
+        rules = Rules(**config["rules"])
+        foreground, names, clip_config = config["foreground"], config["text"], config["clip"]
+        clip_source = (
+            None if clip_config is None else (clip_config["source"], clip_config["size"], clip_config["signature"])
+        )
+        prompter, quality, refining = _refiner_parts(config["refiner"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise model.misfit("agent", error) from error
+    sam = Sam.load(sam_source, size=size)
+    model.require_weights("SAM", sam_source, weights_signature(sam.model), sam_signature)
+    clip = None
+    if clip_source is not None:
+        clip = ClipSurgery.load(clip_source[0], size=clip_source[1])
+        model.require_weights("CLIP", clip_source[0], weights_signature(clip.model), clip_source[2])
+    model.fill(policy)
+    model.fill(srm, "srm")
+    refiner = None
+    if prompter is not None and quality is not None:
+        model.fill(prompter, "prompter")
+        model.fill(quality, "quality")
+        refiner = ClickAgent(sam, prompter, quality, refining)
+    return AutoPromptPredictor(SelfPrompter(sam, srm, policy, clip, names, rules, refiner), foreground, model)
+
+
+def _refiner_parts(config: Mapping[str, Any] | None) -> tuple[Prompter | None, QualityHead | None, clicks.Rules]:
+    """The untrained networks of the preset ``strong``, and how its click agent acts; nothing for the preset ``paper``."""
+    if config is None:
+        return None, None, clicks.Rules()
+    return Prompter(**config["prompter"]), QualityHead(**config["quality"]), clicks.Rules(**config["rules"])

@@ -1,0 +1,149 @@
+"""What is foreground in a dataset, and how well a SAM that prompts itself finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskwright.data.labels import IGNORE, Dataset
+from maskwright.data.loader import Loader
+from maskwright.engine.metrics import BinaryMetrics
+from maskwright.errors import DataError
+from maskwright.methods.autoprompt.agent import OPENING, Rules, SelfPrompter, Trace, resized
+from maskwright.rl.bank import MIN_SHARE, Bank
+from maskwright.sam.sam import Sam
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """The categories of a dataset that are foreground together.
+
+    Attributes:
+        names: of the categories.
+        ids: theirs in the dataset.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return " + ".join(self.names)
+
+
+def foreground_of(dataset: Dataset, categories: Sequence[str], text: Sequence[str] = ()) -> Foreground:
+    """Which categories are meant.
+
+    Args:
+        dataset: with the background and at least one more category.
+        categories: their names; left out, those of the text if the dataset has them all, else all but the background.
+        text: what is asked for in words.
+
+    Raises:
+        DataError: names that the dataset does not have, or names twice; all at once.
+    """
+    known = dataset.categories[1:]
+    wanted = tuple(categories) or (tuple(text) if text and set(text) <= set(known) else known)
+    problems = [
+        f"--category {name!r}: the dataset has {', '.join(map(repr, known)) or 'no category'}; name one of them"
+        for name in dict.fromkeys(wanted)
+        if name not in known
+    ]
+    problems += [f"--category {name!r} is named twice; name it once" for name in set(wanted) if wanted.count(name) > 1]
+    if not known:
+        problems.append("no category but the background is named; name what is to be found")
+    if problems:
+        raise DataError(problems, dataset.source or str(dataset.root))
+    return Foreground(wanted, tuple(dataset.categories.index(name) for name in wanted))
+
+
+def foreground_bank(
+    sam: Sam, dataset: Dataset, foreground: Foreground, *, both: bool = False, limit: int | None = None, batch: int = 16
+) -> Bank:
+    """Images with masks, one target each: their foreground, which may be empty. Every image that is kept is encoded once.
+
+    Args:
+        sam: encodes.
+        dataset: all samples have a mask.
+        foreground: of this dataset.
+        both: leave out images that do not show foreground and something else, each on at least ``MIN_SHARE`` of the canvas.
+        limit: the first so many that are not left out; left out, all.
+        batch: images that are read and encoded at once.
+    """
+    ids = torch.tensor(foreground.ids)
+    pixels, truths, knowns, insides, names = [], [], [], [], []
+    found = 0
+    for part in Loader(dataset, sam.size, batch, shuffle=False).ordered() if len(dataset) else ():
+        truth, known = torch.isin(part.target, ids), part.target != IGNORE
+        keep = torch.ones(len(part), dtype=torch.bool)
+        if both:
+            keep = torch.stack([(m.flatten(1).float().mean(1) >= MIN_SHARE) for m in (truth, known & ~truth)]).all(0)
+        rows = keep.nonzero()[:, 0][: None if limit is None else limit - found]
+        found += len(rows)
+        pixels.append((part.images[rows] * 255).round().byte())
+        for parts, values in ((truths, truth), (knowns, known), (insides, part.inside)):
+            parts.append(values[rows])
+        names += [dataset[i].id for i in part.indices[rows].tolist()]
+        if found == limit:
+            break
+    if not found:
+        raise DataError(
+            [f"no image of {len(dataset)} has a mask that shows {foreground.name!r} and something else; label some"],
+            dataset.source or str(dataset.root),
+        )
+    return Bank.of_images(
+        sam,
+        torch.cat(pixels),
+        truth=torch.cat(truths),
+        known=torch.cat(knowns),
+        inside=torch.cat(insides),
+        names=names,
+        batch=batch,
+    )
+
+
+def places_on(bank: Bank, trace: Trace) -> Tensor:
+    """(B, T) bool: whether each click of the policy lies on true foreground; those of the opening do not count."""
+    clicks = trace.last.points[:, OPENING : OPENING + len(trace.states) - 1]
+    column, row = clicks.floor().long().clamp(0, bank.size - 1).unbind(-1)
+    image = torch.arange(len(bank), device=bank.device)[:, None]
+    return bank.known_truth.canvas[image, row, column]
+
+
+def probabilities(logits: Tensor, size: int) -> Tensor:
+    """Logits (B, h, w) → probabilities (B, S, S) on the canvas, enlarged bilinearly."""
+    return resized(logits, (size, size)).sigmoid()
+
+
+def scores_on_canvas(
+    agent: SelfPrompter,
+    bank: Bank,
+    rules: Rules | None = None,
+    *,
+    seed: int = 0,
+    batch: int = 32,
+    maps: Callable[[Trace, Bank], Tensor] | None = None,
+) -> dict[str, Any]:
+    """Scores of all images of a bank with truth, on the canvas; see ``BinaryMetrics.compute``.
+
+    Args:
+        rules: left out, the agent's own.
+        seed: of random places.
+        maps: what is scored, (B, S, S) probabilities; left out, those of the last answer.
+    """
+    metrics = BinaryMetrics()
+    generator = torch.Generator().manual_seed(seed)
+    for rows in torch.arange(len(bank), device=bank.device).split(batch):
+        part = bank.select(rows)
+        trace = agent.segment(part, rules, generator)
+        found = probabilities(trace.answer.logits, bank.size) if maps is None else maps(trace, part)
+        truth, on = part.known_truth, places_on(part, trace).cpu().numpy()
+        target = torch.where(truth.known, truth.canvas.long(), IGNORE).cpu().numpy()
+        for place, name in enumerate(part.names):
+            metrics.update(found[place].cpu().numpy().astype(np.float64), target[place], name, places=on[place])
+    return metrics.compute()

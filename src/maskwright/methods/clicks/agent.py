@@ -1,0 +1,289 @@
+"""The click agent at work: it proposes clicks, looks at what SAM would answer, keeps what is better and undoes what is not.
+
+Nothing here sees a truth, but for the oracle among the ``Places``, which is there to be compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskwright.nets.prompter import Advice, Observation, Prompter
+from maskwright.nets.quality import Answers, QualityHead
+from maskwright.rl.bank import Bank
+from maskwright.rl.clicks import ClickState, counterfactual, entropy, oracle_click, stability
+from maskwright.sam.click_grid import cells_of, near, places_of, unsure
+from maskwright.sam.sam import Sam
+
+Places = Literal["policy", "random", "entropy", "oracle"]
+Accept = Literal["always", "iou", "quality"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How an agent acts.
+
+    Attributes:
+        clicks: how many it may place.
+        looks: proposals that are tried for each click, in one decode; the best of them is offered. 1: no looking ahead.
+        places: where proposals come from. ``random`` and ``entropy`` contradict the answer at hand: positive off the
+            mask, negative on it. ``oracle`` needs the truth.
+        accept: what becomes of an answer: ``always`` kept; kept if SAM's own predicted IoU rises (``iou``); kept if the
+            quality head's calibrated guess rises by more than ``margin`` (``quality``). What is not kept is undone.
+        margin: in units of Dice.
+        mask_margin: the same for targets that began with somebody's mask, which may be better than any answer of SAM.
+        stop: end when all that was looked at was undone, or, where every click is kept, when the policy prefers to stop.
+            Otherwise other places are tried until the clicks are used up.
+        spread: share of the policy's proposals that are places all over the image instead, contradicting the answer: a judge
+            that sees several objects' worth of answers finds more than one that is shown the policy's favourites alone.
+    """
+
+    clicks: int = 4
+    looks: int = 12
+    places: Places = "policy"
+    accept: Accept = "quality"
+    margin: float = 0.0
+    mask_margin: float = 0.0
+    stop: bool = True
+    spread: float = 0.0
+
+
+@dataclass(frozen=True)
+class Looks:
+    """M clicks tried from each of B states.
+
+    Attributes:
+        places: (B, M, 2) x y in pixels of the canvas, labels: (B, M).
+        logits: (B, M, h, w) and iou: (B, M), SAM's answers.
+    """
+
+    places: Tensor
+    labels: Tensor
+    logits: Tensor
+    iou: Tensor
+
+    def take(self, state: ClickState, chosen: Tensor) -> ClickState:
+        """The states after the ``chosen`` (B,) of the clicks."""
+        rows = torch.arange(len(state), device=chosen.device)
+        slot, logits = state.tokens, self.logits[rows, chosen]
+        points, labels = state.points.clone(), state.labels.clone()
+        points[rows, slot], labels[rows, slot] = self.places[rows, chosen], self.labels[rows, chosen].to(labels)
+        return replace(
+            state,
+            points=points,
+            labels=labels,
+            logits=logits,
+            iou=self.iou[rows, chosen],
+            stability=stability(logits),
+        )
+
+    def answers(self, state: ClickState) -> Answers:
+        """What the quality head judges: for each state its own answer first, then the M others."""
+        logits = torch.cat([state.logits[:, None], self.logits], 1)
+        iou = torch.cat([state.iou[:, None], self.iou], 1)
+        return Answers(logits, iou, stability(logits), state.clicks)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What became of B targets.
+
+    Attributes:
+        states: what the agent would give back after 0, 1, ... clicks.
+        quality: (B, clicks + 1) calibrated guesses of their Dice; 0 where nothing judged them.
+        clicks: (B,) clicks that SAM was given and that were looked at one by one; ``kept``: (B,) those that were not undone.
+    """
+
+    states: list[ClickState]
+    quality: Tensor
+    clicks: Tensor
+    kept: Tensor
+
+    @property
+    def last(self) -> ClickState:
+        return self.states[-1]
+
+
+class ClickAgent:
+    """A trained agent.
+
+    Args:
+        sam: frozen; what it is asked decides the masks.
+        prompter, quality: trained for this SAM; ``quality`` may be None where nothing is to be accepted by it.
+    """
+
+    def __init__(self, sam: Sam, prompter: Prompter | None, quality: QualityHead | None, rules: Rules) -> None:
+        self.sam, self.prompter, self.quality, self.rules = sam, prompter, quality, rules
+
+    @torch.no_grad()
+    def refine(
+        self,
+        bank: Bank,
+        state: ClickState,
+        rules: Rules | None = None,
+        generator: torch.Generator | None = None,
+        watch: Callable[[ClickState, Looks, Tensor | None], None] | None = None,
+    ) -> Refinement:
+        """Improve the answers of B states, each by itself: the result of one does not depend on the others.
+
+        Args:
+            bank: with the targets of ``state``; its truth is looked at only for ``places="oracle"``.
+            state: with as many free slots as there are clicks.
+            rules: left out, the agent's own.
+            generator: for ``places="random"``.
+            watch: is shown every state, what was looked at from it and the raw guesses (B, M + 1) of the quality head.
+        """
+        rules = rules or self.rules
+        count, device = len(state), state.rows.device
+        history, qualities = [state], [torch.zeros(count, device=device)]
+        clicks = kept = torch.zeros(count, dtype=torch.long, device=device)
+        barred = self._nothing_barred(state)
+        done = state.done.clone()
+        margins = torch.where(state.tokens == 0, rules.mask_margin, rules.margin)
+        quality = torch.zeros(count, device=device)
+        for number in range(rules.clicks):
+            index = (~done).nonzero()[:, 0]
+            if len(index):
+                part = state[index]
+                advice = self.prompter(observe(bank, part)) if self.prompter else None
+                places, labels, cells, halt = self._propose(bank, part, advice, barred[index], rules, generator)
+                looks = Looks(places, labels, *counterfactual(self.sam, bank, part, places, labels))
+                chosen, better, judged = self._judge(part, looks, advice, margins[index], rules)
+                if watch:
+                    watch(part, looks, judged)
+                go = ~halt
+                better = better & go
+                after = looks.take(part, chosen).where(better, part)
+                state = state.put(index, after)
+                clicks = clicks.index_add(0, index, go.long())
+                kept = kept.index_add(0, index, better.long())
+                if judged is not None and self.quality is not None:
+                    guesses = self.quality.calibrated(judged)
+                    now = guesses.gather(1, (chosen + 1)[:, None])[:, 0]
+                    if number == 0:
+                        qualities[0] = qualities[0].index_copy(0, index, guesses[:, 0])
+                    quality = quality.index_copy(0, index, torch.where(better, now, guesses[:, 0]))
+                # What was tried and undone is not proposed again from the same state.
+                tried = torch.zeros_like(barred[index]).scatter(1, cells, True) | barred[index]
+                barred = barred.index_copy(0, index, tried & ~better[:, None])
+                if rules.stop:
+                    done = done.index_copy(0, index, done[index] | halt | ~better)
+            history.append(state)
+            qualities.append(quality)
+        return Refinement(history, torch.stack(qualities, 1), clicks, kept)
+
+    # ------------------------------------------------------------------------------------------------ parts of it
+
+    def _nothing_barred(self, state: ClickState) -> Tensor:
+        grid = state.logits.shape[-1] // 2
+        return torch.zeros(len(state), 2 * grid * grid, dtype=torch.bool, device=state.rows.device)
+
+    def _propose(
+        self,
+        bank: Bank,
+        state: ClickState,
+        advice: Advice | None,
+        barred: Tensor,
+        rules: Rules,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Places (B, M, 2), labels (B, M), their cells (B, M), and (B,) bool: better stop."""
+        halt = torch.zeros_like(state.done)
+        grid = state.logits.shape[-1] // 2
+        if rules.places == "oracle":
+            places, labels, wrong = oracle_click(bank, state)
+            return places[:, None], labels[:, None], cells_of(places, labels, bank.size, grid)[:, None], ~wrong
+        allowed = allowed_cells(state, bank.size) & ~barred.unflatten(1, (2, grid, grid))
+        if rules.places == "policy":
+            if advice is None:
+                raise ValueError("this agent has no prompter to ask for places")
+            scores = advice.policy[:, :-1].unflatten(1, (2, grid, grid))
+            best = scores.masked_fill(~allowed, -torch.inf).flatten(1).amax(1)
+            # What a look shows is a better reason to stop than what the policy expects of it.
+            halt = (advice.policy[:, -1] > best) if rules.stop and rules.accept == "always" else halt
+        else:
+            scores = contradictions(state, rules.places, generator)
+        count = rules.looks if rules.accept != "always" else 1
+        spread = int(count * rules.spread) if rules.places == "policy" else 0
+        if spread:
+            cells = peaks_of_both(scores, count - spread, contradictions(state, "spread", None), spread, allowed)
+        else:
+            cells = peaks(scores, allowed, count)
+        places, labels = places_of(cells, bank.size, grid)
+        return places, labels, cells, halt
+
+    def _judge(
+        self, state: ClickState, looks: Looks, advice: Advice | None, margins: Tensor, rules: Rules
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The chosen (B,) of the looks, whether it is kept (B,), and the raw guesses (B, M + 1), if any."""
+        if rules.accept == "always":
+            return torch.zeros_like(state.rows), torch.ones_like(state.done), None
+        if rules.accept == "iou":
+            best = looks.iou.max(1)
+            return best.indices, best.values > state.iou + margins, None
+        if self.quality is None or advice is None:
+            raise ValueError("this agent has no quality head to accept by")
+        judged = self.quality(advice, looks.answers(state))
+        guesses = self.quality.calibrated(judged)
+        best = guesses[:, 1:].max(1)
+        return best.indices, best.values > guesses[:, 0] + margins, judged
+
+
+def observe(bank: Bank, state: ClickState) -> Observation:
+    """What the prompter sees of B states."""
+    return Observation(bank.embed(state.rows), state.logits, state.points, state.labels)
+
+
+def mask_logits(area: Tensor) -> Tensor:
+    """Shares 0..1 of each cell that somebody's mask covers → logits of a size that SAM's own have."""
+    return 8 * (2 * area.clamp(0, 1) - 1)
+
+
+# ----------------------------------------------------------------------------------------------------------- places
+
+
+def allowed_cells(state: ClickState, size: int) -> Tensor:
+    """(B, 2, g, g) bool: neither beside an old click, nor where the answer is sure already. At least one is allowed."""
+    grid = state.logits.shape[-1] // 2
+    beside = near(state.points.flatten(0, 1), size, grid).unflatten(0, state.labels.shape)
+    taken = (beside & state.is_click[..., None, None]).any(1)
+    allowed = unsure(state.logits, grid) & ~taken[:, None]
+    return allowed | ~allowed.flatten(1).any(1)[:, None, None, None]
+
+
+def contradictions(
+    state: ClickState, places: Literal["random", "spread", "entropy"], generator: torch.Generator | None
+) -> Tensor:
+    """(B, 2, g, g) scores of clicks that contradict the answer: at random, at the same random places for every state, or by the
+    answer's entropy.
+    """
+    on = F.avg_pool2d(state.logits[:, None].sigmoid(), 2) > 0.5
+    if places == "random":
+        scores = torch.rand(on.shape, generator=generator).to(on.device)
+    elif places == "spread":
+        scores = torch.rand(on.shape[1:], generator=torch.Generator().manual_seed(0)).to(on.device).expand_as(on)
+    else:
+        scores = F.avg_pool2d(entropy(state.logits)[:, None], 2)
+    return torch.cat([torch.where(on, scores, scores - 2), torch.where(on, scores - 2, scores)], 1)
+
+
+def peaks(scores: Tensor, allowed: Tensor, count: int) -> Tensor:
+    """The ``count`` best cells (B, count) of scores (B, 2, g, g): local maxima first, so that they are different places."""
+    scores = scores.masked_fill(~allowed, -1e4)
+    highest = scores >= F.max_pool2d(scores, 3, 1, 1)
+    ranked = torch.where(highest & allowed, scores, scores - 1e3).flatten(1)
+    return ranked.topk(min(count, ranked.shape[1]), 1).indices
+
+
+def peaks_of_both(first: Tensor, count: int, second: Tensor, further: int, allowed: Tensor) -> Tensor:
+    """The ``count`` best cells of the ``first`` scores (B, 2, g, g), then the ``further`` best of the ``second`` among the others:
+    (B, count + further).
+    """
+    cells = peaks(first, allowed, count)
+    others = allowed & torch.ones_like(allowed).flatten(1).scatter(1, cells, False).view_as(allowed)
+    return torch.cat([cells, peaks(second, others, further)], 1)

@@ -1,0 +1,209 @@
+"""What a model folder holds to segment in context: the trained part of SAM, the reference pool, and the policy, if there is one.
+
+::
+
+    model/
+      config.json           "in_context": what SAM it was, the selector, the names of the references
+      sam.safetensors       what was trained of SAM (adapters, decoder ...), in float16; not there where nothing was
+      pool.safetensors      memories in float16, pooled vectors, and a small picture of each reference
+      selector.safetensors  the policy, with the selector "policy"
+
+The frozen part of SAM is not copied: it is loaded again from where it came from, and must be what it was.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from maskwright.engine.model import Model
+from maskwright.engine.weights import key_problems, load_tensors, raise_weights
+from maskwright.errors import MaskwrightError, WeightsError
+from maskwright.methods.in_context.labeller import Labeller
+from maskwright.methods.in_context.pool import ReferencePool
+from maskwright.methods.in_context.predictor import InContext, InContextPredictor
+from maskwright.methods.in_context.selection import ReferencePolicy, load_policy
+from maskwright.methods.semantic.predictor import load_segmenter
+from maskwright.nets.selector import Heuristic
+from maskwright.sam.adapter import add_adapters
+from maskwright.sam.sam import Sam
+from maskwright.sam.store import tensors_signature
+
+POOL_BYTES = 32 << 20
+"""What the memories in a model folder may take; of a larger pool some references are kept, finest labels first."""
+
+_NEEDED = ("sam", "frozen", "adapters", "selector", "references", "names")
+_PICTURES = ("pictures", "picture_ends")
+
+
+def pack(
+    labeller: Labeller,
+    source: str,
+    trained: Sequence[nn.Parameter],
+    name_of: Callable[[int], str],
+    picture: Callable[[int, int], bytes],
+    limit: int = POOL_BYTES,
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """What to write beside a model.
+
+    Args:
+        labeller: with a pool that is not empty.
+        source: what its SAM was loaded from.
+        trained: the parameters of SAM that were trained; its adapters are among them, if it has any.
+        name_of: ``sample`` of the pool → name of the image.
+        picture: (sample, category) → a small JPEG file of the image with its mask.
+        limit: bytes that the memories may take; every category keeps one reference at least.
+
+    Returns:
+        ``config["in_context"]``, and tensors by the name of their file.
+    """
+    own = labeller.pool.state_dict()
+    kept = _kept(own, limit)
+    tensors = {name: value[kept].cpu() for name, value in own.items()}
+    samples, tensors["sample"] = tensors["sample"].unique(return_inverse=True)
+    keys = zip(samples[tensors["sample"]].tolist(), tensors["category"].tolist())
+    pictures = [picture(*key) for key in keys]
+    tensors["pictures"] = torch.frombuffer(bytearray(b"".join(pictures)), dtype=torch.uint8)
+    tensors["picture_ends"] = torch.tensor([len(data) for data in pictures]).cumsum(0)
+    identities = {id(parameter) for parameter in trained}
+    names = [name for name, parameter in labeller.sam.named_parameters() if id(parameter) in identities]
+    state = labeller.sam.state_dict()
+    description = {
+        "sam": str(Path(source).resolve()) if source != "nano" and Path(source).exists() else source,
+        "frozen": _frozen_signature(state, names),
+        "adapters": any(".adapter." in name for name in names),
+        "selector": labeller.selector,
+        "references": labeller.references,
+        "names": [name_of(sample) for sample in samples.tolist()],
+        "entries": len(kept),
+        "entries_of_the_run": len(labeller.pool),
+    }
+    beside = {"pool": tensors}
+    if names:
+        beside["sam"] = {name: state[name].half() for name in names}
+    if labeller.policy is not None:
+        description["policy"] = labeller.policy.description()
+        beside["selector"] = labeller.policy.net.state_dict()
+    return description, beside
+
+
+def load(model: Model, references: int | None = None, looks: int | None = None) -> InContextPredictor:
+    """The in-context side of a model folder, on the CPU.
+
+    Args:
+        model: made by the recipe ``samix``.
+        references: T, how many to show; left out, as many as in training.
+        looks: see ``ReferencePolicy``; left out, as the policy was made. Where a heuristic was trained with, none; otherwise
+            an untrained policy looks in its stead.
+
+    Raises:
+        MaskwrightError: the model has no pool, ``references`` is below 1 or ``looks`` below 0.
+        WeightsError: files or settings are damaged or do not fit, or SAM's weights are not those that the run started from.
+    """
+    if references is not None and references < 1:
+        raise MaskwrightError(f"--references {references}: must be at least 1")
+    if looks is not None and looks < 0:
+        raise MaskwrightError(f"--looks {looks}: must be 0 or more")
+    folder, config = model.folder, model.config
+    if "in_context" not in config:
+        raise MaskwrightError(
+            f"{folder}: this model has no reference pool, so it cannot segment in context: it was trained by an older "
+            "maskwright, without SAM (--no-sam, --pseudo, --labels masks-only), or without any label to refer to; train it "
+            "again with SAM, or leave out --in-context"
+        )
+    settings = config["in_context"]
+    lacking = [name for name in _NEEDED if not isinstance(settings, dict) or name not in settings]
+    if lacking or settings["selector"] not in (*get_args(Heuristic), "policy"):
+        what = f"{', '.join(lacking)} missing" if lacking else f"unknown selector {settings['selector']!r}"
+        raise WeightsError(f"{folder / 'config.json'}: in_context: {what}; restore the file from the run that made it")
+    sam = _load_sam(folder, settings, config["size"])
+    pool, pictures = _load_pool(folder, len(settings["names"]))
+    policy = None
+    if settings["selector"] == "policy":
+        policy = _load_policy(folder, settings)
+    elif looks:
+        # Looking needs something to draw sets from: an untrained policy prefers what is similar.
+        policy = ReferencePolicy(pool.tensors["whole"].shape[1], pool.tensors["memory"].shape[1])
+    labeller = Labeller(
+        sam,
+        len(config["categories"]),
+        selector="policy" if policy else settings["selector"],
+        references=references or settings["references"],
+        blend=0.0,
+        weak_weight=0.0,
+        generator=lambda stream, step: torch.Generator().manual_seed(stream),
+        policy=policy,
+    )
+    if policy is not None:
+        policy.references = labeller.references
+        policy.looks = policy.looks if looks is None else looks
+    labeller.pool = pool
+    context = InContext(labeller, load_segmenter(model).network, settings["names"], pictures)
+    return InContextPredictor(model, context)
+
+
+def _kept(pool: Mapping[str, Tensor], limit: int) -> Tensor:
+    """Places of the entries that fit into ``limit`` bytes, in order: of every category as many, finest labels first."""
+    most = max(1, limit // max(1, pool["features"][0].nbytes))
+    groups: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+    columns = (pool[name].tolist() for name in ("category", "kind", "sample"))
+    for place, (category, kind, sample) in enumerate(zip(*columns)):
+        groups[category].append((-kind, sample, place))
+    ranked = [(rank, place) for group in groups.values() for rank, (*_, place) in enumerate(sorted(group))]
+    return torch.tensor(sorted(place for _, place in sorted(ranked)[: max(most, len(groups))]))
+
+
+def _frozen_signature(state: Mapping[str, Tensor], trained: Sequence[str]) -> str:
+    changed = set(trained)
+    return tensors_signature({name: tensor for name, tensor in state.items() if name not in changed})
+
+
+def _load_sam(folder: Path, settings: Mapping[str, Any], size: int) -> Sam:
+    sam = Sam.load(settings["sam"], size=size)
+    if settings["adapters"]:
+        add_adapters(sam)
+    state, path = sam.state_dict(), folder / "sam.safetensors"
+    tensors = load_tensors(path) if settings["adapters"] or path.is_file() else {}
+    absent = [name for name in state if ".adapter." in name and name not in tensors]
+    problems = key_problems(absent, ()) + key_problems((), tensors.keys() - state.keys())
+    problems += [
+        f"{name}: another shape" for name, t in tensors.items() if name in state and t.shape != state[name].shape
+    ]
+    raise_weights(str(path), problems)
+    if _frozen_signature(state, list(tensors)) != settings["frozen"]:
+        raise WeightsError(
+            f"{folder}: the SAM {settings['sam']} is not the one that this model was trained with; "
+            "give it back the weights that it had, or train the model again"
+        )
+    sam.load_state_dict(tensors, strict=False)
+    return sam
+
+
+def _load_policy(folder: Path, settings: Mapping[str, Any]) -> ReferencePolicy:
+    try:
+        return load_policy(settings["policy"], folder / "selector.safetensors")
+    except (KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{folder / 'config.json'}: in_context: no policy can be built from this ({error}); "
+            "restore the file from the run that made it"
+        ) from error
+
+
+def _load_pool(folder: Path, images: int) -> tuple[ReferencePool, list[bytes]]:
+    path = folder / "pool.safetensors"
+    tensors = load_tensors(path)
+    raise_weights(str(path), key_problems(_PICTURES, [name for name in tensors if name in _PICTURES]))
+    data, ends = (tensors.pop(name) for name in _PICTURES)
+    pool = ReferencePool()
+    pool.load_state_dict(tensors)
+    bounds = [0, *ends.tolist()]
+    if len(bounds) - 1 != len(pool) or bounds[-1] != len(data) or int(tensors["sample"].max()) >= images:
+        raise WeightsError(f"{path}: does not fit to config.json; restore the model folder from the run that made it")
+    whole = data.numpy().tobytes()
+    return pool, [whole[start:end] for start, end in pairwise(bounds)]

@@ -1,0 +1,237 @@
+"""Pseudo-masks: weak labels become prompts, prompts become masks, masks of several categories become one map.
+
+A "row" is one category in one image: SAM answers per row, and the rows of an image are merged by argmax against background.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskwright.data.batch import Batch
+from maskwright.data.labels import IGNORE, Kind
+from maskwright.data.shapes import ellipse_radius, touched_cells
+from maskwright.engine.metrics import soft_dice
+from maskwright.sam.prompts import PADDING, Prompts
+from maskwright.sam.sam import Masks
+
+EMPTY = -10.0
+"""Logit of a pixel that is certainly not on the object."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N rows: (N,) position of the image in the batch, and (N,) category."""
+
+    image: Tensor
+    category: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: Tensor) -> Rows:
+        return Rows(self.image[index], self.category[index])
+
+
+def rows_of(present: Tensor) -> Rows:
+    """Rows for everything that (B, C) ``present`` names, background left out."""
+    image, category = (present[:, 1:] > 0).nonzero(as_tuple=True)
+    return Rows(image, category + 1)
+
+
+def truth_of(target: Tensor, rows: Rows, grid: int) -> tuple[Tensor, Tensor]:
+    """(B, S, S) category ids or 255 → of each row, on a grid: (N, grid, grid) share of the known pixels that show its category, and
+    (N, grid, grid) share of the pixels that are known."""
+    own = target[rows.image]
+    maps = torch.stack([own == rows.category[:, None, None], own != IGNORE], 1).float()
+    if grid != own.shape[-1]:
+        maps = F.interpolate(maps, (grid, grid), mode="area")
+    shown, known = maps.unbind(1)
+    return shown / known.clamp(min=1e-6), known
+
+
+def view_logits(teacher: Tensor, rows: Rows) -> Tensor:
+    """What the teacher sees of each row's category: (B, C, h, w) probabilities → (N, h, w) logits."""
+    return torch.logit(teacher[rows.image, rows.category].clamp(1e-4, 1 - 1e-4))
+
+
+def blind(kinds: Tensor) -> Tensor:
+    """Whether labels of these ``Kind``s say nothing of where an object is, so that SAM is not prompted: tags, and none at all."""
+    return kinds <= int(Kind.TAG)
+
+
+@dataclass(frozen=True)
+class RowPrompts:
+    """Prompts of N rows with K objects each.
+
+    Attributes:
+        prompts: (N, K).
+        valid: (N, K) bool, the objects that exist; a row without prompts has one object without a prompt.
+        boxes: (N, K, 4), zero where the object came without a box.
+        prompted: (N,) bool, the row has any click or box.
+        hint: (N, K, g, g) logits of a rough mask that SAM is handed as a mask prompt, and hinted: (N, K) bool, which objects have one.
+            A box brings the ellipse inscribed in it: the best guess before looking.
+    """
+
+    prompts: Prompts
+    valid: Tensor
+    boxes: Tensor
+    prompted: Tensor
+    hint: Tensor
+    hinted: Tensor
+
+    @property
+    def boxed(self) -> Tensor:
+        """(N, K) bool: the objects that came with a box."""
+        return self.boxes[..., 2] > self.boxes[..., 0]
+
+    def rows(self, index: Tensor) -> RowPrompts:
+        """Some of the rows."""
+        return RowPrompts(
+            self.prompts.rows(index),
+            self.valid[index],
+            self.boxes[index],
+            self.prompted[index],
+            self.hint[index],
+            self.hinted[index],
+        )
+
+    def with_hint(self, hint: Tensor, rows: Tensor) -> RowPrompts:
+        """The same with a rough mask (N, g, g) for the first object of ``rows`` (N,) bool; it does not count as a prompt."""
+        hints, hinted = self.hint.clone(), self.hinted.clone()
+        hints[:, 0] = torch.where(rows[:, None, None], hint, hints[:, 0])
+        hinted[:, 0] |= rows
+        return replace(self, hint=hints, hinted=hinted)
+
+
+def weak_prompts(
+    batch: Batch, rows: Rows, size: int, *, boxes: Tensor, points: Tensor, most: int = 12, clicks: int = 10
+) -> RowPrompts:
+    """The weak labels of each row's category as prompts: every box is an object of its own; else all clicks are one object's.
+
+    Args:
+        batch: labels on the canvas that SAM encoded.
+        rows: which category of which image.
+        size: side of that canvas.
+        boxes, points: (N,) bool, whether the row may use that kind of label. Boxes go before points.
+        most: objects per row at most. clicks: clicks per row at most, the positive ones first.
+    """
+    count = len(rows)
+    if batch.box_categories.shape[1]:
+        match = (batch.box_categories[rows.image] == rows.category[:, None]) & boxes[:, None]
+        order = match.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+        valid = match.gather(1, order)
+        chosen = batch.boxes[rows.image].gather(1, order[..., None].expand(-1, -1, 4))
+        objects = max(1, int(valid.sum(1).max()))
+        valid, chosen = valid[:, :objects], chosen[:, :objects] * valid[:, :objects, None]
+    else:
+        valid = torch.zeros(count, 1, dtype=torch.bool, device=rows.image.device)
+        chosen = torch.zeros(count, 1, 4, device=rows.image.device)
+    has_box = valid.any(1)
+    prompts = Prompts.of_boxes(chosen, valid)
+    prompted = has_box.clone()
+    if batch.point_categories.shape[1]:
+        category = batch.point_categories[rows.image]
+        usable = (category >= 0) & (points & ~has_box)[:, None]
+        positive = usable & (category == rows.category[:, None])
+        usable = usable & positive.any(1, keepdim=True)
+        order = (positive.long() * 2 + usable.long()).argsort(dim=1, descending=True, stable=True)[:, :clicks]
+        labels = torch.where(usable, positive.long(), PADDING).gather(1, order)
+        at = batch.points[rows.image].gather(1, order[..., None].expand(-1, -1, 2))
+        empty = torch.full((count, valid.shape[1] - 1, labels.shape[1]), PADDING, device=labels.device)
+        prompts = prompts.join(
+            Prompts(at[:, None].expand(-1, valid.shape[1], -1, -1), torch.cat([labels[:, None], empty], 1))
+        )
+        prompted = prompted | positive.any(1)
+    valid = valid.clone()
+    valid[:, 0] |= ~has_box
+    hint = (4 * (1 - ellipse_radius(chosen, size // 4, size // 4, 4))).clamp(min=-8)
+    return RowPrompts(prompts, valid, chosen, prompted, hint, chosen[..., 2] > chosen[..., 0])
+
+
+def row_logits(masks: Masks, asked: RowPrompts, size: int) -> tuple[Tensor, Tensor]:
+    """One logit map per row: nothing outside an object's box, then the union (maximum) over the row's objects.
+
+    Args:
+        masks: of N rows and K objects.
+        asked: what they answer to.
+        size: canvas that the boxes are on.
+
+    Returns:
+        (N, h, w) logits and (N,) mean predicted IoU.
+    """
+    logits = masks.best
+    inside = touched_cells(asked.boxes, logits.shape[-1], size)
+    logits = torch.where(asked.boxed[..., None, None] & ~inside, logits.clamp(max=EMPTY), logits)
+    union = logits.masked_fill(~asked.valid[..., None, None], EMPTY).amax(1)
+    score = (masks.best_iou * asked.valid).sum(1) / asked.valid.sum(1)
+    return union, score
+
+
+def ellipse_masks(batch: Batch, categories: int, size: int) -> tuple[Tensor, Tensor]:
+    """The trivial answer to boxes, the ellipse inscribed in each: (B, C, g, g) in 0/1 with g = size / 4, and (B,) bool, has any box."""
+    inside = ellipse_radius(batch.boxes, size // 4, size // 4, 4) <= 1
+    category = torch.arange(categories, device=inside.device)
+    own = batch.box_categories[..., None] == category
+    masks = (inside[:, :, None] & own[..., None, None]).any(1).float()
+    masks[:, 0] = 1 - masks[:, 1:].amax(1)
+    return masks, (batch.box_categories > 0).any(1)
+
+
+def merge_rows(logits: Tensor, rows: Rows, batch: int, categories: int) -> Tensor:
+    """Rows (N, h, w) → (B, C, h, w): background at 0, a category that has no row in an image at ``EMPTY``."""
+    maps = logits.new_full((batch, categories, *logits.shape[-2:]), EMPTY)
+    maps[:, 0] = 0.0
+    maps[rows.image, rows.category] = logits
+    return maps
+
+
+def rough(masks: Tensor, generator: torch.Generator) -> Tensor:
+    """What a half-trained network might say of true masks: moved, scaled, blurred, with patches added and missing.
+
+    Args:
+        masks: (N, H, W) in 0..1.
+        generator: on the CPU.
+
+    Returns:
+        (N, H/4, W/4) logits.
+    """
+    count, height, width = masks.shape
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return (torch.rand(count, *shape, generator=generator) * (high - low) + low).to(masks)
+
+    theta = torch.diag_embed(uniform(0.8, 1.25, 2))
+    theta = torch.cat([theta, uniform(-0.12, 0.12, 2, 1)], 2)
+    grid = F.affine_grid(theta, [count, 1, height // 4, width // 4], align_corners=False)
+    moved = F.grid_sample(masks[:, None], grid, align_corners=False)
+    blurred = F.avg_pool2d(moved, 5, 1, 2, count_include_pad=False)
+    patches = F.interpolate(uniform(-1, 1, 1, 5, 5), (height // 4, width // 4), mode="bicubic")
+    return ((blurred - 0.5 + uniform(0, 0.6, 1, 1, 1) * patches) * uniform(4, 12, 1, 1, 1))[:, 0]
+
+
+def constrain(probabilities: Tensor, batch: Batch, size: int) -> Tensor:
+    """Take from (B, C, h, w) probabilities what the labels rule out: a category outside its boxes, and one the tags do not name."""
+    grid, categories = probabilities.shape[-1], probabilities.shape[1]
+    possible = (batch.present != 0)[:, :, None, None].expand(-1, -1, grid, grid).clone()
+    if batch.box_categories.shape[1]:
+        filled = touched_cells(batch.boxes, grid, size)
+        for category in range(1, categories):
+            own = batch.box_categories == category
+            inside = (filled & own[..., None, None]).any(1)
+            possible[:, category] &= inside | ~own.any(1)[:, None, None]
+    foreground = probabilities[:, 1:] * possible[:, 1:]
+    return torch.cat([1 - foreground.sum(1, keepdim=True), foreground], 1)
+
+
+def agreement(a: Tensor, b: Tensor) -> Tensor:
+    """Soft Dice of foregrounds: probabilities (B, C, h, w) of two sources → (B,) in 0..1, over all categories but background."""
+    return soft_dice(a[:, 1:].flatten(1, 2), b[:, 1:].flatten(1, 2))
+
+
+def resize(maps: Tensor, size: int) -> Tensor:
+    """(B, C, h, w) → (B, C, size, size), bilinear."""
+    return F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)

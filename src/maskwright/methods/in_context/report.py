@@ -1,0 +1,86 @@
+"""A page that shows which references SAM was shown for new images, and what spoke for them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from maskwright.data.images import read_image, read_mask
+from maskwright.data.pictures import overlay, palette, thumbnail, thumbnail_mask
+from maskwright.engine.report import Picture, Report
+
+NAME = "references.html"
+
+_SIDE = 256
+# Longer side of the queries' pictures.
+
+
+def write_report(
+    folder: Path,
+    rows: Mapping[str, Mapping[str, Any]],
+    categories: Sequence[str],
+    pictures: Sequence[bytes],
+    most: int,
+) -> Path:
+    """Write ``folder/references.html`` by rename, and return its path.
+
+    Args:
+        folder: of the predictions, with its masks.
+        rows: entries of ``predictions.json`` by name, each with its ``references``.
+        categories: names by id.
+        pictures: JPEG files by place in the pool.
+        most: images at most, those with the lowest predicted IoU.
+    """
+    report = Report("References", f"{len(rows)} images segmented in context")
+    report.text(
+        "For every category that the segmenter sees in an image, references were chosen from the model's pool. SAM was shown them "
+        "with their masks, and found the same in the image. Similarity is the cosine of the mean features of both images, object "
+        "similarity that of the objects; probability, where a policy chose, is that of the choice given those before it. "
+        "Predicted IoU is SAM's own guess of how good its mask is."
+    )
+    _often(report, rows, pictures)
+    there = {name: row for name, row in rows.items() if Path(row["file"]).is_file()}
+    order = sorted(there, key=lambda name: (_sureness(there[name]), name))
+    if len(order) > most:
+        report.text(f"Shown are the {most} images of whose masks SAM is least sure.", "Images")
+    colours = palette(len(categories))
+    for name in order[:most]:
+        row = there[name]
+        image = thumbnail(read_image(row["file"]), _SIDE)
+        mask = thumbnail_mask(read_mask(folder / row["mask"]), (image.shape[1], image.shape[0]))
+        shown = [Picture(image, "image"), Picture(np.asarray(overlay(image, mask, colours)), "mask")]
+        for found in row["references"]:
+            shown += [Picture(_open(pictures[one["entry"]]), _caption(found, one)) for one in found["chosen"]]
+        told = ", ".join(f"{found['category']}: predicted IoU {found['iou']:.2f}" for found in row["references"])
+        report.pictures(name, told or "No category was seen, so nothing was asked for.", shown)
+    return report.save(folder / NAME)
+
+
+def _often(report: Report, rows: Mapping[str, Mapping[str, Any]], pictures: Sequence[bytes], most: int = 12) -> None:
+    chosen = [(one["entry"], one["image"]) for row in rows.values() for f in row["references"] for one in f["chosen"]]
+    counts = Counter(chosen)
+    if counts:
+        shown = [
+            Picture(_open(pictures[entry]), f"{image}: {count} times")
+            for (entry, image), count in counts.most_common(most)
+        ]
+        report.pictures("Chosen most often", f"{len(counts)} of {len(pictures)} references were chosen.", shown)
+
+
+def _sureness(row: Mapping[str, Any]) -> float:
+    return min((found["iou"] for found in row["references"]), default=1.0)
+
+
+def _caption(found: Mapping[str, Any], one: Mapping[str, Any]) -> str:
+    why = f"{found['category']} in {one['image']}: similarity {one['similarity']:.3f}, object {one['object_similarity']:.3f}"
+    return why + (f", probability {one['probability']:.2f}" if "probability" in one else "")
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(BytesIO(data))

@@ -1,0 +1,180 @@
+"""A trained instance segmenter at work: images in, objects out; as COCO results, as masks of instance ids, and as pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskwright.data.check import require_clean
+from maskwright.data.geometry import Size, resize_matrix
+from maskwright.data.images import write_atomic
+from maskwright.data.instances import is_labelled, read_ids
+from maskwright.data.labels import Dataset
+from maskwright.data.pictures import overlay_instances
+from maskwright.engine.model import Model
+from maskwright.engine.predictor import Canvas, Prediction, Predictor
+from maskwright.engine.scoring import ScoreTable, refuse_unsuited, scored
+from maskwright.errors import DataError
+from maskwright.methods.instances import coco
+from maskwright.methods.instances.coco import Detection
+from maskwright.methods.instances.detections import detect, squashed
+from maskwright.nets.instance import InstanceSegmenter, build
+
+RESULTS = "coco.json"
+"""The COCO results of a folder of predictions."""
+
+
+@dataclass(frozen=True)
+class InstancePrediction(Prediction):
+    """The objects of one image.
+
+    Attributes:
+        mask: ``(H, W)`` uint16 instance ids: k are the visible pixels of ``objects[k - 1]``; the surer object lies in front.
+        scores: the best score of each category that was found.
+        objects: those with a score of at least the threshold, the surest first.
+        detections: the best 100, which are what COCO scores; of an image in tiles also whatever else scores .05.
+    """
+
+    objects: tuple[Detection, ...] = field(default=(), repr=False)
+    detections: tuple[Detection, ...] = field(default=(), repr=False)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share 0..1 of the image that each category's objects cover."""
+        known = np.array([0, *(one.category for one in self.objects)])
+        counts = np.bincount(known[self.mask].reshape(-1), minlength=len(self.categories))
+        return {name: float(n) / self.mask.size for name, n in zip(self.categories, counts) if n}
+
+    def record(self) -> dict[str, Any]:
+        """Also the objects, as an entry of COCO results each but for its ``image_id``; ``ids`` are those of the mask."""
+        height, width = self.mask.shape
+        rows = [one.as_json((width, height)) for one in self.detections]
+        return {**super().record(), "ids": len(self.objects), "objects": rows}
+
+    def paint(
+        self, pixels: NDArray[np.uint8], mask: NDArray[np.integer], alpha: float, outline: bool
+    ) -> NDArray[np.uint8]:
+        return overlay_instances(pixels, mask, alpha=alpha, outline=outline)
+
+
+class InstancePredictor(Predictor):
+    """An instance segmenter: each image is seen as in training, squashed to the canvas or in overlapping tiles.
+
+    The option ``threshold`` is the score from which an object is drawn into masks and overlays; COCO results also hold
+    what scores less, see ``InstancePrediction.detections``.
+    """
+
+    network: InstanceSegmenter
+    options: ClassVar[Mapping[str, Any]] = {"threshold": 0.5}
+    holds_instances = True
+
+    def __init__(self, network: InstanceSegmenter, model: Model, crop: int | None) -> None:
+        super().__init__(network, model)
+        self.crop = crop
+
+    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Tiles are cut when they are looked at: together they are larger than the image."""
+        return pixels if self.crop else super().prepare(pixels)
+
+    def finish(self, canvases: Sequence[Canvas], *, threshold: float = 0.5) -> Iterator[Prediction]:
+        if self.crop:
+            found = (detect(self.network, one.pixels, self.crop, len(canvases)) for one in canvases)
+        else:
+            sizes = [one.size for one in canvases]
+            matrices = [resize_matrix(size, self.size) for size in sizes]
+            found = iter(squashed(self.network, np.stack([one.pixels for one in canvases]), matrices, sizes))
+        for canvas, detections in zip(canvases, found, strict=True):
+            yield self._prediction(canvas, detections, threshold)
+
+    def _prediction(self, canvas: Canvas, detections: Sequence[Detection], threshold: float) -> InstancePrediction:
+        objects = tuple(one for one in detections if one.score >= threshold)
+        best: dict[str, float] = {}
+        for one in objects:
+            best.setdefault(self.categories[one.category], one.score)
+        mask = draw_ids(objects, canvas.size)
+        return InstancePrediction(canvas.id, canvas.image, mask, self.categories, best, objects, tuple(detections))
+
+    def evaluate(
+        self,
+        dataset: Dataset,
+        split: str = "test",
+        *,
+        batch: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """COCO's scores of one split whose images have instance masks; see :func:`maskwright.engine.coco.scores`.
+
+        Raises:
+            DataError: no such split, images without an instance mask, other categories, or unreadable files; all at once.
+        """
+        refuse_unsuited(self, dataset, split)
+        part = dataset.split(split)
+        semantic = [s.id for s in part if not is_labelled(s)]
+        if semantic:
+            what = f"{len(semantic)} images of split {split!r} have semantic masks ({', '.join(semantic[:3])} ...)"
+            raise DataError([f"{what}, which do not tell objects apart; give masks of instance ids"], dataset.source)
+        require_clean(part, training=False)
+        order = [dataset.categories.index(name) for name in self.categories]
+        truths: list[list[Detection]] = []
+        found: list[list[Detection]] = []
+        sizes: list[Size] = []
+        predictions = self.predict((dataset.image_path(sample) for sample in part), batch=batch, **options)
+        for number, (sample, prediction) in enumerate(zip(part, predictions, strict=True), start=1):
+            assert isinstance(prediction, InstancePrediction)
+            ids, categories = read_ids(dataset, sample)
+            truths.append(coco.of_ids(ids, [order.index(int(c)) for c in categories]))
+            found.append(list(prediction.detections))
+            sizes.append((ids.shape[1], ids.shape[0]))
+            if progress:
+                progress(number, len(part))
+        return scored(self, dataset, split) | coco.scores(truths, found, sizes, self.categories)
+
+    def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
+        names = ("ap", "ap50", "ap75", "box_ap", "objects")
+        rows = [[name, *(row[key] for key in names)] for name, row in scores["per_category"].items()]
+        rows.append(["all", *(scores[key] for key in names)])
+        return ScoreTable(
+            ["category", "AP", "AP50", "AP75", "box AP", "objects"],
+            rows,
+            f"COCO's protocol on {scores['images']} images: the best {coco.MOST} detections of each count.",
+        )
+
+    def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+        """``coco.json``: images, categories and, as annotations with a score, the results of the whole folder."""
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for number, name in enumerate(sorted(rows), start=1):
+            row = rows[name]
+            images.append({"id": number, "file_name": row["file"], "width": row["size"][0], "height": row["size"][1]})
+            for entry in row["objects"]:
+                annotations.append({"id": len(annotations) + 1, "image_id": number, "iscrowd": 0, **entry})
+        names = [{"id": id, "name": name} for id, name in enumerate(self.categories) if id]
+        document = {"images": images, "annotations": annotations, "categories": names}
+        return [write_atomic(folder / RESULTS, json.dumps(document))]
+
+
+def draw_ids(objects: Sequence[Detection], size: Size) -> NDArray[np.uint16]:
+    """Ids ``(H, W)`` of objects from 1, the first in front, for an image of ``size`` (width, height)."""
+    mask = np.zeros((size[1], size[0]), np.uint16)
+    for number in range(len(objects), 0, -1):
+        x0, y0, x1, y1 = objects[number - 1].box
+        mask[y0:y1, x0:x1][objects[number - 1].mask] = number
+    return mask
+
+
+def load_instances(model: Model) -> InstancePredictor:
+    """The predictor of a model folder with an instance segmenter. Raises WeightsError where it does not fit."""
+    try:
+        segmenter = build(model.config["segmenter"], len(model.categories), model.size)
+        crop = model.config["crop"]
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise model.misfit("segmenter", error) from error
+    model.fill(segmenter)
+    return InstancePredictor(segmenter, model, crop)

@@ -1,0 +1,98 @@
+"""One pass of prompts over a batch of objects: the exact box, then clicks of the oracle with corrections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskwright.data.shapes import tight_boxes
+from maskwright.methods.zero_shot.baselines import iou
+from maskwright.rl.oracle import next_click
+from maskwright.sam.prompts import PADDING, Prompts
+from maskwright.sam.sam import Embedding, Sam
+
+
+@dataclass(frozen=True)
+class BoxAnswers:
+    """Answers to the exact boxes of N objects.
+
+    Attributes:
+        boxes: ``(N, 4)`` x0 y0 x1 y1 on the canvas.
+        masks: ``(N, S, S)`` bool.
+        iou, predicted: ``(N,)`` the true IoU and SAM's own guess.
+    """
+
+    boxes: Tensor
+    masks: Tensor
+    iou: Tensor
+    predicted: Tensor
+
+
+@dataclass(frozen=True)
+class ClickAnswers:
+    """Answers to T clicks on each of N objects.
+
+    Attributes:
+        points: ``(N, T, 2)`` x y on the canvas.
+        labels: ``(N, T)`` 1 = on the object, 0 = off it, -1 = no click, as nothing was wrong any more.
+        masks: ``(N, S, S)`` bool, after the last click.
+        iou, predicted: ``(N, T)`` the true IoU and SAM's own guess after each click.
+    """
+
+    points: Tensor
+    labels: Tensor
+    masks: Tensor
+    iou: Tensor
+    predicted: Tensor
+
+
+def ask_boxes(sam: Sam, embedding: Embedding, truths: Tensor, known: Tensor) -> BoxAnswers:
+    """Prompt N objects, one in each row of ``embedding``, with the boxes of their masks ``(N, S, S)`` bool."""
+    boxes = tight_boxes(truths)
+    answers = sam.decode(embedding, Prompts.of_boxes(boxes[:, None]))
+    masks = on_canvas(answers.best, sam.size)
+    return BoxAnswers(boxes, masks, iou(masks, truths, known), answers.best_iou[:, 0].float())
+
+
+def ask_clicks(sam: Sam, embedding: Embedding, truths: Tensor, known: Tensor, clicks: int) -> ClickAnswers:
+    """Click on N objects, one in each row of ``embedding``, and correct.
+
+    The first click is on an empty answer; of its three candidates the one with the highest predicted IoU counts. Each
+    further one is given with all clicks so far and the logits before. An object without an error left gets no click
+    and keeps its answer. Pixels that are not ``known`` are never wrong.
+    """
+    count, device = len(truths), truths.device
+    number = torch.arange(count, device=device)
+    masks, clicked = torch.zeros_like(truths), torch.zeros_like(truths)
+    logits, predicted = torch.empty(0, device=device), torch.zeros(count, device=device)
+    prompts = Prompts(
+        torch.zeros(count, 1, 0, 2, device=device), torch.zeros(count, 1, 0, dtype=torch.long, device=device)
+    )
+    ious, guesses = [], []
+    for click in range(clicks):
+        points, labels, valid = next_click(torch.where(known, masks, truths), truths, clicked)
+        column, row = points.long().unbind(1)
+        clicked[number, row, column] |= valid
+        labels = torch.where(valid, labels, PADDING)
+        prompts = prompts.join(Prompts.of_points(points[:, None, None], labels[:, None, None]))
+        if click == 0:
+            answers = sam.decode(embedding, prompts, multimask=True)
+            logits, predicted = answers.best, answers.best_iou[:, 0].float()
+        else:
+            answers = sam.decode(embedding, prompts, previous=logits)
+            logits = torch.where(valid[:, None, None, None], answers.best, logits)
+            predicted = torch.where(valid, answers.best_iou[:, 0].float(), predicted)
+        masks = on_canvas(logits, sam.size)
+        ious.append(iou(masks, truths, known))
+        guesses.append(predicted)
+    return ClickAnswers(
+        prompts.points[:, 0], prompts.labels[:, 0], masks, torch.stack(ious, dim=1), torch.stack(guesses, dim=1)
+    )
+
+
+def on_canvas(logits: Tensor, size: int) -> Tensor:
+    """Logits ``(N, 1, S/4, S/4)`` of one object in each row → ``(N, S, S)`` bool."""
+    return F.interpolate(logits.float(), (size, size), mode="bilinear", align_corners=False)[:, 0] > 0

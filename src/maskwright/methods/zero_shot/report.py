@@ -1,0 +1,159 @@
+"""The scores as a table, and as a page with a curve and pictures of the worst, median and best answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from maskwright.data.images import image_size
+from maskwright.data.labels import Box, Dataset, Point
+from maskwright.data.pictures import draw_labels, overlay, thumbnail_mask
+from maskwright.engine.report import Picture, Report
+from maskwright.methods.zero_shot.objects import read_view
+
+if TYPE_CHECKING:
+    from maskwright.methods.zero_shot.scores import Answer
+
+COLUMNS = ("", "mean IoU", "error of the predicted IoU")
+
+_COLOURS = np.array([(0, 0, 0), (86, 180, 233), (240, 228, 66)], np.uint8)
+# Background and "off", SAM's answer and the prompt, the truth.
+_SIDE = 320
+# Longer side of a picture.
+
+
+def title(scores: dict[str, Any]) -> str:
+    """What was measured: model, canvas, split, images and objects."""
+    return (
+        f"{scores['sam']} at {scores['size']} pixels on {scores['split']} of {scores['dataset']}: "
+        f"{_count(scores['objects'], 'object')} in {_count(scores['images'], 'image')}"
+    )
+
+
+def table(scores: dict[str, Any]) -> list[list[Any]]:
+    """Rows for ``COLUMNS``; the error is None where nothing predicted an IoU."""
+    trivial = scores["trivial"]
+    rows: list[list[Any]] = [["exact box", scores["box"]["iou"], scores["box"]["iou_error"]]]
+    rows += [
+        ["no model: ellipse in the box", trivial["ellipse"], None],
+        ["no model: filled box", trivial["filled_box"], None],
+        ["no model: whole canvas", trivial["all_foreground"], None],
+    ]
+    rows += [
+        [_count(number, "click"), clicked["iou"], clicked["iou_error"]]
+        for number, clicked in enumerate(scores["clicks"], start=1)
+    ]
+    context = scores["in_context"]
+    if context is not None:
+        rows += [
+            [f"in context, {_count(int(shots), 'reference')}", value, None] for shots, value in context["iou"].items()
+        ]
+        rows += [["no model: whole canvas", context["trivial"]["all_foreground"], None]]
+        rows += [
+            [f"best threshold, {_count(int(shots), 'reference')}", value, None]
+            for shots, value in context["trivial"]["threshold"].items()
+        ]
+    return rows
+
+
+def explanation(scores: dict[str, Any]) -> list[str]:
+    """How to read the table, and what was left out: one sentence each."""
+    context = scores["in_context"]
+    lines = [f"An object is {scores['object']}."]
+    if context is not None:
+        lines.append(
+            f"In context: {_count(context['queries'], 'query', 'queries')}, each all pixels of a category in an image; "
+            f"references from {context['split']}. Best threshold: without the decoder, the cosine of the features with "
+            "the mean feature inside the references' masks, above one threshold for all images that is the best on this very "
+            "split: an upper bound."
+        )
+    else:
+        lines.append("Nothing in context: no other image with a mask shows the categories.")
+    return lines + [f"Note: {note}." for note in scores["notes"]]
+
+
+def write_report(
+    path: str | Path, scores: dict[str, Any], dataset: Dataset, answers: Sequence[Answer], size: int
+) -> Path:
+    """Write the page.
+
+    Args:
+        scores: what ``evaluate_sam`` returns.
+        answers: one for each of its ``per_object`` rows.
+        size: of the canvas.
+
+    Raises:
+        DataError: an image cannot be read any more, or the page cannot be written.
+    """
+    page = Report("What a SAM does without training", title(scores))
+    page.table("Mean IoU", COLUMNS, table(scores), note=" ".join(explanation(scores)))
+    steps = np.arange(1, len(scores["clicks"]) + 1)
+    series = {
+        "clicks": (steps, [clicked["iou"] for clicked in scores["clicks"]]),
+        "predicted": (steps, np.mean([row["clicks_predicted"] for row in scores["per_object"]], axis=0)),
+        "exact box": (steps, np.full(len(steps), scores["box"]["iou"])),
+    }
+    page.curves("IoU over clicks", series, x="clicks", y="mean IoU", note="Predicted is SAM's own guess of its IoU.")
+    rows = scores["per_object"]
+    note = "Blue: SAM's answer and its prompt (black: a click that says off). Yellow: the outline of the truth."
+    for name, by_box, values in (
+        ("Exact box", True, [row["box"] for row in rows]),
+        (_count(len(steps), "click").capitalize(), False, [row["clicks"][-1] for row in rows]),
+    ):
+        pictures = [
+            _picture(dataset, answers[n], size, f"{rank}: {rows[n]['image']}", values[n], by_box)
+            for rank, n in _ranked(values)
+        ]
+        page.pictures(f"{name}: worst, median, best", note, pictures)
+    return page.save(path)
+
+
+def _ranked(values: Sequence[float], each: int = 3) -> list[tuple[str, int]]:
+    """Places of the worst, the middle and the best values, ``each`` of them, none twice."""
+    order = np.argsort(values, kind="stable").tolist()
+    middle = max(0, (len(order) - each) // 2)
+    groups = {"worst": order[:each], "median": order[middle : middle + each], "best": order[::-1][:each]}
+    found: dict[int, str] = {}
+    for rank, places in groups.items():
+        for place in places:
+            found.setdefault(place, rank)
+    return [(rank, place) for place, rank in found.items()]
+
+
+def _picture(dataset: Dataset, answer: Answer, size: int, caption: str, value: float, by_box: bool) -> Picture:
+    """The part of the image around the object and its prompts, in the image's own proportions."""
+    view = read_view(dataset, answer.picked.sample, size)
+    mask = np.unpackbits(answer.by_box if by_box else answer.by_clicks, axis=-1, count=size)
+    truth = (view.ids == answer.object) * np.uint8(2)
+    given = np.zeros(0, np.int64) if by_box else np.flatnonzero(answer.labels >= 0)
+    clicks = answer.points[given].tolist()
+    left, top, side = _window([answer.box[:2].tolist(), answer.box[2:].tolist(), *clicks], size)
+    width, height = image_size(dataset.image_path(answer.picked.sample))
+    scaled = [max(1, round(_SIDE * length / max(width, height))) for length in (width, height)]
+    shown = scaled[0], scaled[1]
+    image, mask, truth = (part[top : top + side, left : left + side] for part in (view.image, mask, truth))
+    drawn = np.asarray(Image.fromarray(image).resize(shown, Image.Resampling.BILINEAR))
+    drawn = overlay(drawn, thumbnail_mask(mask, shown), _COLOURS, outline=False)
+    drawn = overlay(drawn, thumbnail_mask(truth, shown), _COLOURS, alpha=0.0)
+    offset, scale = np.array([left, top]), np.array(shown) / side
+    x0, y0, x1, y1 = ((answer.box.reshape(2, 2) - offset) * scale).ravel().tolist()
+    places = ((answer.points[given] - offset) * scale).tolist()
+    points = [Point(x, y, label) for (x, y), label in zip(places, answer.labels[given].tolist(), strict=True)]
+    drawn = draw_labels(drawn, boxes=[Box(x0, y0, x1, y1, 1)] if by_box else [], points=points, palette=_COLOURS)
+    return Picture(drawn, f"{caption}, IoU {value:.2f}")
+
+
+def _window(points: list[list[float]], size: int) -> tuple[int, int, int]:
+    """Left, top and side of a square part of the canvas around these points, a quarter of it or more."""
+    low, high = np.min(points, axis=0), np.max(points, axis=0)
+    side = int(np.clip(2 * (high - low).max(), size / 4, size))
+    left, top = np.clip(np.rint((low + high - side) / 2), 0, size - side).astype(int).tolist()
+    return left, top, side
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,185 @@
+"""What a run of ``alignsam`` leaves behind: the model to take home with its card, and the report that shows where it clicked."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maskwright.data.labels import IGNORE, Point
+from maskwright.data.pictures import draw_labels, side_by_side
+from maskwright.engine.model import describe, weights_beside
+from maskwright.engine.report import Picture, Report
+from maskwright.engine.run import read_metrics
+from maskwright.methods.autoprompt.agent import OPENING, resized
+from maskwright.methods.autoprompt.predictor import SCORES
+from maskwright.methods.autoprompt.scores import scores_on_canvas
+from maskwright.rl.bank import Bank
+from maskwright.rl.clicks import ClickState, on_canvas
+from maskwright.sam.store import weights_signature
+
+if TYPE_CHECKING:
+    from maskwright.recipes.alignsam.trainer import Trainer
+
+CHARTS = {
+    "Share of clicks on the foreground, and of places that SRM has right": ("foreground_rate", "label_accuracy"),
+    "Losses": ("srm_loss", "value_loss"),
+    "Strong: change of Dice by the click that the quality head prefers": ("strong_lead",),
+    "Strong: losses": ("strong_belief", "strong_value", "strong_quality", "strong_rank"),
+    "Policy: entropy": ("entropy",),
+    "Policy: share of ratios beyond the clip": ("clipped",),
+}
+
+SHOWN = 8
+"""Validation images whose clicks are drawn."""
+
+
+def write_model(trainer: Trainer) -> None:
+    """``RUN/model``: policy and SRM, and the names and signatures of the SAM (and CLIP) that they are for."""
+    config, agent = trainer.config, trainer.agent
+    clip = None
+    if agent.clip is not None:
+        clip = weights_beside(config.clip, agent.clip.size, weights_signature(agent.clip.model))
+    description = describe(
+        "alignsam",
+        ("background", trainer.foreground.name),
+        trainer.sam.size,
+        sam=weights_beside(config.sam, trainer.sam.size, weights_signature(trainer.sam.model)),
+        clip=clip,
+        text=list(config.text),
+        foreground=list(trainer.foreground.names),
+        policy=agent.policy.description(),
+        srm=agent.srm.description(),
+        rules=asdict(agent.rules),
+        refiner=None,
+    )
+    beside = {"srm": agent.srm.state_dict()}
+    if trainer.coach is not None:
+        prompter, quality = trainer.coach.prompter, trainer.coach.quality
+        description["refiner"] = {
+            "prompter": prompter.description(),
+            "quality": quality.description(),
+            "rules": asdict(trainer.coach.agent.rules),
+        }
+        beside |= {"prompter": prompter.state_dict(), "quality": quality.state_dict()}
+    trainer.run.save_model(agent.policy.state_dict(), description, _card(trainer), beside)
+
+
+def _card(trainer: Trainer) -> str:
+    config = trainer.config
+    named = f", asked for as {', '.join(map(repr, config.text))} (CLIP `{config.clip}`)" if config.text else ""
+    lines = [
+        "# A SAM that prompts itself, made with maskwright",
+        "",
+        f"It finds: {trainer.foreground.name}{named}. No prompt is needed.",
+        f"Policy and SRM for SAM 2 (weights `{config.sam}`, canvas {trainer.sam.size}, not part of this folder). Recipe: alignsam "
+        f"(Huang et al., CVPR 2024), preset {config.preset}, {trainer.episode} episodes of {config.clicks} clicks, seed {config.seed}.",
+        f"Trained on {len(trainer.bank)} images of `{config.data.name}`.",
+    ]
+    scores = [entry for entry in read_metrics(config.out) if "val_miou" in entry]
+    if scores:
+        lines.append(f"Validation: mIoU {scores[-1]['val_miou']:.3f}, MAE {scores[-1]['val_mae']:.3f}.")
+    lines += ["", "```python", "import maskwright", "masks = maskwright.load('RUN').predict(['image.jpg'])", "```", ""]
+    return "\n".join(lines)
+
+
+def write_report(trainer: Trainer) -> None:
+    """``RUN/report.html``: curves, scores by clicks, and the masks growing click by click."""
+    config = trainer.config
+    report = Report(
+        f"maskwright · alignsam · {config.data.name}",
+        f"{config.out} — {trainer.episode} episodes, preset {config.preset}, seed {config.seed}, SAM {config.sam}, "
+        f"{'text: ' + ', '.join(config.text) if config.text else 'no text (implicit branch)'}",
+    )
+    metrics = read_metrics(config.out)
+    curves: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    for entry in metrics:
+        for name, value in entry.items():
+            curves[name][0].append(entry["step"])
+            curves[name][1].append(value)
+    validation = {name: curve for name, curve in curves.items() if name.startswith("val_")}
+    if validation:
+        report.curves("Validation (on the canvas)", validation, x="episode")
+    for title, names in CHARTS.items():
+        if shown := {name: curves[name] for name in names if name in curves}:
+            report.curves(title, shown, x="episode")
+    bank, split = (trainer.val, "validation") if trainer.val is not None else (trainer.bank, "training")
+    _score_table(trainer, report, bank, split)
+    _films(trainer, report, bank, split)
+    report.save(config.out / "report.html")
+
+
+def _score_table(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
+    agent, plain = trainer.agent, replace(trainer.agent.rules, refine=False)
+    rows: dict[str, dict[str, Any]] = {}
+    for clicks in sorted({0, 1, 5, 10, trainer.config.clicks}):
+        if clicks <= trainer.config.clicks:
+            rows[f"{clicks} clicks"] = scores_on_canvas(agent, bank, replace(plain, clicks=clicks))
+    rows["random places"] = scores_on_canvas(agent, bank, replace(plain, places="random"))
+    if agent.rules.refine:
+        rows = {"the agent: the best of them, refined": scores_on_canvas(agent, bank), **rows}
+    rows["SRM's mask alone"] = scores_on_canvas(
+        agent,
+        bank,
+        replace(plain, clicks=0),
+        maps=lambda trace, part: resized(trace.recalibrated, (part.size, part.size)),
+    )
+    report.table(
+        f"Scores on the {split} images",
+        ["", *SCORES.values()],
+        [[name, *(found[key] for key in SCORES)] for name, found in rows.items()],
+        f"Every mask begins with {OPENING} clicks, where SRM is surest of foreground and background; the others are the policy's.",
+    )
+
+
+def _films(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
+    """A few images, evenly spaced from the worst to the best: truth, then the mask and all clicks so far, step by step."""
+    clicks = trainer.config.clicks
+    scores = scores_on_canvas(trainer.agent, bank)["per_image"]
+    known = [place for place, entry in enumerate(scores) if entry["iou"] is not None]
+    order = sorted(known, key=lambda place: scores[place]["iou"])
+    chosen = [order[i] for i in np.linspace(0, len(order) - 1, min(SHOWN, len(order))).round().astype(int)]
+    part = bank.select(torch.tensor(chosen, device=bank.device))
+    trace = trainer.agent.segment(part)
+    moments = sorted({moment for moment in (0, 1, 2, 4, 8, clicks) if moment <= clicks})
+    pictures = []
+    for place, name in enumerate(part.names):
+        states = [trace.states[moment] for moment in moments]
+        states += [] if trace.refined is None else [trace.refined]
+        fg = (trace.last.labels[place] == 1).sum()
+        caption = f"{name}: IoU {scores[chosen[place]]['iou']:.2f}; {int(fg)} clicks on the foreground, {OPENING + clicks - int(fg)} off it"
+        pictures.append(Picture(film(part, states, place), caption))
+    report.pictures(
+        f"Where it clicked ({split} images, from the worst to the best)",
+        f"Left the truth, then SAM's mask after the first {OPENING} clicks and after {', '.join(map(str, moments[1:]))} more. "
+        + ("and at last the one that was chosen and refined. " if trace.refined is not None else "")
+        + "Coloured dots were labelled foreground, black ones background.",
+        pictures,
+    )
+
+
+def film(bank: Bank, states: Sequence[ClickState], place: int) -> NDArray[np.uint8]:
+    """One target of a bank: its truth, then its masks and clicks in each of the states, side by side."""
+    image = bank.pixels[bank.image[place]].permute(1, 2, 0).cpu().numpy()
+    return side_by_side(
+        [
+            draw_labels(image, mask=_truth(bank, place)),
+            *(_frame(image, state, place, bank.size) for state in states),
+        ]
+    )
+
+
+def _truth(bank: Bank, place: int) -> NDArray[np.uint8]:
+    truth = bank.known_truth
+    return torch.where(truth.known[place], truth.canvas[place].long(), IGNORE).cpu().numpy().astype(np.uint8)
+
+
+def _frame(image: NDArray[np.uint8], state: ClickState, place: int, size: int) -> NDArray[np.uint8]:
+    mask = on_canvas(state.logits[place : place + 1], size)[0].cpu().numpy().astype(np.uint8)
+    placed = zip(state.points[place].tolist(), state.labels[place].tolist(), strict=True)
+    return draw_labels(image, mask=mask, points=[Point(x, y, label) for (x, y), label in placed if label in (0, 1)])

@@ -1,0 +1,195 @@
+"""What a run of ``clicks`` leaves behind: the agent to take home with its card, and the report with its film strips."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from maskwright.data.pictures import side_by_side
+from maskwright.engine.model import describe, weights_beside
+from maskwright.engine.report import Picture, Report
+from maskwright.engine.run import read_metrics
+from maskwright.methods.clicks.agent import Rules
+from maskwright.methods.clicks.pictures import frames, write_gif
+from maskwright.methods.clicks.scores import LOST, Curve, curve, first_answers, head_room
+from maskwright.sam.store import weights_signature
+
+if TYPE_CHECKING:
+    from maskwright.recipes.clicks.trainer import Trainer
+
+CHARTS = {
+    "Losses": ("value", "imitation", "truth", "belief", "critic", "quality", "rank"),
+    "Change of Dice by a click: the expert's (sees the truth) and the agent's": ("expert_lead", "lead"),
+    "Reinforcement: reward and gain of roll-outs": ("reward", "rl_gain"),
+    "Reinforcement: clicks of roll-outs": ("rl_clicks",),
+    "Reinforcement: divergence from the policy before": ("rl_kl",),
+}
+
+GIF = "clicks.gif"
+"""Name of the animation beside the report."""
+
+
+def write_model(trainer: Trainer, scores: dict[str, Any]) -> None:
+    """``RUN/model``: prompter and quality head, and the name and signature of the SAM that they are for."""
+    config, sam = trainer.config, trainer.sam
+    parts, state, beside = trainer.parts()
+    weights = weights_beside(config.sam, sam.size, weights_signature(sam.model))
+    description = describe("clicks", trainer.categories, sam.size, sam=weights, **parts, settled=trainer.settled)
+    trainer.run.save_model(state, description, _card(trainer, scores), beside)
+
+
+def _card(trainer: Trainer, scores: dict[str, Any]) -> str:
+    config = trainer.config
+    teacher = "PPO on pixels" if config.learner == "sb3" else config.learn
+    left_out = f"; {trainer.unused} more show nothing large enough or lie beyond `--memory`" if trainer.unused else ""
+    lines = [
+        "# A click agent made with maskwright",
+        "",
+        f"It corrects masks by clicks on SAM 2 (weights `{config.sam}`, canvas {trainer.sam.size}, not part of this folder): "
+        "after a click, a box or a mask it places clicks of its own, undoes those that it thinks made the mask worse, and stops.",
+        f"Recipe: clicks, learnt from {teacher}, {trainer.step} steps of {config.batch} states, seed {config.seed}.",
+        f"Trained on {trainer.images} images of `{config.data.name}` ({len(trainer.bank)} targets, mirror images included{left_out}); "
+        f"settled on {trainer.settled['held_out']} targets of other training images.",
+    ]
+    if scores:
+        agent, oracle = scores["agent"], scores["oracle"]
+        gain, low, high = agent["gain"]
+        lines += [
+            f"Validation, {agent['targets']} targets: Dice {agent['dice'][0]:.3f} after the first click, {agent['dice'][-1]:.3f} "
+            f"after up to {config.clicks} of its own (gain {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}); "
+            f"{agent['lost']:.0%} lose more than {LOST}. An oracle that sees the truth: {oracle['dice'][-1]:.3f}."
+        ]
+    lines += ["", "```python", "import maskwright", "agent = maskwright.load('RUN')", "```", ""]
+    return "\n".join(lines)
+
+
+def validate(trainer: Trainer, limit: int = 100) -> dict[str, Any]:
+    """The agent, the oracle and no looking ahead on (at most ``limit`` targets of) the validation split; empty without one."""
+    bank = trainer.val
+    if bank is None:
+        return {}
+    if len(bank) > limit:
+        chosen = torch.randperm(len(bank), generator=trainer.generator(4, 0))[:limit]
+        bank = bank.select(chosen.to(bank.device))
+    agent, clicks = trainer.agent(), trainer.config.clicks
+    curves: dict[str, Curve] = {
+        "agent": curve(agent, bank),
+        "every click kept": curve(agent, bank, Rules(clicks, 1, accept="always", stop=False)),
+        "oracle": curve(agent, bank, Rules(clicks, 1, "oracle", "always", stop=False)),
+    }
+    scores: dict[str, Any] = {name: found.summary() for name, found in curves.items()}
+    scores["head_room"] = head_room(curves["agent"], curves["oracle"])
+    scores["per_target"] = curves["agent"].dice
+    scores["bank"] = bank
+    return scores
+
+
+def write_report(trainer: Trainer, scores: dict[str, Any]) -> None:
+    """``RUN/report.html``: curves, what was settled, calibration, and film strips."""
+    config = trainer.config
+    report = Report(
+        f"maskwright · clicks · {config.data.name}",
+        f"{config.out} — {trainer.step} steps, seed {config.seed}, SAM {config.sam}",
+    )
+    if scores:
+        _score_sections(report, scores)
+    _training_sections(report, read_metrics(config.out))
+    rows = [
+        [
+            trial["policy"],
+            trial["margin"],
+            trial["dice"][0],
+            trial["dice"][-1],
+            *trial["gain"],
+            trial["lost"],
+            trial["kept"],
+        ]
+        for trial in trainer.settled["trials"]
+    ]
+    chosen = f"Chosen: policy {trainer.settled['policy']}, margin {trainer.settled['margin']}; for masks {trainer.settled['mask_margin']}."
+    columns = ["policy", "margin", "first Dice", "last Dice", "gain", "from", "to", f"lose > {LOST}", "clicks kept"]
+    if rows:
+        report.table("Settled on training images that were held out", columns, rows, chosen)
+    _calibration(report, trainer)
+    _films(report, trainer, scores)
+    report.save(config.out / "report.html")
+
+
+def _score_sections(report: Report, scores: dict[str, Any]) -> None:
+    names = [name for name in scores if isinstance(scores[name], dict)]
+    series = {name: (np.arange(len(scores[name]["dice"])) + 1, np.array(scores[name]["dice"])) for name in names}
+    captured = scores["head_room"]
+    note = (
+        ""
+        if captured is None
+        else f"The agent captures {captured:.0%} of what the oracle, which sees the truth, gains."
+    )
+    report.curves("Dice by clicks (validation)", series, x="clicks, the first one included", y="Dice", note=note)
+    rows = []
+    for name in names:
+        found = scores[name]
+        rows.append([name, *found["dice"], *found["gain"], found["lost"], found["clicks"], found["kept"]])
+    count = len(scores[names[0]]["dice"])
+    columns = ["", *(str(n + 1) for n in range(count)), "gain", "from", "to", f"lose > {LOST}", "clicks", "kept"]
+    report.table(
+        "Dice by clicks (validation)", columns, rows, "The gain is over the first answer, with its 95 % interval."
+    )
+
+
+def _training_sections(report: Report, metrics: list[dict[str, float]]) -> None:
+    columns: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    for entry in metrics:
+        for name, value in entry.items():
+            columns[name][0].append(entry["step"])
+            columns[name][1].append(value)
+    for title, names in CHARTS.items():
+        shown = {name: columns[name] for name in names if name in columns}
+        if shown:
+            report.curves(title, shown)
+
+
+def _calibration(report: Report, trainer: Trainer, bins: int = 10) -> None:
+    """Guessed against true Dice on the images held out, in bins of equal size."""
+    if trainer.reliability is None:
+        return
+    guesses, true = trainer.reliability
+    order = np.argsort(guesses, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    raw = np.array([guesses[part].mean() for part in parts])
+    mean = np.array([true[part].mean() for part in parts])
+    calibrated = trainer.quality.calibrated(torch.from_numpy(raw).to(trainer.quality.knots)).cpu().numpy()
+    both = f"Correlation {np.corrcoef(guesses, true)[0, 1]:.2f} over {len(true)} masks." if len(true) > 1 else ""
+    report.curves(
+        "Calibration: true Dice by the quality head's guess (images held out)",
+        {"true": (raw, mean), "calibrated guess": (raw, calibrated), "raw guess": (raw, raw)},
+        x="raw guess",
+        y="Dice",
+        note=both,
+    )
+
+
+def _films(report: Report, trainer: Trainer, scores: dict[str, Any], each: int = 4) -> None:
+    """Film strips of the targets that gained most, that lost most, and of some others; an animation of the first ones."""
+    if not scores:
+        return
+    bank, per_target = scores["bank"], scores["per_target"]
+    gains = per_target[:, -1] - per_target[:, 0]
+    order = np.argsort(-gains, kind="stable")
+    middle = order[len(order) // 4 :: max(1, len(order) // (2 * each))][:each]
+    animated: list[np.ndarray] = []
+    for title, chosen in (("gained most", order[:each]), ("lost most", order[::-1][:each]), ("others", middle)):
+        rows = torch.as_tensor(chosen.copy(), device=bank.device)
+        done = trainer.agent().refine(bank, first_answers(trainer.agent(), bank, rows, trainer.rules.clicks))
+        shown = []
+        for place, target in enumerate(chosen):
+            pictures = frames(bank, done.states, place)
+            dice = ", ".join(f"{value:.2f}" for value in per_target[target])
+            shown.append(Picture(side_by_side(pictures), f"{bank.names[target]}: Dice {dice}"))
+            if title == "gained most":
+                animated += pictures[1:]
+        note = "Truth, the answer to the first click, then after each click of the agent. Green: on the object, red: off it."
+        report.pictures(f"Validation: {title}", note, shown, side=480)
+    write_gif(trainer.config.out / GIF, animated)

@@ -1,0 +1,101 @@
+"""The baseline ``maskwright train clicks --learner sb3``: Stable-Baselines3's PPO on pixels, with the published settings."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from gymnasium.vector import AutoresetMode
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import Tensor
+
+from maskwright.engine.budget import progress
+from maskwright.methods.clicks.agent import ClickAgent
+from maskwright.methods.clicks.pixel_agent import PixelAgent
+from maskwright.nets.prompter import Prompter
+from maskwright.recipes.clicks.trainer import Trainer
+from maskwright.rl.envs import ClickVectorEnv
+from maskwright.rl.published_agent import BOUNDARY
+from maskwright.rl.rules import DiceReward
+from maskwright.rl.sb3 import Sb3ClickVecEnv
+
+ROLL_OUT = 2048
+"""Environment steps between two updates of PPO."""
+
+SETTINGS: dict[str, Any] = {"learning_rate": 2.5e-4, "clip_range": 0.1, "ent_coef": 0.02, "batch_size": 128}
+"""As published; the rest is Stable-Baselines3's default."""
+
+
+class Sb3Trainer(Trainer):
+    """PPO instead of values: the same data, another learner. One of the trainer's steps is one of every environment."""
+
+    def resume(self) -> None:
+        """Nothing to resume: what Stable-Baselines3 keeps of a training cannot be continued exactly."""
+
+    def fit(self) -> None:
+        config = self.config
+        env = ClickVectorEnv(
+            self.sam,
+            self.bank,
+            config.batch,
+            observation="pixels",
+            max_clicks=config.clicks,
+            reward=DiceReward(boundary=BOUNDARY),
+            autoreset_mode=AutoresetMode.SAME_STEP,
+        )
+        moves = max(2, ROLL_OUT // config.batch)
+        if config.steps is not None:
+            moves = min(moves, config.steps)
+        settings = SETTINGS | {"batch_size": min(SETTINGS["batch_size"], moves * config.batch)}
+        self.ppo = PPO(
+            "CnnPolicy", Sb3ClickVecEnv(env), n_steps=moves, seed=config.seed, device=self.device, **settings
+        )
+        total = self.budget.total_steps
+        with progress(total or 100, "training") as advance:
+            self.ppo.learn(10**12, callback=_Budgeted(self, advance))
+
+    def settle(self, limit: int = 96) -> None:
+        """Nothing to choose: every click is kept."""
+        self.settled = {"trials": [], "policy": "sb3", "margin": 0.0, "mask_margin": 0.0, "held_out": len(self.held)}
+
+    def agent(self, prompter: Prompter | None = None) -> ClickAgent:
+        return PixelAgent(self.sam, self.ppo.policy, self.config.clicks)  # type: ignore[arg-type]
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Tensor]] | None]:
+        agent = self.agent()
+        assert isinstance(agent, PixelAgent)
+        description = {"learner": "sb3", "pixel_policy": agent.description(), "clicks": self.config.clicks}
+        return description, dict(self.ppo.policy.state_dict()), None
+
+
+class _Budgeted(BaseCallback):
+    """Ends the training when the budget is used up, and logs.
+
+    A roll-out that has begun is ended and learnt from: Stable-Baselines3 drops one that is broken off.
+    """
+
+    def __init__(self, trainer: Sb3Trainer, advance: Any) -> None:
+        super().__init__()
+        self.trainer, self.advance = trainer, advance
+        self.begun = time.monotonic()
+        self.share = 0.0
+        self.over = False
+        self.rewards: list[float] = []
+
+    def _on_rollout_start(self) -> None:
+        self.over = self.trainer.budget.done(self.trainer.step, self.begun)
+
+    def _on_step(self) -> bool:
+        if self.over:
+            return False
+        trainer = self.trainer
+        trainer.step += 1
+        self.rewards.append(float(torch.as_tensor(self.locals["rewards"]).mean()))
+        if trainer.step % 100 == 0:
+            trainer.run.log(trainer.step, reward=sum(self.rewards) / len(self.rewards))
+            self.rewards.clear()
+        before, self.share = self.share, trainer.budget.progress(trainer.step, self.begun)
+        self.advance(trainer.budget.stride(before, self.share))
+        return True

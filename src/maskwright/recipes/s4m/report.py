@@ -1,0 +1,157 @@
+"""What an S⁴M run leaves behind: the model to take home with its card, and the report."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maskwright.data.images import read_image
+from maskwright.data.instances import Instances, read_ids
+from maskwright.data.pictures import overlay_instances, side_by_side
+from maskwright.engine.model import describe
+from maskwright.engine.report import Picture, Report
+from maskwright.engine.run import read_metrics
+from maskwright.methods.instances.detections import look_at
+from maskwright.methods.instances.predictor import draw_ids
+from maskwright.nets.instance import InstanceSegmenter
+
+if TYPE_CHECKING:
+    from maskwright.recipes.s4m.trainer import Trainer
+
+SCORES = ("ap", "ap50", "ap75", "box_ap")
+
+
+def write_model(trainer: Trainer, network: InstanceSegmenter, name: str) -> None:
+    """``RUN/model`` or ``RUN/teacher``, as ``maskwright.load`` reads it."""
+    config = trainer.config
+    description = describe("s4m", trainer.categories, config.size, segmenter=network.description(), crop=config.crop)
+    trainer.run.save_model(network.state_dict(), description, _card(trainer), name=name)
+
+
+def _card(trainer: Trainer) -> str:
+    config = trainer.config
+    view = (
+        f"tiles of {config.crop} pixels on a canvas of {config.size}"
+        if config.crop
+        else f"canvas of {config.size} pixels"
+    )
+    lines = [
+        "# An instance segmenter made with maskwright",
+        "",
+        f"Categories: {', '.join(trainer.categories[1:])}. Sees: {view}.",
+        f"Recipe: s4m (Yoon et al., ICCV 2025), SAM weights `{config.sam}`, {trainer.taught} steps of {config.batch} images as a "
+        f"teacher, {trainer.step} as a student, seed {config.seed}.",
+        f"Trained on `{config.data.name}`: {len(trainer.labelled)} labelled images"
+        + (f", {len(trainer.unlabelled)} others." if trainer.step else "."),
+    ]
+    for stage, scores in _last_scores(trainer).items():
+        told = f"mask AP {scores['ap']:.3f}, AP50 {scores['ap50']:.3f}, AP75 {scores['ap75']:.3f}, box AP {scores['box_ap']:.3f}"
+        lines.append(f"Validation, {len(trainer.val)} images, {stage}: {told}.")
+    lines += [
+        "",
+        "```python",
+        "import maskwright",
+        "",
+        "for prediction in maskwright.load('RUN').predict(['image.jpg']):",
+    ]
+    return "\n".join([*lines, "    print(prediction.objects)", "```", ""])
+
+
+def _last_scores(trainer: Trainer) -> dict[str, dict[str, float]]:
+    """The last scores on validation images of the teacher and the student, if they were scored."""
+    found: dict[str, dict[str, float]] = {}
+    for entry in read_metrics(trainer.run.folder):
+        for stage in ("teacher", "student"):
+            if f"val_{stage}_ap" in entry:
+                found[stage] = {name: entry[f"val_{stage}_{name}"] for name in SCORES}
+    return found
+
+
+def write_report(trainer: Trainer) -> None:
+    """``RUN/report.html``: curves, scores, pseudo-labels before and after refinement, predictions."""
+    config = trainer.config
+    report = Report(
+        f"maskwright · s4m · {config.data.name}",
+        f"{config.out} — {trainer.taught} steps of the teacher, {trainer.step} of the student, seed {config.seed}, SAM {config.sam}",
+    )
+    curves: dict[str, dict[str, tuple[list[float], list[float]]]] = defaultdict(dict)
+    titles = {"val_teacher": "Validation: teacher", "val_student": "Validation: student"}
+    titles |= {"teacher": "Losses: teacher", "student": "Losses: student"}
+    for entry in read_metrics(trainer.run.folder):
+        for name, value in entry.items():
+            stage = next((key for key in titles if name.startswith(f"{key}_")), None)
+            if name == "student_pseudo_labels":
+                chart, curve = "Pseudo-labels per unlabelled image", "after refinement"
+            elif stage is None:
+                continue
+            else:
+                chart, curve = titles[stage], name.removeprefix(f"{stage}_")
+            steps, values = curves[chart].setdefault(curve, ([], []))
+            steps.append(entry["step"])
+            values.append(value)
+    rows = [[stage, *(scores[name] for name in SCORES)] for stage, scores in _last_scores(trainer).items()]
+    if rows:
+        columns = ["network", "AP", "AP50", "AP75", "box AP"]
+        report.table(
+            f"Validation ({len(trainer.val)} images)", columns, rows, "COCO's protocol, 100 detections per image."
+        )
+    images = [["labelled", len(trainer.labelled)], ["without instance labels", len(trainer.unlabelled)]]
+    report.table("Training images", ["images", "number"], images)
+    for title, series in curves.items():
+        report.curves(title, series)
+    _pseudo_pictures(trainer, report)
+    _prediction_pictures(trainer, report)
+    report.save(trainer.run.folder / "report.html")
+
+
+def _pseudo_pictures(trainer: Trainer, report: Report, count: int = 8) -> None:
+    """Pseudo-labels of a few unlabelled images: what the teacher drew, what is learnt from, and what was pasted."""
+    if trainer.teacher is None:
+        return
+    shown: list[Picture] = []
+    with trainer.loader(trainer.unlabelled) as loader:
+        step = 0
+        while len(shown) < count and step < 8:
+            batch = loader.batch(step).to(trainer.device)
+            drawn, images, labels = trainer.pseudo_labels(batch)
+            for row in range(len(batch)):
+                panels = [
+                    _painted(batch.images[row], drawn, row),
+                    _painted(images[row], labels, row),
+                ]
+                number = int((labels.rows == row).sum())
+                name = trainer.unlabelled[int(batch.indices[row])].id
+                shown.append(Picture(side_by_side(panels), f"{name}: {number} objects"))
+            step += 1
+    note = "Left what the teacher drew, right what a student learns from: refined by SAM, with objects pasted from another image."
+    report.pictures("Pseudo-labels before and after refinement", note, shown[:count])
+
+
+def _painted(image: torch.Tensor, instances: Instances, row: int) -> NDArray[np.uint8]:
+    pixels = (image.permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+    masks = instances.masks[instances.rows == row].cpu().numpy()
+    ids = np.zeros(pixels.shape[:2], np.int64)
+    for number, mask in enumerate(masks, start=1):
+        ids[mask] = number
+    return overlay_instances(pixels, ids)
+
+
+def _prediction_pictures(trainer: Trainer, report: Report, count: int = 8) -> None:
+    """Truth and prediction of a few validation images."""
+    shown = []
+    step = max(1, len(trainer.val) // count)
+    for sample in list(trainer.val)[::step][:count]:
+        image = read_image(trainer.val.image_path(sample))
+        ids, _ = read_ids(trainer.val, sample)
+        objects = [one for one in look_at(trainer.network, image, trainer.config.crop) if one.score >= 0.5]
+        found = draw_ids(objects, (image.shape[1], image.shape[0]))
+        panels = [overlay_instances(image, ids), overlay_instances(image, found)]
+        shown.append(Picture(side_by_side(panels), f"{sample.id}: {int(ids.max())} true, {len(objects)} found"))
+    if shown:
+        report.pictures(
+            "Predictions (validation)", "Left the truth, right what is found with a score of at least .5.", shown
+        )

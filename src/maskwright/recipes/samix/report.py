@@ -1,0 +1,261 @@
+"""What a SAMIX run leaves behind: the model to take home with its card, the pseudo-masks, and the report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from maskwright.data import pictures
+from maskwright.data.images import read_image, write_atomic, write_mask
+from maskwright.data.labels import IGNORE, Box, Kind, Point, Scribble
+from maskwright.data.loader import Loader
+from maskwright.engine.metrics import SegmentationMetrics
+from maskwright.engine.model import describe
+from maskwright.engine.report import Picture, Report
+from maskwright.engine.run import read_metrics
+from maskwright.engine.scoring import true_mask
+from maskwright.methods.in_context import files as in_context_files
+from maskwright.methods.in_context import pseudo
+
+if TYPE_CHECKING:
+    from maskwright.recipes.samix.trainer import Trainer
+
+POLICY_CHARTS = {
+    "Policy: mean rewards": ("policy_true", "policy_iou", "policy_view", "policy_weak"),
+    "Policy: correlation of rewards with the true Dice": ("policy_iou_correlation", "policy_view_correlation"),
+    "Policy: entropy per choice": ("policy_entropy",),
+}
+HEAD_ROOM = {
+    "heuristic_dice": "most similar",
+    "policy_dice": "policy",
+    "oracle_dice": "oracle (sees the truth)",
+    "head_room_captured": "head-room captured",
+}
+"""What ``ReferencePolicy.assess`` says, with the headings of the report."""
+
+
+def write_model(trainer: Trainer) -> None:
+    """``RUN/model``: the mean teacher, as ``maskwright.load`` reads it, and beside it what segments in context."""
+    config = trainer.config
+    description = describe("samix", trainer.categories, config.size, segmenter=trainer.segmenter.description())
+    beside: dict[str, dict[str, torch.Tensor]] = {}
+    if len(trainer.labeller.pool):
+        description["in_context"], beside = in_context_files.pack(
+            trainer.labeller,
+            config.sam,
+            trainer.sam_parameters,
+            lambda position: trainer.train[position].id,
+            lambda position, category: _reference_picture(trainer, position, category),
+        )
+    trainer.run.save_model(trainer.teacher.model.state_dict(), description, _card(trainer), beside)
+
+
+def _reference_picture(trainer: Trainer, position: int, category: int, side: int = 128) -> bytes:
+    """A small JPEG of a training image, with what it shows of a category painted over it."""
+    item = trainer.loader.item(position)
+    image = pictures.thumbnail(item.image, side)
+    mask = item.mask
+    if mask is None:
+        mask = trainer.labeller.masks[position].maps.argmax(0).byte().cpu().numpy()
+    mask = pictures.thumbnail_mask(mask, (image.shape[1], image.shape[0]))
+    own = np.where(mask == category, mask, 0).astype(np.uint8)
+    buffer = BytesIO()
+    painted = pictures.overlay(image, own, pictures.palette(len(trainer.categories)))
+    Image.fromarray(painted).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def _card(trainer: Trainer) -> str:
+    config, mix = trainer.config, Counter(str(Kind(k)) for k in trainer.kinds.tolist())
+    lines = [
+        "# A semantic segmenter made with maskwright",
+        "",
+        f"Categories: {', '.join(trainer.categories)}. Canvas: {config.size} pixels.",
+        f"Recipe: samix (Hu et al., CVPR 2026), SAM weights `{config.sam}`, {trainer.step} steps of {config.batch} images, "
+        f"seed {config.seed}.",
+        f"Trained on {len(trainer.train)} images of `{config.data.name}`: {', '.join(f'{n} {k}' for k, n in mix.most_common())}.",
+    ]
+    scores = [m for m in read_metrics(config.out) if "val_dice" in m]
+    if scores:
+        lines.append(
+            f"Validation: Dice {scores[-1]['val_dice']:.3f}, IoU {scores[-1]['val_iou']:.3f} (mean over images)."
+        )
+    lines += [
+        "",
+        "```python",
+        "import maskwright",
+        "predictions = maskwright.load('RUN').predict(['image.jpg'])",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write_pseudo_masks(trainer: Trainer) -> None:
+    """``RUN/pseudo``: what each weakly labelled image was last learnt from, SAM's answer blended with the teacher's view, as category PNGs
+    on the image's own size; and an index.
+    """
+    if not trainer.labeller.masks:
+        return
+    folder = trainer.run.folder / "pseudo"
+    folder.mkdir(exist_ok=True)
+    index: dict[str, Any] = {}
+    for position, answer in sorted(trainer.labeller.masks.items()):
+        sample = trainer.train[position]
+        width, height = trainer.loader.item(position).size
+        path = folder / f"{sample.id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_mask(path, _drawn(answer.maps, (height, width)))
+        index[sample.id] = {
+            "kind": str(Kind(int(trainer.kinds[position]))),
+            "confidence": round(answer.confidence, 4),
+            "references": [trainer.train[i].id for i in answer.references],
+        }
+    text = json.dumps({"categories": list(trainer.categories), "samples": index}, indent=1)
+    write_atomic(folder / "index.json", text)
+
+
+def _drawn(maps: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """(C, h, w) probabilities → category ids (H, W) of ``size``; one category at a time, as an image may be large."""
+    best = torch.zeros(size)
+    mask = torch.zeros(size, dtype=torch.uint8)
+    for category, low in enumerate(maps.float().cpu()):
+        own = torch.nn.functional.interpolate(low[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        wins = own > best
+        best[wins], mask[wins] = own[wins], category
+    return mask.numpy()
+
+
+def write_report(trainer: Trainer) -> None:
+    """``RUN/report.html``: curves, the label mix, pseudo-masks with their references, best and worst predictions."""
+    config = trainer.config
+    report = Report(
+        f"maskwright · samix · {config.data.name}",
+        f"{config.out} — {trainer.step} steps, seed {config.seed}, SAM {config.sam}",
+    )
+    metrics = read_metrics(config.out)
+    losses: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    scores: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    policy: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for entry in metrics:
+        for name, value in entry.items():
+            if name in ("step", "lr", "time", *HEAD_ROOM):
+                continue
+            if name.startswith("policy_"):
+                policy[name].append((entry["step"], value))
+                continue
+            curves = scores if name.startswith("val_") else losses
+            curves[name][0].append(entry["step"])
+            curves[name][1].append(value)
+    if scores:
+        report.curves("Validation", dict(scores))
+    report.curves("Losses", dict(losses))
+    _policy_curves(report, policy, metrics)
+    mix = Counter(Kind(k) for k in trainer.kinds.tolist())
+    confidence: dict[int, list[float]] = defaultdict(list)
+    for position, answer in trainer.labeller.masks.items():
+        confidence[int(trainer.kinds[position])].append(answer.confidence)
+    rows = [
+        [str(kind), mix[kind], f"{np.mean(confidence[kind]):.2f}" if confidence[kind] else "–"]
+        for kind in sorted(mix, reverse=True)
+    ]
+    report.table("Training images by finest label", ["label", "images", "mean confidence of pseudo-mask"], rows)
+    _pseudo_pictures(trainer, report)
+    _prediction_pictures(trainer, report)
+    report.save(config.out / "report.html")
+
+
+def _policy_curves(
+    report: Report, policy: dict[str, list[tuple[float, float]]], metrics: list[dict[str, float]]
+) -> None:
+    """How the policy learnt, and how much of the head-room it captured at the end of its warm-up."""
+    for title, names in POLICY_CHARTS.items():
+        shown = {name: ([s for s, _ in policy[name]], [v for _, v in policy[name]]) for name in names if name in policy}
+        if shown:
+            report.curves(title, shown)
+    found = [entry for entry in metrics if "oracle_dice" in entry]
+    if found:
+        columns = [name for name in HEAD_ROOM if name in found[-1]]
+        report.table(
+            "References after the policy's warm-up: mean Dice on a few mask images",
+            [HEAD_ROOM[name] for name in columns],
+            [[f"{found[-1][name]:.3f}" for name in columns]],
+        )
+
+
+def _pseudo_pictures(trainer: Trainer, report: Report, each: int = 4) -> None:
+    palette = pictures.palette(len(trainer.categories))
+    by_kind: dict[int, list[int]] = defaultdict(list)
+    for position in sorted(trainer.labeller.masks):
+        by_kind[int(trainer.kinds[position])].append(position)
+    for kind, positions in sorted(by_kind.items(), reverse=True):
+        shown = []
+        step = max(1, len(positions) // each)
+        for position in positions[::step][:each]:
+            sample, item = trainer.train[position], trainer.loader.item(position)
+            answer = trainer.labeller.masks[position]
+            height, width = item.image.shape[:2]
+            scale = np.array([width / item.size[0], height / item.size[1]])
+            image = pictures.overlay(item.image, _drawn(answer.maps, (height, width)), palette)
+            boxes, points = item.boxes * np.tile(scale, 2), item.points * scale
+            lines = [tuple((float(x), float(y)) for x, y in line * scale) for line in item.scribbles]
+            labelled = pictures.draw_labels(
+                np.asarray(image),
+                boxes=[Box(*box, category=int(c)) for box, c in zip(boxes.tolist(), item.box_categories)],
+                points=[Point(*point, category=int(c)) for point, c in zip(points.tolist(), item.point_categories)],
+                scribbles=[Scribble(line, int(c)) for line, c in zip(lines, item.scribble_categories)],
+                palette=palette,
+            )
+            references = ", ".join(trainer.train[i].id for i in answer.references[:4])
+            shown.append(
+                Picture(
+                    np.asarray(labelled),
+                    f"{sample.id}: confidence {answer.confidence:.2f}"
+                    + (f"; shown: {references}" if references else ""),
+                )
+            )
+        report.pictures(f"Pseudo-masks of images with: {Kind(kind)}", "The image's own label is drawn on top.", shown)
+
+
+@torch.no_grad()
+def _prediction_pictures(trainer: Trainer, report: Report, each: int = 6) -> None:
+    """Best and worst images of the validation split."""
+    if not len(trainer.val):
+        return
+    loader = Loader(trainer.val, trainer.config.size, trainer.config.batch, shuffle=False)
+    found: list[tuple[float, int, np.ndarray]] = []
+    for batch in loader.ordered():
+        logits = pseudo.resize(trainer.teacher.model(batch.images.to(trainer.device)), trainer.config.size)
+        for position, mask, target in zip(
+            batch.indices.tolist(), logits.argmax(1).byte().cpu().numpy(), batch.target.numpy()
+        ):
+            if (target != IGNORE).any():
+                metrics = SegmentationMetrics(trainer.categories)
+                metrics.update(mask, target, trainer.val[position].id)
+                dice = metrics.compute()["dice"]
+                if dice is not None and np.isfinite(dice):
+                    found.append((float(dice), position, mask))
+    found.sort(key=lambda entry: entry[0])
+    palette = pictures.palette(len(trainer.categories))
+    for title, part in (
+        ("Worst predictions (validation)", found[:each]),
+        ("Best predictions (validation)", found[::-1][:each]),
+    ):
+        shown = []
+        for dice, position, mask in part:
+            sample = trainer.val[position]
+            image = read_image(trainer.val.image_path(sample))
+            size = (image.shape[1], image.shape[0])
+            predicted = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+            masks = true_mask(trainer.val, sample), predicted
+            panels = [np.asarray(pictures.overlay(image, mask, palette)) for mask in masks]
+            shown.append(
+                Picture(np.concatenate(panels, 1), f"{sample.id}: Dice {dice:.2f} (left truth, right prediction)")
+            )
+        report.pictures(title, "", shown)

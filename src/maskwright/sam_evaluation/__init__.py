@@ -1,5 +1,0 @@
-"""What a SAM can do without any training, on a dataset with masks: boxes, clicks, and references in context."""
-
-from maskwright.sam_evaluation.scores import evaluate_sam
-
-__all__ = ["evaluate_sam"]

@@ -1,0 +1,216 @@
+"""A SAM that prompts itself, with untrained networks: what may depend on what, and what is never looked at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from maskwright.data.labels import Dataset
+from maskwright.data.scenes import render
+from maskwright.engine.metrics import BinaryMetrics
+from maskwright.errors import DataError
+from maskwright.methods.autoprompt.agent import (
+    OPENING,
+    Recalibrator,
+    Rules,
+    SelfPrompter,
+    answers_of,
+    as_answer,
+    at,
+    extremes,
+    resized,
+    seen,
+)
+from maskwright.methods.autoprompt.scores import foreground_bank, foreground_of, places_on, scores_on_canvas
+from maskwright.methods.clicks import agent as clicks
+from maskwright.methods.clicks.agent import ClickAgent, observe
+from maskwright.nets.place_policy import PlacePolicy
+from maskwright.nets.prompter import Prompter
+from maskwright.nets.quality import QualityHead
+from maskwright.nets.recalibrate import SemanticRecalibration
+from maskwright.recipes.alignsam.report import film
+from maskwright.rl.bank import Bank
+from maskwright.sam.click_grid import cells_of
+from maskwright.sam.sam import Sam
+
+GRID, CLICKS = 4, 5
+
+
+@pytest.fixture
+def bank(tiny_sam: Sam) -> Bank:
+    return Bank.of_scenes(tiny_sam, render(5, tiny_sam.size, seed=3, difficulty=0.2))
+
+
+@pytest.fixture
+def agent(tiny_sam: Sam) -> SelfPrompter:
+    torch.manual_seed(0)
+    srm = SemanticRecalibration(tiny_sam.width, "implicit", 8)
+    policy = PlacePolicy(tiny_sam.width, GRID, 8)
+    for parameter in policy.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return SelfPrompter(tiny_sam, srm, policy, rules=Rules(clicks=CLICKS))
+
+
+def same(a, b) -> None:
+    for first, second in zip(a.states, b.states, strict=True):
+        assert torch.equal(first.points, second.points)
+        assert torch.equal(first.labels, second.labels)
+        torch.testing.assert_close(first.logits, second.logits, atol=1e-3, rtol=1e-3)
+
+
+def test_an_image_is_answered_alone_and_without_its_truth(agent, bank) -> None:
+    trace = agent.segment(bank)
+    assert [state.clicks.tolist() for state in trace.states] == [[OPENING + n] * 5 for n in range(CLICKS + 1)]
+    same(agent.segment(replace(bank, truth=None)), trace)
+    for row in range(len(bank)):
+        same(agent.segment(bank.select(torch.tensor([row]))), trace[row : row + 1])
+
+
+def test_order_changes_neither_answers_nor_pictures(agent, bank) -> None:
+    trace, order = agent.segment(bank), torch.tensor([3, 0, 4])
+    part = bank.select(order)
+    same(agent.segment(part), trace[order])
+    shown = film(part, [trace[order].last], 0)
+    image = bank.pixels[bank.image[3]].permute(1, 2, 0).numpy()
+    beside = ~bank.known_truth.canvas[3].numpy()
+    assert np.array_equal(shown[: bank.size, : bank.size][beside], image[beside])
+
+
+def test_opening_is_where_srm_is_surest_and_no_cell_comes_twice(agent, bank) -> None:
+    trace = agent.segment(bank)
+    rows = torch.arange(len(bank))
+    nothing = torch.ones(len(bank), *bank.embedding.low.shape[-2:])
+    scores = Recalibrator(agent.srm, None).logits(bank, rows, nothing).detach()
+    first = trace.states[0]
+    for row in rows.tolist():
+        best, worst = (at(scores[row : row + 1], first.points[row : row + 1, slot], bank.size) for slot in (0, 1))
+        assert float(best) == pytest.approx(float(scores[row].max()), abs=1e-5)
+        assert float(worst) == pytest.approx(float(scores[row].min()), abs=1e-5)
+    assert first.labels[:, :2].tolist() == [[1, 0]] * 5
+    points = trace.last.points[:, OPENING : OPENING + CLICKS]
+    cells = cells_of(points, torch.zeros(points.shape[:2], dtype=torch.long), bank.size, GRID)
+    assert all(len(set(row)) == CLICKS for row in cells.tolist())
+    # More clicks than cells: all cells are used, then used again.
+    again = agent.segment(bank, Rules(clicks=2 * GRID * GRID)).last.points[:, OPENING:]
+    cells = cells_of(again, torch.zeros(again.shape[:2], dtype=torch.long), bank.size, GRID)
+    assert all(set(row) == set(range(GRID * GRID)) for row in cells.tolist())
+
+
+def test_labels_come_from_where_the_rules_say(agent, bank) -> None:
+    judge, rows = Recalibrator(agent.srm, None), torch.arange(len(bank))
+    for labels in ("srm", "mask", "positive"):
+        trace = agent.segment(bank, Rules(CLICKS, labels=labels))
+        for number, before in enumerate(trace.states[:-1]):
+            place, given = trace.last.points[:, OPENING + number], trace.last.labels[:, OPENING + number]
+            expected = {
+                "srm": judge(bank, before, place),
+                "mask": (at(before.logits, place, bank.size) > 0).long(),
+                "positive": torch.ones_like(rows),
+            }[labels]
+            assert torch.equal(given, expected)
+    assert agent.segment(bank, Rules(0, labels="positive")).last.labels.tolist() == [[1, 1]] * 5
+    with pytest.raises(ValueError, match="labels by CLIP need a text"):
+        agent.segment(bank, Rules(CLICKS, labels="clip"))
+
+
+def test_the_policy_decides_on_the_places(agent, bank) -> None:
+    """A policy that sees nothing but a bias for one cell goes there first; random places depend on the generator alone."""
+    trace = agent.segment(bank)
+    state = trace.states[0]
+    features = bank.embedding.low[bank.image].float()
+    logits, _ = agent.policy(agent.policy.state(features, seen(bank, state)))
+    opening = cells_of(state.points[:, :2], torch.zeros(5, 2, dtype=torch.long), bank.size, GRID)
+    first = trace.states[1].points[:, OPENING]
+    expected = logits.scatter(1, opening, -torch.inf).argmax(1)
+    assert torch.equal(cells_of(first, torch.zeros(5, dtype=torch.long), bank.size, GRID), expected)
+    rules = Rules(CLICKS, places="random")
+    draws = [agent.segment(bank, rules, torch.Generator().manual_seed(seed)).last.points for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_refining_starts_from_the_best_answer_so_far(agent, bank) -> None:
+    """With a judge whose preference is known, and no click after it, the answer is that judge's favourite."""
+    torch.manual_seed(1)
+    prompter, quality = Prompter(agent.sam.width), QualityHead()
+    refiner = ClickAgent(agent.sam, prompter, quality, clicks.Rules(clicks=0))
+    strong = SelfPrompter(agent.sam, agent.srm, agent.policy, rules=Rules(CLICKS, refine=True), refiner=refiner)
+    trace = strong.segment(bank)
+    own = as_answer(agent.sam, bank, torch.arange(5), trace.recalibrated, 1)
+    torch.testing.assert_close(own.logits, 8 * (2 * resized(trace.recalibrated, (16, 16)) - 1))
+    candidates = torch.stack([own.logits, *(state.logits for state in trace.states)], 1)
+    advice = prompter(observe(bank, trace.last))
+    guesses = quality(advice, answers_of([own, *trace.states], trace.last))[:, 1:]
+    best = guesses.argmax(1)
+    torch.testing.assert_close(trace.answer.logits, candidates[torch.arange(5), best])
+    # An image is still answered alone, and clicks that follow belong to the answer.
+    refiner.rules = clicks.Rules(clicks=2, looks=2, accept="always", stop=False)
+    trace = strong.segment(bank)
+    assert torch.equal(trace.answer.clicks, trace.answer.tokens)
+    for row in range(len(bank)):
+        alone = strong.segment(bank.select(torch.tensor([row])))
+        torch.testing.assert_close(alone.answer.logits[0], trace.answer.logits[row], atol=1e-3, rtol=1e-3)
+    with pytest.raises(ValueError, match="nothing was trained to refine with"):
+        agent.segment(bank, Rules(1, refine=True))
+
+
+def test_small_parts_by_hand() -> None:
+    maps = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])
+    assert at(maps, torch.tensor([[4.0, 4.0]]), 16).tolist() == [0.0]  # the centre of the first of 2 x 2 cells
+    assert at(maps, torch.tensor([[8.0, 4.0]]), 16).tolist() == [0.5]
+    assert at(maps, torch.tensor([[16.0, 16.0]]), 16).tolist() == [3.0]
+    places, labels = extremes(maps, 16)
+    assert places.tolist() == [[[12.0, 12.0], [4.0, 4.0]]]
+    assert labels.tolist() == [[1, 0]]
+    assert resized(torch.arange(16.0).view(1, 4, 4), (2, 2)).tolist() == [[[2.5, 4.5], [10.5, 12.5]]]
+    assert resized(maps, (4, 4)).shape == (1, 4, 4)
+
+
+def test_a_branch_and_its_text_belong_together(tiny_sam: Sam) -> None:
+    policy = PlacePolicy(tiny_sam.width, GRID, 8)
+    with pytest.raises(ValueError, match="explicit branch, and it alone"):
+        SelfPrompter(tiny_sam, SemanticRecalibration(tiny_sam.width, "explicit", 8), policy)
+
+
+# ---------------------------------------------------------------------------------------------------------- datasets
+
+
+def test_which_categories_are_meant(scene_folder) -> None:
+    dataset = Dataset.load(scene_folder)
+    assert foreground_of(dataset, ()).names == ("disc", "figure")
+    assert foreground_of(dataset, (), ("figure",)).ids == (2,)
+    assert foreground_of(dataset, (), ("round thing",)).name == "disc + figure"
+    assert foreground_of(dataset, ("disc",), ("figure",)).ids == (1,)
+    with pytest.raises(DataError, match=r"'cow': the dataset has 'disc', 'figure'[\s\S]*'disc' is named twice"):
+        foreground_of(dataset, ("cow", "disc", "disc"))
+
+
+def test_bank_of_a_foreground(scene_folder, tiny_sam: Sam) -> None:
+    dataset = Dataset.load(scene_folder / "full.json").split("train")
+    both, disc = (foreground_of(dataset, names) for names in ((), ("disc",)))
+    bank = foreground_bank(tiny_sam, dataset, both)
+    assert len(bank) == 12
+    assert bank.names == tuple(sample.id for sample in dataset)
+    share = bank.known_truth.canvas.flatten(1).float().mean(1)
+    discs = foreground_bank(tiny_sam, dataset, disc).known_truth.canvas
+    assert (discs & ~bank.known_truth.canvas).sum() == 0
+    shown = foreground_bank(tiny_sam, dataset, disc, both=True)
+    assert len(shown) == int((discs.flatten(1).float().mean(1) >= 2.5e-4).sum()) < 12
+    assert len(foreground_bank(tiny_sam, dataset, disc, both=True, limit=3)) == 3
+    assert 0 < share.max() < 1
+
+
+def test_scores_are_those_of_the_last_masks(agent, bank) -> None:
+    scores = scores_on_canvas(agent, bank, batch=2)
+    trace = agent.segment(bank)
+    metrics = BinaryMetrics()
+    logits = torch.nn.functional.interpolate(trace.last.logits[:, None], (64, 64), mode="bilinear", align_corners=False)
+    for row in range(len(bank)):
+        on = places_on(bank, trace)[row].numpy()
+        metrics.update(logits[row, 0].sigmoid().numpy(), bank.known_truth.canvas[row].numpy(), bank.names[row], on)
+    expected = metrics.compute()
+    for name in ("miou", "mae", "f", "e", "s", "fr", "ber"):
+        assert scores[name] == pytest.approx(expected[name], abs=1e-4), name

@@ -1,0 +1,212 @@
+"""The agent's moves against clicks made one by one, and what its rules promise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskwright.data.scenes import render
+from maskwright.methods.clicks.agent import (
+    ClickAgent,
+    Looks,
+    Rules,
+    allowed_cells,
+    mask_logits,
+    peaks,
+)
+from maskwright.methods.clicks.scores import Curve, curve, head_room
+from maskwright.nets.prompter import Prompter
+from maskwright.nets.quality import QualityHead
+from maskwright.rl.bank import Bank
+from maskwright.rl.clicks import ClickState, canvas_dice, click, counterfactual, first_click, oracle_click, start
+from maskwright.sam.click_grid import cells_of
+from maskwright.sam.sam import Sam
+
+
+@pytest.fixture
+def bank(tiny_sam: Sam) -> Bank:
+    return Bank.of_scenes(tiny_sam, render(4, tiny_sam.size, seed=3, difficulty=0.2))
+
+
+@pytest.fixture
+def agent(tiny_sam: Sam) -> ClickAgent:
+    torch.manual_seed(0)
+    prompter, quality = Prompter(tiny_sam.width, hidden=16), QualityHead(hidden=16)
+    torch.nn.init.normal_(prompter.heads.weight, std=0.5)
+    return ClickAgent(tiny_sam, prompter, quality, Rules(clicks=3, looks=4, spread=0.5))
+
+
+def started(sam: Sam, bank: Bank) -> ClickState:
+    rows = torch.arange(len(bank))
+    place, label, _ = first_click(bank, rows)
+    return start(sam, bank, rows, place, label)
+
+
+def test_clicks_neither_go_beside_old_ones_nor_where_the_answer_is_sure(tiny_sam: Sam, bank: Bank):
+    state = started(tiny_sam, bank)
+    logits = torch.zeros_like(state.logits)
+    logits[:, :8], logits[:, 8:] = 20.0, -20.0
+    state = replace(state, logits=logits)
+    allowed = allowed_cells(state, bank.size)
+    negative, positive = allowed[:, 0], allowed[:, 1]
+    assert not positive[:, :4].any()
+    assert not negative[:, 4:].any()
+    assert negative[:, :4].any()
+    for row in range(len(bank)):
+        column, line = (state.points[row, 0] / 8).long().tolist()
+        assert not allowed[row, :, line, column].any()
+    nothing = replace(state, logits=torch.full_like(logits, torch.nan))
+    assert allowed_cells(nothing, bank.size).flatten(1).any(1).all()
+
+
+def test_peaks_are_different_places_the_highest_first():
+    scores = torch.zeros(1, 2, 8, 8)
+    scores[0, 1, 2, 2], scores[0, 1, 2, 3], scores[0, 0, 6, 6] = 5.0, 4.9, 3.0
+    allowed = torch.ones(1, 2, 8, 8, dtype=torch.bool)
+    found = peaks(scores, allowed, 2)[0].tolist()
+    assert found == [64 + 2 * 8 + 2, 6 * 8 + 6]  # not the neighbour of the first, though it is higher
+    allowed[0, 1] = False
+    assert peaks(scores, allowed, 1)[0].tolist() == [6 * 8 + 6]
+    assert len(set(peaks(torch.zeros(1, 2, 8, 8), allowed, 40)[0].tolist())) == 40
+
+
+def test_taking_a_look_is_making_the_click(tiny_sam: Sam, bank: Bank):
+    state = started(tiny_sam, bank)
+    places = torch.rand(len(bank), 3, 2, generator=torch.Generator().manual_seed(0)) * bank.size
+    labels = torch.tensor([[1, 0, 1]]).expand(len(bank), -1)
+    looks = Looks(places, labels, *counterfactual(tiny_sam, bank, state, places, labels))
+    taken = looks.take(state, torch.full((len(bank),), 1))
+    clicked = click(tiny_sam, bank, state, places[:, 1], labels[:, 1])
+    for name in ClickState.__dataclass_fields__:
+        assert torch.allclose(getattr(taken, name).float(), getattr(clicked, name).float(), atol=1e-4), name
+    given = looks.answers(state)
+    assert torch.equal(given.logits[:, 0], state.logits)
+    assert torch.equal(given.logits[:, 2], taken.logits)
+    assert torch.allclose(given.stability[:, 2], taken.stability)
+
+
+def test_the_oracle_kept_always_is_the_oracle_clicked_by_hand(agent: ClickAgent, bank: Bank):
+    state = begun = started(agent.sam, bank)
+    done = agent.refine(bank, begun, Rules(clicks=3, looks=1, places="oracle", accept="always", stop=False))
+    for after in done.states[1:]:
+        place, label, wrong = oracle_click(bank, state)
+        state = click(agent.sam, bank, state, place, label, active=wrong)
+        assert torch.allclose(after.logits, state.logits, atol=1e-4)
+    assert len(done.states) == 4
+    assert torch.equal(done.states[0].logits, begun.logits)
+
+
+@pytest.mark.parametrize("places", ["policy", "random", "entropy"])
+def test_by_its_own_judgement_nothing_gets_worse_and_what_is_undone_is_as_before(
+    agent: ClickAgent, bank: Bank, places: str
+):
+    begun = started(agent.sam, bank)
+    rules = Rules(clicks=4, looks=3, places=places, accept="quality", stop=False)  # type: ignore[arg-type]
+    judged = []
+    done = agent.refine(
+        bank,
+        begun,
+        rules,
+        torch.Generator().manual_seed(0),
+        watch=lambda state, looks, guesses: judged.append((looks, guesses)),
+    )
+    assert len(judged) == 4
+    for before, after in zip(done.states[:-1], done.states[1:]):
+        kept = after.tokens > before.tokens
+        assert torch.equal(after.logits[~kept], before.logits[~kept])
+        assert torch.equal(after.points[~kept], before.points[~kept])
+    assert torch.equal(done.kept, done.last.tokens - begun.tokens)
+    assert (done.kept <= done.clicks).all()
+    # Guesses of one state's candidates are comparable: what was kept was the best of them and better than staying.
+    _, guesses = judged[0]
+    best = agent.quality.calibrated(guesses)
+    better = best[:, 1:].amax(1) > best[:, 0]
+    assert torch.equal(done.states[1].tokens > begun.tokens, better)
+
+
+def test_some_of_the_looks_contradict_the_answer_all_over_the_image(agent: ClickAgent, tiny_sam: Sam, bank: Bank):
+    seen: list[tuple[ClickState, Looks]] = []
+    state = started(tiny_sam, bank)
+    for spread in (0.0, 0.5):
+        rules = replace(agent.rules, clicks=1, looks=8, spread=spread)
+        agent.refine(bank, state, rules, watch=lambda *found: seen.append(found[:2]))
+    (_, favourites), (_, mixed) = seen
+    assert torch.equal(mixed.places[:, :4], favourites.places[:, :4])  # the policy's best are among them
+    cells = cells_of(mixed.places, mixed.labels, bank.size, tiny_sam.size // 8)
+    assert all(len(set(row)) == 8 for row in cells.tolist())
+    for row in range(len(bank)):
+        for (x, y), label in zip(mixed.places[row, 4:].long().tolist(), mixed.labels[row, 4:].tolist()):
+            on = torch.sigmoid(state.logits[row])[y // 8 * 2 : y // 8 * 2 + 2, x // 8 * 2 : x // 8 * 2 + 2].mean() > 0.5
+            assert label == (0 if on else 1)
+
+
+def test_what_was_undone_is_not_tried_again(agent: ClickAgent, bank: Bank):
+    tried: list[torch.Tensor] = []
+    rules = Rules(clicks=4, looks=3, accept="iou", margin=2.0, stop=False)  # no IoU rises by 2
+    done = agent.refine(
+        bank,
+        started(agent.sam, bank),
+        rules,
+        watch=lambda state, looks, _: tried.append(cells_of(looks.places, looks.labels, bank.size, 8)),
+    )
+    cells = torch.cat(tried, 1)
+    assert all(len(set(row)) == 12 for row in cells.tolist())
+    assert not done.kept.any()
+    stopped = agent.refine(bank, started(agent.sam, bank), replace(rules, stop=True))
+    assert (stopped.clicks <= 1).all()
+
+
+def test_a_target_does_not_depend_on_its_neighbours(agent: ClickAgent, bank: Bank):
+    whole = agent.refine(bank, started(agent.sam, bank))
+    for row in range(len(bank)):
+        alone = bank.select(torch.tensor([row]))
+        single = agent.refine(alone, started(agent.sam, alone))
+        assert torch.allclose(single.last.logits[0], whole.last.logits[row], atol=1e-3)
+        assert single.clicks[0] == whole.clicks[row]
+
+
+def test_an_agent_without_the_network_that_its_rules_need_says_so(tiny_sam: Sam, bank: Bank):
+    bare = ClickAgent(tiny_sam, None, None, Rules())
+    with pytest.raises(ValueError, match="no prompter"):
+        bare.refine(bank, started(tiny_sam, bank))
+    with pytest.raises(ValueError, match="no quality head"):
+        bare.refine(bank, started(tiny_sam, bank), Rules(places="entropy"))
+    done = bare.refine(bank, started(tiny_sam, bank), Rules(places="entropy", accept="iou"))
+    assert (done.last.iou >= done.states[0].iou).all()
+
+
+def test_scores_are_those_of_the_states(agent: ClickAgent, bank: Bank):
+    told = []
+    found = curve(agent, bank, batch=3, progress=lambda done, total: told.append((done, total)))
+    assert told == [(3, len(bank)), (len(bank), len(bank))]
+    done = agent.refine(bank, started(agent.sam, bank))
+    for number, state in enumerate(done.states):
+        expected = canvas_dice(bank, state.rows, state.logits)
+        assert torch.allclose(torch.from_numpy(found.dice[:, number]).float(), expected, atol=1e-2)
+    summary = found.summary()
+    assert summary["targets"] == len(bank)
+    assert summary["gain"][0] == pytest.approx(summary["dice"][-1] - summary["dice"][0])
+    assert summary["gain"][1] <= summary["gain"][0] <= summary["gain"][2]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_head_room_is_the_share_of_the_oracles_gain(first: float, share: float):
+    import numpy as np
+
+    def made(last: float) -> Curve:
+        return Curve(np.array([[first, last]]), np.zeros(1, int), np.zeros(1, int), np.zeros((1, 2)))
+
+    found = head_room(made(first + 0.5 * share), made(first + 0.5))
+    assert found == pytest.approx(share, abs=1e-6)
+    assert head_room(made(first), made(first)) is None
+
+
+def test_a_given_mask_becomes_logits_with_the_same_border():
+    area = torch.tensor([0.0, 0.49, 0.51, 1.0])
+    assert torch.equal(mask_logits(area) > 0, area > 0.5)
+    assert mask_logits(area).abs().max() == 8

@@ -1,0 +1,205 @@
+"""What the policy is asked while it learns: mask images pose as weakly labelled ones, and nothing of the truth leaks to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from maskwright.data.batch import Batch
+from maskwright.data.labels import Kind
+from maskwright.methods.in_context.labeller import Labeller
+from maskwright.methods.in_context.questions import ask
+from maskwright.methods.in_context.selection import ReferencePolicy
+from maskwright.nets.spnet import Query
+from maskwright.sam.sam import Sam
+from tests.methods.in_context.batches import BOX_1, BOX_3, SIZE, C, batch_of
+
+GRID = SIZE // 4
+WEAK = [Kind.BOX, Kind.POINT, Kind.NONE]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def masked_batch(first: int = 10) -> Batch:
+    """The five images, all with masks now: category 1 above, category 2 below; they keep their boxes and clicks."""
+    target = torch.zeros(5, SIZE, SIZE, dtype=torch.long)
+    target[:, : SIZE // 4], target[:, SIZE // 2 :] = 1, 2
+    present = torch.tensor([0, 1, 1]).expand(5, C)
+    images = torch.rand(5, 3, SIZE, SIZE, generator=seeded(first))
+    kinds = torch.full((5,), int(Kind.MASK))
+    return batch_of(images=images, target=target, present=present, kinds=kinds, indices=torch.arange(first, first + 5))
+
+
+@pytest.fixture
+def labeller(tiny_sam: Sam) -> Labeller:
+    """Its pool holds the five mask images."""
+    made = Labeller(
+        tiny_sam,
+        C,
+        selector="policy",
+        references=2,
+        blend=0.5,
+        weak_weight=0.5,
+        generator=lambda stream, step: seeded(stream + 16 * step),
+        policy=ReferencePolicy(tiny_sam.width, references=2),
+    )
+    with torch.no_grad():
+        batch = masked_batch()
+        made.absorb([made.visit(batch, tiny_sam.encode(batch.images), 0)[1]])
+    assert len(made.pool) == 10
+    return made
+
+
+def test_a_mask_image_poses_as_a_weakly_labelled_one(labeller: Labeller):
+    batch = masked_batch()
+    embedding = labeller.sam.encode(batch.images)
+    posed: set[int] = set()
+    for seed in range(6):
+        asked = ask(labeller, batch, embedding, seeded(seed), WEAK, most=6)
+        assert asked is not None
+        posed |= set(asked.query.kind.tolist())
+        assert asked.judge.known.all()
+        assert not asked.judge.present()[1:].any()
+        # Six of ten rows; four other images have each category.
+        assert asked.allowed.sum(1).tolist() == [4] * 6
+        above = asked.judge.truth[:, 0, 0] == 1
+        assert (asked.judge.truth[above, : GRID // 4] == 1).all()
+        assert (asked.judge.truth[~above, GRID // 2 :] == 1).all()
+        places = asked.allowed.nonzero()[:, 1].view(6, 4)[:, :2]
+        logits, iou = asked.answer(torch.arange(6), places)
+        assert logits.shape == (6, GRID, GRID)
+        assert iou.shape == (6,)
+    assert posed == set(WEAK)
+
+
+def test_the_truth_of_a_query_changes_nothing_but_its_judge(labeller: Labeller):
+    batch = masked_batch()
+    embedding = labeller.sam.encode(batch.images)
+    first = ask(labeller, batch, embedding, seeded(1), WEAK)
+    second = ask(labeller, replace(batch, target=batch.target.flip(1)), embedding, seeded(1), WEAK)
+    assert first is not None
+    assert second is not None
+    for name in ("whole", "foreground", "kind"):
+        assert torch.equal(getattr(first.query, name), getattr(second.query, name))
+    rows, places = torch.arange(8), first.allowed.nonzero()[:, 1].view(8, 4)[:, :2]
+    assert torch.equal(first.answer(rows, places)[0], second.answer(rows, places)[0])
+    assert not torch.equal(first.judge.truth, second.judge.truth)
+
+
+def test_weak_images_are_judged_by_label_and_teacher(labeller: Labeller):
+    batch = batch_of(images=torch.rand(5, 3, SIZE, SIZE, generator=seeded()))
+    embedding = labeller.sam.encode(batch.images)
+    teacher = torch.zeros(5, C, GRID, GRID)
+    teacher[:, 1] = 1
+    asked = ask(labeller, batch, embedding, seeded(), WEAK, teacher, 1.0)
+    assert asked is not None
+    assert not asked.judge.known.any()
+    assert asked.judge.view is not None
+    assert asked.judge.labelled is not None
+    category_1 = asked.judge.view.flatten(1).all(1)
+    assert torch.equal(category_1, asked.judge.view.flatten(1).any(1))
+    labelled = dict(zip(asked.query.kind.tolist(), asked.judge.labelled.tolist()))
+    assert labelled == {Kind.BOX: True, Kind.POINT: True, Kind.SCRIBBLE: True, Kind.TAG: False, Kind.NONE: False}
+    without = ask(labeller, batch, embedding, seeded(), WEAK)
+    assert without is not None
+    assert without.judge.view is None
+
+
+def test_an_answer_that_fits_its_label_loses_less(labeller: Labeller):
+    target = torch.full((5, SIZE, SIZE), 255)
+    target[1, 8:12, 8:12] = 1  # a click drawn
+    batch = batch_of(images=torch.rand(5, 3, SIZE, SIZE, generator=seeded()), target=target)
+    asked = ask(labeller, batch, labeller.sam.encode(batch.images), seeded(), WEAK, most=99)
+    assert asked is not None
+    assert asked.judge.weak is not None
+    filled = torch.full((GRID, GRID), -9.0)
+    for box in (BOX_1, BOX_3):
+        x0, y0, x1, y1 = (int(v / 4) for v in box)
+        filled[y0:y1, x0:x1] = 9
+    clicked = torch.full((GRID, GRID), -9.0)
+    clicked[2, 2] = 9
+    empty = torch.full((GRID, GRID), -9.0)
+    kinds = asked.query.kind.tolist()
+    # Rows come in random order: of the two boxed categories only one is filled by these boxes.
+    boxed = torch.tensor([row for row, kind in enumerate(kinds) if kind == Kind.BOX])
+    fits = asked.judge.weak(boxed, filled.expand(2, -1, -1))
+    assert float(fits.min()) < 0.01 < 1 < float(fits.max())
+    assert (asked.judge.weak(boxed, empty.expand(2, -1, -1)) > 1).all()
+    points = torch.tensor([row for row, kind in enumerate(kinds) if kind == Kind.POINT])
+    assert float(asked.judge.weak(points, clicked.expand(2, -1, -1)).min()) < 0.01
+    assert (asked.judge.weak(points, empty.expand(2, -1, -1)) > 5).any()
+
+
+def test_nothing_to_choose_from_is_no_question(labeller: Labeller):
+    batch = masked_batch()
+    embedding = labeller.sam.encode(batch.images)
+    assert ask(labeller, replace(batch, present=torch.zeros(5, C)), embedding, seeded(), WEAK) is None
+    labeller.pool.load_state_dict({})
+    assert ask(labeller, batch, embedding, seeded(), WEAK) is None
+
+
+@torch.no_grad()
+def test_the_policy_chooses_what_a_visit_is_shown(labeller: Labeller):
+    assert labeller.policy is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for head in (labeller.policy.net.query_shift, labeller.policy.net.candidate_shift):
+            torch.nn.init.normal_(head.weight)
+    batch = batch_of(images=torch.rand(5, 3, SIZE, SIZE, generator=seeded()))
+    embedding = labeller.sam.encode(batch.images)
+    _, found = labeller.visit(batch, embedding, 0)
+    whole = embedding.low.mean((2, 3))[3:4]
+    query = Query(whole, whole, batch.kinds[3:4])
+    allowed = labeller.pool.allowed(batch.indices[3:4], torch.tensor([1]), batch.kinds[3:4])
+    chosen = labeller.policy.choose(query, labeller.pool.entries(), allowed)
+    assert found.masks[3].references == sorted(labeller.pool.tensors["sample"][chosen[0]].tolist())
+
+
+def test_a_policy_is_needed_where_it_is_to_choose(tiny_sam: Sam):
+    with pytest.raises(ValueError, match="needs a policy"):
+        Labeller(
+            tiny_sam, C, selector="policy", references=2, blend=0.5, weak_weight=0.5, generator=lambda a, b: seeded()
+        )
+
+
+@torch.no_grad()
+def test_the_best_set_of_a_round_makes_the_pseudo_mask(labeller: Labeller):
+    assert labeller.policy is not None
+    batch = batch_of(images=torch.rand(5, 3, SIZE, SIZE, generator=seeded()))
+    embedding = labeller.sam.encode(batch.images)
+    teacher = torch.rand(5, C, GRID, GRID, generator=seeded(1)).softmax(1)
+    with torch.enable_grad():
+        asked = ask(labeller, batch, embedding, seeded(), WEAK, teacher, most=99)
+        assert asked is not None
+        entries = labeller.pool.entries()
+        found = labeller.policy.step(asked.query, entries, asked.allowed, asked.answer, asked.judge, seeded())
+    best = asked.best(found)
+    assert 0 < len(best.rows) == int(found.decided.sum())
+    _, visit = labeller.visit(batch, embedding, 0, teacher, best=best)
+    samples = labeller.pool.tensors["sample"]
+    whole = 0
+    for image in set(best.rows.image.tolist()):
+        shown = set(samples[best.places[best.rows.image == image]].flatten().tolist())
+        assert shown <= set(visit.masks[image].references)
+        if bool(found.decided[asked.rows.image == image].all()):
+            assert shown == set(visit.masks[image].references)
+            whole += 1
+    assert whole
+    logits = asked.answer(torch.arange(len(asked.rows)), found.places)[0]
+    torch.testing.assert_close(logits, found.logits, rtol=1e-3, atol=1e-3)
+
+
+def test_only_weakly_labelled_rows_with_a_best_set_are_told(labeller: Labeller):
+    assert labeller.policy is not None
+    batch = masked_batch()
+    asked = ask(labeller, batch, labeller.sam.encode(batch.images).detach(), seeded(), WEAK)
+    assert asked is not None
+    found = labeller.policy.step(
+        asked.query, labeller.pool.entries(), asked.allowed, asked.answer, asked.judge, seeded()
+    )
+    assert found.decided.any()
+    assert not len(asked.best(found).rows)

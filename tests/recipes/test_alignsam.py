@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import maskwright
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.errors import DataError, MaskwrightError, WeightsError
 from maskwright.recipes.alignsam import trainer as alignsam
 from maskwright.recipes.alignsam.trainer import Config, Trainer, main

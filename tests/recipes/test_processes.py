@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from maskwright.api import load_in_context
 from maskwright.cli import main
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.recipes.s4m import trainer as s4m
 from maskwright.recipes.samix import trainer as samix
 from maskwright.sam.precompute import signature

@@ -15,8 +15,9 @@ from accelerate import Accelerator
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from maskwright.api import load
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import image_size, read_mask
-from maskwright.data.labels import Dataset, Kind, Labels
+from maskwright.data.labels import Kind, Labels
 from maskwright.engine import descent
 from maskwright.errors import DataError, MaskwrightError, RunError
 from maskwright.methods.in_context.selection import load_policy

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import image_size
-from maskwright.data.labels import Box, Dataset, Point
+from maskwright.data.labels import Box, Point
 from maskwright.data.pictures import draw_labels, overlay, thumbnail_mask
 from maskwright.engine.report import Picture, Report
 from maskwright.methods.zero_shot.objects import read_view

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from maskwright.data.check import require_clean
-from maskwright.data.labels import IGNORE, Dataset
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import IGNORE
 from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.zero_shot.baselines import iou

@@ -24,7 +24,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
 
 from maskwright.data.check import require_clean
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.engine.budget import progress
 from maskwright.engine.devices import find_device
 from maskwright.engine.run import Run, settings_of

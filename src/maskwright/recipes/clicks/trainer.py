@@ -30,7 +30,8 @@ import tyro
 from torch import Tensor, nn
 
 from maskwright.data.check import require_clean
-from maskwright.data.labels import Dataset, Sample
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import Sample
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.devices import find_device
 from maskwright.engine.run import Run, settings_of

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from maskwright.data.augment import Augmentation, Crop, strong_view
 from maskwright.data.check import require_clean
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_image
 from maskwright.data.instances import (
     InstanceBatch,
@@ -37,7 +38,7 @@ from maskwright.data.instances import (
     read_ids,
     refuse_semantic,
 )
-from maskwright.data.labels import Dataset, Labels
+from maskwright.data.labels import Labels
 from maskwright.engine import descent
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.ema import Ema, spanning

@@ -25,7 +25,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from maskwright import __version__
 from maskwright.data import formats
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import leaves_folder
@@ -34,6 +33,7 @@ from maskwright.data.pictures import palette
 from maskwright.engine.predictor import Prediction, Predictor
 from maskwright.engine.values import plain
 from maskwright.errors import DataError, MaskwrightError
+from maskwright.version import __version__
 
 FORMAT, VERSION = "maskwright-predictions", 2
 INDEX = "predictions.json"

@@ -19,6 +19,7 @@ and inside ``fit``::
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,20 +53,19 @@ class RunConfig(Protocol):
     overwrite: bool
 
 
-class Trainable(Protocol):
+class Trainable(ABC):
     """What a session needs of a recipe's trainer, to write and read checkpoints."""
 
+    @abstractmethod
     def parts(self) -> dict[str, Any]:
         """By name: modules, optimisers and other objects whose state a checkpoint holds; see ``engine.state.pack``."""
-        ...
 
     def values(self) -> dict[str, Any]:
         """Whatever else decides how the training goes on, as JSON."""
-        ...
+        return {}
 
-    def restore(self, values: Mapping[str, Any]) -> None:
-        """Take up ``values`` of a checkpoint, before its ``parts`` are filled: this may create some of them."""
-        ...
+    def restore(self, values: Mapping[str, Any]) -> None:  # noqa: B027 (most recipes have no values)
+        """Take up the ``values`` of a checkpoint, before its ``parts`` are filled: this may create some of them."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ All random numbers are functions of (seed, stream, step), so a resumed run repea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -28,7 +28,7 @@ from maskwright.data.loader import Loader
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.ema import Ema, spanning
 from maskwright.engine.metrics import SegmentationMetrics
-from maskwright.engine.session import Session, set_rate
+from maskwright.engine.session import Session, Trainable, set_rate
 from maskwright.errors import DataError
 from maskwright.methods.in_context import pseudo
 from maskwright.methods.in_context.labeller import Labeller, Shown, Visit
@@ -54,7 +54,7 @@ CLEAR = (0.6, 0.2)
 make SAM draw too large what it is unsure of: at equal margins, answers to clicks are 1.5 times too large, and so is what learns of them."""
 
 
-class Trainer:
+class Trainer(Trainable):
     """Networks, data and optimisers of one run. Methods in the order in which ``main`` calls them."""
 
     def __init__(self, config: Config, session: Session) -> None:
@@ -173,12 +173,6 @@ class Trainer:
         if self.policy is not None:
             parts["policy"] = self.policy
         return parts
-
-    def values(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, values: Mapping[str, Any]) -> None:
-        """Nothing but the parts decides how the training goes on."""
 
     # ------------------------------------------------------------------------------------------------ stage 1
 

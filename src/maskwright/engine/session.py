@@ -240,9 +240,14 @@ class Session:
         self.run.save_checkpoint(self.clock, tensors, state)
         self._saved = time.monotonic()
 
-    def finish(self) -> bool:
-        """Write the last checkpoint and wait for all processes. Returns whether this one is to write model and report."""
-        self.save(force=True)
+    def finish(self, *, save: bool = True) -> bool:
+        """Write the last checkpoint and wait for all processes. Returns whether this one is to write model and report.
+
+        Args:
+            save: False where something followed the last step that a resumed run must do again.
+        """
+        if save:
+            self.save(force=True)
         self.accelerator.wait_for_everyone()
         return self.is_main
 

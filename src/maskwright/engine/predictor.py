@@ -118,6 +118,22 @@ class Prediction:
         return write_mask(Path(folder, "masks", f"{name}.png"), self.mask)
 
 
+@dataclass(frozen=True)
+class FolderTask:
+    """Images that are about to be predicted into a folder, as :meth:`Predictor.prepare_folder` sees them.
+
+    Attributes:
+        images: how many.
+        load: a run directory or model folder → its predictor, on the same device.
+        predict: lets another predictor predict the same images first: the predictor, the name of a folder below that of
+            the results, and what a progress bar calls it → the folder.
+    """
+
+    images: int
+    load: Callable[[Path], Predictor]
+    predict: Callable[[Predictor, str, str], Path]
+
+
 class Predictor(ABC):
     """A trained model, ready for images of any size and mode. Made by :func:`maskwright.load`.
 
@@ -191,6 +207,21 @@ class Predictor(ABC):
                 f"(its options: {own}); leave it out"
             )
         return {**self.options, **options}
+
+    def prepare_folder(self, options: Mapping[str, Any], task: FolderTask) -> dict[str, Any]:
+        """Do what has to be done before images are predicted into a folder, such as making masks that are refined then.
+
+        Args:
+            options: as :meth:`predict` takes them; those of some kinds of model may mean more for a folder.
+            task: the images, and the means to have other models predict them.
+
+        Returns:
+            The options for :meth:`predict`, complete.
+
+        Raises:
+            MaskwrightError: an option that this kind of model does not have, or that does not go with these images.
+        """
+        return self.with_defaults(options)
 
     def companion_of(self, image: Path) -> Path | None:
         """A second file that the prediction of an image is made from, such as a mask to refine, with the options that
@@ -295,6 +326,25 @@ class Predictor(ABC):
     @abstractmethod
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
         """What :meth:`evaluate` gave, to be printed."""
+
+    def scores_path(self, run: str | Path, split: str, **options: Any) -> Path | None:
+        """Where scores are kept: ``evaluation-<split>.json`` in the run directory, with other endings for other ways to predict.
+
+        Args:
+            run: what the model was loaded from.
+            split, options: as :meth:`evaluate` takes them.
+
+        Returns:
+            None for a model folder by itself: there is no run around it, and nothing but the model belongs into it.
+        """
+        if Path(run).resolve() == self.folder.resolve():
+            return None
+        name = "".join(c if c.isalnum() or c in "._-" else "_" for c in split)
+        return Path(run, f"evaluation-{name}{self.scores_ending(options)}.json")
+
+    def scores_ending(self, options: Mapping[str, Any]) -> str:
+        """What tells scores of another way to predict from the usual ones, such as ``-in-context``."""
+        return ""
 
     def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
         """Write what a whole folder of predictions has beside its index, and say which files these are.

@@ -16,11 +16,19 @@ from maskwright.data.labels import Dataset, Sample
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores to be printed: numbers are 0..1 (float) or counts (int), None is not defined. The note says how to read them."""
+    """Scores to be printed.
+
+    Attributes:
+        columns: their names.
+        rows: a name first, then numbers: 0..1 (float) or counts (int); None is not defined.
+        note: how to read them.
+        title: what was scored.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     note: str = ""
+    title: str = ""
 
 
 def category_problems(categories: Sequence[str], dataset: Dataset) -> list[str]:

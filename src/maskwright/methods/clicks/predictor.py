@@ -21,7 +21,7 @@ from maskwright.data.geometry import Size, resize_matrix, unwarp_logits, warp_ma
 from maskwright.data.images import read_mask
 from maskwright.data.labels import IGNORE, Dataset
 from maskwright.engine.model import Model
-from maskwright.engine.predictor import Canvas, Prediction, Predictor
+from maskwright.engine.predictor import Canvas, FolderTask, Prediction, Predictor
 from maskwright.engine.scoring import ScoreTable
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.clicks.agent import ClickAgent, Refinement, Rules, mask_logits
@@ -112,6 +112,21 @@ class ClickPredictor(Predictor):
             yield f"--box {box}: must be X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1"
         if masks is not None and not Path(masks).is_dir():
             yield f"--masks {masks}: there is no such folder"
+
+    def prepare_folder(self, options: Mapping[str, Any], task: FolderTask) -> dict[str, Any]:
+        """A click or a box is about one image; where ``masks`` names a model, its masks of all images are made first, in ``given/``."""
+        complete = self.with_defaults(options)
+        for name in ("click", "box"):
+            if complete[name] is not None and task.images > 1:
+                raise MaskwrightError(
+                    f"--{name} is about one image, and {task.images} were given; name one, or give --masks"
+                )
+        masks = complete["masks"]
+        if masks is not None and _holds_model(Path(masks)):
+            model = task.load(Path(masks))
+            self.refuse_masks_of(model)
+            complete["masks"] = task.predict(model, "given", "masks to refine")
+        return complete
 
     def companion_of(self, image: Path) -> Path | None:
         """The mask that is to be refined."""
@@ -328,8 +343,16 @@ class ClickPredictor(Predictor):
             ],
         }
 
+    def scores_ending(self, options: Mapping[str, Any]) -> str:
+        return "" if options.get("masks") is None else "-refined"
+
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
         return curve_table(scores["curves"], scores["head_room"]) if "curves" in scores else semantic_table(scores)
+
+
+def _holds_model(path: Path) -> bool:
+    """Whether a folder is a run or a model folder, not one of masks."""
+    return any((folder / "model.safetensors").is_file() for folder in (path, path / "model"))
 
 
 def load_agent(model: Model) -> ClickPredictor:

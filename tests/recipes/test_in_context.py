@@ -21,7 +21,7 @@ from maskwright.methods.in_context import predictor as in_context
 from maskwright.methods.in_context import selection
 from maskwright.methods.in_context.predictor import InContextPredictor
 from maskwright.nets.selector import SelectorName
-from maskwright.recipes.samix import trainer as samix
+from maskwright.recipes import samix
 from maskwright.sam.prompts import PADDING, Prompts
 from tests.recipes.training import settings
 
@@ -32,14 +32,9 @@ LENGTH = {"steps": 6, "warm_up": 2, "sam_every": 2}
 def trained(tmp_path_factory: pytest.TempPathFactory, scene_folder: Path, tiny_sam_folder: Path) -> samix.Trainer:
     """A finished training with a policy, as it was in memory."""
     kept: list[samix.Trainer] = []
-    finish = samix.Trainer.finish
-
-    def keep(self: samix.Trainer) -> None:
-        finish(self)
-        kept.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samix.Trainer, "finish", keep)
+        patch.setattr(samix, "write_report", kept.append)
         out = tmp_path_factory.mktemp("policy") / "run"
         samix.main(settings(scene_folder, out, tiny_sam_folder, selector="policy", **LENGTH))
     return kept[0]

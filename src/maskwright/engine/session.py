@@ -223,6 +223,7 @@ class Session:
         trainer.restore(state["values"])
         unpack(trainer.parts(), checkpoint.tensors, state["parts"])
         self._sums.update(state["averages"])
+        self._latest = state["latest"]
 
     def save(self, *, force: bool = False) -> None:
         """Write a checkpoint, if ``checkpoint_seconds`` have passed since the last one."""
@@ -236,6 +237,7 @@ class Session:
             "values": self._trainer.values(),
             "parts": parts,
             "averages": {name: values for name, values in self._sums.items() if values},
+            "latest": self._latest,
         }
         self.run.save_checkpoint(self.clock, tensors, state)
         self._saved = time.monotonic()
@@ -272,6 +274,10 @@ class Session:
             then: called after each step, before a checkpoint may be written.
         """
         stage.started = time.monotonic()
+        if not stage.step:
+            # What the stage before has noted since its last line is not this one's.
+            self._sums.clear()
+            self._latest = {}
         length, completed = stage.budget.bar(stage.step, stage.minutes_used)
         with progress(length, stage.text, completed=completed, is_main=self.is_main) as advance:
             while (until is None or stage.step < until) and (share := self.agree(stage.share)) < 1:
@@ -286,8 +292,6 @@ class Session:
                     then()
                 self.save()
         stage.minutes, stage.started = stage.minutes_used, None
-        self._sums.clear()
-        self._latest = {}
         if until is None:
             stage.fraction = 1.0
 

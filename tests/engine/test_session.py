@@ -26,6 +26,7 @@ from maskwright.errors import DataError, RunError, WeightsError
 class Config:
     data: Path
     out: Path
+    sam: str = "nano"
     seed: int = 0
     device: str = "cpu"
     checkpoint_seconds: float = 0.0
@@ -113,6 +114,16 @@ def test_stages_follow_each_other_and_the_log_holds_means(data: Path, tmp_path: 
     # Means of the two steps before each line, and the newest rate; what a stage left over is not the next one's.
     assert [line["at"] for line in lines] == [0.5, 2.5, 0.5, 2.5]
     assert [line["rate"] for line in lines] == pytest.approx([0.8, 0.4, 0.75, 0.25])
+
+
+def test_start_and_end_are_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run(Config(data, tmp_path / "run"))
+    told = capsys.readouterr().err
+    assert f"{data}: 1 training images (1 mask), 0 for validation; categories: " in told
+    assert "SAM nano on cpu; first 5 steps, second 4 steps; seed 0; run: " in told
+    assert "9 steps in 0.0 minutes" in told
+    run(Config(data, tmp_path / "run", resume=True))
+    assert "resumed at step 9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stops", [[1], [5], [6], [2, 7], [8]])

@@ -34,7 +34,8 @@ import torch
 import tyro
 
 from context import Guess, Images, Queries, encode, fill, load_adapted
-from maskwright.data.labels import Dataset, Kind
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import Kind
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.metrics import paired_bootstrap

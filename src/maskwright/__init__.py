@@ -11,17 +11,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from maskwright.version import __version__
+
 if TYPE_CHECKING:
     from maskwright.api import Prediction, evaluate, load, train
-    from maskwright.data.labels import Dataset
+    from maskwright.data.dataset import Dataset
     from maskwright.sam.sam import Sam
 
-__version__ = "0.1.0"
 __all__ = ["Dataset", "Prediction", "Sam", "__version__", "evaluate", "load", "train"]
 
 # PyTorch takes seconds to import, so names are fetched when they are first used.
 _HOMES = {
-    "Dataset": "maskwright.data.labels",
+    "Dataset": "maskwright.data.dataset",
     "Prediction": "maskwright.api",
     "Sam": "maskwright.sam.sam",
     "evaluate": "maskwright.api",

@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Prediction, Predictor
 from maskwright.errors import MaskwrightError

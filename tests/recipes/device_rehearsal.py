@@ -15,7 +15,8 @@ from accelerate import Accelerator
 
 from maskwright import api
 from maskwright.cli import main
-from maskwright.data.labels import Dataset, Kind
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import Kind
 from maskwright.engine import predictor
 from maskwright.methods.in_context import predictor as in_context
 from maskwright.recipes import alignsam, clicks

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import maskwright
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.errors import DataError, MaskwrightError, WeightsError
 from maskwright.methods.autoprompt.agent import SelfPrompter
 from maskwright.recipes.alignsam import Config, Trainer, main

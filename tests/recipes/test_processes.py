@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from maskwright.api import load_in_context
 from maskwright.cli import main
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.recipes import s4m, samix
 from maskwright.sam.precompute import signature
 from maskwright.sam.sam import Sam

@@ -14,9 +14,10 @@ import torch
 
 from maskwright import api
 from maskwright.cli import main
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask
 from maskwright.data.instances import is_labelled
-from maskwright.data.labels import Box, Dataset, Labels, Point
+from maskwright.data.labels import Box, Labels, Point
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
 from maskwright.methods.instances.distillation import cells_of, similarities
 from maskwright.recipes import s4m

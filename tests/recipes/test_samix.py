@@ -14,8 +14,9 @@ import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from maskwright.api import load
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import image_size, read_mask
-from maskwright.data.labels import Dataset, Kind, Labels
+from maskwright.data.labels import Kind, Labels
 from maskwright.errors import DataError, MaskwrightError, RunError
 from maskwright.methods.in_context.selection import load_policy
 from maskwright.nets.selector import SelectorName

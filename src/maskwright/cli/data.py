@@ -24,7 +24,7 @@ class Check:
 
     def __call__(self) -> int:
         from maskwright.data.check import check
-        from maskwright.data.labels import Dataset
+        from maskwright.data.dataset import Dataset
 
         problems, found = [], {}
         try:
@@ -56,7 +56,7 @@ class Stats:
     """Print JSON."""
 
     def __call__(self) -> None:
-        from maskwright.data.labels import Dataset
+        from maskwright.data.dataset import Dataset
         from maskwright.data.stats import stats
 
         numbers = stats(Dataset.load(self.data))
@@ -92,7 +92,8 @@ class Weaken:
     """Whose masks are weakened; other splits stay as they are."""
 
     def __call__(self) -> None:
-        from maskwright.data.labels import Dataset, Kind
+        from maskwright.data.dataset import Dataset
+        from maskwright.data.labels import Kind
         from maskwright.data.weaken import weaken
 
         shares = {kind: getattr(self, str(kind)) for kind in reversed(Kind) if kind != Kind.NONE}
@@ -118,8 +119,8 @@ class Convert:
     """Write even if the format cannot hold all labels."""
 
     def __call__(self) -> None:
+        from maskwright.data.dataset import Dataset
         from maskwright.data.formats import convert
-        from maskwright.data.labels import Dataset
 
         print(f"written: {convert(Dataset.load(self.data), self.out, self.to, allow_loss=self.allow_loss)}")
 

@@ -141,8 +141,8 @@ class Evaluate:
     def __call__(self) -> None:
         at_least_1(batch=self.batch)
         from maskwright.api import evaluate
+        from maskwright.data.dataset import Dataset
         from maskwright.data.images import write_atomic
-        from maskwright.data.labels import Dataset
 
         model = _load_model(self, self.device)
         with advancing("evaluating") as progress:

@@ -74,8 +74,8 @@ class SamEvaluate:
     def __call__(self) -> None:
         at_least_1(limit=self.limit, objects=self.objects, clicks=self.clicks, batch=self.batch)
         canvas_size(self.size)
+        from maskwright.data.dataset import Dataset
         from maskwright.data.images import write_atomic
-        from maskwright.data.labels import Dataset
         from maskwright.engine.devices import find_device
         from maskwright.methods.zero_shot import evaluate_sam
         from maskwright.methods.zero_shot.report import COLUMNS, explanation, table, title
@@ -160,7 +160,7 @@ class SamPrecompute:
     def __call__(self) -> None:
         at_least_1(batch=self.batch)
         canvas_size(self.size)
-        from maskwright.data.labels import Dataset
+        from maskwright.data.dataset import Dataset
         from maskwright.sam.precompute import precompute, signature
         from maskwright.sam.sam import Sam
         from maskwright.sam.store import EmbeddingStore

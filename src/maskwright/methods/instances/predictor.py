@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskwright.data.check import require_clean
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix
 from maskwright.data.images import write_atomic
 from maskwright.data.instances import is_labelled, read_ids
-from maskwright.data.labels import Dataset
 from maskwright.data.pictures import overlay_instances
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from maskwright.data.check import require_clean
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.predictor import Predictor
 from maskwright.engine.scoring import ScoreTable, refuse_unsuited, scored, true_mask

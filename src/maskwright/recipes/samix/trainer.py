@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from maskwright.data.augment import strong_view, training_geometry
 from maskwright.data.batch import Batch
+from maskwright.data.dataset import Dataset
 from maskwright.data.implied import with_implied_labels
-from maskwright.data.labels import IGNORE, Dataset, Kind
+from maskwright.data.labels import IGNORE, Kind
 from maskwright.data.loader import Loader
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.ema import Ema, spanning

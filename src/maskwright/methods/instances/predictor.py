@@ -20,7 +20,7 @@ from maskwright.data.pictures import overlay_instances
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor
 from maskwright.engine.scoring import ScoreTable, refuse_unsuited, scored
-from maskwright.errors import DataError
+from maskwright.errors import DataError, WeightsError
 from maskwright.methods.instances import coco
 from maskwright.methods.instances.coco import Detection
 from maskwright.methods.instances.detections import detect, squashed
@@ -174,7 +174,7 @@ def load_instances(model: Model) -> InstancePredictor:
     try:
         segmenter = build(model.config["segmenter"], len(model.categories), model.size)
         crop = model.config["crop"]
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, WeightsError) as error:
         raise model.misfit("segmenter", error) from error
     model.fill(segmenter)
     return InstancePredictor(segmenter, model, crop)

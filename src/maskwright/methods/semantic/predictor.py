@@ -14,6 +14,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor
 from maskwright.engine.scoring import ScoreTable
+from maskwright.errors import WeightsError
 from maskwright.methods.semantic.scores import semantic_scores, semantic_table
 from maskwright.nets.segmenter import Segmenter, build
 
@@ -65,7 +66,7 @@ def load_segmenter(model: Model) -> SegmenterPredictor:
     """The predictor of a model folder with a semantic segmenter. Raises WeightsError where it does not fit."""
     try:
         segmenter = build(model.config["segmenter"], len(model.categories), model.size)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, WeightsError) as error:
         raise model.misfit("segmenter", error) from error
     model.fill(segmenter)
     return SegmenterPredictor(segmenter, model)

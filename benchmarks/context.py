@@ -93,7 +93,7 @@ def encode(
     return Images(
         Embedding.cat(embeddings),
         torch.cat([b.target for b in batches]).to(torch.uint8),
-        rows_of(torch.cat([b.present for b in batches])),
+        rows_of(torch.cat([b.present for b in batches]), torch.cat([b.kinds for b in batches]), sample),
         sample,
         [dataset[i].id for i in sample.tolist()],
     )
@@ -165,7 +165,8 @@ class Queries:
 
     @torch.no_grad()
     def answer(self, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """An ``engine.in_context.selection.Answer``: (R,) rows, (R, T) places in the pool → (R, S/4, S/4) logits and (R,) predicted IoU."""
+        """As ``methods.in_context.selection.PredictMasks``: (R,) rows, (R, T) places in the pool → (R, S/4, S/4) logits and (R,)
+        predicted IoU."""
         embedding = self.images.embedding[self.rows.image[rows]]
         masks = self.sam.decode(self.sam.recall(embedding, self.pool.memory(places)))
         return masks.best[:, 0], masks.best_iou[:, 0]

@@ -38,6 +38,10 @@ class Query:
     foreground: Tensor
     kind: Tensor
 
+    def __getitem__(self, index: Tensor) -> Query:
+        """Some of the images."""
+        return Query(self.whole[index], self.foreground[index], self.kind[index])
+
 
 @dataclass(frozen=True)
 class Entries:

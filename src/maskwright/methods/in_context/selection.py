@@ -2,7 +2,7 @@
 
 One round, for N queries: SPNet draws groups of reference sets; SAM answers each distinct set once, all of them in one batch; the
 answers are rewarded; ``rl.grpo`` makes the better sets of a group more probable. Nothing here knows where queries come from, or a
-recipe's loop: how SAM answers is an ``Answer``, what its answers are held against is a ``Judge``.
+recipe's loop: how SAM answers is a ``PredictMasks``, what its answers are held against is a ``Judge``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from maskwright.nets.selector import Heuristic, select
 from maskwright.nets.spnet import Entries, Observation, Query, SPNet, candidates
 from maskwright.rl.grpo import Diagnostics, advantages, descent, update
 
-Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+PredictMasks = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """What SAM answers: (R,) rows of the queries, (R, T) places in the pool → (R, h, w) logits and (R,) predicted IoU in 0..1."""
 
 REWARDS = ("true", "iou", "view", "weak")
@@ -96,11 +96,13 @@ class Round:
 
 
 @torch.no_grad()
-def answer_groups(answer: Answer, places: Tensor, judge: Judge, at_once: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+def answer_groups(
+    predict_masks: PredictMasks, places: Tensor, judge: Judge, at_once: int = 64
+) -> tuple[Tensor, Tensor, Tensor]:
     """Answer and reward groups of reference sets. SAM does not mind the order of references, so each distinct set is answered once.
 
     Args:
-        answer: see ``Answer``.
+        predict_masks: see ``PredictMasks``.
         places: (N, G, T) in the pool.
         judge: of the N queries.
         at_once: sets in one batch, to bound the memory.
@@ -108,20 +110,20 @@ def answer_groups(answer: Answer, places: Tensor, judge: Judge, at_once: int = 6
     Returns:
         (4, N, G) rewards, (N, G) places of the answers among the D distinct ones, and those answers, (D, h, w) logits.
     """
-    rows, logits, iou, back = _answer_distinct(answer, places, at_once)
+    rows, logits, iou, back = _answer_distinct(predict_masks, places, at_once)
     parts = zip(rows.split(at_once), logits.split(at_once), iou.split(at_once))
     rewards = torch.cat([judge.rewards(*part) for part in parts], 1)
     return rewards[:, back], back, logits
 
 
 @torch.no_grad()
-def promise(answer: Answer, places: Tensor, at_once: int = 64) -> Tensor:
+def promise(predict_masks: PredictMasks, places: Tensor, at_once: int = 64) -> Tensor:
     """How good the answers to reference sets look, with no truth at hand: SAM's own guess of the IoU, plus agreement.
 
     A reference that misleads SAM makes an answer that SAM is unsure of, or that the other references of the group do not support.
 
     Args:
-        answer: see ``Answer``.
+        predict_masks: see ``PredictMasks``.
         places: (N, G, T) in the pool.
         at_once: sets in one batch, and about as many answers are held at a time.
 
@@ -131,7 +133,7 @@ def promise(answer: Answer, places: Tensor, at_once: int = 64) -> Tensor:
     found: list[Tensor] = []
     for rows in torch.arange(len(places), device=places.device).split(max(1, at_once // places.shape[1])):
         _, logits, iou, back = _answer_distinct(
-            lambda at, sets, rows=rows: answer(rows[at], sets), places[rows], at_once
+            lambda at, sets, rows=rows: predict_masks(rows[at], sets), places[rows], at_once
         )
         masks = logits.sigmoid()[back]
         mean = masks.mean(1, keepdim=True).expand_as(masks)
@@ -139,25 +141,27 @@ def promise(answer: Answer, places: Tensor, at_once: int = 64) -> Tensor:
     return torch.cat(found)
 
 
-def _answer_distinct(answer: Answer, places: Tensor, at_once: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _answer_distinct(
+    predict_masks: PredictMasks, places: Tensor, at_once: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of D distinct sets among (N, G, T): their (D,) rows, (D, h, w) logits, (D,) predicted IoU; and where each of (N, G) is there."""
     queries, groups, _ = places.shape
     row = torch.arange(queries, device=places.device)[:, None, None].expand(-1, groups, 1)
     keys = torch.cat([row, places.sort(-1).values], -1).flatten(0, 1)
     distinct, back = keys.unique(dim=0, return_inverse=True)
-    answers = [answer(part[:, 0], part[:, 1:]) for part in distinct.split(at_once)]
+    answers = [predict_masks(part[:, 0], part[:, 1:]) for part in distinct.split(at_once)]
     logits, iou = (torch.cat(parts) for parts in zip(*answers))
     return distinct[:, 0], logits, iou, back.view(queries, groups)
 
 
 @torch.no_grad()
 def oracle(
-    answer: Answer, judge: Judge, index: Tensor, allowed: Tensor, count: int, at_once: int = 64
+    predict_masks: PredictMasks, judge: Judge, index: Tensor, allowed: Tensor, count: int, at_once: int = 64
 ) -> tuple[Tensor, Tensor]:
     """Choose with the truth at hand, greedily: always the reference that raises the Dice most, or lowers it least. Evaluation only.
 
     Args:
-        answer: see ``Answer``.
+        predict_masks: see ``PredictMasks``.
         judge: all of its N queries must be ``known``.
         index: (N, K) places of the candidates in the pool.
         allowed: (N, K) bool, at least one per query; where there are fewer than T the last choice repeats.
@@ -177,7 +181,8 @@ def oracle(
         rows, columns = free.nonzero(as_tuple=True)
         sets = torch.cat([chosen[rows], index[rows, columns][:, None]], 1)
         found = [
-            judge.dice(row, answer(row, places)[0]) for row, places in zip(rows.split(at_once), sets.split(at_once))
+            judge.dice(row, predict_masks(row, places)[0])
+            for row, places in zip(rows.split(at_once), sets.split(at_once))
         ]
         score = torch.full(index.shape, -torch.inf, device=index.device)
         best = score.index_put((rows, columns), torch.cat(found)).max(1)
@@ -260,23 +265,23 @@ class ReferencePolicy:
         return candidates(query, pool, allowed, generator or torch.Generator(), self.shortlist, random)
 
     @torch.no_grad()
-    def choose(self, query: Query, pool: Entries, allowed: Tensor, answer: Answer | None = None) -> Tensor:
+    def choose(self, query: Query, pool: Entries, allowed: Tensor, predict_masks: PredictMasks | None = None) -> Tensor:
         """The policy's choice, which depends on nothing but the query and the pool: (N, T) places in the pool.
 
         Args:
             query, pool: see ``step``.
             allowed: (N, E) bool, at least one per row.
-            answer: SAM's answers to these N queries. With them the policy looks before it chooses: SAM answers its greedy set and
+            predict_masks: SAM's answers to these N queries. With them the policy looks before it chooses: SAM answers its greedy set and
                 draws of it, ``looks`` sets in all, and the one of most ``promise`` is taken. None: its greedy set.
         """
         seen = self.observe(query, pool, allowed)
         greedy = self.net.choose(seen, self.references)
-        if answer is None or self.looks < 2:
+        if predict_masks is None or self.looks < 2:
             return seen.places(greedy)
         generator = torch.Generator().manual_seed(0)
         drawn, _ = self.net.sample(seen, self.looks - 1, self.references, generator, alike=True)
         places = seen.places(torch.cat([greedy[:, None], drawn], 1))
-        best = promise(answer, places, self.at_once).argmax(1)
+        best = promise(predict_masks, places, self.at_once).argmax(1)
         return places[torch.arange(len(best), device=best.device), best]
 
     @torch.no_grad()
@@ -291,7 +296,7 @@ class ReferencePolicy:
         query: Query,
         pool: Entries,
         allowed: Tensor,
-        answer: Answer,
+        predict_masks: PredictMasks,
         judge: Judge,
         generator: torch.Generator,
         *,
@@ -303,7 +308,7 @@ class ReferencePolicy:
         Args:
             query, pool: vectors without gradients.
             allowed: (N, E) bool, at least one per row.
-            answer, judge: of these N queries.
+            predict_masks, judge: of these N queries.
             generator: on the CPU; of the random candidates and of the sets that are tried.
             descend: one optimiser step down a loss; None: of this process alone.
             agree: "does any process have a group to learn from?", asked once per round; None: this process is alone.
@@ -311,7 +316,7 @@ class ReferencePolicy:
         seen = self.observe(query, pool, allowed, generator)
         sequences, total = self.net.sample(seen, self.groups, self.references, generator)
         valid = total > -torch.inf
-        rewards, place, logits = answer_groups(answer, seen.places(sequences), judge, self.at_once)
+        rewards, place, logits = answer_groups(predict_masks, seen.places(sequences), judge, self.at_once)
         present = judge.present()
         advantage = advantages(rewards, present, valid)
         decided = ((advantage != 0) & valid).any(1)
@@ -353,7 +358,7 @@ class ReferencePolicy:
         query: Query,
         pool: Entries,
         allowed: Tensor,
-        answer: Answer,
+        predict_masks: PredictMasks,
         judge: Judge,
         heuristic: Heuristic,
         generator: torch.Generator,
@@ -369,10 +374,10 @@ class ReferencePolicy:
             self.references,
             generator,
         )
-        sets = torch.stack([rule, self.choose(query, pool, allowed, answer)], 1)
-        reached = answer_groups(answer, sets, judge, self.at_once)[0][0].mean(0)
+        sets = torch.stack([rule, self.choose(query, pool, allowed, predict_masks)], 1)
+        reached = answer_groups(predict_masks, sets, judge, self.at_once)[0][0].mean(0)
         seen = self.observe(query, pool, allowed)
-        best = oracle(answer, judge, seen.index, seen.allowed, self.references, self.at_once)[1][:, -1].mean()
+        best = oracle(predict_masks, judge, seen.index, seen.allowed, self.references, self.at_once)[1][:, -1].mean()
         return {
             "policy_dice": float(reached[1]),
             "heuristic_dice": float(reached[0]),

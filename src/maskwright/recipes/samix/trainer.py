@@ -46,9 +46,10 @@ from maskwright.engine.state import flatten_optimizer, seeded, unflatten_optimiz
 from maskwright.engine.weights import load_state
 from maskwright.errors import DataError, canvas_rule, require
 from maskwright.methods.in_context import pseudo
-from maskwright.methods.in_context.labeller import Labeller, Shown, Visit
+from maskwright.methods.in_context.labeller import Labeller, ReferenceSets, Visit
 from maskwright.methods.in_context.questions import ask
 from maskwright.methods.in_context.selection import ReferencePolicy, with_head_room
+from maskwright.methods.in_context.streams import Stream, visit_before_stage_2, visit_in_step
 from maskwright.nets.losses import (
     box_projection_loss,
     consistency_loss,
@@ -339,7 +340,7 @@ class Trainer:
         groups = [{"params": pretrained, "lr": rate / 2, "peak": rate / 2}, {"params": new, "lr": rate, "peak": rate}]
         return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
 
-    def generator(self, stream: int, step: int) -> torch.Generator:
+    def generator(self, stream: Stream, step: int) -> torch.Generator:
         """Randomness that depends on nothing but seed, purpose and step."""
         return seeded(self.config.seed, stream, step)
 
@@ -428,7 +429,7 @@ class Trainer:
                 rate = min(1.0, (self.warmed + 1) / 20) * (1 - 0.7 * self.warmed / config.warm_up)
                 set_rate(optimizer, rate)
                 batch = batch_of(self.warmed)
-                generator = self.generator(1, self.warmed)
+                generator = self.generator(Stream.WARM_UP, self.warmed)
                 images = strong_view(batch.images, generator)
                 taught = self.labeller.practice(batch, generator)
                 loss = self.labeller.episode(self.sam.encode(images), taught, generator)
@@ -455,7 +456,9 @@ class Trainer:
                 batch = batch_of(self.taught)
                 with torch.no_grad():
                     embedding = self.sam.encode(batch.images)
-                scalars, _ = self.policy_step(self.policy, batch, embedding, self.generator(6, self.taught))
+                scalars, _ = self.policy_step(
+                    self.policy, batch, embedding, self.generator(Stream.POLICY_WARM_UP, self.taught)
+                )
                 self.taught += 1
                 if self.taught == total:
                     scalars |= self._assess(self.policy, batch, embedding)
@@ -472,7 +475,7 @@ class Trainer:
         generator: torch.Generator,
         teacher: Tensor | None = None,
         maturity: float = 0.0,
-    ) -> tuple[dict[str, float], Shown | None]:
+    ) -> tuple[dict[str, float], ReferenceSets | None]:
         """One round of GRPO on rows of a batch: what is to be logged, and the best references that it found for weakly labelled rows.
 
         A process without a query takes part with gradients of zero, so that all step equally often.
@@ -490,18 +493,27 @@ class Trainer:
             return {}, None
         entries = self.labeller.pool.entries()
         found = policy.step(
-            asked.query, entries, asked.allowed, asked.answer, asked.judge, generator, descend=descend, agree=agree
+            asked.query,
+            entries,
+            asked.allowed,
+            asked.predict_masks,
+            asked.judge,
+            generator,
+            descend=descend,
+            agree=agree,
         )
         return found.scalars, asked.best(found)
 
     def _assess(self, policy: ReferencePolicy, batch: Batch, embedding: Embedding) -> dict[str, float]:
         """How much of the way from the similar to the best references the policy goes, on the mask images of the batch."""
-        generator = self.generator(6, self.taught)
+        generator = self.generator(Stream.ASSESSMENT, self.taught)
         asked = ask(self.labeller, batch, embedding, generator, self.weak_kinds)
         found = None
         if asked is not None:
             entries = self.labeller.pool.entries()
-            found = policy.assess(asked.query, entries, asked.allowed, asked.answer, asked.judge, "similar", generator)
+            found = policy.assess(
+                asked.query, entries, asked.allowed, asked.predict_masks, asked.judge, "similar", generator
+            )
         return with_head_room([dice for dice in self._of_every_process(found) if dice])
 
     def _of_every_process(self, value: T) -> list[T]:
@@ -542,7 +554,7 @@ class Trainer:
         """One step of the student: true masks on the plain view, weak labels and pseudo-masks on the strong one."""
         config = self.config
         is_mask = batch.kinds == Kind.MASK
-        strong = strong_view(batch.images, self.generator(2, self.step))
+        strong = strong_view(batch.images, self.generator(Stream.STRONG_VIEW, self.step))
         # A small network learns from masks, also from those that boxes give, faster without colour jitter; consistency needs it.
         plain = is_mask | (batch.kinds == Kind.BOX)
         logits = self._segment(self.segmenter, torch.where(plain[:, None, None, None], batch.images, strong))
@@ -636,7 +648,7 @@ class Trainer:
                 found = Visit()
                 if mine := chunk[rank::world]:
                     batch = self.loader.take(mine).to(self.device)
-                    _, found = self.labeller.visit(batch, self.sam.encode(batch.images), -1 - start)
+                    _, found = self.labeller.visit(batch, self.sam.encode(batch.images), visit_before_stage_2(start))
                 self.labeller.absorb(self._gather(found))
                 advance(len(chunk))
 
@@ -650,15 +662,15 @@ class Trainer:
             embedding = self.sam.encode(plain.images)
         if self.policy is not None:
             scalars, best = self.policy_step(
-                self.policy, plain, embedding.detach(), self.generator(7, self.step), teacher, self.maturity
+                self.policy, plain, embedding.detach(), self.generator(Stream.POLICY, self.step), teacher, self.maturity
             )
             for name, value in scalars.items():
                 self.means[name].append(value)
         with torch.set_grad_enabled(learning):
-            loss, found = self.labeller.visit(plain, embedding, self.step, teacher, self.maturity, best)
+            loss, found = self.labeller.visit(plain, embedding, visit_in_step(self.step), teacher, self.maturity, best)
         self.labeller.absorb(self._gather(found))
         if self.sam_optimizer is not None:
-            generator = self.generator(3, self.step)
+            generator = self.generator(Stream.EPISODE, self.step)
             loss = loss + self.labeller.episode(embedding, self.labeller.practice(plain, generator), generator)
             set_rate(self.sam_optimizer, 0.5 * rate)
             self.descend(loss, self.sam_optimizer, self.sam_parameters)

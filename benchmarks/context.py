@@ -21,9 +21,9 @@ from maskwright.engine.budget import progress
 from maskwright.engine.checkpoints import read_checkpoint
 from maskwright.engine.metrics import soft_dice
 from maskwright.engine.weights import load_state
+from maskwright.methods.in_context.judging import Judge, answer_groups
 from maskwright.methods.in_context.pool import ReferencePool
 from maskwright.methods.in_context.pseudo import Rows, resize, rows_of, truth_of
-from maskwright.methods.in_context.selection import Judge, answer_groups
 from maskwright.nets.selector import select
 from maskwright.nets.spnet import Query, pooled, pooled_memory
 from maskwright.sam.adapter import add_adapters
@@ -165,7 +165,7 @@ class Queries:
 
     @torch.no_grad()
     def answer(self, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``methods.in_context.selection.PredictMasks``: (R,) rows, (R, T) places in the pool → (R, S/4, S/4) logits and (R,)
+        """As ``methods.in_context.judging.PredictMasks``: (R,) rows, (R, T) places in the pool → (R, S/4, S/4) logits and (R,)
         predicted IoU."""
         embedding = self.images.embedding[self.rows.image[rows]]
         masks = self.sam.decode(self.sam.recall(embedding, self.pool.memory(places)))

@@ -19,6 +19,7 @@ from maskwright.errors import MaskwrightError, WeightsError
 from maskwright.methods.in_context import files as in_context_files
 from maskwright.methods.in_context import predictor as in_context
 from maskwright.methods.in_context import selection
+from maskwright.methods.in_context.judging import PredictMasks
 from maskwright.methods.in_context.predictor import InContextPredictor
 from maskwright.nets.selector import SelectorName
 from maskwright.recipes.samix import trainer as samix
@@ -142,7 +143,7 @@ def test_the_policy_looks_before_it_chooses(run: Path, scene_folder: Path, monke
     usual = api.load_in_context(run, device="cpu").signature
     tried: list[torch.Tensor] = []
 
-    def last(predict_masks: selection.PredictMasks, places: torch.Tensor, at_once: int) -> torch.Tensor:
+    def last(predict_masks: PredictMasks, places: torch.Tensor, at_once: int) -> torch.Tensor:
         tried.append(places)
         logits, iou = predict_masks(torch.zeros(1, dtype=torch.long), places[:1, 0])
         assert (logits.shape, iou.shape) == ((1, 16, 16), (1,))

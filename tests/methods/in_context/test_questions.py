@@ -11,7 +11,7 @@ from maskwright.data.batch import Batch
 from maskwright.data.labels import Kind
 from maskwright.methods.in_context.labeller import Labeller
 from maskwright.methods.in_context.questions import ask
-from maskwright.methods.in_context.selection import ReferencePolicy
+from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy
 from maskwright.nets.spnet import Query
 from maskwright.sam.sam import Sam
 from tests.methods.in_context.batches import BOX_1, BOX_3, SIZE, C, batch_of
@@ -45,7 +45,7 @@ def labeller(tiny_sam: Sam) -> Labeller:
         blend=0.5,
         weak_weight=0.5,
         generator=lambda stream, step: seeded(stream + 16 * step),
-        policy=ReferencePolicy(tiny_sam.width, references=2),
+        policy=ReferencePolicy(tiny_sam.width, settings=PolicySettings(references=2)),
     )
     with torch.no_grad():
         batch = masked_batch()

@@ -28,7 +28,7 @@ from maskwright.errors import MaskwrightError, WeightsError
 from maskwright.methods.in_context.answerer import Answerer
 from maskwright.methods.in_context.pool import ReferencePool
 from maskwright.methods.in_context.predictor import InContextPredictor, InContextSegmenter
-from maskwright.methods.in_context.selection import ReferencePolicy, load_policy
+from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy, load_policy
 from maskwright.methods.semantic.predictor import load_segmenter
 from maskwright.nets.selector import Heuristic
 from maskwright.sam.adapter import add_adapters
@@ -99,7 +99,7 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
     Args:
         model: made by the recipe ``samix``.
         references: T, how many to show; left out, as many as in training.
-        looks: see ``ReferencePolicy``; left out, as the policy was made. Where a heuristic was trained with, none; otherwise
+        looks: see ``PolicySettings``; left out, as the policy was made. Where a heuristic was trained with, none; otherwise
             an untrained policy looks in its stead.
 
     Raises:
@@ -124,23 +124,22 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
         raise WeightsError(f"{folder / 'config.json'}: in_context: {what}; restore the file from the run that made it")
     sam = _load_sam(folder, settings, config["size"])
     pool, pictures = _load_pool(folder, len(settings["names"]))
+    count: int = settings["references"] if references is None else references
     policy = None
     if settings["selector"] == "policy":
-        policy = _load_policy(folder, settings)
+        policy = _load_policy(folder, settings, count, looks)
     elif looks:
         # Looking needs something to draw sets from: an untrained policy prefers what is similar.
-        policy = ReferencePolicy(pool.tensors["whole"].shape[1], pool.tensors["memory"].shape[1])
+        channels, memory_channels = pool.tensors["whole"].shape[1], pool.tensors["memory"].shape[1]
+        policy = ReferencePolicy(channels, memory_channels, PolicySettings(references=count, looks=looks))
     answerer = Answerer(
         sam,
         len(config["categories"]),
         selector="policy" if policy else settings["selector"],
-        references=references or settings["references"],
+        references=count,
         policy=policy,
         pool=pool,
     )
-    if policy is not None:
-        policy.references = answerer.references
-        policy.looks = policy.looks if looks is None else looks
     context = InContextSegmenter(answerer, load_segmenter(model).network, settings["names"], pictures)
     return InContextPredictor(model, context)
 
@@ -182,10 +181,11 @@ def _load_sam(folder: Path, settings: Mapping[str, Any], size: int) -> Sam:
     return sam
 
 
-def _load_policy(folder: Path, settings: Mapping[str, Any]) -> ReferencePolicy:
+def _load_policy(folder: Path, settings: Mapping[str, Any], references: int, looks: int | None) -> ReferencePolicy:
+    changes = {"references": references} if looks is None else {"references": references, "looks": looks}
     try:
-        return load_policy(settings["policy"], folder / "selector.safetensors")
-    except (KeyError, TypeError) as error:
+        return load_policy({**settings["policy"], **changes}, folder / "selector.safetensors")
+    except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{folder / 'config.json'}: in_context: no policy can be built from this ({error}); "
             "restore the file from the run that made it"

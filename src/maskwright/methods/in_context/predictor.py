@@ -174,7 +174,7 @@ class InContextPredictor(SegmenterPredictor):
     def __init__(self, model: Model, context: InContextSegmenter) -> None:
         super().__init__(context.segmenter, model)
         policy = context.answerer.policy
-        looks = f", {policy.looks} looks" if policy else ""
+        looks = f", {policy.settings.looks} looks" if policy else ""
         settings = f"{model.signature} in context, {context.answerer.references} references{looks}"
         self.signature = hashlib.sha256(settings.encode()).hexdigest()[:16]
         self.context = context

@@ -12,8 +12,9 @@ from torch import Tensor
 from maskwright.data.batch import Batch
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.methods.in_context import pseudo
+from maskwright.methods.in_context.judging import Judge, PredictMasks
 from maskwright.methods.in_context.labeller import Labeller, ReferenceSets
-from maskwright.methods.in_context.selection import Judge, PredictMasks, Round
+from maskwright.methods.in_context.selection import Round
 from maskwright.nets.losses import box_projection_loss
 from maskwright.nets.spnet import Query
 from maskwright.sam.sam import Embedding

@@ -48,7 +48,7 @@ from maskwright.errors import DataError, canvas_rule, require
 from maskwright.methods.in_context import pseudo
 from maskwright.methods.in_context.labeller import Labeller, ReferenceSets, Visit
 from maskwright.methods.in_context.questions import ask
-from maskwright.methods.in_context.selection import ReferencePolicy, with_head_room
+from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy, with_head_room
 from maskwright.methods.in_context.streams import Stream, visit_before_stage_2, visit_in_step
 from maskwright.nets.losses import (
     box_projection_loss,
@@ -319,8 +319,7 @@ class Trainer:
         return ReferencePolicy(
             self.sam.width,
             self.sam.model.config.memory_encoder_output_channels,
-            references=self.config.references,
-            lr=self.config.policy_lr,
+            PolicySettings(references=self.config.references, lr=self.config.policy_lr),
             seed=self.config.seed,
             device=self.device,
         )

@@ -119,8 +119,8 @@ def test_two_processes_learn_one_policy(scene_folder: Path, tiny_sam_folder: Pat
     assert assessed["policy_dice"] <= assessed["oracle_dice"] + 1e-6
     # What they learnt together is taken home.
     context = load_in_context(tmp_path / "run", device="cpu").context
-    assert context.labeller.policy is not None
-    own = context.labeller.policy.net.state_dict()
+    assert context.answerer.policy is not None
+    own = context.answerer.policy.net.state_dict()
     assert {name: float(tensor.double().sum()) for name, tensor in own.items()} == first[0]
 
 

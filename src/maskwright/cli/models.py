@@ -75,7 +75,7 @@ class Predict:
         jobs = find_images(self.images, self.out, self.split)
         options = given(flip=self.flip, clicks=self.clicks, threshold=self.threshold, **self._prompts(len(jobs)))
         model = _load_model(self, device)
-        model.chosen(options)
+        model.with_defaults(options)
         settings: dict[str, Any] = {"batch": self.batch, "overwrite": self.overwrite, "processes": processes}
         if self.masks is not None and _holds_model(self.masks):
             from maskwright.methods.clicks.predictor import ClickPredictor

@@ -194,10 +194,10 @@ def predict_folder(
     """
     state = processes or Alone()
     folder = Path(os.path.abspath(out))
-    chosen = predictor.chosen(options)
+    chosen = predictor.with_defaults(options)
     head = _head(predictor, chosen)
     known, stale = _known(folder, head, jobs, overwrite)
-    jobs = [replace(job, given=predictor.rests_on(job.path)) for job in jobs]
+    jobs = [replace(job, given=predictor.companion_of(job.path)) for job in jobs]
     todo = jobs if overwrite else [job for job in jobs if not _is_done(folder, job, known.get(job.name), overlays)]
     # All have looked at the folder, and refused it or not, before the main process changes anything in it.
     state.wait_for_everyone()

@@ -26,8 +26,8 @@ import torch
 import tyro
 
 from maskwright.api import load
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import write_atomic
-from maskwright.data.labels import Dataset
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import progress
 from maskwright.engine.metrics import paired_bootstrap

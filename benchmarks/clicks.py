@@ -29,7 +29,7 @@ import torch
 import tyro
 
 from maskwright.api import evaluate, load
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import progress
 from maskwright.engine.checkpoints import read_checkpoint

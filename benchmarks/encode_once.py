@@ -26,8 +26,9 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_image
-from maskwright.data.labels import Dataset, Sample
+from maskwright.data.labels import Sample
 from maskwright.data.scenes import render
 from maskwright.engine.run import settings_of
 from maskwright.sam.precompute import precompute, signature

@@ -21,8 +21,9 @@ import tyro
 from PIL import Image
 
 from maskwright import api
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import write_mask
-from maskwright.data.labels import Dataset, Labels, Mask, Sample
+from maskwright.data.labels import Labels, Mask, Sample
 from maskwright.data.scenes import CATEGORY_NAMES, render
 from maskwright.engine.run import settings_of
 from maskwright.recipes import s4m

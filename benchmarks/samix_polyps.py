@@ -25,8 +25,9 @@ import torch
 import tyro
 
 from maskwright import api
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask
-from maskwright.data.labels import Dataset, Kind
+from maskwright.data.labels import Kind
 from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.engine.metrics import SegmentationMetrics, paired_bootstrap
 from maskwright.engine.run import settings_of

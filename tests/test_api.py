@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 
 import maskwright
 from maskwright import api
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_image, read_mask
-from maskwright.data.labels import Dataset, Labels, Mask, Sample
+from maskwright.data.labels import Labels, Mask, Sample
 from maskwright.engine import predictor as predictor_module
 from maskwright.engine.predictor import Predictor
 from maskwright.errors import DataError, MaskwrightError, WeightsError

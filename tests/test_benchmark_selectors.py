@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.sam.sam import Sam
 
 

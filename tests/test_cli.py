@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 
 from maskwright import __version__, cli
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask
-from maskwright.data.labels import Dataset, Kind
+from maskwright.data.labels import Kind
 from maskwright.engine import prediction_folder
 from maskwright.engine.prediction_folder import Job, find_images, predict_folder
 from maskwright.errors import DataError, MaskwrightError

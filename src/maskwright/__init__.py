@@ -16,13 +16,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from maskwright.version import __version__
+
 if TYPE_CHECKING:
     from maskwright.api import check, evaluate, load, precompute, predict, sam_info, train
-    from maskwright.data.labels import Dataset
+    from maskwright.data.dataset import Dataset
     from maskwright.engine.predictor import Prediction, Predictor
     from maskwright.sam.sam import Sam
 
-__version__ = "0.1.0"
 __all__ = [
     "Dataset",
     "Prediction",
@@ -40,7 +41,7 @@ __all__ = [
 
 # PyTorch takes seconds to import, so names are fetched when they are first used.
 _HOMES = {
-    "Dataset": "maskwright.data.labels",
+    "Dataset": "maskwright.data.dataset",
     "Prediction": "maskwright.engine.predictor",
     "Predictor": "maskwright.engine.predictor",
     "Sam": "maskwright.sam.sam",

@@ -15,11 +15,11 @@ from accelerate import Accelerator
 
 from maskwright import api
 from maskwright.cli import main
-from maskwright.data.labels import Dataset, Kind
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import Kind
 from maskwright.engine import predictor
 from maskwright.methods.in_context import predictor as in_context
-from maskwright.recipes.alignsam import trainer as alignsam
-from maskwright.recipes.clicks import trainer as clicks
+from maskwright.recipes import alignsam, clicks
 from tests.pretend_device import MixedDevices, pretend_device
 from tests.recipes.instance_training import SMALLEST as INSTANCES
 from tests.recipes.instance_training import instance_scenes

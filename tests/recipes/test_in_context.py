@@ -13,15 +13,17 @@ from safetensors.torch import load_file, save_file
 
 from maskwright import api
 from maskwright.cli import main
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask
-from maskwright.data.labels import Dataset, Kind
+from maskwright.data.labels import Kind
 from maskwright.errors import MaskwrightError, WeightsError
 from maskwright.methods.in_context import files as in_context_files
 from maskwright.methods.in_context import predictor as in_context
 from maskwright.methods.in_context import selection
+from maskwright.methods.in_context.judging import PredictMasks
 from maskwright.methods.in_context.predictor import InContextPredictor
 from maskwright.nets.selector import SelectorName
-from maskwright.recipes.samix import trainer as samix
+from maskwright.recipes import samix
 from maskwright.sam.prompts import PADDING, Prompts
 from tests.recipes.training import settings
 
@@ -32,14 +34,9 @@ LENGTH = {"steps": 6, "warm_up": 2, "sam_every": 2}
 def trained(tmp_path_factory: pytest.TempPathFactory, scene_folder: Path, tiny_sam_folder: Path) -> samix.Trainer:
     """A finished training with a policy, as it was in memory."""
     kept: list[samix.Trainer] = []
-    finish = samix.Trainer.finish
-
-    def keep(self: samix.Trainer) -> None:
-        finish(self)
-        kept.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samix.Trainer, "finish", keep)
+        patch.setattr(samix, "write_report", kept.append)
         out = tmp_path_factory.mktemp("policy") / "run"
         samix.main(settings(scene_folder, out, tiny_sam_folder, selector="policy", **LENGTH))
     return kept[0]
@@ -77,11 +74,11 @@ def always(predictor: InContextPredictor, category: int | None) -> None:
 
 def test_what_travels_is_what_was_trained(trained: samix.Trainer, run: Path):
     context = api.load(run, in_context=True, device="cpu").context
-    mine, theirs = context.labeller.sam.state_dict(), trained.sam.state_dict()
+    mine, theirs = context.answerer.sam.state_dict(), trained.sam.state_dict()
     assert mine.keys() == theirs.keys()
     for name, tensor in theirs.items():
         torch.testing.assert_close(mine[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
-    pool, whole = context.labeller.pool, trained.labeller.pool
+    pool, whole = context.answerer.pool, trained.labeller.pool
     assert len(pool) == len(whole) == len(context.pictures)
     names = [context.names[sample] for sample in pool.tensors["sample"].tolist()]
     assert names == [trained.train[sample].id for sample in whole.tensors["sample"].tolist()]
@@ -89,21 +86,21 @@ def test_what_travels_is_what_was_trained(trained: samix.Trainer, run: Path):
         assert torch.equal(pool.tensors[name], whole.tensors[name]), name
     assert pool.tensors["features"].dtype == torch.float16
     assert trained.policy is not None
-    assert context.labeller.policy is not None
+    assert context.answerer.policy is not None
     for name, tensor in trained.policy.net.state_dict().items():
-        assert torch.equal(context.labeller.policy.net.state_dict()[name], tensor), name
+        assert torch.equal(context.answerer.policy.net.state_dict()[name], tensor), name
 
 
 @torch.no_grad()
-def test_an_answer_is_the_labellers_own(run: Path, scene_folder: Path):
+def test_an_answer_is_the_one_done_by_hand(run: Path, scene_folder: Path):
     """The same as encode, choose, recall and decode done by hand, image by image."""
     predictor = api.load(run, in_context=True, device="cpu")
     always(predictor, 1)
     images = canvases(scene_folder)
     context = predictor.context
-    sam, pool, policy = context.labeller.sam, context.labeller.pool, context.labeller.policy
+    sam, pool, policy = context.answerer.sam, context.answerer.pool, context.answerer.policy
     assert policy is not None
-    logits, found = context.answer(images)
+    logits, found = context.segment(images)
     assert [one.image for one in found] == list(range(len(images)))
     for number, (image, own, one) in enumerate(zip(images, logits, found)):
         embedding = sam.encode(image[None])
@@ -128,9 +125,9 @@ def test_a_batch_is_its_images_one_by_one(run: Path, scene_folder: Path, monkeyp
     predictor = api.load(run, in_context=True, device="cpu")
     images = canvases(scene_folder)
     always(predictor, 2)
-    together, found = predictor.context.answer(images)
+    together, found = predictor.context.segment(images)
     monkeypatch.setattr(in_context, "AT_ONCE", 1)
-    alone = [predictor.context.answer(image[None]) for image in images]
+    alone = [predictor.context.segment(image[None]) for image in images]
     torch.testing.assert_close(together, torch.cat([logits for logits, _ in alone]), rtol=1e-3, atol=1e-3)
     assert [[r.place for r in one.references] for one in found] == [
         [r.place for r in f[0].references] for _, f in alone
@@ -142,9 +139,9 @@ def test_the_policy_looks_before_it_chooses(run: Path, scene_folder: Path, monke
     usual = api.load(run, in_context=True, device="cpu").signature
     tried: list[torch.Tensor] = []
 
-    def last(answer: selection.Answer, places: torch.Tensor, at_once: int) -> torch.Tensor:
+    def last(predict_masks: PredictMasks, places: torch.Tensor, at_once: int) -> torch.Tensor:
         tried.append(places)
-        logits, iou = answer(torch.zeros(1, dtype=torch.long), places[:1, 0])
+        logits, iou = predict_masks(torch.zeros(1, dtype=torch.long), places[:1, 0])
         assert (logits.shape, iou.shape) == ((1, 16, 16), (1,))
         return torch.arange(places.shape[1]).expand(places.shape[:2])
 
@@ -154,7 +151,7 @@ def test_the_policy_looks_before_it_chooses(run: Path, scene_folder: Path, monke
         predictor = api.load(run, in_context=True, looks=looks, device="cpu")
         always(predictor, 1)
         assert predictor.signature != usual
-        _, found = predictor.context.answer(images)
+        _, found = predictor.context.segment(images)
         chosen[looks] = torch.tensor([[reference.place for reference in one.references] for one in found])
     (sets,) = tried
     assert sets.shape[:2] == (len(images), 5)
@@ -169,7 +166,7 @@ def test_a_model_without_a_policy_can_look_too(scene_folder: Path, tmp_path: Pat
         predictor = api.load(run, in_context=True, looks=looks, device="cpu")
         always(predictor, 1)
         signatures.add(predictor.signature)
-        _, found = predictor.context.answer(canvases(scene_folder))
+        _, found = predictor.context.segment(canvases(scene_folder))
         chosen[looks] = [[reference.place for reference in one.references] for one in found]
     assert chosen[None] == chosen[0] == chosen[1]
     assert chosen[12] != chosen[0]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from maskwright.data.labels import IGNORE, Dataset, Labels, Mask, Sample
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import IGNORE, Labels, Mask, Sample
 from maskwright.data.scenes import render
 from maskwright.errors import DataError
 from maskwright.rl.bank import Bank, Truth

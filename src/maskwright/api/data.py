@@ -11,8 +11,8 @@ from maskwright.api.progress import Progress, progress_of
 from maskwright.errors import DataError
 
 if TYPE_CHECKING:
+    from maskwright.data.dataset import Dataset
     from maskwright.data.formats import Format
-    from maskwright.data.labels import Dataset
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CheckResult:
 
 def as_dataset(data: str | Path | Dataset) -> Dataset:
     """A dataset that may be named by its path. Raises DataError, see ``Dataset.load``."""
-    from maskwright.data.labels import Dataset
+    from maskwright.data.dataset import Dataset
 
     return Dataset.load(data) if isinstance(data, str | Path) else data
 

@@ -17,7 +17,7 @@ from maskwright.recipes import RECIPES
 if TYPE_CHECKING:
     import torch
 
-    from maskwright.data.labels import Dataset
+    from maskwright.data.dataset import Dataset
     from maskwright.engine.prediction_folder import Summary
     from maskwright.engine.predictor import Predictor
 

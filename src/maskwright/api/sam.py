@@ -13,7 +13,7 @@ from maskwright.errors import DataError
 if TYPE_CHECKING:
     import torch
 
-    from maskwright.data.labels import Dataset
+    from maskwright.data.dataset import Dataset
     from maskwright.engine.scoring import ScoreTable
 
 

@@ -21,6 +21,7 @@ from maskwright.cli.models import Demo, Evaluate, Predict
 from maskwright.cli.sam import SamConvert, SamEvaluate, SamInfo, SamPrecompute
 from maskwright.cli.shared import is_main
 from maskwright.errors import MaskwrightError
+from maskwright.version import __version__
 
 DESCRIPTION = """Segmentation models from whatever labels there are: masks, boxes, scribbles, points, tags, or none.
 
@@ -44,8 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if args == ["--version"]:
-        from maskwright import __version__
-
         print(f"maskwright {__version__}")
         return 0
     # The other libraries' chatter is not the user's business; warnings and what goes wrong is.

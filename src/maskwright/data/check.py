@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.fields import category_problems, leaves_folder
 from maskwright.data.images import count_values, image_size, open_verified, read_mask
-from maskwright.data.labels import IGNORE, Dataset, Kind, Mask, Sample
+from maskwright.data.labels import IGNORE, Kind, Mask, Sample
 from maskwright.data.manifest import NAME
 from maskwright.errors import DataError
 
@@ -161,7 +162,7 @@ def _boxes_beside_mask(dataset: Dataset, sample: Sample, mask: Mask, values: np.
             continue  # told elsewhere
         x0, y0, x1, y1 = (max(0, round(v)) for v in box.xyxy)
         ids = set(np.unique(values[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]).tolist())
-        kinds = ids if mask.kind == "semantic" else {mask.categories.get(id, 1) for id in ids - {0}}
+        kinds = ids if mask.kind == "semantic" else {mask.category_of(id) for id in ids - {0}}
         if box.category not in kinds and not (mask.kind == "semantic" and IGNORE in ids):
             what = f"boxes[{i}]: its mask shows nothing of {dataset.categories[box.category]!r} there, and a mask is complete"
             remedy = "draw the object into the mask, or remove the box, or the mask"

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from maskwright.data.augment import Augmentation, Crop
 from maskwright.data.batch import Batch, collate
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Affine, resize_matrix
 from maskwright.data.items import Item, read_item
-from maskwright.data.labels import Dataset
 from maskwright.errors import MaskwrightError
 
 # Streams of random numbers that must not share draws.

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import count_values, image_size, read_mask
-from maskwright.data.labels import IGNORE, Dataset, Kind, Mask, Sample
+from maskwright.data.labels import IGNORE, Kind, Mask, Sample
 from maskwright.errors import DataError
 
 
@@ -99,7 +100,7 @@ def _measure_mask(measure: _Measure, counts: np.ndarray, mask: Mask, sample: Sam
         if mask.kind == "semantic" and value == IGNORE:
             measure.ignored += area
             continue
-        category = value if mask.kind == "semantic" or value == 0 else mask.categories.get(value, 1)
+        category = mask.category_of(value)
         _add(measure, measure.pixels, category, area, sample)
         if mask.kind == "instance" and value:
             _add(measure, measure.counts["instances"], category, 1, sample)

@@ -49,6 +49,10 @@ class Budget:
         if self.epochs is not None and self.steps_per_epoch is not None and self.steps_per_epoch < 1:
             raise ValueError(f"an epoch of {self.steps_per_epoch} steps")
 
+    def __str__(self) -> str:
+        name, value = next((k, v) for k in ("epochs", "steps", "minutes") if (v := getattr(self, k)) is not None)
+        return f"{value:g} {name}"
+
     @property
     def total_steps(self) -> int | None:
         """Steps in all; None with minutes."""

@@ -25,16 +25,16 @@ from typing import Any
 
 import numpy as np
 
-from maskwright import __version__
 from maskwright.data import formats
+from maskwright.data.dataset import Dataset
 from maskwright.data.fields import leaves_folder
 from maskwright.data.images import IMAGE_SUFFIXES, write_atomic
-from maskwright.data.labels import Dataset
 from maskwright.data.pictures import palette
 from maskwright.engine.predictor import Prediction, Predictor
 from maskwright.engine.processes import Alone, Processes
 from maskwright.engine.values import plain
 from maskwright.errors import DataError, MaskwrightError
+from maskwright.version import __version__
 
 FORMAT, VERSION = "maskwright-predictions", 2
 INDEX = "predictions.json"

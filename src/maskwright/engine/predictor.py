@@ -26,9 +26,9 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from maskwright.data.check import require_clean
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, compose, resize_matrix, unwarp_logits, warp_image
 from maskwright.data.images import _to_8_bits, image_size, read_image, write_atomic, write_mask
-from maskwright.data.labels import Dataset
 from maskwright.data.pictures import overlay, palette, thumbnail, thumbnail_mask
 from maskwright.engine.devices import find_device
 from maskwright.engine.model import Model

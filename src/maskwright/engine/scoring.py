@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskwright.data.formats.folders import semantic_of
-from maskwright.data.images import read_mask
-from maskwright.data.labels import Dataset, Sample
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import Sample
+from maskwright.data.masks import label_values
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,7 @@ def split_problems(dataset: Dataset, split: str) -> list[str]:
 
 def true_mask(dataset: Dataset, sample: Sample) -> NDArray[np.uint8]:
     """Category ids ``(H, W)`` of a sample's mask; 255 = ignore."""
-    mask, path = sample.labels.mask, dataset.mask_path(sample)
-    if mask is None or path is None:
-        raise ValueError(f"sample {sample.id!r} has no mask")
-    values = read_mask(path)
-    return semantic_of(values, mask) if mask.kind == "instance" else values
+    return label_values(dataset, sample)[1]
 
 
 def _names(names: Iterable[str]) -> str:

@@ -18,9 +18,10 @@ and inside ``fit``::
 
 from __future__ import annotations
 
+import sys
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,9 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from maskwright.data.check import require_clean
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.engine.budget import Budget, progress
-from maskwright.engine.run import Run
+from maskwright.engine.run import Run, read_metrics
 from maskwright.engine.state import pack, seeded, unpack
 from maskwright.errors import RunError
 
@@ -46,6 +47,7 @@ class RunConfig(Protocol):
 
     data: Path
     out: Path
+    sam: str
     seed: int
     device: Any
     checkpoint_seconds: float
@@ -161,6 +163,7 @@ class Session:
         if hasattr(self, "run"):
             self.run.close()
         if kind is None:
+            self._say(self._outcome())
             self.accelerator.end_training()
 
     @property
@@ -215,14 +218,45 @@ class Session:
             )
         self._trainer = trainer
         checkpoint = self.run.load_checkpoint()
+        self._say(self._understood())
         if checkpoint is None:
             return
+        self._say(f"resumed at step {checkpoint.step}")
         state = checkpoint.state
         for stage in self.stages:
             stage.step, stage.minutes = state["stages"][stage.name]["step"], state["stages"][stage.name]["minutes"]
         trainer.restore(state["values"])
         unpack(trainer.parts(), checkpoint.tensors, state["parts"])
         self._sums.update(state["averages"])
+        self._latest = state["latest"]
+
+    def _understood(self) -> str:
+        """What is about to be trained: images by label, categories, SAM, device, length."""
+        train = self.dataset.split("train")
+        kinds = Counter(sample.labels.kind for sample in train)
+        labels = ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds, reverse=True))
+        lengths = [f"{stage.name} {stage.budget}" for stage in self.stages]
+        return (
+            f"{self.config.data}: {len(train)} training images ({labels}), {len(self.dataset.split('val'))} for validation; "
+            f"categories: {', '.join(self.dataset.categories[1:])}\n"
+            f"SAM {self.config.sam} on {self.device}; {', '.join(lengths)}; seed {self.config.seed}; run: {self.config.out}"
+        )
+
+    def _outcome(self) -> str:
+        """How it ended: time, the last scores on the validation split, the report."""
+        minutes = sum(stage.minutes for stage in self.stages)
+        scores: dict[str, float] = {}
+        for line in read_metrics(self.run.folder):
+            scores |= {name.removeprefix("val_"): value for name, value in line.items() if name.startswith("val_")}
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        report = self.run.folder / "report.html"
+        lines = [f"{self.clock} steps in {minutes:.1f} minutes" + (f"; validation: {shown}" if shown else "")]
+        return "\n".join(lines + ([f"report: {report}"] if report.is_file() else []))
+
+    def _say(self, text: str) -> None:
+        """On standard error, like the bar, and once."""
+        if self.is_main:
+            print(text, file=sys.stderr)
 
     def save(self, *, force: bool = False) -> None:
         """Write a checkpoint, if ``checkpoint_seconds`` have passed since the last one."""
@@ -236,6 +270,7 @@ class Session:
             "values": self._trainer.values(),
             "parts": parts,
             "averages": {name: values for name, values in self._sums.items() if values},
+            "latest": self._latest,
         }
         self.run.save_checkpoint(self.clock, tensors, state)
         self._saved = time.monotonic()
@@ -272,6 +307,10 @@ class Session:
             then: called after each step, before a checkpoint may be written.
         """
         stage.started = time.monotonic()
+        if not stage.step:
+            # What the stage before has noted since its last line is not this one's.
+            self._sums.clear()
+            self._latest = {}
         length, completed = stage.budget.bar(stage.step, stage.minutes_used)
         with progress(length, stage.text, completed=completed, is_main=self.is_main) as advance:
             while (until is None or stage.step < until) and (share := self.agree(stage.share)) < 1:
@@ -286,8 +325,6 @@ class Session:
                     then()
                 self.save()
         stage.minutes, stage.started = stage.minutes_used, None
-        self._sums.clear()
-        self._latest = {}
         if until is None:
             stage.fraction = 1.0
 

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import resize_matrix, warp_image
 from maskwright.data.images import read_image
-from maskwright.data.labels import Dataset
 from maskwright.errors import DataError
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import LEVELS, EmbeddingStore, Signature, weights_signature

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix, unwarp_logits
-from maskwright.data.labels import IGNORE, Dataset
+from maskwright.data.labels import IGNORE
 from maskwright.engine.metrics import BinaryMetrics
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor

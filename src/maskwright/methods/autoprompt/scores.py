@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskwright.data.labels import IGNORE, Dataset
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import IGNORE
 from maskwright.data.loader import Loader
 from maskwright.engine.metrics import BinaryMetrics
 from maskwright.errors import DataError

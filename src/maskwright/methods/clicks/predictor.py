@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix, unwarp_logits, warp_mask, warp_points
 from maskwright.data.images import read_mask
-from maskwright.data.labels import IGNORE, Dataset
+from maskwright.data.labels import IGNORE
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, FolderTask, Prediction, Predictor
 from maskwright.engine.scoring import ScoreTable

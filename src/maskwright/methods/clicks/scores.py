@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.scoring import ScoreTable
 from maskwright.methods.clicks.agent import ClickAgent, Rules

@@ -11,14 +11,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix
 from maskwright.data.images import write_atomic
 from maskwright.data.instances import is_labelled, read_ids
-from maskwright.data.labels import Dataset
 from maskwright.data.pictures import overlay_instances
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor
 from maskwright.engine.scoring import ScoreTable
+from maskwright.errors import WeightsError
 from maskwright.methods.instances import coco
 from maskwright.methods.instances.coco import Detection
 from maskwright.methods.instances.detections import detect, squashed
@@ -164,7 +165,7 @@ def load_instances(model: Model) -> InstancePredictor:
     try:
         segmenter = build(model.config["segmenter"], len(model.categories), model.size)
         crop = model.config["crop"]
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, WeightsError) as error:
         raise model.misfit("segmenter", error) from error
     model.fill(segmenter)
     return InstancePredictor(segmenter, model, crop)

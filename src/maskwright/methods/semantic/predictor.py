@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor
 from maskwright.engine.scoring import ScoreTable
+from maskwright.errors import WeightsError
 from maskwright.methods.semantic.scores import semantic_scores, semantic_table
 from maskwright.nets.segmenter import Segmenter, build
 
@@ -58,7 +59,7 @@ def load_segmenter(model: Model) -> SegmenterPredictor:
     """The predictor of a model folder with a semantic segmenter. Raises WeightsError where it does not fit."""
     try:
         segmenter = build(model.config["segmenter"], len(model.categories), model.size)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, WeightsError) as error:
         raise model.misfit("segmenter", error) from error
     model.fill(segmenter)
     return SegmenterPredictor(segmenter, model)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.predictor import Predictor
 from maskwright.engine.scoring import ScoreTable, true_mask

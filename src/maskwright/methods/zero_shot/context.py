@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskwright.data.labels import IGNORE, Dataset, Sample
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import IGNORE, Sample
 from maskwright.methods.zero_shot.baselines import ThresholdScan, iou, prototypes, similarity
 from maskwright.methods.zero_shot.objects import (
     Picked,

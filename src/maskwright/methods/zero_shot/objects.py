@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskwright.data.check import require_clean
-from maskwright.data.formats.folders import semantic_of
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import resize_matrix, warp_image, warp_mask
-from maskwright.data.images import read_image, read_mask
-from maskwright.data.labels import IGNORE, Dataset, Sample
+from maskwright.data.images import read_image
+from maskwright.data.labels import IGNORE, Sample
+from maskwright.data.masks import label_values
 from maskwright.errors import DataError
 
 MIN_SHARE = 2.5e-4
@@ -149,7 +150,7 @@ def on_device(masks: Sequence[NDArray[np.bool_]], device: torch.device) -> Tenso
 
 
 def _pick(dataset: Dataset, sample: Sample, position: int, objects: int, seed: int) -> Picked:
-    ids, categories = _label_values(dataset, sample)
+    ids, categories = label_values(dataset, sample)
     drawn = []
     for stream, values in ((_OBJECTS, ids), (_CATEGORIES, categories)):
         known = values[(categories != IGNORE) & (values > 0)]
@@ -160,18 +161,7 @@ def _pick(dataset: Dataset, sample: Sample, position: int, objects: int, seed: i
     return Picked(sample, position, *drawn)
 
 
-def _label_values(dataset: Dataset, sample: Sample) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
-    """A mask's ids, and its category ids with 255 = ignore; the same array where the mask is semantic."""
-    mask, path = sample.labels.mask, dataset.mask_path(sample)
-    if mask is None or path is None:
-        raise ValueError(f"sample {sample.id!r} has no mask")
-    values = read_mask(path)
-    if mask.kind == "semantic":
-        return values, values.astype(np.uint8)
-    return values, semantic_of(values, mask)
-
-
 def _read_labels(dataset: Dataset, sample: Sample, size: int) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
-    ids, categories = _label_values(dataset, sample)
+    ids, categories = label_values(dataset, sample)
     matrix = resize_matrix((ids.shape[1], ids.shape[0]), size)
     return warp_mask(ids, matrix, size, fill=0), warp_mask(categories, matrix, size)

@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import image_size
-from maskwright.data.labels import Box, Dataset, Point
+from maskwright.data.labels import Box, Point
 from maskwright.data.pictures import draw_labels, overlay, thumbnail_mask
 from maskwright.engine.report import Picture, Report
 from maskwright.engine.scoring import ScoreTable
-from maskwright.methods.zero_shot.objects import read_view
-
-if TYPE_CHECKING:
-    from maskwright.methods.zero_shot.scores import Answer
+from maskwright.methods.zero_shot.objects import Picked, read_view
 
 _COLOURS = np.array([(0, 0, 0), (86, 180, 233), (240, 228, 66)], np.uint8)
 # Background and "off", SAM's answer and the prompt, the truth.
 _SIDE = 320
 # Longer side of a picture.
+
+
+@dataclass(frozen=True)
+class ObjectAnswer:
+    """What was asked about one object and what came back, for pictures.
+
+    Attributes:
+        picked: the image.
+        object: id in its mask.
+        box: ``(4,)`` on the canvas.
+        points, labels: ``(T, 2)`` and ``(T,)``, the clicks; label -1 = no click.
+        by_box, by_clicks: the answers ``(S, S)``, packed by ``np.packbits`` along the rows.
+    """
+
+    picked: Picked
+    object: int
+    box: np.ndarray
+    points: np.ndarray
+    labels: np.ndarray
+    by_box: np.ndarray
+    by_clicks: np.ndarray
 
 
 def score_table(scores: dict[str, Any]) -> ScoreTable:
@@ -77,7 +97,7 @@ def _explanation(scores: dict[str, Any]) -> list[str]:
 
 
 def write_report(
-    path: str | Path, scores: dict[str, Any], dataset: Dataset, answers: Sequence[Answer], size: int
+    path: str | Path, scores: dict[str, Any], dataset: Dataset, answers: Sequence[ObjectAnswer], size: int
 ) -> Path:
     """Write the page.
 
@@ -125,7 +145,7 @@ def _ranked(values: Sequence[float], each: int = 3) -> list[tuple[str, int]]:
     return [(rank, place) for place, rank in found.items()]
 
 
-def _picture(dataset: Dataset, answer: Answer, size: int, caption: str, value: float, by_box: bool) -> Picture:
+def _picture(dataset: Dataset, answer: ObjectAnswer, size: int, caption: str, value: float, by_box: bool) -> Picture:
     """The part of the image around the object and its prompts, in the image's own proportions."""
     view = read_view(dataset, answer.picked.sample, size)
     mask = np.unpackbits(answer.by_box if by_box else answer.by_clicks, axis=-1, count=size)

@@ -7,7 +7,6 @@ category in an image).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +15,18 @@ import torch
 from torch import Tensor
 
 from maskwright.data.check import require_clean
-from maskwright.data.labels import IGNORE, Dataset
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import IGNORE
 from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.zero_shot.baselines import iou
 from maskwright.methods.zero_shot.context import InContext
 from maskwright.methods.zero_shot.objects import Picked, View, on_device, pick, read_view
 from maskwright.methods.zero_shot.prompted import BoxAnswers, ClickAnswers, ask_boxes, ask_clicks
+from maskwright.methods.zero_shot.report import ObjectAnswer, write_report
 from maskwright.sam.sam import Embedding, Sam
 
 TRIVIAL = ("ellipse", "filled_box", "all_foreground")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was asked about one object and what came back, for pictures.
-
-    Attributes:
-        picked: the image.
-        object: id in its mask.
-        box: ``(4,)`` on the canvas.
-        points, labels: ``(T, 2)`` and ``(T,)``, the clicks; label -1 = no click.
-        by_box, by_clicks: the answers ``(S, S)``, packed by ``np.packbits`` along the rows.
-    """
-
-    picked: Picked
-    object: int
-    box: np.ndarray
-    points: np.ndarray
-    labels: np.ndarray
-    by_box: np.ndarray
-    by_clicks: np.ndarray
 
 
 def evaluate_sam(
@@ -117,8 +97,6 @@ def evaluate_sam(
         evaluation.run(batch, progress)
     scores = told | {"split": split, "seed": seed, "limit": limit} | evaluation.summary(objects)
     if report is not None:
-        from maskwright.methods.zero_shot.report import write_report
-
         write_report(report, scores, dataset, evaluation.answers, sam.size)
     return scores
 
@@ -141,7 +119,7 @@ class _Evaluation:
         self.split, self.clicks, self.keep_answers = split, clicks, keep_answers
         self.context = InContext(sam, dataset, split, picked, seed)
         self.per_object: list[dict[str, Any]] = []
-        self.answers: list[Answer] = []
+        self.answers: list[ObjectAnswer] = []
 
     def run(self, batch: int, progress: Callable[[int, int], None] | None) -> None:
         """Encode every image once, and ask everything about it while its embedding is there."""
@@ -230,11 +208,11 @@ def _columns(by_box: BoxAnswers, by_clicks: ClickAnswers, truths: Tensor, known:
     return {name: column.cpu().tolist() for name, column in columns.items()}
 
 
-def _packed(asked: Sequence[tuple[Picked, int]], by_box: BoxAnswers, by_clicks: ClickAnswers) -> list[Answer]:
+def _packed(asked: Sequence[tuple[Picked, int]], by_box: BoxAnswers, by_clicks: ClickAnswers) -> list[ObjectAnswer]:
     parts = by_box.boxes, by_clicks.points, by_clicks.labels, by_box.masks, by_clicks.masks
     boxes, points, labels, *masks = (part.cpu().numpy() for part in parts)
     first, last = (np.packbits(mask, axis=-1) for mask in masks)
-    return [Answer(*of, boxes[n], points[n], labels[n], first[n], last[n]) for n, of in enumerate(asked)]
+    return [ObjectAnswer(*of, boxes[n], points[n], labels[n], first[n], last[n]) for n, of in enumerate(asked)]
 
 
 def _scores(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:

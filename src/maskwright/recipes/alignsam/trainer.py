@@ -16,7 +16,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.engine.budget import Budget
 from maskwright.engine.session import Session, Trainable
 from maskwright.errors import DataError

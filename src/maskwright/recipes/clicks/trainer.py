@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskwright.data.labels import Dataset, Sample
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import Sample
 from maskwright.engine.budget import Budget
 from maskwright.engine.session import Session, Trainable
 from maskwright.errors import DataError

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.instances import is_labelled
-from maskwright.data.labels import Dataset, Labels
+from maskwright.data.labels import Labels
 from maskwright.errors import DataError
 
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from maskwright.data.augment import Augmentation, Crop, strong_view
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_image
 from maskwright.data.instances import InstanceBatch, InstanceLoader, Instances, is_labelled, read_ids, refuse_semantic
-from maskwright.data.labels import Dataset
 from maskwright.engine.budget import Budget
 from maskwright.engine.ema import Ema, spanning
 from maskwright.engine.model import Model

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from maskwright.data.augment import strong_view, training_geometry
 from maskwright.data.batch import Batch
+from maskwright.data.dataset import Dataset
 from maskwright.data.implied import with_implied_labels
-from maskwright.data.labels import IGNORE, Dataset, Kind
+from maskwright.data.labels import IGNORE, Kind
 from maskwright.data.loader import Loader
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.ema import Ema, spanning
@@ -31,9 +32,10 @@ from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.session import Session, Trainable, set_rate
 from maskwright.errors import DataError
 from maskwright.methods.in_context import pseudo
-from maskwright.methods.in_context.labeller import Labeller, Shown, Visit
+from maskwright.methods.in_context.labeller import Labeller, ReferenceSets, Visit
 from maskwright.methods.in_context.questions import ask
-from maskwright.methods.in_context.selection import ReferencePolicy, with_head_room
+from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy, with_head_room
+from maskwright.methods.in_context.streams import Stream, visit_before_stage_2, visit_in_step
 from maskwright.nets.losses import (
     box_projection_loss,
     consistency_loss,
@@ -153,8 +155,7 @@ class Trainer(Trainable):
         return ReferencePolicy(
             self.sam.width,
             self.sam.model.config.memory_encoder_output_channels,
-            references=self.config.references,
-            lr=self.config.policy_lr,
+            PolicySettings(references=self.config.references, lr=self.config.policy_lr),
             seed=self.config.seed,
             device=self.device,
         )
@@ -199,7 +200,7 @@ class Trainer(Trainable):
             for step in session.steps(stage, until=until):
                 set_rate(optimizer, min(1.0, (step + 1) / 20) * (1 - 0.7 * step / self.config.warm_up))
                 batch = batch_of(step)
-                generator = session.generator(1, step)
+                generator = session.generator(Stream.WARM_UP, step)
                 images = strong_view(batch.images, generator)
                 practised = self.labeller.practice(batch, generator)
                 loss = self.labeller.episode(self.sam.encode(images), practised, generator)
@@ -226,7 +227,7 @@ class Trainer(Trainable):
                 visit = Visit()
                 if mine := chunk[rank::world]:
                     batch = self.loader.take(mine).to(self.device)
-                    _, visit = self.labeller.visit(batch, self.sam.encode(batch.images), -1 - start)
+                    _, visit = self.labeller.visit(batch, self.sam.encode(batch.images), visit_before_stage_2(start))
                 self.labeller.absorb(self.session.gather(visit))
                 advance(len(chunk))
 
@@ -248,7 +249,9 @@ class Trainer(Trainable):
                 batch = batch_of(step)
                 with torch.no_grad():
                     embedding = self.sam.encode(batch.images)
-                scalars, _ = self.policy_step(self.policy, batch, embedding, session.generator(6, step))
+                scalars, _ = self.policy_step(
+                    self.policy, batch, embedding, session.generator(Stream.POLICY_WARM_UP, step)
+                )
                 if step + 1 == total:
                     scalars |= self._assess(self.policy, batch, embedding)
                 session.show(**{name: scalars[name] for name in ("policy_true",) if name in scalars})
@@ -261,7 +264,7 @@ class Trainer(Trainable):
         generator: torch.Generator,
         teacher: Tensor | None = None,
         maturity: float = 0.0,
-    ) -> tuple[dict[str, float], Shown | None]:
+    ) -> tuple[dict[str, float], ReferenceSets | None]:
         """One round of GRPO on rows of a batch: scalars for the log, and the best references of weakly labelled rows.
 
         A process without a query takes part with gradients of zero, so that all step equally often.
@@ -281,7 +284,7 @@ class Trainer(Trainable):
             questions.query,
             self.labeller.pool.entries(),
             questions.allowed,
-            questions.answer,
+            questions.predict_masks,
             questions.judge,
             generator,
             descend=descend,
@@ -291,12 +294,12 @@ class Trainer(Trainable):
 
     def _assess(self, policy: ReferencePolicy, batch: Batch, embedding: Embedding) -> dict[str, float]:
         """How much of the way from the similar to the best references the policy goes, on the mask images of the batch."""
-        generator = self.session.generator(6, self.config.policy_warm_up)
+        generator = self.session.generator(Stream.ASSESSMENT, self.config.policy_warm_up)
         questions = ask(self.labeller, batch, embedding, generator, self.weak_kinds)
         dice = None
         if questions is not None:
             entries, of = self.labeller.pool.entries(), questions
-            dice = policy.assess(of.query, entries, of.allowed, of.answer, of.judge, "similar", generator)
+            dice = policy.assess(of.query, entries, of.allowed, of.predict_masks, of.judge, "similar", generator)
         return with_head_room([own for own in self.session.gather(dice) if own])
 
     # ------------------------------------------------------------------------------------------------ stage 2
@@ -323,14 +326,14 @@ class Trainer(Trainable):
         with torch.set_grad_enabled(learning):
             embedding = self.sam.encode(plain.images)
         if self.policy is not None:
-            generator = session.generator(7, step)
+            generator = session.generator(Stream.POLICY, step)
             scalars, best = self.policy_step(self.policy, plain, embedding.detach(), generator, teacher, maturity)
             session.average(**scalars)
         with torch.set_grad_enabled(learning):
-            loss, visit = self.labeller.visit(plain, embedding, step, teacher, maturity, best)
+            loss, visit = self.labeller.visit(plain, embedding, visit_in_step(step), teacher, maturity, best)
         self.labeller.absorb(session.gather(visit))
         if self.sam_optimizer is not None:
-            generator = session.generator(3, step)
+            generator = session.generator(Stream.EPISODE, step)
             loss = loss + self.labeller.episode(embedding, self.labeller.practice(plain, generator), generator)
             set_rate(self.sam_optimizer, 0.5 * rate)
             session.descend(loss, self.sam_optimizer, self.sam_parameters)
@@ -340,7 +343,7 @@ class Trainer(Trainable):
         """One step of the student: true masks on the plain view, weak labels and pseudo-masks on the strong one."""
         config = self.config
         is_mask = batch.kinds == Kind.MASK
-        strong = strong_view(batch.images, self.session.generator(2, self.stage.step))
+        strong = strong_view(batch.images, self.session.generator(Stream.STRONG_VIEW, self.stage.step))
         # A small network learns from masks, also from those that boxes give, faster without colour jitter; consistency needs it.
         plain = is_mask | (batch.kinds == Kind.BOX)
         logits = self._segment(self.segmenter, torch.where(plain[:, None, None, None], batch.images, strong))

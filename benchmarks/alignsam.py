@@ -33,7 +33,7 @@ from maskwright.engine.budget import progress
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.run import settings_of
 from maskwright.methods.autoprompt.agent import Rules
-from maskwright.methods.autoprompt.predictor import Answer, AutoPromptPredictor
+from maskwright.methods.autoprompt.predictor import AutoPromptPredictor, Output
 from maskwright.recipes import alignsam
 from measure import claimed, machine, refuse_unknown, rows_of, save, show
 
@@ -93,12 +93,12 @@ class Row:
 
     Attributes:
         rules: what differs from those of the preset paper.
-        answer: what is scored.
+        output: what is scored.
         needs_text: there is nothing to score without one.
     """
 
     rules: dict[str, Any]
-    answer: Answer = "mask"
+    output: Output = "mask"
     needs_text: bool = False
 
 
@@ -172,10 +172,9 @@ class Bench:
         begun = time.monotonic()
         total = len(self.dataset.split(config.split))
         with progress(total, f"{name}, seed {seed}") as advance:
-            found = agent.scores(
-                self.dataset, config.split, rules, answer=row.answer, seed=seed, progress=lambda *_: advance()
-            )
-        return found | {"rules": asdict(rules), "seconds_per_image": (time.monotonic() - begun) / total}
+            part = agent.require_scorable(self.dataset, config.split)
+            scores = agent.score(part, rules=rules, output=row.output, seed=seed, progress=lambda *_: advance())
+        return scores | {"rules": asdict(rules), "seconds_per_image": (time.monotonic() - begun) / total}
 
 
 def summarise(rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from maskwright.engine.budget import progress
 from maskwright.engine.checkpoints import read_checkpoint
 from maskwright.engine.metrics import soft_dice
 from maskwright.engine.weights import load_state
+from maskwright.methods.in_context.judging import Judge, answer_groups
 from maskwright.methods.in_context.pool import ReferencePool
 from maskwright.methods.in_context.pseudo import Rows, resize, rows_of, truth_of
-from maskwright.methods.in_context.selection import Judge, answer_groups
 from maskwright.nets.selector import select
 from maskwright.nets.spnet import Query, pooled, pooled_memory
 from maskwright.sam.adapter import add_adapters
@@ -94,7 +94,7 @@ def encode(
     return Images(
         Embedding.cat(embeddings),
         torch.cat([b.target for b in batches]).to(torch.uint8),
-        rows_of(torch.cat([b.present for b in batches])),
+        rows_of(torch.cat([b.present for b in batches]), torch.cat([b.kinds for b in batches]), sample),
         sample,
         [dataset[i].id for i in sample.tolist()],
     )
@@ -166,7 +166,8 @@ class Queries:
 
     @torch.no_grad()
     def answer(self, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """An ``engine.in_context.selection.Answer``: (R,) rows, (R, T) places in the pool → (R, S/4, S/4) logits and (R,) predicted IoU."""
+        """As ``methods.in_context.judging.PredictMasks``: (R,) rows, (R, T) places in the pool → (R, S/4, S/4) logits and (R,)
+        predicted IoU."""
         embedding = self.images.embedding[self.rows.image[rows]]
         masks = self.sam.decode(self.sam.recall(embedding, self.pool.memory(places)))
         return masks.best[:, 0], masks.best_iou[:, 0]

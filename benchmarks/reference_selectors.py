@@ -40,7 +40,8 @@ from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.run import settings_of
-from maskwright.methods.in_context.selection import ReferencePolicy, head_room_captured, oracle
+from maskwright.methods.in_context.judging import oracle
+from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy, head_room_captured
 from maskwright.nets.selector import EvaluatedSelector, Heuristic, select
 from maskwright.nets.spnet import Entries
 from measure import claimed, kept, machine, save, show
@@ -278,8 +279,8 @@ def cell(config: Config, bench: Bench, selector: EvaluatedSelector, references: 
     scores: dict[str, Any]
     if selector == "oracle":
         queries = asked["test"]
-        seen = _policy(config, pool, references, seed).observe(queries.query, pool, queries.allowed)
-        at, places = _oracle(queries, seen.index, seen.allowed, references, config.row_minutes)
+        shortlist = _policy(config, pool, references, seed).shortlist(queries.query, pool, queries.allowed)
+        at, places = _oracle(queries, shortlist.index, shortlist.allowed, references, config.row_minutes)
         scores = {"test": queries.scores(places, at)}
     elif selector == "policy":
         untrained = _policy(config, pool, references, seed)
@@ -309,17 +310,15 @@ def cell(config: Config, bench: Bench, selector: EvaluatedSelector, references: 
 
 
 def _policy(config: Config, pool: Entries, references: int, seed: int) -> ReferencePolicy:
-    return ReferencePolicy(
-        pool.whole.shape[1],
-        pool.memory.shape[1],
+    settings = PolicySettings(
         references=references,
         groups=config.groups,
-        shortlist=config.shortlist,
+        shortlist_size=config.shortlist,
         looks=config.looks,
         lr=config.lr,
         kl=config.kl,
-        seed=seed,
     )
+    return ReferencePolicy(pool.whole.shape[1], pool.memory.shape[1], settings, seed=seed)
 
 
 def _chosen(asked: dict[str, Queries], choose: Callable[[Queries], torch.Tensor]) -> dict[str, dict[str, float]]:

@@ -19,7 +19,7 @@ import tyro
 
 from maskwright.data.labels import Kind
 from maskwright.engine.run import settings_of
-from maskwright.methods.in_context.selection import ReferencePolicy
+from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy
 from maskwright.nets.selector import Heuristic, select
 from maskwright.nets.spnet import Entries, Query
 from measure import in_own_process, machine, median_seconds, peak_bytes, save, show
@@ -64,7 +64,8 @@ def chooser(name: str, config: Config, entries: int) -> Callable[[], object]:
     query = Query(vectors(config.queries, wide), vectors(config.queries, wide), torch.zeros(config.queries).long())
     allowed = torch.ones(config.queries, entries, dtype=torch.bool)
     if name == "policy":
-        policy = ReferencePolicy(wide, references=config.references, shortlist=config.shortlist)
+        settings = PolicySettings(references=config.references, shortlist_size=config.shortlist)
+        policy = ReferencePolicy(wide, settings=settings)
         return lambda: policy.choose(query, pool, allowed)
     rule: Any = name
     return lambda: select(

@@ -22,7 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
 from maskwright.cli import main
-from maskwright.recipes.samix import trainer as samix
+from maskwright.engine.session import Session
 
 Manifest = dict[str, Any]
 
@@ -337,15 +337,15 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     small_disk, data: Path, tiny_sam_folder: Path, capfd, monkeypatch: pytest.MonkeyPatch
 ):
     disk = small_disk(30_000)
-    save = samix.Trainer.save
+    save = Session.save
 
-    def save_and_fill(self: samix.Trainer, *, force: bool = False) -> None:
+    def save_and_fill(self: Session, *, force: bool = False) -> None:
         save(self, force=force)
-        if self.warmed + self.step == 2:
+        if self.clock == 2:
             fill(disk / "filler")
 
     with monkeypatch.context() as patch:
-        patch.setattr(samix.Trainer, "save", save_and_fill)
+        patch.setattr(Session, "save", save_and_fill)
         assert train(data, disk / "run", tiny_sam_folder, "--checkpoint-seconds", 0) == 1
     one_message(capfd, str(disk / "run"), "full")
     assert [path.name for path in (disk / "run" / "last").iterdir()] == ["step-000000002"]

@@ -12,13 +12,15 @@ import os
 import sys
 from collections.abc import Sequence
 
+from tyro.conf import DisallowNone
 from tyro.extras import SubcommandApp
 
+from maskwright.api import RECIPES
 from maskwright.cli.data import Check, Convert, Stats, Weaken
 from maskwright.cli.models import Demo, Evaluate, Predict
 from maskwright.cli.sam import SamConvert, SamEvaluate, SamInfo, SamPrecompute
+from maskwright.cli.shared import is_main
 from maskwright.errors import MaskwrightError
-from maskwright.recipes import RECIPES
 from maskwright.version import __version__
 
 DESCRIPTION = """Segmentation models from whatever labels there are: masks, boxes, scribbles, points, tags, or none.
@@ -78,11 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: list[str]) -> int:
     recipe = args[1] if args[:1] == ["train"] and args[1:2] and args[1] in RECIPES else None
-    command = _app(recipe).cli(prog="maskwright", description=DESCRIPTION, args=args)
+    command = _app(recipe).cli(prog="maskwright", description=DESCRIPTION, args=args, config=(DisallowNone,))
     if recipe is None:
         return command() or 0
     run = RECIPES[recipe].module().main(command)
-    if _is_main():
+    if is_main():
         print(f"trained: {run}\npredict with: maskwright predict {run} IMAGES --out DIR")
     return 0
 
@@ -121,10 +123,6 @@ def _leave_processes() -> None:
             distributed.destroy_process_group()
 
 
-def _is_main() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _fail(text: str) -> int:
     _tell(f"error: {text}")
     return 1
@@ -132,5 +130,5 @@ def _fail(text: str) -> int:
 
 def _tell(text: str) -> None:
     """On standard error, once: of several processes the main one speaks."""
-    if _is_main():
+    if is_main():
         print(text, file=sys.stderr)

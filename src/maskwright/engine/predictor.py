@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, compose, resize_matrix, squash, unwarp_logits
 from maskwright.data.images import image_size, read_image, rgb_of, turn, write_atomic, write_mask
@@ -28,7 +29,7 @@ from maskwright.data.lookahead import ahead_readable
 from maskwright.data.pictures import overlay, palette, thumbnail, thumbnail_mask
 from maskwright.engine.devices import find_device
 from maskwright.engine.model import Model
-from maskwright.engine.scoring import ScoreTable
+from maskwright.engine.scoring import ScoreTable, category_problems, split_problems
 from maskwright.errors import DataError, MaskwrightError
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any]
@@ -111,6 +112,22 @@ class Prediction:
         return write_mask(Path(folder, "masks", f"{name}.png"), self.mask)
 
 
+@dataclass(frozen=True)
+class FolderTask:
+    """Images that are about to be predicted into a folder, as :meth:`Predictor.prepare_folder` sees them.
+
+    Attributes:
+        images: how many.
+        load: a run directory or model folder → its predictor, on the same device.
+        predict: lets another predictor predict the same images first: the predictor, the name of a folder below that of
+            the results, and what a progress bar calls it → the folder.
+    """
+
+    images: int
+    load: Callable[[Path], Predictor]
+    predict: Callable[[Predictor, str, str], Path]
+
+
 class Predictor(ABC):
     """A trained model, ready for images of any size and mode. Made by :func:`maskwright.load`.
 
@@ -168,24 +185,41 @@ class Predictor(ABC):
         """
         if batch < 1 or workers < 1:
             raise ValueError(f"batch {batch} and workers {workers} must be at least 1")
-        chosen = self.chosen(options)
+        complete = self.with_defaults(options)
         many = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else images
-        return self._predict(many, batch, workers, unreadable, chosen)
+        return self._predict(many, batch, workers, unreadable, complete)
 
-    def chosen(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """All options with their values. Raises MaskwrightError for those that this kind of model does not have."""
-        unknown = sorted(options.keys() - self.options.keys())
-        if unknown:
-            known = ", ".join(_flag(name) for name in self.options) or "none"
+    def with_defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options of this kind of model, those left out with their defaults. Raises MaskwrightError for any that it does not have,
+        or a value that it cannot work with.
+        """
+        foreign = sorted(options.keys() - self.options.keys())
+        if foreign:
+            own = ", ".join(_flag(name) for name in self.options) or "none"
             raise MaskwrightError(
-                f"{self.folder}: a model of the recipe {self.recipe} has no {', '.join(map(_flag, unknown))} "
-                f"(its options: {known}); leave it out"
+                f"{self.folder}: a model of the recipe {self.recipe} has no {', '.join(map(_flag, foreign))} "
+                f"(its options: {own}); leave it out"
             )
         return {**self.options, **options}
 
-    def rests_on(self, image: Path) -> Path | None:
-        """A file beside an image that its prediction is made from too, with the options last ``chosen``; when it changes, so does
-        the prediction.
+    def prepare_folder(self, options: Mapping[str, Any], task: FolderTask) -> dict[str, Any]:
+        """Do what has to be done before images are predicted into a folder, such as making masks that are refined then.
+
+        Args:
+            options: as :meth:`predict` takes them; those of some kinds of model may mean more for a folder.
+            task: the images, and the means to have other models predict them.
+
+        Returns:
+            The options for :meth:`predict`, complete.
+
+        Raises:
+            MaskwrightError: an option that this kind of model does not have, or that does not go with these images.
+        """
+        return self.with_defaults(options)
+
+    def companion_of(self, image: Path) -> Path | None:
+        """A second file that the prediction of an image is made from, such as a mask to refine, with the options that
+        ``with_defaults`` completed last; when it changes, so does the prediction. None where there is none.
         """
         return None
 
@@ -240,7 +274,8 @@ class Predictor(ABC):
         pairs = zip(self.categories, certainty.tolist(), area.tolist())
         return mask, {name: total / pixels for name, total, pixels in pairs if pixels}
 
-    @abstractmethod
+    # -------------------------------------------------------------------------------------------------- scores
+
     def evaluate(
         self,
         dataset: Dataset,
@@ -250,11 +285,63 @@ class Predictor(ABC):
         progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Score the labels of one split, at the images' own resolution; see :func:`maskwright.evaluate`."""
+        """Score the labels of one split, at the images' own resolution; see :func:`maskwright.evaluate`.
+
+        The same for every kind of model: refuse options and data that cannot be scored, all problems at once; check the
+        files; then :meth:`score` them.
+
+        Returns:
+            ``model`` (its signature), ``dataset`` and ``split``, and what :meth:`score` gives.
+        """
+        complete = self.scoring_options(options)
+        part = self.require_scorable(dataset, split)
+        head = {"model": self.signature, "dataset": dataset.source or str(dataset.root), "split": split}
+        return head | self.score(part, batch=batch, progress=progress, **complete)
+
+    def scoring_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with which a split is scored, complete. Raises MaskwrightError for those that it cannot be scored with."""
+        return self.with_defaults(options)
+
+    def require_scorable(self, dataset: Dataset, split: str) -> Dataset:
+        """The samples of a split that can be scored. Raises DataError with all that keeps it from being scored."""
+        if problems := self.score_problems(dataset, split):
+            raise DataError(problems, dataset.source or str(dataset.root))
+        part = dataset.split(split)
+        require_clean(part, training=False)
+        return part
+
+    def score_problems(self, dataset: Dataset, split: str) -> list[str]:
+        """What keeps a split from being scored by what the dataset says of itself, one line each; files are checked later."""
+        return category_problems(self.categories, dataset) + split_problems(dataset, split)
+
+    @abstractmethod
+    def score(
+        self, part: Dataset, *, batch: int, progress: Callable[[int, int], None] | None, **options: Any
+    ) -> dict[str, Any]:
+        """The scores of a split that can be scored, as JSON; ``options`` are complete, the rest as for :meth:`evaluate`."""
 
     @abstractmethod
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
         """What :meth:`evaluate` gave, to be printed."""
+
+    def scores_path(self, run: str | Path, split: str, **options: Any) -> Path | None:
+        """Where scores are kept: ``evaluation-<split>.json`` in the run directory, with other endings for other ways to predict.
+
+        Args:
+            run: what the model was loaded from.
+            split, options: as :meth:`evaluate` takes them.
+
+        Returns:
+            None for a model folder by itself: there is no run around it, and nothing but the model belongs into it.
+        """
+        if Path(run).resolve() == self.folder.resolve():
+            return None
+        name = "".join(c if c.isalnum() or c in "._-" else "_" for c in split)
+        return Path(run, f"evaluation-{name}{self.scores_ending(options)}.json")
+
+    def scores_ending(self, options: Mapping[str, Any]) -> str:
+        """What tells scores of another way to predict from the usual ones, such as ``-in-context``."""
+        return ""
 
     def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
         """Write what a whole folder of predictions has beside its index, and say which files these are.

@@ -20,7 +20,7 @@ SelectorName = Literal[Heuristic, "policy"]
 """Selectors that a model can be trained with."""
 
 EvaluatedSelector = Literal[Heuristic, "policy", "oracle"]
-"""Selectors that can be compared. ``policy`` is SPNet; ``oracle`` (``engine.in_context.selection.oracle``) looks at the truth, for
+"""Selectors that can be compared. ``policy`` is SPNet; ``oracle`` (``methods.in_context.judging.oracle``) looks at the truth, for
 evaluation only."""
 
 

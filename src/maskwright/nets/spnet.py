@@ -1,6 +1,6 @@
 """SPNet, the policy that chooses which references a query is shown (SAMIX, Hu et al. 2026).
 
-It sees pooled vectors only. Few candidates are taken from the pool first (``candidates``), so that the network costs the same however
+It sees pooled vectors only. Few candidates are taken from the pool first (``make_shortlist``), so that the network costs the same however
 large the pool is. It starts as the best heuristic, the cosine of the pooled objects, and learns what to add to it by ``rl.grpo``.
 
 Two repairs of the published design: its probability ``cos / sum of cos`` is no distribution where cosines are negative, so here it is
@@ -22,7 +22,7 @@ from maskwright.nets.selector import cosine
 from maskwright.rl.grpo import beam_search
 
 ENTRIES_AT_ONCE = 8192
-"""How many entries of the pool are compared with the queries at a time; bounds the memory of ``candidates``."""
+"""How many entries of the pool are compared with the queries at a time; bounds the memory of ``make_shortlist``."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Query:
     whole: Tensor
     foreground: Tensor
     kind: Tensor
+
+    def __getitem__(self, index: Tensor) -> Query:
+        """Some of the images."""
+        return Query(self.whole[index], self.foreground[index], self.kind[index])
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,8 @@ class Entries:
 
 
 @dataclass(frozen=True)
-class Observation:
-    """What SPNet sees of N queries with K candidates each.
+class Shortlist:
+    """N queries with K candidates each: what SPNet sees.
 
     Attributes:
         query: of N.
@@ -101,9 +105,9 @@ def pooled_memory(features: Tensor, masks: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def candidates(
+def make_shortlist(
     query: Query, pool: Entries, allowed: Tensor, generator: torch.Generator, count: int = 48, random: int = 8
-) -> Observation:
+) -> Shortlist:
     """Take few candidates per query out of E entries: the nearest by object, the nearest by whole image, and some at random.
 
     The random ones let the policy find what similarity would never show it. Memory grows with N·``ENTRIES_AT_ONCE``, not with N·E
@@ -141,16 +145,16 @@ def candidates(
         (by_whole, lambda part: cosine(query.whole, pool.whole[part])),
         (count - by_whole - by_object, chance),
     ]
-    found: list[Tensor] = []
+    places: list[Tensor] = []
     usable: list[Tensor] = []
     for number, score in rules:
         if number:
-            values, index = _best(score, left, number)
-            found.append(index)
+            values, nearest = _best(score, left, number)
+            places.append(nearest)
             usable.append(values > -torch.inf)
-            left.scatter_(1, index, False)
-    index = torch.cat(found, 1)
-    return Observation(query, pool[index], torch.cat(usable, 1), index)
+            left.scatter_(1, nearest, False)
+    index = torch.cat(places, 1)
+    return Shortlist(query, pool[index], torch.cat(usable, 1), index)
 
 
 def _best(score: Callable[[slice], Tensor], left: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -217,35 +221,35 @@ class SPNet(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
     def sample(
-        self, observation: Observation, groups: int, length: int, generator: torch.Generator, alike: bool = False
+        self, shortlist: Shortlist, groups: int, length: int, generator: torch.Generator, alike: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Draw G distinct sequences of T candidates per query: see ``rl.grpo.Policy``; ``alike``: see ``rl.grpo.beam_search``.
 
         Distinct as sequences: two of a group may hold the same candidates in another order.
         """
-        return self._search(observation, groups, length, generator, alike)
+        return self._search(shortlist, groups, length, generator, alike)
 
-    def score(self, observation: Observation, sequences: Tensor) -> Tensor:
+    def score(self, shortlist: Shortlist, sequences: Tensor) -> Tensor:
         """(N, G, T) candidates → (N, G, T) log-probability of every choice, in one pass over all T; -inf for what cannot be chosen."""
-        logits = self._logits(observation, self._encode(observation), sequences[..., :-1])
+        logits = self._logits(shortlist, self._encode(shortlist), sequences[..., :-1])
         return logits.log_softmax(-1).gather(-1, sequences[..., None])[..., 0]
 
-    def choose(self, observation: Observation, length: int, beam: int = 1) -> Tensor:
+    def choose(self, shortlist: Shortlist, length: int, beam: int = 1) -> Tensor:
         """(N, T): the most probable sequence of candidates that a search ``beam`` wide finds; 1 = greedy."""
-        return self._search(observation, beam, length, None)[0][:, 0]
+        return self._search(shortlist, beam, length, None)[0][:, 0]
 
     @torch.no_grad()
     def _search(
         self,
-        observation: Observation,
+        shortlist: Shortlist,
         width: int,
         length: int,
         generator: torch.Generator | None,
         alike: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        encoded = self._encode(observation)
+        encoded = self._encode(shortlist)
         return beam_search(
-            lambda prefix: self._logits(observation, encoded, prefix)[:, :, -1],
+            lambda prefix: self._logits(shortlist, encoded, prefix)[:, :, -1],
             len(encoded),
             width,
             length,
@@ -254,35 +258,35 @@ class SPNet(nn.Module):
             alike,
         )
 
-    def _encode(self, observation: Observation) -> Tensor:
+    def _encode(self, shortlist: Shortlist) -> Tensor:
         """(N, K, width)."""
-        entries = observation.candidates
+        entries = shortlist.candidates
         tokens = self.memory(entries.memory) + self.whole(entries.whole) + self.foreground(entries.foreground)
         tokens = tokens + self.candidate_kind(entries.kind)
         for layer in self.encoder:
-            tokens = layer(tokens, observation.allowed)
+            tokens = layer(tokens, shortlist.allowed)
         return self.encoder_norm(tokens)
 
-    def _logits(self, observation: Observation, encoded: Tensor, prefix: Tensor) -> Tensor:
+    def _logits(self, shortlist: Shortlist, encoded: Tensor, prefix: Tensor) -> Tensor:
         """(N, G, t) choices so far → (N, G, t + 1, K) logits of the choice after each of the 0..t first of them; -inf = impossible."""
-        query = observation.query
+        query = shortlist.query
         start = self.whole(query.whole) + self.foreground(query.foreground) + self.query_kind(query.kind)
         start = start[:, None, None].expand(-1, prefix.shape[1], 1, -1)
         rows = prefix.flatten(1)[..., None].expand(-1, -1, encoded.shape[-1])
         latest = self.latest(encoded.gather(1, rows)).view(*prefix.shape, encoded.shape[-1])
         state = torch.cat([start, start + latest], 2)
         for layer in self.decoder:
-            state = layer(state, encoded, observation.allowed)
+            state = layer(state, encoded, shortlist.allowed)
         wanted = self.query_shift(self.decoder_norm(state))
         offered = self.candidate_shift(encoded)
         # Half precision would blur cosines that are close, as those of pooled features are.
         with torch.autocast(encoded.device.type, enabled=False):
             wanted = F.normalize(query.foreground.float(), dim=-1)[:, None, None] + wanted.float()
-            offered = F.normalize(observation.candidates.foreground.float(), dim=-1) + offered.float()
+            offered = F.normalize(shortlist.candidates.foreground.float(), dim=-1) + offered.float()
             similarity = F.normalize(wanted, dim=-1).flatten(1, 2) @ F.normalize(offered, dim=-1).transpose(1, 2)
         temperature = self.log_temperature.clamp(min=math.log(0.01)).exp()
         logits = similarity.view(*state.shape[:3], -1) / temperature
-        return logits.masked_fill(~_possible(observation.allowed, prefix), -torch.inf)
+        return logits.masked_fill(~_possible(shortlist.allowed, prefix), -torch.inf)
 
 
 def _possible(allowed: Tensor, prefix: Tensor) -> Tensor:
@@ -307,8 +311,8 @@ class Attention(nn.Module):
         query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.key_value(y).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mask = None if usable is None else usable[:, None, None]
-        seen = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
-        return self.out(seen.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
+        return self.out(attended.transpose(1, 2).flatten(2))
 
 
 def _feed_forward(width: int) -> nn.Sequential:

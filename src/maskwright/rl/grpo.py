@@ -21,14 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Observation = TypeVar("Observation", contravariant=True)
+ObservationT = TypeVar("ObservationT", contravariant=True)
+"""What a policy sees of the queries; it is the policy's own affair."""
 
 
-class Policy(Protocol[Observation]):
+class Policy(Protocol[ObservationT]):
     """What GRPO asks of a policy. It must be deterministic given its arguments: no dropout."""
 
     def sample(
-        self, observation: Observation, groups: int, length: int, generator: torch.Generator
+        self, observation: ObservationT, /, groups: int, length: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Draw ``groups`` distinct sequences per query, usually by ``beam_search``.
 
@@ -39,7 +40,7 @@ class Policy(Protocol[Observation]):
         """
         ...
 
-    def score(self, observation: Observation, sequences: Tensor) -> Tensor:
+    def score(self, observation: ObservationT, /, sequences: Tensor) -> Tensor:
         """(B, G, T) sequences → (B, G, T) log-probability of every choice given those before it, differentiable."""
         ...
 
@@ -235,8 +236,8 @@ def grpo_loss(
 
 
 def update(
-    policy: Policy[Observation],
-    observation: Observation,
+    policy: Policy[ObservationT],
+    observation: ObservationT,
     sequences: Tensor,
     advantages: Tensor,
     descend: Callable[[Tensor], None],
@@ -244,7 +245,7 @@ def update(
     epochs: int = 2,
     clip: float = 0.2,
     old: Tensor | None = None,
-    reference: Policy[Observation] | None = None,
+    reference: Policy[ObservationT] | None = None,
     kl: float = 0.0,
     valid: Tensor | None = None,
     active: bool | None = None,
@@ -278,14 +279,14 @@ def update(
     if reference is not None and kl > 0:
         with torch.no_grad():
             anchor = reference.score(observation, sequences)
-    found: list[Diagnostics] = []
+    diagnostics: list[Diagnostics] = []
     for _ in range(epochs):
         new = policy.score(observation, sequences)
         old = new.detach() if old is None else old
-        loss, diagnostics = grpo_loss(new, old, advantages, clip, anchor, kl, valid)
+        loss, of_epoch = grpo_loss(new, old, advantages, clip, anchor, kl, valid)
         descend(loss)
-        found.append(diagnostics)
-    return found
+        diagnostics.append(of_epoch)
+    return diagnostics
 
 
 def descent(optimizer: torch.optim.Optimizer, max_norm: float = 1.0) -> Callable[[Tensor], None]:

@@ -8,6 +8,7 @@ import torch
 
 from maskwright.data.batch import Batch
 from maskwright.data.labels import Kind
+from maskwright.methods.in_context.pseudo import Rows
 
 SIZE, C = 64, 3
 BOX_1, BOX_2, BOX_3 = [4.0, 4, 20, 20], [30.0, 8, 60, 40], [8.0, 40, 24, 56]
@@ -38,3 +39,9 @@ def batch_of(**fields: Any) -> Batch:
         "indices": torch.arange(images),
     }
     return Batch(**values | fields)
+
+
+def rows_at(image: list[int], category: list[int], batch: Batch | None = None) -> Rows:
+    """Rows of the batch (left out: ``batch_of()``) by image and category."""
+    batch, at = batch or batch_of(), torch.tensor(image)
+    return Rows(at, torch.tensor(category), batch.kinds[at], batch.indices[at])

@@ -7,10 +7,11 @@ import torch
 
 from maskwright.data.labels import Kind
 from maskwright.methods.in_context import pseudo
-from maskwright.methods.in_context.labeller import FLOOR, MOST_ROWS, Labeller, PseudoMask
-from maskwright.methods.in_context.pseudo import EMPTY, Rows
+from maskwright.methods.in_context.episodes import MOST_ROWS, few_rows
+from maskwright.methods.in_context.labeller import FLOOR, Labeller, PseudoMask
+from maskwright.methods.in_context.pseudo import EMPTY
 from maskwright.sam.sam import Sam
-from tests.methods.in_context.batches import BOX_1, SIZE, C, batch_of
+from tests.methods.in_context.batches import BOX_1, SIZE, C, batch_of, rows_at
 
 GRID = SIZE // 4
 
@@ -39,21 +40,19 @@ def answer(category: int, confidence: float) -> PseudoMask:
 
 def test_padding_is_not_decoded_and_objects_answer_as_if_alone(labeller: Labeller):
     batch = batch_of(images=torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)))
-    rows = Rows(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 1]))
+    rows = rows_at([0, 0, 1], [1, 2, 1], batch)
     yes = torch.ones(3, dtype=torch.bool)
-    asked = pseudo.weak_prompts(batch, rows, SIZE, boxes=yes, points=yes)
-    assert asked.valid.tolist() == [[True, True], [True, False], [True, False]]
+    prompts = pseudo.weak_prompts(batch, rows, SIZE, boxes=yes, points=yes)
+    assert prompts.valid.tolist() == [[True, True], [True, False], [True, False]]
     with torch.no_grad():
         embedding = labeller.sam.encode(batch.images)
-        conditioned = labeller.condition(
-            embedding, rows, torch.zeros(3, dtype=torch.bool), lambda at: pytest.fail("nothing is shown")
-        )
-        masks = labeller.decode(conditioned, asked)
-        whole = labeller.sam.decode(conditioned, asked.prompts, asked.hint, previous_valid=asked.hinted)
+        conditioned = labeller.condition(embedding, rows, torch.zeros(3, dtype=torch.bool), None)
+        masks = labeller.decode(conditioned, prompts)
+        whole = labeller.sam.decode(conditioned, prompts.tokens, prompts.hint, previous_valid=prompts.hinted)
     assert (masks.logits[1:, 1] == EMPTY).all()
     assert (masks.iou[1:, 1] == 0).all()
     for flat, padded in zip((masks.logits, masks.iou, masks.pointers), (whole.logits, whole.iou, whole.pointers)):
-        torch.testing.assert_close(flat[asked.valid], padded[asked.valid], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(flat[prompts.valid], padded[prompts.valid], atol=1e-5, rtol=1e-4)
 
 
 def test_practice_takes_sure_box_answers_for_masks(labeller: Labeller):
@@ -111,13 +110,12 @@ def test_the_teacher_is_blended_in_as_far_as_it_is_mature(labeller: Labeller):
     assert (half[(slice(3, None), 1, *far)] < 0.5).all()
 
 
-def test_few_rows_are_whole_categories(labeller: Labeller):
+def test_few_rows_are_whole_categories():
     categories = torch.arange(40) % 10
-    labeller.categories = 10
-    some = labeller._few(categories, torch.Generator().manual_seed(0))
+    some = few_rows(categories, 10, torch.Generator().manual_seed(0))
     assert len(some) == MOST_ROWS
     assert (some[1:] > some[:-1]).all()
     counts = categories[some].bincount(minlength=10)
     # Four rows each: four categories are whole.
     assert counts.tolist().count(4) == MOST_ROWS // 4
-    assert labeller._few(categories[:5], torch.Generator()).tolist() == [0, 1, 2, 3, 4]
+    assert few_rows(categories[:5], 10, torch.Generator()).tolist() == [0, 1, 2, 3, 4]

@@ -14,87 +14,91 @@ from torchmetrics.functional.segmentation import dice_score
 from maskwright.data.labels import Kind
 from maskwright.data.shapes import touched_cells
 from maskwright.methods.in_context import pseudo
-from maskwright.methods.in_context.pseudo import EMPTY, RowPrompts, Rows
+from maskwright.methods.in_context.pseudo import EMPTY, RowPrompts
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Masks
-from tests.methods.in_context.batches import BOX_1, BOX_3, SIZE, C, batch_of
+from tests.methods.in_context.batches import BOX_1, BOX_3, SIZE, C, batch_of, rows_at
 
-ROWS = Rows(torch.tensor([0, 0, 1, 1, 2, 3]), torch.tensor([1, 2, 1, 2, 2, 1]))
+ROWS = rows_at([0, 0, 1, 1, 2, 3], [1, 2, 1, 2, 2, 1])
 YES, NO = torch.ones(6, dtype=torch.bool), torch.zeros(6, dtype=torch.bool)
 
 
-def tokens(asked: RowPrompts, row: int, k: int = 0) -> list[tuple[float, float, int]]:
+def tokens(prompts: RowPrompts, row: int, k: int = 0) -> list[tuple[float, float, int]]:
     """The prompt tokens of one object that are no padding."""
-    points, labels = asked.prompts.points[row, k].tolist(), asked.prompts.labels[row, k].tolist()
+    points, labels = prompts.tokens.points[row, k].tolist(), prompts.tokens.labels[row, k].tolist()
     return [(x, y, label) for (x, y), label in zip(points, labels) if label >= 0]
 
 
 def test_rows_are_the_categories_that_labels_name():
-    rows = pseudo.rows_of(batch_of().present)
+    batch = batch_of(indices=torch.arange(20, 25))
+    rows = pseudo.rows_of(batch.present, batch.kinds, batch.indices)
     assert rows.image.tolist() == ROWS.image.tolist()
     assert rows.category.tolist() == ROWS.category.tolist()
+    assert rows.kind.tolist() == [Kind.BOX] * 2 + [Kind.POINT] * 2 + [Kind.SCRIBBLE, Kind.TAG]
+    assert rows.sample.tolist() == [20, 20, 21, 21, 22, 23]
     part = rows[torch.tensor([5, 0])]
     assert (part.image.tolist(), part.category.tolist()) == ([3, 0], [1, 1])
+    assert (part.kind.tolist(), part.sample.tolist()) == ([Kind.TAG, Kind.BOX], [23, 20])
 
 
 def test_every_label_kind_becomes_its_prompt():
-    asked = pseudo.weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES)
-    assert asked.prompted.tolist() == [True, True, True, True, True, False]
-    assert asked.valid.tolist() == [[True, True]] + [[True, False]] * 5
+    prompts = pseudo.weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES)
+    assert prompts.prompted.tolist() == [True, True, True, True, True, False]
+    assert prompts.valid.tolist() == [[True, True]] + [[True, False]] * 5
     # Each box of the category is an object of its own, by the centres of its corner pixels.
-    assert tokens(asked, 0, 0) == [(4.5, 4.5, 2), (19.5, 19.5, 3)]
-    assert tokens(asked, 0, 1) == [(8.5, 40.5, 2), (23.5, 55.5, 3)]
-    assert tokens(asked, 1, 0) == [(30.5, 8.5, 2), (59.5, 39.5, 3)]
-    assert tokens(asked, 1, 1) == []
-    assert asked.boxes[0].tolist() == [BOX_1, BOX_3]
-    assert (asked.boxes[2:] == 0).all()
+    assert tokens(prompts, 0, 0) == [(4.5, 4.5, 2), (19.5, 19.5, 3)]
+    assert tokens(prompts, 0, 1) == [(8.5, 40.5, 2), (23.5, 55.5, 3)]
+    assert tokens(prompts, 1, 0) == [(30.5, 8.5, 2), (59.5, 39.5, 3)]
+    assert tokens(prompts, 1, 1) == []
+    assert prompts.boxes[0].tolist() == [BOX_1, BOX_3]
+    assert (prompts.boxes[2:] == 0).all()
     # Clicks on other categories and on the background are negative, and come after the positive ones.
-    assert tokens(asked, 2) == [(9, 9, 1), (5, 5, 0), (50, 50, 0)]
-    assert tokens(asked, 3) == [(50, 50, 1), (5, 5, 0), (9, 9, 0)]
-    assert tokens(asked, 4) == [(2 * i, 2 * i + 1, 1) for i in range(8)]
-    assert tokens(asked, 5) == []
+    assert tokens(prompts, 2) == [(9, 9, 1), (5, 5, 0), (50, 50, 0)]
+    assert tokens(prompts, 3) == [(50, 50, 1), (5, 5, 0), (9, 9, 0)]
+    assert tokens(prompts, 4) == [(2 * i, 2 * i + 1, 1) for i in range(8)]
+    assert tokens(prompts, 5) == []
 
 
 def test_a_box_brings_its_ellipse_as_a_hint():
-    asked = pseudo.weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES)
-    assert asked.hinted.tolist() == [[True, True], [True, False]] + [[False, False]] * 4
+    prompts = pseudo.weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES)
+    assert prompts.hinted.tolist() == [[True, True], [True, False]] + [[False, False]] * 4
     for y in range(16):
         for x in range(16):
             radius = ((4 * x + 2 - 45) / 15) ** 2 + ((4 * y + 2 - 24) / 16) ** 2
-            assert float(asked.hint[1, 0, y, x]) == pytest.approx(max(4 * (1 - radius), -8), abs=1e-4)
+            assert float(prompts.hint[1, 0, y, x]) == pytest.approx(max(4 * (1 - radius), -8), abs=1e-4)
     view = torch.full((6, 16, 16), 2.0)
-    seen = asked.with_hint(view, torch.tensor([False] * 5 + [True]))
+    seen = prompts.with_hint(view, torch.tensor([False] * 5 + [True]))
     assert seen.hinted.tolist() == [[True, True], [True, False]] + [[False, False]] * 3 + [[True, False]]
     assert torch.equal(seen.hint[5, 0], view[5])
-    assert torch.equal(seen.hint[:5], asked.hint[:5])
+    assert torch.equal(seen.hint[:5], prompts.hint[:5])
     assert not seen.prompted[5]
-    assert not asked.hinted[5].any()  # a copy
+    assert not prompts.hinted[5].any()  # a copy
 
 
 def test_rows_use_only_what_they_may():
     both = batch_of(points=torch.full((5, 1, 2), 10.0), point_categories=torch.tensor([[1], [-1], [-1], [-1], [-1]]))
-    first = Rows(torch.tensor([0, 0, 0]), torch.tensor([1, 1, 1]))
+    first = rows_at([0, 0, 0], [1, 1, 1])
     may_box, may_click = torch.tensor([True, False, False]), torch.tensor([True, True, False])
-    asked = pseudo.weak_prompts(both, first, SIZE, boxes=may_box, points=may_click)
-    assert [label for *_, label in tokens(asked, 0)] == [2, 3]  # boxes go before clicks
-    assert tokens(asked, 1) == [(10, 10, 1)]
-    assert tokens(asked, 2) == []
-    assert asked.prompted.tolist() == [True, True, False]
-    assert asked.valid.tolist() == [[True, True], [True, False], [True, False]]
+    prompts = pseudo.weak_prompts(both, first, SIZE, boxes=may_box, points=may_click)
+    assert [label for *_, label in tokens(prompts, 0)] == [2, 3]  # boxes go before clicks
+    assert tokens(prompts, 1) == [(10, 10, 1)]
+    assert tokens(prompts, 2) == []
+    assert prompts.prompted.tolist() == [True, True, False]
+    assert prompts.valid.tolist() == [[True, True], [True, False], [True, False]]
 
 
 def test_negative_clicks_alone_are_no_prompt():
     only = batch_of(point_categories=torch.zeros(5, 8, dtype=torch.long))
-    asked = pseudo.weak_prompts(only, Rows(torch.tensor([1]), torch.tensor([1])), SIZE, boxes=YES[:1], points=YES[:1])
-    assert tokens(asked, 0) == []
-    assert asked.prompted.tolist() == [False]
+    prompts = pseudo.weak_prompts(only, rows_at([1], [1]), SIZE, boxes=YES[:1], points=YES[:1])
+    assert tokens(prompts, 0) == []
+    assert prompts.prompted.tolist() == [False]
 
 
 def test_numbers_of_prompts_are_limited():
-    asked = pseudo.weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES, most=1, clicks=2)
-    assert asked.valid.shape == (6, 1)
-    assert tokens(asked, 0) == [(4.5, 4.5, 2), (19.5, 19.5, 3)]
-    assert tokens(asked, 2) == [(9, 9, 1), (5, 5, 0)]
+    prompts = pseudo.weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES, most=1, clicks=2)
+    assert prompts.valid.shape == (6, 1)
+    assert tokens(prompts, 0) == [(4.5, 4.5, 2), (19.5, 19.5, 3)]
+    assert tokens(prompts, 2) == [(9, 9, 1), (5, 5, 0)]
 
 
 def test_a_batch_without_boxes_and_points():
@@ -104,17 +108,17 @@ def test_a_batch_without_boxes_and_points():
         points=torch.zeros(5, 0, 2),
         point_categories=torch.zeros(5, 0, dtype=torch.long),
     )
-    asked = pseudo.weak_prompts(bare, ROWS, SIZE, boxes=YES, points=YES)
-    assert asked.prompts.shape == (6, 1)
-    assert (asked.prompts.labels == -1).all()
-    assert asked.valid.all()
-    assert not asked.prompted.any()
-    part = asked.rows(torch.tensor([3, 1]))
-    assert part.prompts.shape == (2, 1)
+    prompts = pseudo.weak_prompts(bare, ROWS, SIZE, boxes=YES, points=YES)
+    assert prompts.tokens.shape == (6, 1)
+    assert (prompts.tokens.labels == -1).all()
+    assert prompts.valid.all()
+    assert not prompts.prompted.any()
+    part = prompts.rows(torch.tensor([3, 1]))
+    assert part.tokens.shape == (2, 1)
     assert part.prompted.shape == (2,)
 
 
-def asked_for(boxes: Tensor, valid: Tensor) -> RowPrompts:
+def prompts_of(boxes: Tensor, valid: Tensor) -> RowPrompts:
     """Rows (N, K) of these boxes, without hints."""
     hint = torch.zeros(*valid.shape, SIZE // 4, SIZE // 4)
     return RowPrompts(Prompts.none(*valid.shape), valid, boxes, valid.any(1), hint, torch.zeros_like(valid))
@@ -128,11 +132,11 @@ def answer(logits: Tensor, iou: Tensor) -> Masks:
 def test_nothing_outside_the_boxes_and_the_union_of_objects():
     boxes = torch.tensor([[BOX_1, BOX_3], [[0.0] * 4, [0.0] * 4]])
     valid = torch.tensor([[True, True], [True, False]])
-    asked = asked_for(boxes, valid)
+    prompts = prompts_of(boxes, valid)
     logits = torch.full((2, 2, 16, 16), 3.0)
     logits[0, 1] = 5.0
     logits[1, 1] = 99.0  # an object that does not exist
-    union, score = pseudo.row_logits(answer(logits, torch.tensor([[0.5, 0.9], [0.4, 1.0]])), asked, SIZE)
+    union, score = pseudo.row_logits(answer(logits, torch.tensor([[0.5, 0.9], [0.4, 1.0]])), prompts, SIZE)
     expected = torch.full((16, 16), EMPTY)
     expected[1:5, 1:5], expected[10:14, 2:6] = 3.0, 5.0
     assert torch.equal(union[0], expected)
@@ -141,8 +145,8 @@ def test_nothing_outside_the_boxes_and_the_union_of_objects():
 
 
 def test_outside_its_box_an_object_keeps_a_lower_answer():
-    asked = asked_for(torch.tensor([[BOX_1]]), YES[:1, None])
-    union, _ = pseudo.row_logits(answer(torch.full((1, 1, 16, 16), -30.0), torch.ones(1, 1)), asked, SIZE)
+    prompts = prompts_of(torch.tensor([[BOX_1]]), YES[:1, None])
+    union, _ = pseudo.row_logits(answer(torch.full((1, 1, 16, 16), -30.0), torch.ones(1, 1)), prompts, SIZE)
     assert (union == -30).all()
 
 
@@ -170,7 +174,7 @@ def test_the_ellipse_has_its_share_of_the_box():
 
 def test_rows_are_merged_against_the_background():
     logits = torch.tensor([[-1.0, 2.0, 2.0, 30.0], [-2.0, 1.0, 3.0, EMPTY], [0.5, -0.5, -20.0, 0.1]])[:, None]
-    maps = pseudo.merge_rows(logits, Rows(torch.tensor([0, 0, 2]), torch.tensor([1, 2, 1])), 3, C)
+    maps = pseudo.merge_rows(logits, rows_at([0, 0, 2], [1, 2, 1]), 3, C)
     assert maps.shape == (3, C, 1, 4)
     assert maps.argmax(1)[:, 0].tolist() == [[0, 1, 2, 1], [0, 0, 0, 0], [1, 0, 0, 1]]
     assert (maps[:, 0] == 0).all()
@@ -180,10 +184,10 @@ def test_rows_are_merged_against_the_background():
 def test_the_truth_of_rows_on_a_grid_leaves_out_unknown_pixels():
     target = torch.zeros(2, 8, 8, dtype=torch.long)
     target[1, :4, :2], target[1, :4, 2:4], target[1, 4:] = 2, 255, 255
-    truth, known = pseudo.truth_of(target, Rows(torch.tensor([1, 1, 0]), torch.tensor([2, 1, 1])), 2)
+    truth, known = pseudo.truth_of(target, rows_at([1, 1, 0], [2, 1, 1]), 2)
     assert known.tolist() == [[[0.5, 1], [0, 0]], [[0.5, 1], [0, 0]], [[1, 1], [1, 1]]]
     assert truth.tolist() == [[[1, 0], [0, 0]], [[0, 0], [0, 0]], [[0, 0], [0, 0]]]
-    whole, counted = pseudo.truth_of(target, Rows(torch.tensor([1]), torch.tensor([2])), 8)
+    whole, counted = pseudo.truth_of(target, rows_at([1], [2]), 8)
     assert torch.equal(whole[0] > 0, target[1] == 2)
     assert torch.equal(counted[0] > 0, target[1] != 255)
 

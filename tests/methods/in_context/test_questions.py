@@ -11,7 +11,7 @@ from maskwright.data.batch import Batch
 from maskwright.data.labels import Kind
 from maskwright.methods.in_context.labeller import Labeller
 from maskwright.methods.in_context.questions import ask
-from maskwright.methods.in_context.selection import ReferencePolicy
+from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy
 from maskwright.nets.spnet import Query
 from maskwright.sam.sam import Sam
 from tests.methods.in_context.batches import BOX_1, BOX_3, SIZE, C, batch_of
@@ -45,7 +45,7 @@ def labeller(tiny_sam: Sam) -> Labeller:
         blend=0.5,
         weak_weight=0.5,
         generator=lambda stream, step: seeded(stream + 16 * step),
-        policy=ReferencePolicy(tiny_sam.width, references=2),
+        policy=ReferencePolicy(tiny_sam.width, settings=PolicySettings(references=2)),
     )
     with torch.no_grad():
         batch = masked_batch()
@@ -70,7 +70,7 @@ def test_a_mask_image_poses_as_a_weakly_labelled_one(labeller: Labeller):
         assert (asked.judge.truth[above, : GRID // 4] == 1).all()
         assert (asked.judge.truth[~above, GRID // 2 :] == 1).all()
         places = asked.allowed.nonzero()[:, 1].view(6, 4)[:, :2]
-        logits, iou = asked.answer(torch.arange(6), places)
+        logits, iou = asked.predict_masks(torch.arange(6), places)
         assert logits.shape == (6, GRID, GRID)
         assert iou.shape == (6,)
     assert posed == set(WEAK)
@@ -86,7 +86,7 @@ def test_the_truth_of_a_query_changes_nothing_but_its_judge(labeller: Labeller):
     for name in ("whole", "foreground", "kind"):
         assert torch.equal(getattr(first.query, name), getattr(second.query, name))
     rows, places = torch.arange(8), first.allowed.nonzero()[:, 1].view(8, 4)[:, :2]
-    assert torch.equal(first.answer(rows, places)[0], second.answer(rows, places)[0])
+    assert torch.equal(first.predict_masks(rows, places)[0], second.predict_masks(rows, places)[0])
     assert not torch.equal(first.judge.truth, second.judge.truth)
 
 
@@ -176,7 +176,7 @@ def test_the_best_set_of_a_round_makes_the_pseudo_mask(labeller: Labeller):
         asked = ask(labeller, batch, embedding, seeded(), WEAK, teacher, most=99)
         assert asked is not None
         entries = labeller.pool.entries()
-        found = labeller.policy.step(asked.query, entries, asked.allowed, asked.answer, asked.judge, seeded())
+        found = labeller.policy.step(asked.query, entries, asked.allowed, asked.predict_masks, asked.judge, seeded())
     best = asked.best(found)
     assert 0 < len(best.rows) == int(found.decided.sum())
     _, visit = labeller.visit(batch, embedding, 0, teacher, best=best)
@@ -189,7 +189,7 @@ def test_the_best_set_of_a_round_makes_the_pseudo_mask(labeller: Labeller):
             assert shown == set(visit.masks[image].references)
             whole += 1
     assert whole
-    logits = asked.answer(torch.arange(len(asked.rows)), found.places)[0]
+    logits = asked.predict_masks(torch.arange(len(asked.rows)), found.places)[0]
     torch.testing.assert_close(logits, found.logits, rtol=1e-3, atol=1e-3)
 
 
@@ -199,7 +199,7 @@ def test_only_weakly_labelled_rows_with_a_best_set_are_told(labeller: Labeller):
     asked = ask(labeller, batch, labeller.sam.encode(batch.images).detach(), seeded(), WEAK)
     assert asked is not None
     found = labeller.policy.step(
-        asked.query, labeller.pool.entries(), asked.allowed, asked.answer, asked.judge, seeded()
+        asked.query, labeller.pool.entries(), asked.allowed, asked.predict_masks, asked.judge, seeded()
     )
     assert found.decided.any()
     assert not len(asked.best(found).rows)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from maskwright.engine.metrics import soft_dice
 from maskwright.errors import WeightsError
+from maskwright.methods.in_context.judging import Judge, answer_groups, oracle, promise
 from maskwright.methods.in_context.selection import (
-    Judge,
+    PolicySettings,
     ReferencePolicy,
-    answer_groups,
     correlation,
     head_room_captured,
-    oracle,
-    promise,
+    load_policy,
     with_head_room,
 )
 from maskwright.nets.selector import select
@@ -73,7 +74,7 @@ def all_known(truth: Tensor) -> Judge:
 
 
 def policy_of(references: int = 2, **settings: float) -> ReferencePolicy:
-    return ReferencePolicy(CHANNELS, MEMORY, references=references, groups=8, **settings)  # type: ignore[arg-type]
+    return ReferencePolicy(CHANNELS, MEMORY, PolicySettings(references, groups=8, **settings))  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------- judging
@@ -232,9 +233,9 @@ def test_the_best_set_of_the_group_comes_back_with_its_answer():
     query, pool, allowed, table, judge = toy(3, queries=4)
     found = policy_of().step(query, pool, allowed, table, judge, seeded(1))
     again = policy_of()
-    seen = again.observe(query, pool, allowed, generator := seeded(1))
-    sequences, total = again.net.sample(seen, 8, 2, generator)
-    sets = seen.places(sequences)
+    shortlist = again.shortlist(query, pool, allowed, generator := seeded(1))
+    sequences, total = again.net.sample(shortlist, 8, 2, generator)
+    sets = shortlist.places(sequences)
     for row in range(4):
         scores = [float(soft_dice(table.cells[s].any(0), judge.truth[row])) for s in sets[row]]
         own = table.cells[found.places[row]].any(0)
@@ -272,7 +273,7 @@ def test_it_looks_before_it_chooses():
     policy = policy_of(references=2, looks=12)
     unseen = policy.choose(query, pool, allowed)
     chosen = policy.choose(query, pool, allowed, table)
-    assert max(table.batches) <= policy.at_once
+    assert max(table.batches) <= policy.settings.at_once
     assert allowed.gather(1, chosen).all()
     own = torch.tensor([len(set(a)) for a in chosen.tolist()])
     assert (own == 2).all()
@@ -309,7 +310,7 @@ def test_sets_that_all_score_the_same_teach_nothing():
         agree=lambda active: bool(asked.append(active)) or True,
     )
     assert asked == [False]
-    assert len(steps) == policy.epochs
+    assert len(steps) == policy.settings.epochs
 
 
 def test_a_run_that_was_stopped_goes_on_the_same():
@@ -347,3 +348,25 @@ def test_how_probable_its_choices_were():
     first = near.softmax(1).gather(1, places[:, :1])
     second = near.scatter(1, places[:, :1], -torch.inf).softmax(1).gather(1, places[:, 1:])
     torch.testing.assert_close(found, torch.cat([first, second], 1), rtol=1e-3, atol=1e-4)
+
+
+def test_settings_out_of_range_are_all_named():
+    with pytest.raises(ValueError, match="references 0 must be at least 1; looks -1 must be at least 0"):
+        PolicySettings(references=0, looks=-1)
+
+
+def test_a_policy_is_loaded_by_its_description(tmp_path: Path):
+    policy = ReferencePolicy(CHANNELS, MEMORY, PolicySettings(references=3, shortlist_size=20, looks=5), seed=4)
+    weights = tmp_path / "selector.safetensors"
+    save_file(policy.net.state_dict(), weights)
+    description = policy.description()
+    # The keys that stand in models' config.json.
+    expected = {"channels": CHANNELS, "memory_channels": MEMORY, "references": 3, "shortlist": 20, "looks": 5}
+    assert description == expected
+    again = load_policy(description | {"looks": 2}, weights)
+    assert again.settings == PolicySettings(references=3, shortlist_size=20, looks=2)
+    assert again.description() == expected | {"looks": 2}
+    for name, value in policy.net.state_dict().items():
+        assert torch.equal(again.net.state_dict()[name], value), name
+    with pytest.raises(TypeError, match="heads"):
+        load_policy(description | {"heads": 2}, weights)

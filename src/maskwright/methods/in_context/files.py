@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from maskwright.engine.model import Model
 from maskwright.engine.weights import key_problems, load_tensors, raise_weights
 from maskwright.errors import MaskwrightError, WeightsError
-from maskwright.methods.in_context.labeller import Labeller
+from maskwright.methods.in_context.answerer import Answerer
 from maskwright.methods.in_context.pool import ReferencePool
-from maskwright.methods.in_context.predictor import InContext, InContextPredictor
-from maskwright.methods.in_context.selection import ReferencePolicy, load_policy
+from maskwright.methods.in_context.predictor import InContextPredictor, InContextSegmenter
+from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy, load_policy
 from maskwright.methods.semantic.predictor import load_segmenter
 from maskwright.nets.selector import Heuristic
 from maskwright.sam.adapter import add_adapters
@@ -43,7 +43,7 @@ _PICTURES = ("pictures", "picture_ends")
 
 
 def pack(
-    labeller: Labeller,
+    answerer: Answerer,
     source: str,
     trained: Sequence[nn.Parameter],
     name_of: Callable[[int], str],
@@ -53,7 +53,7 @@ def pack(
     """What to write beside a model.
 
     Args:
-        labeller: with a pool that is not empty.
+        answerer: with a pool that is not empty.
         source: what its SAM was loaded from.
         trained: the parameters of SAM that were trained; its adapters are among them, if it has any.
         name_of: ``sample`` of the pool → name of the image.
@@ -63,33 +63,33 @@ def pack(
     Returns:
         ``config["in_context"]``, and tensors by the name of their file.
     """
-    own = labeller.pool.state_dict()
-    kept = _kept(own, limit)
-    tensors = {name: value[kept].cpu() for name, value in own.items()}
+    entries = answerer.pool.state_dict()
+    kept = _kept(entries, limit)
+    tensors = {name: value[kept].cpu() for name, value in entries.items()}
     samples, tensors["sample"] = tensors["sample"].unique(return_inverse=True)
     keys = zip(samples[tensors["sample"]].tolist(), tensors["category"].tolist())
     pictures = [picture(*key) for key in keys]
     tensors["pictures"] = torch.frombuffer(bytearray(b"".join(pictures)), dtype=torch.uint8)
     tensors["picture_ends"] = torch.tensor([len(data) for data in pictures]).cumsum(0)
     identities = {id(parameter) for parameter in trained}
-    names = [name for name, parameter in labeller.sam.named_parameters() if id(parameter) in identities]
-    state = labeller.sam.state_dict()
+    names = [name for name, parameter in answerer.sam.named_parameters() if id(parameter) in identities]
+    state = answerer.sam.state_dict()
     description = {
         "sam": str(Path(source).resolve()) if source != "nano" and Path(source).exists() else source,
         "frozen": _frozen_signature(state, names),
         "adapters": any(".adapter." in name for name in names),
-        "selector": labeller.selector,
-        "references": labeller.references,
+        "selector": answerer.selector,
+        "references": answerer.references,
         "names": [name_of(sample) for sample in samples.tolist()],
         "entries": len(kept),
-        "entries_of_the_run": len(labeller.pool),
+        "entries_of_the_run": len(answerer.pool),
     }
     beside = {"pool": tensors}
     if names:
         beside["sam"] = {name: state[name].half() for name in names}
-    if labeller.policy is not None:
-        description["policy"] = labeller.policy.description()
-        beside["selector"] = labeller.policy.net.state_dict()
+    if answerer.policy is not None:
+        description["policy"] = answerer.policy.description()
+        beside["selector"] = answerer.policy.net.state_dict()
     return description, beside
 
 
@@ -99,7 +99,7 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
     Args:
         model: made by the recipe ``samix``.
         references: T, how many to show; left out, as many as in training.
-        looks: see ``ReferencePolicy``; left out, as the policy was made. Where a heuristic was trained with, none; otherwise
+        looks: see ``PolicySettings``; left out, as the policy was made. Where a heuristic was trained with, none; otherwise
             an untrained policy looks in its stead.
 
     Raises:
@@ -124,27 +124,23 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
         raise WeightsError(f"{folder / 'config.json'}: in_context: {what}; restore the file from the run that made it")
     sam = _load_sam(folder, settings, config["size"])
     pool, pictures = _load_pool(folder, len(settings["names"]))
+    count: int = settings["references"] if references is None else references
     policy = None
     if settings["selector"] == "policy":
-        policy = _load_policy(folder, settings)
+        policy = _load_policy(folder, settings, count, looks)
     elif looks:
         # Looking needs something to draw sets from: an untrained policy prefers what is similar.
-        policy = ReferencePolicy(pool.tensors["whole"].shape[1], pool.tensors["memory"].shape[1])
-    labeller = Labeller(
+        channels, memory_channels = pool.tensors["whole"].shape[1], pool.tensors["memory"].shape[1]
+        policy = ReferencePolicy(channels, memory_channels, PolicySettings(references=count, looks=looks))
+    answerer = Answerer(
         sam,
         len(config["categories"]),
         selector="policy" if policy else settings["selector"],
-        references=references or settings["references"],
-        blend=0.0,
-        weak_weight=0.0,
-        generator=lambda stream, step: torch.Generator().manual_seed(stream),
+        references=count,
         policy=policy,
+        pool=pool,
     )
-    if policy is not None:
-        policy.references = labeller.references
-        policy.looks = policy.looks if looks is None else looks
-    labeller.pool = pool
-    context = InContext(labeller, load_segmenter(model).network, settings["names"], pictures)
+    context = InContextSegmenter(answerer, load_segmenter(model).network, settings["names"], pictures)
     return InContextPredictor(model, context)
 
 
@@ -185,10 +181,11 @@ def _load_sam(folder: Path, settings: Mapping[str, Any], size: int) -> Sam:
     return sam
 
 
-def _load_policy(folder: Path, settings: Mapping[str, Any]) -> ReferencePolicy:
+def _load_policy(folder: Path, settings: Mapping[str, Any], references: int, looks: int | None) -> ReferencePolicy:
+    changes = {"references": references} if looks is None else {"references": references, "looks": looks}
     try:
-        return load_policy(settings["policy"], folder / "selector.safetensors")
-    except (KeyError, TypeError) as error:
+        return load_policy({**settings["policy"], **changes}, folder / "selector.safetensors")
+    except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{folder / 'config.json'}: in_context: no policy can be built from this ({error}); "
             "restore the file from the run that made it"

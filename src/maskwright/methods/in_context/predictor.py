@@ -20,12 +20,15 @@ from maskwright.data.batch import Batch
 from maskwright.engine.devices import find_device
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction
+from maskwright.engine.state import seeded
+from maskwright.errors import MaskwrightError
 from maskwright.methods.in_context import pseudo
-from maskwright.methods.in_context.labeller import Labeller
+from maskwright.methods.in_context.answerer import Answerer
 from maskwright.methods.in_context.report import write_report
+from maskwright.methods.in_context.streams import Stream
 from maskwright.methods.semantic.predictor import SegmenterPredictor
 from maskwright.nets.segmenter import Segmenter
-from maskwright.nets.spnet import Query, pooled
+from maskwright.nets.spnet import Query
 
 AT_ONCE = 32
 """Rows that are recalled and decoded in one batch, to bound the memory."""
@@ -52,14 +55,14 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was asked for in one image.
+class Evidence:
+    """What the mask of one category in one image rests on.
 
     Attributes:
         image: its number in the batch.
         category: its id.
         iou: SAM's own guess of the IoU, in 0..1.
-        references: what it was shown, the first choice first.
+        references: what SAM was shown, the first choice first.
     """
 
     image: int
@@ -68,80 +71,80 @@ class Found:
     references: tuple[Reference, ...]
 
 
-class InContext:
-    """SAM with a pool of references and a selector.
+class InContextSegmenter:
+    """SAM in context, and the segmenter that says what it is to look for.
 
     Args:
-        labeller: with its pool filled; its SAM is adapted.
-        segmenter: says which categories are asked for (those that it sees), and where the object is that references are
+        answerer: with its pool filled; its SAM is adapted.
+        segmenter: says which categories are looked for (those that it finds), and where the object is that references are
             compared with.
         names: of the pool's images, by its ``sample``.
         pictures: of the pool's entries, as JPEG files.
     """
 
     def __init__(
-        self, labeller: Labeller, segmenter: Segmenter, names: Sequence[str], pictures: Sequence[bytes]
+        self, answerer: Answerer, segmenter: Segmenter, names: Sequence[str], pictures: Sequence[bytes]
     ) -> None:
-        self.labeller, self.segmenter = labeller, segmenter
+        self.answerer, self.segmenter = answerer, segmenter
         self.names, self.pictures = tuple(names), tuple(pictures)
-        self.labeller.sam.eval().requires_grad_(False)
+        self.answerer.sam.eval().requires_grad_(False)
 
-    def to(self, device: str | torch.device) -> InContext:
+    def to(self, device: str | torch.device) -> InContextSegmenter:
         """Move all but the segmenter, which belongs to the predictor."""
-        own = self.labeller
-        own.sam.to(device)
-        own.pool.load_state_dict({name: tensor.to(device) for name, tensor in own.pool.state_dict().items()})
-        if own.policy is not None:
-            own.policy.net.to(device)
+        answerer = self.answerer
+        answerer.sam.to(device)
+        answerer.pool.load_state_dict({name: part.to(device) for name, part in answerer.pool.state_dict().items()})
+        if answerer.policy is not None:
+            answerer.policy.net.to(device)
         return self
 
     @torch.inference_mode()
-    def answer(self, images: Tensor) -> tuple[Tensor, list[Found]]:
+    def segment(self, images: Tensor) -> tuple[Tensor, list[Evidence]]:
         """(B, 3, S, S) in 0..1 → (B, C, S/4, S/4) logits, background at 0, and what they rest on, image by image."""
-        own, batch = self.labeller, Batch.unlabelled(images, self.labeller.categories)
-        embedding = own.sam.encode(images)
-        seen = pseudo.resize(self.segmenter(images).float(), own.grid).softmax(1)
-        rows = pseudo.rows_of(own.asked_categories(batch, seen))
+        answerer = self.answerer
+        batch, side = Batch.unlabelled(images, answerer.categories), answerer.map_size
+        embedding = answerer.sam.encode(images)
+        view = pseudo.resize(self.segmenter(images).float(), side).softmax(1)
+        rows = pseudo.rows_of(answerer.wanted_categories(batch, view), batch.kinds, batch.indices)
         if not len(rows):
-            empty = images.new_zeros(0, own.grid, own.grid)
-            return pseudo.merge_rows(empty, rows, len(images), own.categories), []
+            return pseudo.merge_rows(images.new_zeros(0, side, side), rows, len(images), answerer.categories), []
         no = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
-        asked = pseudo.weak_prompts(batch, rows, own.sam.size, boxes=no, points=no)
-        vectors = pooled(embedding.low[rows.image], own.first_guess(rows, asked, seen))
-        answer = own.answers(embedding, rows, asked)
-        shown, places = own.choose(batch, rows, *vectors, 0, answer)
-        at = shown.nonzero()[:, 0]
-        places = places[at]
-        logits, score = images.new_zeros(len(at), own.grid, own.grid), images.new_zeros(len(at))
+        prompts = pseudo.weak_prompts(batch, rows, answerer.sam.size, boxes=no, points=no)
+        query = answerer.query(embedding, rows, prompts, view)
+        predict_masks = answerer.mask_predictor(embedding, rows, prompts)
+        # A fixed seed: what is predicted does not depend on what was predicted before.
+        has_references, places = answerer.choose(rows, query, seeded(0, Stream.REFERENCES, 0), predict_masks)
+        at = has_references.nonzero()[:, 0]
+        rows, query, places = rows[at], query[at], places[at]
+        logits, iou = images.new_zeros(len(at), side, side), images.new_zeros(len(at))
         for part in torch.arange(len(at), device=images.device).split(AT_ONCE):
-            logits[part], score[part] = answer(at[part], places[part])
-        rows = rows[at]
-        query = Query(vectors[0][at], vectors[1][at], batch.kinds[rows.image])
-        return pseudo.merge_rows(logits, rows, len(images), own.categories), self._found(rows, query, places, score)
+            logits[part], iou[part] = predict_masks(at[part], places[part])
+        merged = pseudo.merge_rows(logits, rows, len(images), answerer.categories)
+        return merged, self._evidence(rows, query, places, iou)
 
-    def _found(self, rows: pseudo.Rows, query: Query, places: Tensor, score: Tensor) -> list[Found]:
-        own = self.labeller
-        entries = own.pool.entries()
+    def _evidence(self, rows: pseudo.Rows, query: Query, places: Tensor, iou: Tensor) -> list[Evidence]:
+        pool, policy = self.answerer.pool, self.answerer.policy
+        entries = pool.entries()
         whole, foreground = (
-            torch.cosine_similarity(mine[:, None], theirs[places], dim=-1)
-            for mine, theirs in ((query.whole, entries.whole), (query.foreground, entries.foreground))
+            torch.cosine_similarity(vector[:, None], of_entries[places], dim=-1)
+            for vector, of_entries in ((query.whole, entries.whole), (query.foreground, entries.foreground))
         )
         probability: list[list[float | None]] = [[None] * places.shape[1]] * len(places)
-        if own.policy is not None and len(places):
-            allowed = own.pool.allowed(torch.full_like(rows.image, -1), rows.category, query.kind)
-            probability = own.policy.probability(query, entries, allowed, places).tolist()
+        if policy is not None and len(places):
+            allowed = pool.allowed(rows.sample, rows.category, rows.kind)
+            probability = policy.probability(query, entries, allowed, places).tolist()
         columns = zip(
             rows.image.tolist(),
             rows.category.tolist(),
-            score.tolist(),
+            iou.tolist(),
             places.tolist(),
             whole.tolist(),
             foreground.tolist(),
             probability,
         )
         return [
-            Found(image, category, iou, tuple(Reference(*values) for values in zip(*references)))
-            for image, category, iou, *references in columns
+            Evidence(image, category, predicted, tuple(Reference(*values) for values in zip(*references)))
+            for image, category, predicted, *references in columns
         ]
 
 
@@ -160,20 +163,20 @@ class InContextPrediction(Prediction):
 
 
 class InContextPredictor(SegmenterPredictor):
-    """A SAMIX model that segments with SAM and its references instead of with the segmenter. Made by ``in_context_files.load``.
+    """A SAMIX model that segments with SAM and its references instead of with the segmenter. Made by ``files.load``.
 
     Args:
         model: the folder of both.
-        context: SAM, pool and selector; and the segmenter.
+        context: SAM with pool and selector, and the segmenter.
     """
 
     options: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, model: Model, context: InContext) -> None:
+    def __init__(self, model: Model, context: InContextSegmenter) -> None:
         super().__init__(context.segmenter, model)
-        policy = context.labeller.policy
-        looks = f", {policy.looks} looks" if policy else ""
-        settings = f"{model.signature} in context, {context.labeller.references} references{looks}"
+        policy = context.answerer.policy
+        looks = f", {policy.settings.looks} looks" if policy else ""
+        settings = f"{model.signature} in context, {context.answerer.references} references{looks}"
         self.signature = hashlib.sha256(settings.encode()).hexdigest()[:16]
         self.context = context
 
@@ -183,26 +186,35 @@ class InContextPredictor(SegmenterPredictor):
         self.context.to(find_device(device))
         return self
 
+    def with_defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        if options.get("flip"):
+            raise MaskwrightError("--flip: in context images are not looked at in the mirror; leave out one of the two")
+        return super().with_defaults(options)
+
+    def scores_ending(self, options: Mapping[str, Any]) -> str:
+        return "-in-context"
+
     def finish(self, canvases: Sequence[Canvas], **options: Any) -> Iterator[InContextPrediction]:
-        logits, found = self.answer(np.stack([canvas.pixels for canvas in canvases]))
-        for number, (canvas, own) in enumerate(zip(canvases, logits)):
-            mask, scores = self.restore(own, canvas.size)
-            references = [self._told(one) for one in found if one.image == number]
+        logits, evidence = self.answer(np.stack([canvas.pixels for canvas in canvases]))
+        for number, (canvas, image_logits) in enumerate(zip(canvases, logits)):
+            mask, scores = self.restore(image_logits, canvas.size)
+            references = [self._record(one) for one in evidence if one.image == number]
             yield InContextPrediction(canvas.id, canvas.image, mask, self.categories, scores, references)
 
-    def answer(self, canvases: NDArray[np.uint8]) -> tuple[Tensor, list[Found]]:
-        """Squashed images ``(B, S, S, 3)`` uint8 → see ``InContext.answer``."""
-        return self.context.answer(torch.from_numpy(canvases).to(self.device).permute(0, 3, 1, 2).float() / 255)
+    def answer(self, canvases: NDArray[np.uint8]) -> tuple[Tensor, list[Evidence]]:
+        """Squashed images ``(B, S, S, 3)`` uint8 → see ``InContextSegmenter.segment``."""
+        return self.context.segment(torch.from_numpy(canvases).to(self.device).permute(0, 3, 1, 2).float() / 255)
 
     def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
         """``references.html``: images with the references that SAM was shown."""
         return [write_report(folder, rows, self.categories, self.context.pictures, SIZE_OF_REPORT)]
 
-    def _told(self, found: Found) -> dict[str, Any]:
-        samples = self.context.labeller.pool.tensors["sample"]
+    def _record(self, evidence: Evidence) -> dict[str, Any]:
+        """As it stands in ``predictions.json``."""
+        samples = self.context.answerer.pool.tensors["sample"]
         return {
-            "category": self.categories[found.category],
-            "iou": round(found.iou, 4),
+            "category": self.categories[evidence.category],
+            "iou": round(evidence.iou, 4),
             "chosen": [
                 {
                     "image": self.context.names[int(samples[one.place])],
@@ -211,6 +223,6 @@ class InContextPredictor(SegmenterPredictor):
                     "object_similarity": round(one.object_similarity, 4),
                     **({} if one.probability is None else {"probability": round(one.probability, 4)}),
                 }
-                for one in found.references
+                for one in evidence.references
             ],
         }

@@ -24,37 +24,48 @@ EMPTY = -10.0
 
 @dataclass(frozen=True)
 class Rows:
-    """N rows: (N,) position of the image in the batch, and (N,) category."""
+    """N rows, each one category in one image; all attributes are (N,) int64.
+
+    Attributes:
+        image: position of the image in the batch.
+        category: its id.
+        kind: the ``Kind`` of the image's label.
+        sample: position of the image in the dataset, -1 where it is in none.
+    """
 
     image: Tensor
     category: Tensor
+    kind: Tensor
+    sample: Tensor
 
     def __len__(self) -> int:
         return len(self.image)
 
     def __getitem__(self, index: Tensor) -> Rows:
-        return Rows(self.image[index], self.category[index])
+        """Some of the rows."""
+        return Rows(self.image[index], self.category[index], self.kind[index], self.sample[index])
 
 
-def rows_of(present: Tensor) -> Rows:
-    """Rows for everything that (B, C) ``present`` names, background left out."""
-    image, category = (present[:, 1:] > 0).nonzero(as_tuple=True)
-    return Rows(image, category + 1)
+def rows_of(wanted: Tensor, kinds: Tensor, samples: Tensor) -> Rows:
+    """Rows for everything that (B, C) ``wanted`` names by a number above 0, background left out; ``kinds`` and ``samples`` of the B
+    images are (B,), see ``Rows``."""
+    image, category = (wanted[:, 1:] > 0).nonzero(as_tuple=True)
+    return Rows(image, category + 1, kinds[image], samples[image])
 
 
 def truth_of(target: Tensor, rows: Rows, grid: int) -> tuple[Tensor, Tensor]:
     """(B, S, S) category ids or 255 → of each row, on a grid: (N, grid, grid) share of the known pixels that show its category, and
     (N, grid, grid) share of the pixels that are known."""
-    own = target[rows.image]
-    maps = torch.stack([own == rows.category[:, None, None], own != IGNORE], 1).float()
-    if grid != own.shape[-1]:
+    target = target[rows.image]
+    maps = torch.stack([target == rows.category[:, None, None], target != IGNORE], 1).float()
+    if grid != target.shape[-1]:
         maps = F.interpolate(maps, (grid, grid), mode="area")
-    shown, known = maps.unbind(1)
-    return shown / known.clamp(min=1e-6), known
+    area, known = maps.unbind(1)
+    return area / known.clamp(min=1e-6), known
 
 
 def view_logits(teacher: Tensor, rows: Rows) -> Tensor:
-    """What the teacher sees of each row's category: (B, C, h, w) probabilities → (N, h, w) logits."""
+    """The teacher's prediction of each row's category: (B, C, h, w) probabilities → (N, h, w) logits."""
     return torch.logit(teacher[rows.image, rows.category].clamp(1e-4, 1 - 1e-4))
 
 
@@ -68,7 +79,7 @@ class RowPrompts:
     """Prompts of N rows with K objects each.
 
     Attributes:
-        prompts: (N, K).
+        tokens: (N, K) clicks and corners of boxes, as SAM takes them.
         valid: (N, K) bool, the objects that exist; a row without prompts has one object without a prompt.
         boxes: (N, K, 4), zero where the object came without a box.
         prompted: (N,) bool, the row has any click or box.
@@ -76,7 +87,7 @@ class RowPrompts:
             A box brings the ellipse inscribed in it: the best guess before looking.
     """
 
-    prompts: Prompts
+    tokens: Prompts
     valid: Tensor
     boxes: Tensor
     prompted: Tensor
@@ -91,7 +102,7 @@ class RowPrompts:
     def rows(self, index: Tensor) -> RowPrompts:
         """Some of the rows."""
         return RowPrompts(
-            self.prompts.rows(index),
+            self.tokens.rows(index),
             self.valid[index],
             self.boxes[index],
             self.prompted[index],
@@ -124,14 +135,14 @@ def weak_prompts(
         match = (batch.box_categories[rows.image] == rows.category[:, None]) & boxes[:, None]
         order = match.long().argsort(dim=1, descending=True, stable=True)[:, :most]
         valid = match.gather(1, order)
-        chosen = batch.boxes[rows.image].gather(1, order[..., None].expand(-1, -1, 4))
+        row_boxes = batch.boxes[rows.image].gather(1, order[..., None].expand(-1, -1, 4))
         objects = max(1, int(valid.sum(1).max()))
-        valid, chosen = valid[:, :objects], chosen[:, :objects] * valid[:, :objects, None]
+        valid, row_boxes = valid[:, :objects], row_boxes[:, :objects] * valid[:, :objects, None]
     else:
         valid = torch.zeros(count, 1, dtype=torch.bool, device=rows.image.device)
-        chosen = torch.zeros(count, 1, 4, device=rows.image.device)
+        row_boxes = torch.zeros(count, 1, 4, device=rows.image.device)
     has_box = valid.any(1)
-    prompts = Prompts.of_boxes(chosen, valid)
+    tokens = Prompts.of_boxes(row_boxes, valid)
     prompted = has_box.clone()
     if batch.point_categories.shape[1]:
         category = batch.point_categories[rows.image]
@@ -142,32 +153,32 @@ def weak_prompts(
         labels = torch.where(usable, positive.long(), PADDING).gather(1, order)
         at = batch.points[rows.image].gather(1, order[..., None].expand(-1, -1, 2))
         empty = torch.full((count, valid.shape[1] - 1, labels.shape[1]), PADDING, device=labels.device)
-        prompts = prompts.join(
+        tokens = tokens.join(
             Prompts(at[:, None].expand(-1, valid.shape[1], -1, -1), torch.cat([labels[:, None], empty], 1))
         )
         prompted = prompted | positive.any(1)
     valid = valid.clone()
     valid[:, 0] |= ~has_box
-    hint = (4 * (1 - ellipse_radius(chosen, size // 4, size // 4, 4))).clamp(min=-8)
-    return RowPrompts(prompts, valid, chosen, prompted, hint, chosen[..., 2] > chosen[..., 0])
+    hint = (4 * (1 - ellipse_radius(row_boxes, size // 4, size // 4, 4))).clamp(min=-8)
+    return RowPrompts(tokens, valid, row_boxes, prompted, hint, row_boxes[..., 2] > row_boxes[..., 0])
 
 
-def row_logits(masks: Masks, asked: RowPrompts, size: int) -> tuple[Tensor, Tensor]:
+def row_logits(masks: Masks, prompts: RowPrompts, size: int) -> tuple[Tensor, Tensor]:
     """One logit map per row: nothing outside an object's box, then the union (maximum) over the row's objects.
 
     Args:
         masks: of N rows and K objects.
-        asked: what they answer to.
+        prompts: that they answer.
         size: canvas that the boxes are on.
 
     Returns:
         (N, h, w) logits and (N,) mean predicted IoU.
     """
     logits = masks.best
-    inside = touched_cells(asked.boxes, logits.shape[-1], size)
-    logits = torch.where(asked.boxed[..., None, None] & ~inside, logits.clamp(max=EMPTY), logits)
-    union = logits.masked_fill(~asked.valid[..., None, None], EMPTY).amax(1)
-    score = (masks.best_iou * asked.valid).sum(1) / asked.valid.sum(1)
+    inside = touched_cells(prompts.boxes, logits.shape[-1], size)
+    logits = torch.where(prompts.boxed[..., None, None] & ~inside, logits.clamp(max=EMPTY), logits)
+    union = logits.masked_fill(~prompts.valid[..., None, None], EMPTY).amax(1)
+    score = (masks.best_iou * prompts.valid).sum(1) / prompts.valid.sum(1)
     return union, score
 
 
@@ -175,8 +186,8 @@ def ellipse_masks(batch: Batch, categories: int, size: int) -> tuple[Tensor, Ten
     """The trivial answer to boxes, the ellipse inscribed in each: (B, C, g, g) in 0/1 with g = size / 4, and (B,) bool, has any box."""
     inside = ellipse_radius(batch.boxes, size // 4, size // 4, 4) <= 1
     category = torch.arange(categories, device=inside.device)
-    own = batch.box_categories[..., None] == category
-    masks = (inside[:, :, None] & own[..., None, None]).any(1).float()
+    is_category = batch.box_categories[..., None] == category
+    masks = (inside[:, :, None] & is_category[..., None, None]).any(1).float()
     masks[:, 0] = 1 - masks[:, 1:].amax(1)
     return masks, (batch.box_categories > 0).any(1)
 
@@ -220,9 +231,9 @@ def constrain(probabilities: Tensor, batch: Batch, size: int) -> Tensor:
     if batch.box_categories.shape[1]:
         filled = touched_cells(batch.boxes, grid, size)
         for category in range(1, categories):
-            own = batch.box_categories == category
-            inside = (filled & own[..., None, None]).any(1)
-            possible[:, category] &= inside | ~own.any(1)[:, None, None]
+            is_category = batch.box_categories == category
+            inside = (filled & is_category[..., None, None]).any(1)
+            possible[:, category] &= inside | ~is_category.any(1)[:, None, None]
     foreground = probabilities[:, 1:] * possible[:, 1:]
     return torch.cat([1 - foreground.sum(1, keepdim=True), foreground], 1)
 

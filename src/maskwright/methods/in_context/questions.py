@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,11 @@ from torch import Tensor
 from maskwright.data.batch import Batch
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.methods.in_context import pseudo
-from maskwright.methods.in_context.labeller import Labeller, Shown
-from maskwright.methods.in_context.selection import Answer, Judge, Round
+from maskwright.methods.in_context.judging import Judge, PredictMasks
+from maskwright.methods.in_context.labeller import Labeller, ReferenceSets
+from maskwright.methods.in_context.selection import Round
 from maskwright.nets.losses import box_projection_loss
-from maskwright.nets.spnet import Query, pooled
+from maskwright.nets.spnet import Query
 from maskwright.sam.sam import Embedding
 
 
@@ -26,13 +27,13 @@ class Questions:
     rows: pseudo.Rows
     query: Query
     allowed: Tensor
-    answer: Answer
+    predict_masks: PredictMasks
     judge: Judge
 
-    def best(self, found: Round) -> Shown:
+    def best(self, round: Round) -> ReferenceSets:
         """The best sets of a round, for the pseudo-masks of the weakly labelled rows (SAMIX: the set with the largest advantage)."""
-        at = (found.decided & ~self.judge.known).nonzero()[:, 0]
-        return Shown(self.rows[at], found.places[at])
+        at = (round.decided & ~self.judge.known).nonzero()[:, 0]
+        return ReferenceSets(self.rows[at], round.places[at])
 
 
 @torch.no_grad()
@@ -61,43 +62,41 @@ def ask(
         None where no row has a choice between references.
     """
     pool, size = labeller.pool, labeller.sam.size
-    rows = pseudo.rows_of(labeller.asked_categories(batch, teacher))
+    rows = pseudo.rows_of(labeller.wanted_categories(batch, teacher), batch.kinds, batch.indices)
     if not len(pool) or not len(rows):
         return None
-    is_mask = (batch.kinds == Kind.MASK)[rows.image]
+    is_mask = rows.kind == Kind.MASK
     posed = torch.tensor([int(k) for k in kinds])[torch.randint(len(kinds), (len(rows),), generator=generator)]
-    kind = torch.where(is_mask, posed.to(is_mask.device), batch.kinds[rows.image])
-    allowed = pool.allowed(batch.indices[rows.image], rows.category, kind)
+    rows = replace(rows, kind=torch.where(is_mask, posed.to(is_mask.device), rows.kind))
+    allowed = pool.allowed(rows.sample, rows.category, rows.kind)
     at = (allowed.sum(1) > 1).nonzero()[:, 0]
     at = at[torch.randperm(len(at), generator=generator)[:most].to(at.device)]
     if not len(at):
         return None
-    rows, is_mask, kind, allowed = rows[at], is_mask[at], kind[at], allowed[at]
-    drawn = (kind == Kind.POINT) | (kind == Kind.SCRIBBLE)
-    asked = pseudo.weak_prompts(batch, rows, size, boxes=~is_mask | (kind == Kind.BOX), points=~is_mask | drawn)
+    rows, is_mask, allowed = rows[at], is_mask[at], allowed[at]
+    drawn = (rows.kind == Kind.POINT) | (rows.kind == Kind.SCRIBBLE)
+    boxes, points = ~is_mask | (rows.kind == Kind.BOX), ~is_mask | drawn
+    prompts = pseudo.weak_prompts(batch, rows, size, boxes=boxes, points=points)
     view = None
     if teacher is not None:
         view = teacher.argmax(1)[rows.image] == rows.category[:, None, None]
         if maturity > 0.5:
-            asked = asked.with_hint(pseudo.view_logits(teacher, rows), ~asked.hinted.any(1))
-    whole, foreground = pooled(embedding.low[rows.image], labeller.first_guess(rows, asked, teacher))
-    truth, counted = pseudo.truth_of(batch.target, rows, labeller.grid)
-    weak = label_losses(batch, rows, asked, size)
-    judge = Judge(is_mask, truth, counted, view, weak, ~is_mask & ~pseudo.blind(kind))
-    answer = labeller.answers(embedding, rows, asked)
-    return Questions(rows, Query(whole, foreground, kind), allowed, answer, judge)
+            prompts = prompts.with_hint(pseudo.view_logits(teacher, rows), ~prompts.hinted.any(1))
+    query = labeller.query(embedding, rows, prompts, teacher)
+    truth, counted = pseudo.truth_of(batch.target, rows, labeller.map_size)
+    weak = label_losses(batch.target, rows, prompts)
+    judge = Judge(is_mask, truth, counted, view, weak, ~is_mask & ~pseudo.blind(rows.kind))
+    return Questions(rows, query, allowed, labeller.mask_predictor(embedding, rows, prompts), judge)
 
 
-def label_losses(
-    batch: Batch, rows: pseudo.Rows, asked: pseudo.RowPrompts, size: int
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """(R,) rows, (R, size / 4, size / 4) logits → (R,) losses against what is drawn in these rows, and against their boxes."""
-    drawn = batch.target[rows.image][:, 2::4, 2::4]
-    known, target = (drawn != IGNORE).float(), (drawn == rows.category[:, None, None]).float()
-    boxes, boxed = asked.boxes / 4, asked.boxed
+def label_losses(target: Tensor, rows: pseudo.Rows, prompts: pseudo.RowPrompts) -> Callable[[Tensor, Tensor], Tensor]:
+    """(R,) rows, (R, S/4, S/4) logits → (R,) losses against what is drawn in these rows, and against their boxes."""
+    drawn = target[rows.image][:, 2::4, 2::4]
+    known, is_object = (drawn != IGNORE).float(), (drawn == rows.category[:, None, None]).float()
+    boxes, boxed = prompts.boxes / 4, prompts.boxed
 
     def losses(some: Tensor, logits: Tensor) -> Tensor:
-        entropy = F.binary_cross_entropy_with_logits(logits, target[some], reduction="none") * known[some]
+        entropy = F.binary_cross_entropy_with_logits(logits, is_object[some], reduction="none") * known[some]
         entropy = entropy.sum((1, 2)) / known[some].sum((1, 2)).clamp(min=1)
         objects = logits[:, None].expand(-1, boxes.shape[1], -1, -1)
         projection = box_projection_loss(objects, boxes[some], boxed[some], per_box=True)

@@ -1,8 +1,7 @@
 """Training the policy that chooses references (SAMIX), and measuring it against heuristics and an oracle.
 
 One round, for N queries: SPNet draws groups of reference sets; SAM answers each distinct set once, all of them in one batch; the
-answers are rewarded; ``rl.grpo`` makes the better sets of a group more probable. Nothing here knows where queries come from, or a
-recipe's loop: how SAM answers is an ``Answer``, what its answers are held against is a ``Judge``.
+answers are rewarded; ``rl.grpo`` makes the better sets of a group more probable.
 """
 
 from __future__ import annotations
@@ -16,62 +15,55 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskwright.engine.metrics import soft_dice
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state, load_tensors
+from maskwright.methods.in_context.judging import REWARDS, Judge, PredictMasks, answer_groups, oracle, promise
 from maskwright.nets.selector import Heuristic, select
-from maskwright.nets.spnet import Entries, Observation, Query, SPNet, candidates
+from maskwright.nets.spnet import Entries, Query, Shortlist, SPNet, make_shortlist
 from maskwright.rl.grpo import Diagnostics, advantages, descent, update
-
-Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""What SAM answers: (R,) rows of the queries, (R, T) places in the pool → (R, h, w) logits and (R,) predicted IoU in 0..1."""
-
-REWARDS = ("true", "iou", "view", "weak")
-"""True Dice; predicted IoU (r_a); Dice with the segmenter's mask (r_b); minus the loss against the weak label (r_g)."""
 
 
 @dataclass(frozen=True)
-class Judge:
-    """What the answers to N queries are held against.
+class PolicySettings:
+    """How a policy chooses references, and how it learns to.
 
     Attributes:
-        known: (N,) bool, the queries whose true mask is known. It is their only reward; the other queries have the others.
-        truth: (N, h, w) in 0..1; anything where not ``known``.
-        counted: (N, h, w) in 0..1, the pixels that count; None: all.
-        view: (N, h, w) bool, the segmenter's mask; None before there is one.
-        weak: (R,) rows, (R, h, w) logits → (R,) losses against the rows' own weak labels; None where there are no such labels.
-        labelled: (N,) bool, the queries that ``weak`` has something to say of; needed with it.
+        references: T, references of a query.
+        groups: G, sets that are tried for a query in a round of learning.
+        shortlist_size: K, candidates of a query.
+        explored: how many of the candidates are drawn at random while learning, at most.
+        looks: sets that SAM answers before one of them is chosen, see ``ReferencePolicy.choose``; below 2 the policy chooses unseen.
+        lr, weight_decay: of AdamW.
+        kl: weight of the divergence from the untrained SPNet; it keeps a policy that learns from few masks from forgetting similarity.
+        epochs, clip: see ``rl.grpo.update``.
+        at_once: sets that SAM answers in one batch.
+
+    Raises:
+        ValueError: a number is out of range; all that are wrong are named.
     """
 
-    known: Tensor
-    truth: Tensor
-    counted: Tensor | None = None
-    view: Tensor | None = None
-    weak: Callable[[Tensor, Tensor], Tensor] | None = None
-    labelled: Tensor | None = None
+    references: int = 4
+    groups: int = 8
+    shortlist_size: int = 48
+    explored: int = 8
+    looks: int = 16
+    lr: float = 1e-4
+    weight_decay: float = 1e-4
+    kl: float = 0.1
+    epochs: int = 2
+    clip: float = 0.2
+    at_once: int = 64
 
-    def dice(self, rows: Tensor, logits: Tensor) -> Tensor:
-        """(R,) rows, (R, h, w) logits → (R,) true Dice; says nothing of rows that are not ``known``."""
-        return soft_dice(logits > 0, self.truth[rows], None if self.counted is None else self.counted[rows])
-
-    def rewards(self, rows: Tensor, logits: Tensor, iou: Tensor) -> Tensor:
-        """All four for every answer: (R,) rows, (R, h, w) logits, (R,) predicted IoU → (4, R) in the order of ``REWARDS``.
-
-        Those that ``present`` denies hold any number.
-        """
-        view, weak = torch.zeros_like(iou), torch.zeros_like(iou)
-        if self.view is not None:
-            view = soft_dice(logits > 0, self.view[rows])
-        if self.weak is not None:
-            weak = -self.weak(rows, logits).to(iou)
-        return torch.stack([self.dice(rows, logits), iou, view, weak])
-
-    def present(self) -> Tensor:
-        """(4, N) bool: which rewards count for which query."""
-        no = torch.zeros_like(self.known)
-        view = no if self.view is None else ~self.known
-        weak = no if self.weak is None or self.labelled is None else ~self.known & self.labelled
-        return torch.stack([self.known, ~self.known, view, weak])
+    def __post_init__(self) -> None:
+        least = dict.fromkeys(("references", "groups", "shortlist_size", "epochs", "at_once"), 1)
+        least |= dict.fromkeys(("explored", "looks", "lr", "weight_decay", "kl", "clip"), 0)
+        wrong = [
+            f"{name} {getattr(self, name)} must be at least {low}"
+            for name, low in least.items()
+            if getattr(self, name) < low
+        ]
+        if wrong:
+            raise ValueError(f"policy settings: {'; '.join(wrong)}")
 
 
 @dataclass(frozen=True)
@@ -92,206 +84,76 @@ class Round:
     scalars: dict[str, float]
 
 
-# ------------------------------------------------------------------------------------------------------- answering
-
-
-@torch.no_grad()
-def answer_groups(answer: Answer, places: Tensor, judge: Judge, at_once: int = 64) -> tuple[Tensor, Tensor, Tensor]:
-    """Answer and reward groups of reference sets. SAM does not mind the order of references, so each distinct set is answered once.
-
-    Args:
-        answer: see ``Answer``.
-        places: (N, G, T) in the pool.
-        judge: of the N queries.
-        at_once: sets in one batch, to bound the memory.
-
-    Returns:
-        (4, N, G) rewards, (N, G) places of the answers among the D distinct ones, and those answers, (D, h, w) logits.
-    """
-    rows, logits, iou, back = _answer_distinct(answer, places, at_once)
-    parts = zip(rows.split(at_once), logits.split(at_once), iou.split(at_once))
-    rewards = torch.cat([judge.rewards(*part) for part in parts], 1)
-    return rewards[:, back], back, logits
-
-
-@torch.no_grad()
-def promise(answer: Answer, places: Tensor, at_once: int = 64) -> Tensor:
-    """How good the answers to reference sets look, with no truth at hand: SAM's own guess of the IoU, plus agreement.
-
-    A reference that misleads SAM makes an answer that SAM is unsure of, or that the other references of the group do not support.
-
-    Args:
-        answer: see ``Answer``.
-        places: (N, G, T) in the pool.
-        at_once: sets in one batch, and about as many answers are held at a time.
-
-    Returns:
-        (N, G) predicted IoU + soft Dice with the mean answer of the group, in 0..2.
-    """
-    found: list[Tensor] = []
-    for rows in torch.arange(len(places), device=places.device).split(max(1, at_once // places.shape[1])):
-        _, logits, iou, back = _answer_distinct(
-            lambda at, sets, rows=rows: answer(rows[at], sets), places[rows], at_once
-        )
-        masks = logits.sigmoid()[back]
-        mean = masks.mean(1, keepdim=True).expand_as(masks)
-        found.append(iou[back] + soft_dice((masks > 0.5).flatten(0, 1), mean.flatten(0, 1)).view_as(back))
-    return torch.cat(found)
-
-
-def _answer_distinct(answer: Answer, places: Tensor, at_once: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of D distinct sets among (N, G, T): their (D,) rows, (D, h, w) logits, (D,) predicted IoU; and where each of (N, G) is there."""
-    queries, groups, _ = places.shape
-    row = torch.arange(queries, device=places.device)[:, None, None].expand(-1, groups, 1)
-    keys = torch.cat([row, places.sort(-1).values], -1).flatten(0, 1)
-    distinct, back = keys.unique(dim=0, return_inverse=True)
-    answers = [answer(part[:, 0], part[:, 1:]) for part in distinct.split(at_once)]
-    logits, iou = (torch.cat(parts) for parts in zip(*answers))
-    return distinct[:, 0], logits, iou, back.view(queries, groups)
-
-
-@torch.no_grad()
-def oracle(
-    answer: Answer, judge: Judge, index: Tensor, allowed: Tensor, count: int, at_once: int = 64
-) -> tuple[Tensor, Tensor]:
-    """Choose with the truth at hand, greedily: always the reference that raises the Dice most, or lowers it least. Evaluation only.
-
-    Args:
-        answer: see ``Answer``.
-        judge: all of its N queries must be ``known``.
-        index: (N, K) places of the candidates in the pool.
-        allowed: (N, K) bool, at least one per query; where there are fewer than T the last choice repeats.
-        count: T.
-        at_once: sets in one batch.
-
-    Returns:
-        (N, T) places; the first t of them are the choice of t references. (N, T) Dice after each choice.
-    """
-    if not bool(judge.known.all()):
-        raise ValueError("the oracle needs the truth of every query")
-    if not bool(allowed.any(1).all()):
-        raise ValueError("a query without any allowed reference cannot be given one")
-    free, chosen = allowed.clone(), index[:, :0]
-    reached: list[Tensor] = []
-    for _ in range(count):
-        rows, columns = free.nonzero(as_tuple=True)
-        sets = torch.cat([chosen[rows], index[rows, columns][:, None]], 1)
-        found = [
-            judge.dice(row, answer(row, places)[0]) for row, places in zip(rows.split(at_once), sets.split(at_once))
-        ]
-        score = torch.full(index.shape, -torch.inf, device=index.device)
-        best = score.index_put((rows, columns), torch.cat(found)).max(1)
-        reached.append(best.values)
-        chosen = torch.cat([chosen, index.gather(1, best.indices[:, None])], 1)
-        latest = torch.zeros_like(free).scatter(1, best.indices[:, None], True)
-        free = free & ~latest
-        free = torch.where(free.any(1, keepdim=True), free, latest)
-    return chosen, torch.stack(reached, 1)
-
-
-def head_room_captured(heuristic: float, policy: float, oracle: float) -> float | None:
-    """Share of the way from heuristic to oracle that the policy goes; None where there is no way to go."""
-    return (policy - heuristic) / (oracle - heuristic) if oracle > heuristic else None
-
-
-def with_head_room(assessed: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means of what ``ReferencePolicy.assess`` said in several places, and ``head_room_captured``, where there is any."""
-    if not assessed:
-        return {}
-    means = {name: sum(one[name] for one in assessed) / len(assessed) for name in assessed[0]}
-    captured = head_room_captured(means["heuristic_dice"], means["policy_dice"], means["oracle_dice"])
-    return means if captured is None else means | {"head_room_captured": captured}
-
-
-# -------------------------------------------------------------------------------------------------------- learning
-
-
 class ReferencePolicy:
     """SPNet with its optimiser, and the untrained SPNet that it must not stray too far from.
 
     Args:
         channels: C, of the pooled image features.
         memory_channels: M, of the pooled memory.
-        references: T.
-        groups: G, sets per query.
-        shortlist: K, candidates per query; ``explored``: how many of them are drawn at random while learning.
-        looks: sets that SAM answers before one is chosen, see ``choose``; below 2 the policy chooses unseen.
-        lr, weight_decay: of AdamW.
-        kl: weight of the divergence from the untrained SPNet; it keeps a policy that learns from few masks from forgetting similarity.
-        epochs, clip: see ``rl.grpo.update``.
-        at_once: sets that SAM answers in one batch.
+        settings: left out, the defaults.
         seed: of the weights; nothing else draws on it, and it leaves the global generator alone.
+        device: of the networks.
     """
 
     def __init__(
         self,
         channels: int,
         memory_channels: int = 64,
+        settings: PolicySettings | None = None,
         *,
-        references: int = 4,
-        groups: int = 8,
-        shortlist: int = 48,
-        explored: int = 8,
-        looks: int = 16,
-        lr: float = 1e-4,
-        weight_decay: float = 1e-4,
-        kl: float = 0.1,
-        epochs: int = 2,
-        clip: float = 0.2,
-        at_once: int = 64,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         self.channels, self.memory_channels = channels, memory_channels
+        self.settings = settings = settings or PolicySettings()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.net = SPNet(channels, memory_channels).to(device)
         self.anchor = copy.deepcopy(self.net).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=lr, weight_decay=weight_decay)
-        self.references, self.groups = references, groups
-        self.shortlist, self.explored, self.looks = shortlist, explored, looks
-        self.kl, self.epochs, self.clip, self.at_once = kl, epochs, clip, at_once
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
 
-    def observe(
+    def shortlist(
         self, query: Query, pool: Entries, allowed: Tensor, generator: torch.Generator | None = None
-    ) -> Observation:
+    ) -> Shortlist:
         """The queries with their candidates; some of these at random where there is a ``generator``, else none."""
-        random = min(self.explored, self.shortlist) if generator is not None else 0
-        return candidates(query, pool, allowed, generator or torch.Generator(), self.shortlist, random)
+        size = self.settings.shortlist_size
+        random = min(self.settings.explored, size) if generator is not None else 0
+        return make_shortlist(query, pool, allowed, generator or torch.Generator(), size, random)
 
     @torch.no_grad()
-    def choose(self, query: Query, pool: Entries, allowed: Tensor, answer: Answer | None = None) -> Tensor:
+    def choose(self, query: Query, pool: Entries, allowed: Tensor, predict_masks: PredictMasks | None = None) -> Tensor:
         """The policy's choice, which depends on nothing but the query and the pool: (N, T) places in the pool.
 
         Args:
             query, pool: see ``step``.
             allowed: (N, E) bool, at least one per row.
-            answer: SAM's answers to these N queries. With them the policy looks before it chooses: SAM answers its greedy set and
-                draws of it, ``looks`` sets in all, and the one of most ``promise`` is taken. None: its greedy set.
+            predict_masks: SAM's answers to these N queries. With it the policy looks before it chooses: SAM answers its greedy set
+                and draws of it, ``looks`` sets in all, and the one of most ``promise`` is taken. None: its greedy set.
         """
-        seen = self.observe(query, pool, allowed)
-        greedy = self.net.choose(seen, self.references)
-        if answer is None or self.looks < 2:
-            return seen.places(greedy)
+        settings = self.settings
+        shortlist = self.shortlist(query, pool, allowed)
+        greedy = self.net.choose(shortlist, settings.references)
+        if predict_masks is None or settings.looks < 2:
+            return shortlist.places(greedy)
         generator = torch.Generator().manual_seed(0)
-        drawn, _ = self.net.sample(seen, self.looks - 1, self.references, generator, alike=True)
-        places = seen.places(torch.cat([greedy[:, None], drawn], 1))
-        best = promise(answer, places, self.at_once).argmax(1)
+        drawn, _ = self.net.sample(shortlist, settings.looks - 1, settings.references, generator, alike=True)
+        places = shortlist.places(torch.cat([greedy[:, None], drawn], 1))
+        best = promise(predict_masks, places, settings.at_once).argmax(1)
         return places[torch.arange(len(best), device=best.device), best]
 
     @torch.no_grad()
     def probability(self, query: Query, pool: Entries, allowed: Tensor, places: Tensor) -> Tensor:
         """(N, T) places that ``choose`` gave → (N, T) probability of each, given those before it."""
-        seen = self.observe(query, pool, allowed)
-        sequences = (seen.index[:, None] == places[..., None]).int().argmax(-1)
-        return self.net.score(seen, sequences[:, None])[:, 0].exp()
+        shortlist = self.shortlist(query, pool, allowed)
+        sequences = (shortlist.index[:, None] == places[..., None]).int().argmax(-1)
+        return self.net.score(shortlist, sequences[:, None])[:, 0].exp()
 
     def step(
         self,
         query: Query,
         pool: Entries,
         allowed: Tensor,
-        answer: Answer,
+        predict_masks: PredictMasks,
         judge: Judge,
         generator: torch.Generator,
         *,
@@ -303,40 +165,41 @@ class ReferencePolicy:
         Args:
             query, pool: vectors without gradients.
             allowed: (N, E) bool, at least one per row.
-            answer, judge: of these N queries.
+            predict_masks, judge: of these N queries.
             generator: on the CPU; of the random candidates and of the sets that are tried.
             descend: one optimiser step down a loss; None: of this process alone.
             agree: "does any process have a group to learn from?", asked once per round; None: this process is alone.
         """
-        seen = self.observe(query, pool, allowed, generator)
-        sequences, total = self.net.sample(seen, self.groups, self.references, generator)
+        settings = self.settings
+        shortlist = self.shortlist(query, pool, allowed, generator)
+        sequences, total = self.net.sample(shortlist, settings.groups, settings.references, generator)
         valid = total > -torch.inf
-        rewards, place, logits = answer_groups(answer, seen.places(sequences), judge, self.at_once)
+        places = shortlist.places(sequences)
+        rewards, number, logits = answer_groups(predict_masks, places, judge, settings.at_once)
         present = judge.present()
         advantage = advantages(rewards, present, valid)
         decided = ((advantage != 0) & valid).any(1)
         active = bool(decided.any())
-        found = update(
+        diagnostics = update(
             self.net,
-            seen,
+            shortlist,
             sequences,
             advantage,
             descend or descent(self.optimizer),
-            epochs=self.epochs,
-            clip=self.clip,
+            epochs=settings.epochs,
+            clip=settings.clip,
             reference=self.anchor,
-            kl=self.kl,
+            kl=settings.kl,
             valid=valid,
             active=agree(active) if agree else active,
         )
         best = advantage.masked_fill(~valid, -torch.inf).argmax(1)
         row = torch.arange(len(best), device=best.device)
-        scalars = _scalars(rewards, present, valid, judge) | _learning(found)
+        scalars = _reward_scalars(rewards, present, valid, judge) | _learning_scalars(diagnostics)
         # The first set of a group is an exact draw, so this estimates the entropy, per choice.
-        scalars["policy_entropy"] = float(-total[:, 0].mean() / self.references)
+        scalars["policy_entropy"] = float(-total[:, 0].mean() / settings.references)
         scalars["policy_temperature"] = float(self.net.log_temperature.detach().exp())
-        places = seen.places(sequences)[row, best]
-        return Round(places, decided, logits[place[row, best]], rewards[1, row, best], scalars)
+        return Round(places[row, best], decided, logits[number[row, best]], rewards[1, row, best], scalars)
 
     def sit_out(self, descend: Callable[[Tensor], None], agree: Callable[[bool], bool]) -> None:
         """Take part in a round of many processes without a query of one's own: as many steps, and no gradient.
@@ -345,7 +208,7 @@ class ReferencePolicy:
             descend, agree: as in ``step``.
         """
         if agree(False):
-            for _ in range(self.epochs):
+            for _ in range(self.settings.epochs):
                 descend(torch.stack([p.sum() for p in self.net.parameters()]).sum() * 0)
 
     def assess(
@@ -353,30 +216,33 @@ class ReferencePolicy:
         query: Query,
         pool: Entries,
         allowed: Tensor,
-        answer: Answer,
+        predict_masks: PredictMasks,
         judge: Judge,
         heuristic: Heuristic,
         generator: torch.Generator,
     ) -> dict[str, float]:
         """Mean true Dice on known queries of the policy, of a heuristic and of the oracle; see ``with_head_room``."""
-        rule = select(
+        settings = self.settings
+        similar = select(
             heuristic,
             query.whole,
             query.foreground,
             pool.whole,
             pool.foreground,
             allowed,
-            self.references,
+            settings.references,
             generator,
         )
-        sets = torch.stack([rule, self.choose(query, pool, allowed, answer)], 1)
-        reached = answer_groups(answer, sets, judge, self.at_once)[0][0].mean(0)
-        seen = self.observe(query, pool, allowed)
-        best = oracle(answer, judge, seen.index, seen.allowed, self.references, self.at_once)[1][:, -1].mean()
+        sets = torch.stack([similar, self.choose(query, pool, allowed, predict_masks)], 1)
+        dice = answer_groups(predict_masks, sets, judge, settings.at_once)[0][0].mean(0)
+        shortlist = self.shortlist(query, pool, allowed)
+        _, dice_of_oracle = oracle(
+            predict_masks, judge, shortlist.index, shortlist.allowed, settings.references, settings.at_once
+        )
         return {
-            "policy_dice": float(reached[1]),
-            "heuristic_dice": float(reached[0]),
-            "oracle_dice": float(best),
+            "policy_dice": float(dice[1]),
+            "heuristic_dice": float(dice[0]),
+            "oracle_dice": float(dice_of_oracle[:, -1].mean()),
         }
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -397,22 +263,35 @@ class ReferencePolicy:
         return {
             "channels": self.channels,
             "memory_channels": self.memory_channels,
-            "references": self.references,
-            "shortlist": self.shortlist,
-            "looks": self.looks,
+            "references": self.settings.references,
+            "shortlist": self.settings.shortlist_size,
+            "looks": self.settings.looks,
         }
 
 
 def load_policy(
     description: Mapping[str, int], weights: str | Path, device: torch.device | str = "cpu"
 ) -> ReferencePolicy:
-    """A trained policy, to choose with, from ``description()`` and a safetensors file; WeightsError where they do not fit."""
-    policy = ReferencePolicy(**description, device=device)
+    """A trained policy, to choose with.
+
+    Args:
+        description: what ``ReferencePolicy.description`` gave; other ``references`` or ``looks`` may stand in it.
+        weights: a safetensors file of the policy's network.
+
+    Raises:
+        KeyError, TypeError, ValueError: the description is none.
+        WeightsError: the weights do not fit.
+    """
+    fields = dict(description)
+    channels, memory_channels = fields.pop("channels"), fields.pop("memory_channels", 64)
+    if "shortlist" in fields:
+        fields["shortlist_size"] = fields.pop("shortlist")
+    policy = ReferencePolicy(channels, memory_channels, PolicySettings(**fields), device=device)
     load_state(policy.net, load_tensors(weights), weights)
     return policy
 
 
-def _scalars(rewards: Tensor, present: Tensor, valid: Tensor, judge: Judge) -> dict[str, float]:
+def _reward_scalars(rewards: Tensor, present: Tensor, valid: Tensor, judge: Judge) -> dict[str, float]:
     """Mean of every reward where it counts, and how r_a and r_b correlate with the true Dice inside the groups."""
     scalars: dict[str, float] = {}
     for name, values, there in zip(REWARDS, rewards, present):
@@ -423,9 +302,9 @@ def _scalars(rewards: Tensor, present: Tensor, valid: Tensor, judge: Judge) -> d
     for number, name in ((1, "iou"), (2, "view")):
         if number == 2 and judge.view is None:
             continue
-        found = correlation(rewards[0], rewards[number], known)
-        if found is not None:
-            scalars[f"policy_{name}_correlation"] = found
+        value = correlation(rewards[0], rewards[number], known)
+        if value is not None:
+            scalars[f"policy_{name}_correlation"] = value
     return scalars
 
 
@@ -443,13 +322,27 @@ def correlation(a: Tensor, b: Tensor, counts: Tensor) -> float | None:
     return float((first * second).sum()) / size if size > 1e-9 else None
 
 
-def _learning(found: list[Diagnostics]) -> dict[str, float]:
-    if not found:
+def _learning_scalars(diagnostics: list[Diagnostics]) -> dict[str, float]:
+    if not diagnostics:
         return {"policy_groups": 0.0}
-    last = found[-1]
+    last = diagnostics[-1]
     return {
         "policy_groups": float(last.groups),
         "policy_clipped": float(last.clip_fraction),
         "policy_kl": float(last.kl),
         "policy_ratio": float(last.ratio_max),
     }
+
+
+def head_room_captured(heuristic: float, policy: float, oracle: float) -> float | None:
+    """Share of the way from heuristic to oracle that the policy goes; None where there is no way to go."""
+    return (policy - heuristic) / (oracle - heuristic) if oracle > heuristic else None
+
+
+def with_head_room(assessed: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means of what ``ReferencePolicy.assess`` said in several places, and ``head_room_captured``, where there is any."""
+    if not assessed:
+        return {}
+    means = {name: sum(one[name] for one in assessed) / len(assessed) for name in assessed[0]}
+    captured = head_room_captured(means["heuristic_dice"], means["policy_dice"], means["oracle_dice"])
+    return means if captured is None else means | {"head_room_captured": captured}

@@ -15,9 +15,8 @@ from maskwright.data.images import image_size
 from maskwright.data.labels import Box, Point
 from maskwright.data.pictures import draw_labels, overlay, thumbnail_mask
 from maskwright.engine.report import Picture, Report
+from maskwright.engine.scoring import ScoreTable
 from maskwright.methods.zero_shot.objects import Picked, read_view
-
-COLUMNS = ("", "mean IoU", "error of the predicted IoU")
 
 _COLOURS = np.array([(0, 0, 0), (86, 180, 233), (240, 228, 66)], np.uint8)
 # Background and "off", SAM's answer and the prompt, the truth.
@@ -46,16 +45,17 @@ class ObjectAnswer:
     by_clicks: np.ndarray
 
 
-def title(scores: dict[str, Any]) -> str:
-    """What was measured: model, canvas, split, images and objects."""
-    return (
+def score_table(scores: dict[str, Any]) -> ScoreTable:
+    """What ``evaluate_sam`` returns, to be printed; the error is None where nothing predicted an IoU."""
+    columns = ("", "mean IoU", "error of the predicted IoU")
+    title = (
         f"{scores['sam']} at {scores['size']} pixels on {scores['split']} of {scores['dataset']}: "
         f"{_count(scores['objects'], 'object')} in {_count(scores['images'], 'image')}"
     )
+    return ScoreTable(columns, _rows(scores), "\n".join(_explanation(scores)), title)
 
 
-def table(scores: dict[str, Any]) -> list[list[Any]]:
-    """Rows for ``COLUMNS``; the error is None where nothing predicted an IoU."""
+def _rows(scores: dict[str, Any]) -> list[list[Any]]:
     trivial = scores["trivial"]
     rows: list[list[Any]] = [["exact box", scores["box"]["iou"], scores["box"]["iou_error"]]]
     rows += [
@@ -80,7 +80,7 @@ def table(scores: dict[str, Any]) -> list[list[Any]]:
     return rows
 
 
-def explanation(scores: dict[str, Any]) -> list[str]:
+def _explanation(scores: dict[str, Any]) -> list[str]:
     """How to read the table, and what was left out: one sentence each."""
     context = scores["in_context"]
     lines = [f"An object is {scores['object']}."]
@@ -109,8 +109,9 @@ def write_report(
     Raises:
         DataError: an image cannot be read any more, or the page cannot be written.
     """
-    page = Report("What a SAM does without training", title(scores))
-    page.table("Mean IoU", COLUMNS, table(scores), note=" ".join(explanation(scores)))
+    table = score_table(scores)
+    page = Report("What a SAM does without training", table.title)
+    page.table("Mean IoU", table.columns, table.rows, note=table.note.replace("\n", " "))
     steps = np.arange(1, len(scores["clicks"]) + 1)
     series = {
         "clicks": (steps, [clicked["iou"] for clicked in scores["clicks"]]),

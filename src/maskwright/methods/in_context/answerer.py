@@ -1,0 +1,201 @@
+"""SAM 2 in context: shown reference images with their masks, it finds the same in other images (SAMIX, sec. 3).
+
+For one query: a selector picks references from the pool → SAM's memory attention conditions the query on them → the query's own weak
+label, if any, is given as a prompt as well → ``decode(recall(F, references), prompts)``. With several categories once per category;
+the answers are merged by argmax against background.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskwright.data.batch import Batch
+from maskwright.data.labels import Kind
+from maskwright.data.shapes import touched_cells
+from maskwright.methods.in_context import pseudo
+from maskwright.methods.in_context.judging import PredictMasks
+from maskwright.methods.in_context.pool import ReferencePool
+from maskwright.methods.in_context.pseudo import RowPrompts, Rows
+from maskwright.methods.in_context.selection import ReferencePolicy
+from maskwright.nets.selector import SelectorName, select
+from maskwright.nets.spnet import Query, pooled
+from maskwright.sam.prompts import Prompts
+from maskwright.sam.sam import Embedding, Masks, Memory, Sam
+
+VISIBLE = 2e-3
+"""Share of an unlabelled image that the teacher must give to a category for it to be looked for there."""
+
+
+class Answerer:
+    """SAM, a pool of references, and a way to choose from it: all that prediction needs.
+
+    Methods stand in the order in which an image passes through them. A row is one category in one image, see ``pseudo.Rows``.
+
+    Args:
+        sam: with or without adapters.
+        categories: C, background included.
+        selector: how references are chosen.
+        references: T, how many are shown for a row.
+        policy: chooses the references where ``selector`` is ``policy``.
+        pool: the references that there are; left out, none yet.
+
+    Raises:
+        ValueError: the selector is ``policy``, and there is no policy.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        categories: int,
+        *,
+        selector: SelectorName,
+        references: int,
+        policy: ReferencePolicy | None = None,
+        pool: ReferencePool | None = None,
+    ) -> None:
+        if selector == "policy" and policy is None:
+            raise ValueError("the selector 'policy' needs a policy")
+        self.sam, self.categories = sam, categories
+        self.selector: SelectorName = selector
+        self.references, self.policy = references, policy
+        self.pool = ReferencePool() if pool is None else pool
+
+    @property
+    def map_size(self) -> int:
+        """Side of the decoder's maps, S/4."""
+        return self.sam.size // 4
+
+    def wanted_categories(self, batch: Batch, teacher: Tensor | None) -> Tensor:
+        """What to look for in each image.
+
+        Args:
+            batch: of B images.
+            teacher: (B, C, h, w) probabilities of another network; None where there is none.
+
+        Returns:
+            (B, C) 0 or 1: the categories that labels name; for unlabelled images those that the teacher predicts (without one, all).
+        """
+        named = (batch.present > 0).clone()
+        named[:, 0] = False
+        if teacher is None:
+            predicted = torch.ones_like(named)
+        else:
+            share = F.one_hot(teacher.argmax(1), self.categories).float().mean((1, 2))
+            predicted = share > VISIBLE
+        predicted[:, 0] = False
+        return torch.where((batch.kinds == Kind.NONE)[:, None], predicted, named).long()
+
+    def query(self, embedding: Embedding, rows: Rows, prompts: RowPrompts, teacher: Tensor | None) -> Query:
+        """What references are compared with: pooled features of the rows' images, and of the places where their objects may be."""
+        return Query(*pooled(embedding.low[rows.image], self._first_guess(rows, prompts, teacher)), rows.kind)
+
+    def _first_guess(self, rows: Rows, prompts: RowPrompts, teacher: Tensor | None) -> Tensor:
+        """(N, S/16, S/16): where a row's object may be: in its boxes, else where the teacher predicts it; empty = everywhere."""
+        side = self.sam.size // 16
+        boxed = prompts.boxed
+        guess = (touched_cells(prompts.boxes, side, self.sam.size) & boxed[..., None, None]).any(1).float()
+        if teacher is None:
+            return guess
+        teacher_view = F.interpolate(teacher, (side, side), mode="area")[rows.image, rows.category]
+        return torch.where(boxed.any(1)[:, None, None], guess, teacher_view)
+
+    def choose(
+        self, rows: Rows, query: Query, generator: torch.Generator, predict_masks: PredictMasks | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Choose references for N rows, each of a finer label than the row's own image.
+
+        Args:
+            rows, query: N rows, and what ``query`` made of them.
+            generator: on the CPU, for the selector ``random``.
+            predict_masks: SAM's answers to these rows. With it the policy tries several sets before it chooses one; other selectors
+                take no notice of it.
+
+        Returns:
+            (N,) bool, the rows for which there is any reference; and (N, T) places in the pool, 0 where there is none.
+        """
+        places = torch.zeros(len(rows), self.references, dtype=torch.long, device=query.whole.device)
+        if not len(self.pool):
+            return torch.zeros(len(rows), dtype=torch.bool, device=places.device), places
+        allowed = self.pool.allowed(rows.sample, rows.category, rows.kind)
+        has_references = allowed.any(1)
+        at = has_references.nonzero()[:, 0]
+        if len(at) and self.selector == "policy":
+            assert self.policy is not None
+            look = None if predict_masks is None else (lambda some, sets: predict_masks(at[some], sets))
+            places[at] = self.policy.choose(query[at], self.pool.entries(), allowed[at], look)
+        elif len(at):
+            assert self.selector != "policy"
+            entries, some = self.pool.entries(), query[at]
+            places[at] = select(
+                self.selector,
+                some.whole,
+                some.foreground,
+                entries.whole,
+                entries.foreground,
+                allowed[at],
+                self.references,
+                generator,
+            )
+        return has_references, places
+
+    def answer(
+        self, embedding: Embedding, rows: Rows, prompts: RowPrompts, has_references: Tensor, memory: Memory | None
+    ) -> tuple[Masks, Tensor, Tensor]:
+        """SAM's answers to N rows.
+
+        Args:
+            embedding: of the batch's images.
+            rows, prompts: N rows with their prompts.
+            has_references: (N,) bool.
+            memory: (M, T) references of the M rows that have any, in order; None where M is 0.
+
+        Returns:
+            The masks of all objects (N, K, 1, ...); and of each row, its objects united, (N, h, w) logits and (N,) predicted IoU.
+        """
+        masks = self.decode(self.condition(embedding, rows, has_references, memory), prompts)
+        return masks, *pseudo.row_logits(masks, prompts, self.sam.size)
+
+    def condition(self, embedding: Embedding, rows: Rows, has_references: Tensor, memory: Memory | None) -> Embedding:
+        """Recall the references of the rows that have any, see ``answer``; the other rows keep the plain embedding."""
+        row_embedding = embedding[rows.image]
+        low = row_embedding.low + self.sam.model.no_memory_embedding[0, :, :, None, None]
+        if memory is not None:
+            at = has_references.nonzero()[:, 0]
+            low = low.index_copy(0, at, self.sam.recall(row_embedding[at], memory).low)
+        return replace(row_embedding, low=low, conditioned=True)
+
+    def decode(self, conditioned: Embedding, prompts: RowPrompts) -> Masks:
+        """SAM's answers (N, K, 1, ...). Only objects that exist are decoded: with many categories most places are padding."""
+        row, place = prompts.valid.nonzero(as_tuple=True)
+        answers = self.sam.decode(
+            conditioned[row],
+            Prompts(prompts.tokens.points[row, place, None], prompts.tokens.labels[row, place, None]),
+            prompts.hint[row, place, None],
+            previous_valid=prompts.hinted[row, place, None],
+        )
+
+        def in_place(flat: Tensor, empty: float = 0.0) -> Tensor:
+            table = flat.new_full((*prompts.valid.shape, *flat.shape[2:]), empty)
+            return table.index_put((row, place), flat[:, 0])
+
+        return Masks(
+            in_place(answers.logits, pseudo.EMPTY),
+            in_place(answers.iou),
+            in_place(answers.presence, pseudo.EMPTY),
+            in_place(answers.pointers),
+        )
+
+    def mask_predictor(self, embedding: Embedding, rows: Rows, prompts: RowPrompts) -> PredictMasks:
+        """SAM's answers to some of the rows, as a function of the references that are shown for them."""
+
+        def predict_masks(at: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+            every = torch.ones_like(at, dtype=torch.bool)
+            memory = self.pool.memory(places)
+            _, logits, iou = self.answer(embedding, rows[at], prompts.rows(at), every, memory)
+            return logits, iou
+
+        return predict_masks

@@ -104,7 +104,7 @@ def _kept(**changed: Any) -> Callable[[Rules], Rules]:
 
 ROWS = {
     "no further click": Row("full", _kept(clicks=0)),
-    "seed's PPO": Row("sb3", lambda own: own),
+    "published PPO": Row("sb3", lambda own: own),
     "random": Row("full", _kept(places="random")),
     "random + accept": Row("full", _kept(places="random", accept="quality")),
     "random + look-ahead + accept": Row("full", _kept(places="random", accept="quality", looks=24)),

@@ -18,7 +18,7 @@ from torch import Tensor
 from maskwright.methods.clicks.agent import ClickAgent, Looks, Refinement, Rules
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState
-from maskwright.rl.envs import GRID, PIXELS, ClickVectorEnv
+from maskwright.rl.envs import GRID, PIXELS, ClickEnvSettings, ClickVectorEnv
 from maskwright.sam.sam import Sam
 
 
@@ -65,19 +65,21 @@ class PixelAgent(ClickAgent):
             self.sam,
             bank,
             len(state),
-            observation="pixels",
-            pixels=self.pixels,
-            grid=self.grid,
-            max_clicks=rules.clicks,
-            reward=lambda step: torch.zeros_like(step.dice_after),
-            opening=opening,
+            ClickEnvSettings(
+                observation="pixels",
+                pixels=self.pixels,
+                grid=self.grid,
+                max_clicks=rules.clicks,
+                reward=lambda step: torch.zeros_like(step.dice_after),
+                opening=opening,
+            ),
             autoreset_mode=AutoresetMode.DISABLED,
         )
-        seen, _ = env.reset(options={"rows": state.rows.cpu().numpy()})
+        observation, _ = env.reset(options={"rows": state.rows.cpu().numpy()})
         history = [state]
         for _ in range(rules.clicks):
-            actions, _ = self.policy.predict(seen, deterministic=True)
-            seen, *_ = env.step(actions)
+            actions, _ = self.policy.predict(observation, deterministic=True)
+            observation, *_ = env.step(actions)
             history.append(env.state)
         clicks = torch.full_like(state.rows, rules.clicks)
         unjudged = torch.zeros(len(state), rules.clicks + 1, device=state.rows.device)

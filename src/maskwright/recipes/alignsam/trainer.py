@@ -41,7 +41,7 @@ from maskwright.recipes.alignsam.strong import Coach
 from maskwright.rl import ppo
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState
-from maskwright.rl.envs import ClickVectorEnv
+from maskwright.rl.envs import ClickEnvSettings, ClickVectorEnv
 from maskwright.rl.rules import foreground_reward
 from maskwright.sam.sam import Sam
 
@@ -189,13 +189,15 @@ class Trainer:
             self.sam,
             self.bank,
             len(self.bank),
-            observation=None,
-            grid=config.grid,
-            labeller=self.judge,
-            max_clicks=config.clicks,
-            reward=foreground_reward,
-            opening=truth_opening,
-            shuffle=False,
+            ClickEnvSettings(
+                observation=None,
+                grid=config.grid,
+                labeller=self.judge,
+                max_clicks=config.clicks,
+                reward=foreground_reward,
+                opening=truth_opening,
+                shuffle=False,
+            ),
             autoreset_mode=AutoresetMode.DISABLED,
         )
         self.ppo = ppo.Settings(

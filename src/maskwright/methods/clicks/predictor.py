@@ -26,12 +26,12 @@ from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor
 from maskwright.engine.scoring import ScoreTable, refuse_unsuited, scored
 from maskwright.errors import DataError, MaskwrightError
-from maskwright.methods.clicks.agent import ClickAgent, Refinement, Rules, mask_logits
+from maskwright.methods.clicks.agent import ClickAgent, ClickRules, Refinement, mask_logits
 from maskwright.methods.clicks.given_masks import GivenMasks
 from maskwright.methods.clicks.scores import LOST, Curve, curve, head_room
 from maskwright.nets.prompter import Prompter
 from maskwright.nets.quality import QualityHead
-from maskwright.rl.bank import GRID, MIN_SHARE, Bank
+from maskwright.rl.bank import LOGIT_STRIDE, MIN_SHARE, Bank
 from maskwright.rl.clicks import SLOTS, ClickState, click, start, start_box, start_mask
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import weights_signature
@@ -201,7 +201,7 @@ class ClickPredictor(Predictor):
                 warp_mask(mask, resize_matrix(canvas.size, self.size), self.size, fill=0).astype(np.uint8)
             )
             for category in range(1, len(self.categories)):
-                share = F.avg_pool2d((on_canvas == category).float()[None, None], GRID)[0, 0]
+                share = F.avg_pool2d((on_canvas == category).float()[None, None], LOGIT_STRIDE)[0, 0]
                 if float(share.mean()) >= MIN_SHARE:
                     targets.append((image, category, share))
         done = None
@@ -300,7 +300,7 @@ class ClickPredictor(Predictor):
         part = dataset.split(split)
         require_clean(part, training=False)
         clicks = self.agent.rules.clicks
-        rules = {"agent": self.agent.rules, "oracle": Rules(clicks, 1, "oracle", "always", stop=False)}
+        rules = {"agent": self.agent.rules, "oracle": ClickRules(clicks, 1, "oracle", "always", stop=False)}
         found: dict[str, list[Curve]] = {name: [] for name in rules}
         names: list[str] = []
         before = 0
@@ -381,7 +381,7 @@ def load_agent(model: Model) -> ClickPredictor:
 
 def _own_agent(sam: Sam, model: Model) -> ClickAgent:
     config = model.config
-    prompter, rules = Prompter(**config["prompter"]), Rules(**config["rules"])
+    prompter, rules = Prompter(**config["prompter"]), ClickRules(**config["rules"])
     quality = None if config["quality"] is None else QualityHead(**config["quality"])
     model.fill(prompter)
     if quality is not None:

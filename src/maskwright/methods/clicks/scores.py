@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from maskwright.engine.metrics import paired_bootstrap
-from maskwright.methods.clicks.agent import ClickAgent, Rules
+from maskwright.methods.clicks.agent import ClickAgent, ClickRules
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import SLOTS, ClickState, canvas_dice, first_click, start
 
@@ -64,7 +64,7 @@ def first_answers(agent: ClickAgent, bank: Bank, rows: torch.Tensor, clicks: int
 def curve(
     agent: ClickAgent,
     bank: Bank,
-    rules: Rules | None = None,
+    rules: ClickRules | None = None,
     *,
     begin: Callable[[torch.Tensor], ClickState] | None = None,
     seed: int = 0,

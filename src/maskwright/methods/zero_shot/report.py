@@ -16,7 +16,7 @@ from maskwright.engine.report import Picture, Report
 from maskwright.methods.zero_shot.objects import read_view
 
 if TYPE_CHECKING:
-    from maskwright.methods.zero_shot.scores import Answer
+    from maskwright.methods.zero_shot.scores import ObjectAnswers
 
 COLUMNS = ("", "mean IoU", "error of the predicted IoU")
 
@@ -77,7 +77,7 @@ def explanation(scores: dict[str, Any]) -> list[str]:
 
 
 def write_report(
-    path: str | Path, scores: dict[str, Any], dataset: Dataset, answers: Sequence[Answer], size: int
+    path: str | Path, scores: dict[str, Any], dataset: Dataset, answers: Sequence[ObjectAnswers], size: int
 ) -> Path:
     """Write the page.
 
@@ -124,7 +124,7 @@ def _ranked(values: Sequence[float], each: int = 3) -> list[tuple[str, int]]:
     return [(rank, place) for place, rank in found.items()]
 
 
-def _picture(dataset: Dataset, answer: Answer, size: int, caption: str, value: float, by_box: bool) -> Picture:
+def _picture(dataset: Dataset, answer: ObjectAnswers, size: int, caption: str, value: float, by_box: bool) -> Picture:
     """The part of the image around the object and its prompts, in the image's own proportions."""
     view = read_view(dataset, answer.picked.sample, size)
     mask = np.unpackbits(answer.by_box if by_box else answer.by_clicks, axis=-1, count=size)

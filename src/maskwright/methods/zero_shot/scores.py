@@ -20,7 +20,7 @@ from maskwright.data.labels import IGNORE, Dataset
 from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.zero_shot.baselines import iou
-from maskwright.methods.zero_shot.context import InContext
+from maskwright.methods.zero_shot.context import InContextEvaluation
 from maskwright.methods.zero_shot.objects import Picked, View, on_device, pick, read_view
 from maskwright.methods.zero_shot.prompted import BoxAnswers, ClickAnswers, ask_boxes, ask_clicks
 from maskwright.sam.sam import Embedding, Sam
@@ -29,7 +29,7 @@ TRIVIAL = ("ellipse", "filled_box", "all_foreground")
 
 
 @dataclass(frozen=True)
-class Answer:
+class ObjectAnswers:
     """What was asked about one object and what came back, for pictures.
 
     Attributes:
@@ -139,9 +139,9 @@ class _Evaluation:
     ) -> None:
         self.sam, self.dataset, self.picked = sam, dataset, picked
         self.split, self.clicks, self.keep_answers = split, clicks, keep_answers
-        self.context = InContext(sam, dataset, split, picked, seed)
+        self.context = InContextEvaluation(sam, dataset, split, picked, seed)
         self.per_object: list[dict[str, Any]] = []
-        self.answers: list[Answer] = []
+        self.answers: list[ObjectAnswers] = []
 
     def run(self, batch: int, progress: Callable[[int, int], None] | None) -> None:
         """Encode every image once, and ask everything about it while its embedding is there."""
@@ -230,11 +230,11 @@ def _columns(by_box: BoxAnswers, by_clicks: ClickAnswers, truths: Tensor, known:
     return {name: column.cpu().tolist() for name, column in columns.items()}
 
 
-def _packed(asked: Sequence[tuple[Picked, int]], by_box: BoxAnswers, by_clicks: ClickAnswers) -> list[Answer]:
+def _packed(asked: Sequence[tuple[Picked, int]], by_box: BoxAnswers, by_clicks: ClickAnswers) -> list[ObjectAnswers]:
     parts = by_box.boxes, by_clicks.points, by_clicks.labels, by_box.masks, by_clicks.masks
     boxes, points, labels, *masks = (part.cpu().numpy() for part in parts)
     first, last = (np.packbits(mask, axis=-1) for mask in masks)
-    return [Answer(*of, boxes[n], points[n], labels[n], first[n], last[n]) for n, of in enumerate(asked)]
+    return [ObjectAnswers(*of, boxes[n], points[n], labels[n], first[n], last[n]) for n, of in enumerate(asked)]
 
 
 def _scores(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:

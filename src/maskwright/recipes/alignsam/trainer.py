@@ -31,7 +31,15 @@ from maskwright.engine.run import Run, settings_of
 from maskwright.engine.state import flatten_optimizer, seeded, unflatten_optimizer
 from maskwright.engine.weights import load_state
 from maskwright.errors import DataError, canvas_rule, require
-from maskwright.methods.autoprompt.agent import OPENING, Recalibrator, Rules, SelfPrompter, opened, resized, seen
+from maskwright.methods.autoprompt.agent import (
+    OPENING,
+    Recalibrator,
+    SelfPrompter,
+    SelfPromptRules,
+    last_mask,
+    resized,
+    start_with_clicks,
+)
 from maskwright.methods.autoprompt.scores import foreground_bank, foreground_of, scores_on_canvas
 from maskwright.nets.clip_surgery import ClipSurgery
 from maskwright.nets.place_policy import PlacePolicy
@@ -177,7 +185,7 @@ class Trainer:
             policy,
             clip,
             config.text,
-            Rules(clicks=config.clicks, refine=self.coach is not None),
+            SelfPromptRules(clicks=config.clicks, refine=self.coach is not None),
             None if self.coach is None else self.coach.agent,
         )
         self.srm, self.policy = self.agent.srm, self.agent.policy
@@ -312,7 +320,7 @@ class Trainer:
         steps, self.visited = [], []
         for number in range(config.clicks):
             moment = self.episode * config.clicks + number
-            mask = seen(self.bank, self.env.state)
+            mask = last_mask(self.bank, self.env.state)
             with torch.no_grad():
                 state = self.policy.state(features, mask)
                 logits, values = self.policy(state)
@@ -336,7 +344,7 @@ class Trainer:
             free = free.scatter(1, actions[:, None], False)
             self.visited.append(before)
             self.watch(before, self.env.state)
-            self.teach(seen(self.bank, self.env.state), self.generator(1, moment))
+            self.teach(last_mask(self.bank, self.env.state), self.generator(1, moment))
         return ppo.Rollout.stack(steps)
 
     def coached(self) -> dict[str, float]:
@@ -397,4 +405,4 @@ def truth_opening(sam: Sam, bank: Bank, rows: Tensor, slots: int, generator: np.
         chosen = torch.where(region, chance, -1.0).flatten(1).argmax(1)
         places.append(torch.stack([chosen % bank.size, chosen // bank.size], 1) + 0.5)
     labels = torch.tensor([1, 0], device=rows.device).expand(len(rows), OPENING)
-    return opened(sam, bank, rows, torch.stack(places, 1), labels, slots)
+    return start_with_clicks(sam, bank, rows, torch.stack(places, 1), labels, slots)

@@ -38,9 +38,9 @@ from maskwright.engine.state import flatten_optimizer, seeded, unflatten_optimiz
 from maskwright.engine.weights import load_state
 from maskwright.errors import DataError, RunError, canvas_rule, require
 from maskwright.methods.clicks.agent import (
+    CandidateClicks,
     ClickAgent,
-    Looks,
-    Rules,
+    ClickRules,
     allowed_cells,
     contradictions,
     observe,
@@ -259,7 +259,7 @@ class Trainer:
         self.visited = VisitedStates(int(VISITED * config.memory * 2**30), 0, {})
         self.live: ClickState | None = None
         self.age = torch.full((config.batch,), config.clicks, device=self.device)
-        self.rules = Rules(
+        self.rules = ClickRules(
             clicks=config.clicks,
             looks=config.looks,
             spread=config.spread,
@@ -418,7 +418,7 @@ class Trainer:
         return max(SLOTS, self.config.clicks + 2)
 
     @torch.no_grad()
-    def _look(self, state: ClickState, advice: Advice, generator: torch.Generator) -> Looks:
+    def _look(self, state: ClickState, advice: Advice, generator: torch.Generator) -> CandidateClicks:
         """Try clicks: half of them where the prompter wants to, one where the oracle does, the others anywhere."""
         own = self.config.tries // 2
         allowed = allowed_cells(state, self.bank.size)
@@ -431,7 +431,7 @@ class Trainer:
         places, labels = places_of(cells, self.bank.size, self.grid)
         place, label, _ = oracle_click(self.bank, state)
         places, labels = torch.cat([places, place[:, None]], 1), torch.cat([labels, label[:, None]], 1)
-        return Looks(places, labels, *counterfactual(self.sam, self.bank, state, places, labels))
+        return CandidateClicks(places, labels, *counterfactual(self.sam, self.bank, state, places, labels))
 
     def _prompter_losses(self, generator: torch.Generator, batch: int = 32) -> dict[str, Tensor]:
         """On states drawn from all that were visited."""
@@ -457,7 +457,7 @@ class Trainer:
     def _move(
         self,
         state: ClickState,
-        looks: Looks,
+        looks: CandidateClicks,
         judged: Tensor | None,
         now: Tensor,
         after: Tensor,
@@ -629,7 +629,7 @@ class Trainer:
     def _calibrate(self, held: Bank) -> None:
         guesses, true = [], []
 
-        def watch(state: ClickState, looks: Looks, judged: Tensor | None) -> None:
+        def watch(state: ClickState, looks: CandidateClicks, judged: Tensor | None) -> None:
             assert judged is not None
             guesses.append(judged.flatten())
             own = dice(held, state.rows, state.logits)[:, None]

@@ -32,7 +32,7 @@ from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import progress
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.run import settings_of
-from maskwright.methods.autoprompt.agent import Rules
+from maskwright.methods.autoprompt.agent import SelfPromptRules
 from maskwright.methods.autoprompt.predictor import AutoPromptPredictor, Output
 from maskwright.recipes import alignsam
 from measure import claimed, machine, refuse_unknown, rows_of, save, show
@@ -168,7 +168,7 @@ class Bench:
         """One row with one seed."""
         row, config = ROWS[name], self.config
         agent = self.agent(seed)
-        rules: Rules = replace(agent.network.rules, **{"refine": False, **row.rules})
+        rules: SelfPromptRules = replace(agent.network.rules, **{"refine": False, **row.rules})
         begun = time.monotonic()
         total = len(self.dataset.split(config.split))
         with progress(total, f"{name}, seed {seed}") as advance:

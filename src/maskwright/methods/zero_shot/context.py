@@ -31,7 +31,7 @@ POOL = 20
 """Images of a category, at most, that its references are drawn from."""
 
 
-class InContext:
+class InContextEvaluation:
     """Remembers the references, answers the queries, and keeps one row for each query.
 
     Args:

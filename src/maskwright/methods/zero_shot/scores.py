@@ -20,7 +20,7 @@ from maskwright.data.labels import IGNORE
 from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.zero_shot.baselines import iou
-from maskwright.methods.zero_shot.context import InContext
+from maskwright.methods.zero_shot.context import InContextEvaluation
 from maskwright.methods.zero_shot.objects import Picked, View, on_device, pick, read_view
 from maskwright.methods.zero_shot.prompted import BoxAnswers, ClickAnswers, ask_boxes, ask_clicks
 from maskwright.methods.zero_shot.report import ObjectAnswer, write_report
@@ -117,7 +117,7 @@ class _Evaluation:
     ) -> None:
         self.sam, self.dataset, self.picked = sam, dataset, picked
         self.split, self.clicks, self.keep_answers = split, clicks, keep_answers
-        self.context = InContext(sam, dataset, split, picked, seed)
+        self.context = InContextEvaluation(sam, dataset, split, picked, seed)
         self.per_object: list[dict[str, Any]] = []
         self.answers: list[ObjectAnswer] = []
 

@@ -41,8 +41,8 @@ from maskwright.data.images import write_atomic
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import progress
 from maskwright.engine.metrics import paired_bootstrap
-from maskwright.methods.autoprompt.agent import Rules
-from maskwright.methods.autoprompt.predictor import Answer, AutoPromptPredictor
+from maskwright.methods.autoprompt.agent import SelfPromptRules
+from maskwright.methods.autoprompt.predictor import AutoPromptPredictor, Output
 from maskwright.recipes import alignsam
 
 SCENES = {
@@ -83,12 +83,12 @@ class Row:
 
     Attributes:
         rules: what differs from those of the preset paper.
-        answer: what is scored.
+        output: what is scored.
         needs_text: there is nothing to score without one.
     """
 
     rules: dict[str, Any]
-    answer: Answer = "mask"
+    output: Output = "mask"
     needs_text: bool = False
 
 
@@ -155,14 +155,13 @@ class Bench:
         """One row with one seed."""
         row, config = ROWS[name], self.config
         agent = self.agent(seed)
-        rules: Rules = replace(agent.network.rules, **{"refine": False, **row.rules})
+        rules: SelfPromptRules = replace(agent.network.rules, **{"refine": False, **row.rules})
         begun = time.monotonic()
         total = len(self.dataset.split(config.split))
         with progress(total, f"{name}, seed {seed}") as advance:
-            found = agent.scores(
-                self.dataset, config.split, rules, answer=row.answer, seed=seed, progress=lambda *_: advance()
-            )
-        return found | {"rules": asdict(rules), "seconds_per_image": (time.monotonic() - begun) / total}
+            part = agent.require_scorable(self.dataset, config.split)
+            scores = agent.score(part, rules=rules, output=row.output, seed=seed, progress=lambda *_: advance())
+        return scores | {"rules": asdict(rules), "seconds_per_image": (time.monotonic() - begun) / total}
 
 
 def summarise(rows: Rows) -> dict[str, Any]:

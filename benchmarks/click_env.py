@@ -6,7 +6,7 @@ All ways place the same clicks (drawn at random, on a grid of 32 x 32 cells) on 
 with the same SAM, see the same 6 x 128 x 128 picture after each, and are rewarded with the change of Dice. The program
 fails unless their masks agree.
 
-- seed: one environment; at each click `transformers.Sam2Model` gets the pixels and all clicks, as published agents do it;
+- published: one environment; at each click `transformers.Sam2Model` gets the pixels and all clicks, as published agents do it;
 - cached: the same model gets its own image embeddings instead of the pixels;
 - N images: `ClickVectorEnv` with N environments.
 
@@ -34,7 +34,7 @@ from frame import SamTimingOptions, Table, publish
 from maskwright.data.scenes import render
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import dice, first_click
-from maskwright.rl.envs import GRID, PIXELS, ClickVectorEnv
+from maskwright.rl.envs import GRID, PIXELS, ClickEnvSettings, ClickVectorEnv
 from maskwright.sam import click_grid
 from maskwright.sam.frozen import FrozenDecoder
 from maskwright.sam.sam import Sam
@@ -172,7 +172,8 @@ def run_one_by_one(config: Config, sam: Sam, bank: Bank, actions: NDArray[np.int
 
 
 def run_batched(config: Config, sam: Sam, bank: Bank, actions: NDArray[np.int64], count: int) -> tuple[Any, ...]:
-    env = ClickVectorEnv(sam, bank, count, observation="pixels", max_clicks=config.clicks, shuffle=False)
+    settings = ClickEnvSettings(observation="pixels", max_clicks=config.clicks, shuffle=False)
+    env = ClickVectorEnv(sam, bank, count, settings)
     rows = {"rows": np.arange(count)}
 
     def run() -> Times:
@@ -230,7 +231,7 @@ def measure(name: str, config: Config) -> dict[str, Any]:
     """One way in a process of its own."""
     torch.set_num_threads(config.threads)
     sam, bank, actions = prepare(config)
-    if name in ("seed", "cached"):
+    if name in ("published", "cached"):
         found = run_one_by_one(config, sam, bank, actions, name == "cached")
     else:
         found = run_batched(config, sam, bank, actions, int(name))
@@ -251,14 +252,14 @@ def measure(name: str, config: Config) -> dict[str, Any]:
 def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     figures: dict[str, dict[str, Any]] = {}
-    for name in ("seed", "cached", *map(str, config.images)):
+    for name in ("published", "cached", *map(str, config.images)):
         figures[name] = in_own_process(measure, name, config)
-    wanted = np.frombuffer(figures["seed"]["masks"], np.uint8)
+    wanted = np.frombuffer(figures["published"]["masks"], np.uint8)
     for found in figures.values():
         masks = np.frombuffer(found.pop("masks"), np.uint8)
         # A batch smaller than the episodes of one environment has fewer masks to compare.
         found["masks_differ"] = float(np.unpackbits(masks ^ wanted[: len(masks)]).mean())
-        found["speed_up"] = figures["seed"]["seconds"] / found["seconds"]
+        found["speed_up"] = figures["published"]["seconds"] / found["seconds"]
         found["over_cached"] = figures["cached"]["seconds"] / found["seconds"]
     size = {way.pop("size") for way in figures.values()}.pop()
     publish(config, table(config, figures, size), config.settings() | {"size": size}, ways=figures)
@@ -286,7 +287,7 @@ def table(config: Config, figures: dict[str, dict[str, Any]], size: int) -> Tabl
     kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in told["kinds"].items())
     return Table(
         f"Click environments: {config.clicks} clicks an episode, {size} pixels, {config.sam}",
-        ["", "clicks / s", "ms a click", "CPU ms", "over seed", "over cached", "peak MiB", "KiB each"],
+        ["", "clicks / s", "ms a click", "CPU ms", "over published", "over cached", "peak MiB", "KiB each"],
         rows,
         f"Median of {config.repeats} runs after one of warm-up. `CPU ms` is the time of all threads, which other programs on "
         f"the machine change less. `KiB each` is what an environment adds; a target in the bank "

@@ -47,7 +47,7 @@ from maskwright.engine.budget import progress
 from maskwright.engine.checkpoints import read_checkpoint
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.weights import load_state
-from maskwright.methods.clicks.agent import ClickAgent, Rules
+from maskwright.methods.clicks.agent import ClickAgent, ClickRules
 from maskwright.methods.clicks.predictor import ClickPredictor
 from maskwright.methods.clicks.scores import LOST, curve
 from maskwright.nets.prompter import Prompter
@@ -88,17 +88,17 @@ class Row:
     """
 
     run: str
-    rules: Callable[[Rules], Rules]
+    rules: Callable[[ClickRules], ClickRules]
     stage: str = "settled"
 
 
-def _kept(**changed: Any) -> Callable[[Rules], Rules]:
+def _kept(**changed: Any) -> Callable[[ClickRules], ClickRules]:
     return lambda own: replace(own, **{"looks": 1, "stop": False, "accept": "always", **changed})
 
 
 ROWS = {
     "no further click": Row("full", _kept(clicks=0)),
-    "seed's PPO": Row("sb3", lambda own: own),
+    "published PPO": Row("sb3", lambda own: own),
     "random": Row("full", _kept(places="random")),
     "random + accept": Row("full", _kept(places="random", accept="quality")),
     "random + look-ahead + accept": Row("full", _kept(places="random", accept="quality", looks=24)),

@@ -1,8 +1,13 @@
 """Segmentation models from whatever labels there are, on SAM 2.
 
 >>> import maskwright
+>>> maskwright.check("polyps").problems
+[]
 >>> run = maskwright.train("samix", data="polyps", out="runs/polyps", minutes=45)
->>> for prediction in maskwright.load(run).predict(["a.jpg", "b.jpg"]):
+>>> maskwright.evaluate(run, "polyps")["dice"]
+0.842
+>>> maskwright.predict(run, "new_images", "predictions")  # a folder of images: masks, overlays, an index
+>>> for prediction in maskwright.load(run).predict(["a.jpg", "b.jpg"]):  # images one by one
 ...     prediction.save("predictions")
 """
 
@@ -14,20 +19,33 @@ from typing import TYPE_CHECKING, Any
 from maskwright.version import __version__
 
 if TYPE_CHECKING:
-    from maskwright.api import Prediction, evaluate, load, train
+    from maskwright.api import check, evaluate, load, precompute, predict, sam_info, train
     from maskwright.data.dataset import Dataset
+    from maskwright.engine.predictor import Prediction, Predictor
     from maskwright.sam.sam import Sam
 
-__all__ = ["Dataset", "Prediction", "Sam", "__version__", "evaluate", "load", "train"]
+__all__ = [
+    "Dataset",
+    "Prediction",
+    "Predictor",
+    "Sam",
+    "__version__",
+    "check",
+    "evaluate",
+    "load",
+    "precompute",
+    "predict",
+    "sam_info",
+    "train",
+]
 
 # PyTorch takes seconds to import, so names are fetched when they are first used.
 _HOMES = {
     "Dataset": "maskwright.data.dataset",
-    "Prediction": "maskwright.api",
+    "Prediction": "maskwright.engine.predictor",
+    "Predictor": "maskwright.engine.predictor",
     "Sam": "maskwright.sam.sam",
-    "evaluate": "maskwright.api",
-    "load": "maskwright.api",
-    "train": "maskwright.api",
+    **dict.fromkeys(("check", "evaluate", "load", "precompute", "predict", "sam_info", "train"), "maskwright.api"),
 }
 
 

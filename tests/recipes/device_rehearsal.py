@@ -83,7 +83,7 @@ def test_samix(selector: str, device: torch.device, tmp_path: Path, tiny_sam_fol
     smallest = SEMANTIC | {"device": "auto", "sam_every": 2, "selector": selector}
     api.train("samix", data=data, out=run, sam=str(tiny_sam_folder), **smallest)
     score(run, data, flip=True)
-    api.evaluate(api.load_in_context(run), Dataset.load(data), "val")
+    api.evaluate(api.load(run, in_context=True), Dataset.load(data), "val")
 
 
 def test_s4m(device: torch.device, tmp_path: Path, tiny_sam_folder: Path):

@@ -309,6 +309,29 @@ def test_evaluation_is_the_curve_from_the_oracles_click(run: Path, scenes: Path)
     assert all(len(row) == len(table.columns) for row in table.rows)
 
 
+def test_evaluation_with_masks_scores_what_the_agent_makes_of_them(run: Path, scenes: Path, tmp_path: Path, capsys):
+    dataset, masks = Dataset.load(scenes), tmp_path / "masks"
+    masks.mkdir()
+    for sample in dataset.split("test"):
+        shutil.copy(dataset.mask_path(sample), masks / f"{Path(sample.image).stem}.png")  # type: ignore[arg-type]
+    scores_file = tmp_path / "scores.json"
+    assert main(["evaluate", str(run), str(scenes), "--masks", str(masks), "--json", str(scores_file)]) == 0
+    told = capsys.readouterr().out
+    assert "Dice, pooled" in told
+    scores = json.loads(scores_file.read_text())
+    for entry, prediction in zip(
+        scores["per_image"],
+        load(run, device="cpu").predict((dataset.image_path(s) for s in dataset.split("test")), masks=masks),
+    ):
+        truth = read_mask(masks / f"{prediction.id}.png") == 1
+        mine = prediction.mask == 1
+        assert entry["dice"] == pytest.approx(2 * (truth & mine).sum() / (truth.sum() + mine.sum()))
+    with pytest.raises(MaskwrightError, match="leave other prompts out"):
+        evaluate(run, dataset, click=[(1, 2)])
+    with pytest.raises(MaskwrightError, match="no --flip"):
+        evaluate(run, dataset, flip=True)
+
+
 def test_an_agent_refuses_other_weights_of_its_sam(run: Path, tmp_path: Path, tiny_sam: Sam):
     shutil.copytree(run / "model", tmp_path / "model")
     with torch.no_grad():

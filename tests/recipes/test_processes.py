@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from maskwright.api import load_in_context
+from maskwright.api import load
 from maskwright.cli import main
 from maskwright.data.dataset import Dataset
 from maskwright.recipes import s4m, samix
@@ -118,7 +118,7 @@ def test_two_processes_learn_one_policy(scene_folder: Path, tiny_sam_folder: Pat
     (assessed,) = (line for line in log(tmp_path / "run") if "oracle_dice" in line)
     assert assessed["policy_dice"] <= assessed["oracle_dice"] + 1e-6
     # What they learnt together is taken home.
-    context = load_in_context(tmp_path / "run", device="cpu").context
+    context = load(tmp_path / "run", in_context=True, device="cpu").context
     assert context.answerer.policy is not None
     own = context.answerer.policy.net.state_dict()
     assert {name: float(tensor.double().sum()) for name, tensor in own.items()} == first[0]

@@ -45,20 +45,13 @@ class SegmenterPredictor(Predictor):
             logits = (logits + self.network(images.flip(-1)).float().flip(-1)) / 2
         return logits
 
-    def evaluate(
-        self,
-        dataset: Dataset,
-        split: str = "test",
-        *,
-        batch: int = 8,
-        progress: Callable[[int, int], None] | None = None,
-        **options: Any,
+    def score(
+        self, part: Dataset, *, batch: int, progress: Callable[[int, int], None] | None, **options: Any
     ) -> dict[str, Any]:
-        """Score the masks of one split; see :func:`maskwright.methods.semantic.scores.semantic_scores`."""
-        return semantic_scores(self, dataset, split, batch=batch, progress=progress, **options)
+        """Dice and IoU, see :func:`maskwright.methods.semantic.scores.semantic_scores`."""
+        return semantic_scores(self, part, batch=batch, progress=progress, **options)
 
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
-        """What :meth:`evaluate` gave, to be printed."""
         return semantic_table(scores)
 
 

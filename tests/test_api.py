@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 import maskwright
 from maskwright import api
+from maskwright.data import images as images_module
+from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_image, read_mask
 from maskwright.data.labels import Labels, Mask, Sample
@@ -223,6 +226,23 @@ def test_large_images_are_restored_in_strips_without_a_seam(colours: Predictor, 
     (strips,) = colours.predict(image)
     np.testing.assert_array_equal(whole.mask, strips.mask)
     assert strips.scores == pytest.approx(whole.scores, abs=1e-5)
+
+
+def test_checking_and_predicting_take_turns_with_large_images(
+    colours: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    Image.fromarray(halves()).save(tmp_path / "a.png")
+    dataset = Dataset(tmp_path, CATEGORIES, (Sample("a", "a.png"),))
+    works = (lambda: check(dataset, training=False), lambda: list(colours.predict(tmp_path / "a.png")))
+    for limit, waits in ((48 * 80, False), (48 * 80 - 1, True)):
+        monkeypatch.setattr(images_module, "LARGE", limit)
+        for work in works:
+            with ThreadPoolExecutor(1) as pool:
+                with images_module.turn((1000, 1000)):
+                    future = pool.submit(work)
+                    _, unfinished = wait([future], timeout=0.3 if waits else 10)
+                    assert bool(unfinished) == waits
+                future.result(10)
 
 
 def test_batches_and_flips_change_nothing_that_matters(colours: Predictor):

@@ -15,7 +15,7 @@ from maskwright.data.labels import IGNORE
 from maskwright.data.loader import Loader
 from maskwright.engine.metrics import BinaryMetrics
 from maskwright.errors import DataError
-from maskwright.methods.autoprompt.agent import OPENING, Rules, SelfPrompter, Trace, resized
+from maskwright.methods.autoprompt.agent import OPENING, SelfPrompter, SelfPromptRules, Trace, resized
 from maskwright.rl.bank import MIN_SHARE, Bank
 from maskwright.sam.sam import Sam
 
@@ -124,7 +124,7 @@ def probabilities(logits: Tensor, size: int) -> Tensor:
 def scores_on_canvas(
     agent: SelfPrompter,
     bank: Bank,
-    rules: Rules | None = None,
+    rules: SelfPromptRules | None = None,
     *,
     seed: int = 0,
     batch: int = 32,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
-from maskwright.data.geometry import resize_matrix, warp_image, warp_mask
+from maskwright.data.geometry import resize_matrix, squash, warp_mask
 from maskwright.data.images import read_image
 from maskwright.data.labels import IGNORE, Sample
 from maskwright.data.masks import label_values
@@ -95,9 +95,7 @@ def draw_targets(dataset: Dataset, split: str, *, limit: int, objects: int, seed
 
 def read_view(dataset: Dataset, sample: Sample, size: int) -> View:
     """An image with its mask, squashed to the canvas without augmentation. Raises DataError."""
-    pixels = read_image(dataset.image_path(sample))
-    height, width = pixels.shape[:2]
-    image = warp_image(pixels, resize_matrix((width, height), size), size)[0]
+    image = squash(read_image(dataset.image_path(sample)), size)
     return View(image, *_read_labels(dataset, sample, size))
 
 

@@ -1,435 +1,485 @@
-"""Train the bundled model ``nano`` from scratch on procedural scenes (and, if given, the train parts of ``nuclei`` and ``cats``).
+"""Train the bundled model ``nano`` on photographs with masks (packs, see ``photo_packs.py``) and on pictures it draws itself.
 
-    python tools/pretrain_nano.py --out runs/nano --minutes 60 --photos ../shared/data/cats ../shared/data/nuclei
-    python tools/pretrain_nano.py --out runs/nano --minutes 60 --photos ... --resume        # continue a killed run
+    python tools/pretrain_nano.py --out runs/nano --packs packs/*.npz --trunk lite0.safetensors     # new heads on a pretrained trunk
+    python tools/pretrain_nano.py --out runs/nano --packs packs/*.npz --init runs/first/model       # go on from weights
+    python tools/pretrain_nano.py --out runs/nano ... --resume                                      # continue a killed run
 
-The curriculum, as shares of the time budget: the encoder alone on a dense pixel-pair loss (without it the decoder sits on a plateau
-where it ignores its prompts), then boxes and clicks with corrections at 128 pixels, with in-context episodes (remember, recall) mixed in,
-and the last part at 256 pixels. The averaged weights are written to ``OUT/model`` in float16.
+1. Ghosts (new heads only): prompt encoder and decoder learn to follow boxes and clicks about ellipses that are not in the picture. A
+   decoder with random weights ignores its prompts for thousands of steps, because "what stands out" pays sooner; here nothing does.
+2. Everything together on a small canvas: boxes and clicks with corrections about objects, pieces of objects, several as one, things
+   from close by and many in one picture; and episodes in context, with references and now and then nothing to be found.
+3. The same on the full canvas.
+
+A run is a function of its settings: a resumed one equals one that was never stopped. The averaged weights are written to
+``OUT/model`` in float16. Nothing that results are measured on may be among the packs.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from maskwright.data.scenes import render
+from maskwright.engine.devices import find_device
 from maskwright.engine.ema import Ema
+from maskwright.engine.files import disk, remove
 from maskwright.engine.run import Run, settings_of
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
+from maskwright.engine.weights import load_state, load_tensors
+from maskwright.errors import canvas_rule, require
 from maskwright.methods.zero_shot.prompted import ask_boxes, ask_clicks
 from maskwright.nets.losses import sam_loss
-from maskwright.sam.prompts import Prompts
-from maskwright.sam.sam import Masks, Sam
+from maskwright.sam.prompts import PADDING, Prompts
+from maskwright.sam.sam import Embedding, Masks, Sam
 from maskwright.sam.weights import nano_config
-from nano_views import (
-    Pool,
-    augment,
-    boxes_of,
-    choose_objects,
-    collage,
-    develop,
-    photo_pool,
-    relief,
-    render_pool,
-    sample_in,
-)
+from nano_sources import KINDS, Source
+from nano_targets import boxes_of, choose_objects, cut, ghosts, join_touching, sample_in
+from nano_views import develop, look, wide_views
+from photo_packs import Pack, read_pack
+
+LOUDEST = 0.5
+"""Deviation of a new neck's output. Much louder than the position code (0.7), it would hide from the decoder where things are."""
 
 
 @dataclass
 class Config:
     out: Path
     """Run directory."""
-    minutes: float = 60.0
-    """Wall-clock budget of the training itself (rendering the pool is extra)."""
-    photos: list[Path] = field(default_factory=list)
-    """Dataset folders with instance masks whose train split is mixed in."""
-    photo_share: float = 0.35
-    """Share of the batches that are photographs."""
-    collage_share: float = 0.5
-    """Share of the other batches (in-context episodes left out) whose scenes are drawn anew with crops of the photographs."""
-    relief_share: float = 0.35
-    """Share of those that are reliefs: objects of the ground's own material. The rest are collages."""
-    scenes: int = 12000
-    """Scenes rendered for the 128-pixel part; a quarter as many at 256 pixels."""
+    packs: list[Path] = field(default_factory=list)
+    """Photographs with masks; those without masks fill collages only. A tenth of them is kept for validation."""
+    init: Path | None = None
+    """Start from these weights (a folder in Hugging Face format) instead of from new heads."""
+    trunk: Path | None = None
+    """Weights of the trunk alone (safetensors) for new heads to stand on."""
+    ghost_steps: int = 500
+    """Steps of the first part; 0 with --init."""
+    steps: int = 6000
+    """Steps of the rest, small and full canvas together."""
+    small: int = 192
+    """Side of the small canvas."""
+    size: int = 256
+    """Side of the full canvas."""
+    small_share: float = 0.7
+    """Share of the steps on the small canvas."""
     batch: int = 16
-    """Images per step at 128 pixels; a third of it at 256."""
+    """Images per step on the small canvas, half as many on the full one."""
+    parts: int = 2
+    """A step's images come in so many parts, each of another sort, whose gradients are averaged; both batches must divide by 4 of them."""
     objects: int = 4
     """Prompts per image."""
-    lr: float = 8e-4
+    lr: float = 6e-4
+    trunk_rate: float = 0.3
+    """Learning rate of the trunk as a share of that of the rest."""
     weight_decay: float = 0.05
-    dense_share: float = 0.08
-    """Share of the budget for the dense pre-training of the encoder."""
-    context_share: float = 0.35
-    """Share of the steps (after the dense part) that are in-context episodes."""
-    fine_share: float = 0.25
-    """Last share of the budget, at 256 pixels."""
+    context_share: float = 0.22
+    """Share of the steps that are episodes in context."""
+    cut_share: float = 0.3
+    """Share of the boxes that are about a piece of an object."""
+    ghost_share: float = 0.06
+    """Share of the boxes that are about nothing in the picture: where nothing is to be seen, the answer is an ellipse."""
+    scenes: int = 384
+    """Scenes in memory; of them 32 are new every few steps."""
+    beads: int = 240
+    """Outlines of pictures with many small things."""
     ema: float = 0.998
+    log_every: int = 100
+    save_every: int = 200
+    """A multiple of ``log_every``, so that a resumed run logs what one that was never stopped logs."""
+    validate_every: int = 1000
     seed: int = 0
+    device: str = "auto"
     threads: int = 2
-    init: Path | None = None
-    """Start from these weights (a folder in Hugging Face format) instead of from scratch; the dense part is then left out."""
     resume: bool = False
     overwrite: bool = False
 
 
-class DenseHead(nn.Module):
-    """Pixel embeddings from the three levels, for the dense pre-training only."""
-
-    def __init__(self, width: int, dim: int = 32) -> None:
-        super().__init__()
-        self.project = nn.ModuleList(nn.Conv2d(c, dim, 1) for c in (width // 8, width // 4, width))
-
-    def forward(self, levels: list[Tensor]) -> Tensor:
-        size = levels[0].shape[-2:]
-        parts = [F.interpolate(p(x), size, mode="bilinear", align_corners=False) for p, x in zip(self.project, levels)]
-        return F.normalize(torch.stack(parts).sum(0), dim=1)
-
-
-def dense_loss(features: Tensor, ids: Tensor, generator: torch.Generator, pixels: int = 96) -> Tensor:
-    """Pairs of pixels of one instance attract, others repel: balanced BCE on scaled cosines. features (B,D,h,w), ids (B,S,S)."""
-    height, width = features.shape[-2:]
-    small = F.interpolate(ids[:, None].float(), (height, width), mode="nearest")[:, 0].long().flatten(1)
-    weight = torch.where(small > 0, 1.0, 0.3 * (small > 0).float().mean(1, keepdim=True).clamp(min=0.05))
-    index = torch.multinomial(weight, pixels, generator=generator)
-    picked = features.flatten(2).gather(2, index[:, None].expand(-1, features.shape[1], -1))
-    label = small.gather(1, index)
-    same = (label[:, :, None] == label[:, None, :]).float()
-    keep = ((label[:, :, None] > 0) | (label[:, None, :] > 0)).float()
-    logits = (picked.transpose(1, 2) @ picked) * 8 - 2
-    loss = F.binary_cross_entropy_with_logits(logits, same, reduction="none") * keep
-    positive = (loss * same).sum() / (same * keep).sum().clamp(min=1)
-    return positive + (loss * (1 - same)).sum() / ((1 - same) * keep).sum().clamp(min=1)
+def check(config: Config) -> None:
+    """Raise a MaskwrightError that lists what cannot be."""
+    rows = 4 * config.parts
+    require(
+        canvas_rule("small", config.small)
+        | canvas_rule("size", config.size)
+        | {
+            f"--batch {config.batch}: must be a multiple of {2 * rows}": config.batch > 0
+            and config.batch % (2 * rows) == 0,
+            f"--small-share {config.small_share}: must lie in 0..1": 0 <= config.small_share <= 1,
+            f"--save-every {config.save_every}: must be a multiple of --log-every {config.log_every}": config.log_every
+            > 0
+            and config.save_every % config.log_every == 0,
+            "give --init or --trunk, not both": config.init is None or config.trunk is None,
+        }
+    )
 
 
-def refine_loss(masks: Masks, targets: Tensor, valid: Tensor, balance: float) -> Tensor:
-    """``sam_loss`` at twice the decoder's resolution, plus ``balance`` × cross-entropy with object and rest weighed alike.
+class Stopwatch:
+    """Seconds by what they were spent on."""
 
-    The second part keeps an untrained decoder from settling on "nothing" (or on the foreground): a prompt-blind answer costs log 2.
-    """
-    logits = F.interpolate(masks.logits.flatten(0, 1), scale_factor=2.0, mode="bilinear", align_corners=False)
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def table(self, steps: int) -> str:
+        total = sum(self.seconds.values())
+        rows = (f"{name} {spent / steps:.3f} s ({spent / total:.0%})" for name, spent in self.seconds.items())
+        return f"{total / steps:.2f} s a step: " + ", ".join(rows)
+
+
+def mask_loss(masks: Masks, targets: Tensor, valid: Tensor) -> Tensor:
+    """``sam_loss`` at twice the decoder's resolution, both sides of focal loss weighed alike. targets (B,K,S,S), valid (B,K)."""
+    logits = F.interpolate(masks.logits.float().flatten(0, 1), scale_factor=2.0, mode="bilinear", align_corners=False)
     logits = logits.unflatten(0, targets.shape[:2])
     area = F.interpolate(targets.float(), logits.shape[-2:], mode="area")
-    loss = sam_loss(logits, masks.iou, area, valid, alpha=0.5)
-    if balance > 0:
-        soft = area[:, :, None].expand_as(logits)
-        entropy = F.binary_cross_entropy_with_logits(logits, soft, reduction="none")
-        on = (entropy * soft).sum((-1, -2)) / soft.sum((-1, -2)).clamp(min=1e-3)
-        off = (entropy * (1 - soft)).sum((-1, -2)) / (1 - soft).sum((-1, -2)).clamp(min=1e-3)
-        best = (on + off).amin(-1)
-        loss = (1 - balance) * loss + balance * (best * valid).sum() / valid.sum().clamp(min=1)
-        loss = loss + 2 * balance * contrast_loss(logits.mean(2), area, valid)
-    return loss
+    return sam_loss(logits, masks.iou.float(), area, valid, alpha=0.5)
 
 
-def contrast_loss(logits: Tensor, area: Tensor, valid: Tensor) -> Tensor:
-    """Which of an image's prompts does a pixel belong to? Cross-entropy over the K prompts, on pixels of exactly one target.
+def balanced_entropy(masks: Masks, targets: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy with object and rest weighed alike, of each object's best mask: what starts a decoder that says nothing yet."""
+    logits = masks.logits.float()
+    soft = F.interpolate(targets.float(), logits.shape[-2:], mode="area")[:, :, None].expand_as(logits)
+    entropy = F.binary_cross_entropy_with_logits(logits, soft, reduction="none")
+    on = (entropy * soft).sum((-1, -2)) / soft.sum((-1, -2)).clamp(min=1e-3)
+    off = (entropy * (1 - soft)).sum((-1, -2)) / (1 - soft).sum((-1, -2)).clamp(min=1e-3)
+    return ((on + off).amin(-1) * valid).sum() / valid.sum().clamp(min=1)
 
-    A decoder that ignores its prompts gives K equal answers and pays log K, whatever it says about foreground.
-    logits, area (B,K,h,w), valid (B,K).
-    """
-    hard = (area > 0.5) & valid[:, :, None, None]
-    one = hard.sum(1) == 1
-    entropy = F.cross_entropy(
-        logits.masked_fill(~valid[:, :, None, None], -30.0), hard.long().argmax(1), reduction="none"
-    )
-    per_object = (entropy[:, None] * hard * one[:, None]).sum((-1, -2)) / (hard & one[:, None]).sum((-1, -2)).clamp(
-        min=1
-    )
-    counted = (hard & one[:, None]).flatten(2).any(-1) & (valid.sum(1, keepdim=True) > 1)
-    return (per_object * counted).sum() / counted.sum().clamp(min=1)
+
+def mean_iou(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """Of answers (B,K,h,w), at their own resolution."""
+    small = F.interpolate(targets.float(), logits.shape[-2:], mode="area") > 0.5
+    both = ((logits > 0) & small).sum((-1, -2)).float()
+    either = ((logits > 0) | small).sum((-1, -2)).float().clamp(min=1)
+    return (both / either)[valid].mean().detach()
 
 
 class Trainer:
-    """One training process: pools, networks, optimiser, and the two kinds of step."""
+    """Network, optimiser and batches of one training, and its three kinds of step."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        start = Sam.load(config.init) if config.init else Sam.from_config(nano_config(), seed=config.seed)
-        if config.init:
-            config.dense_share = 0.0
-        self.coarse = Sam(start.model, 128)
-        self.fine = Sam(self.coarse.model, 256)
-        self.head = DenseHead(self.coarse.width)
-        self.sam(128)
-        self.ema = Ema(self.coarse.model, config.ema, warmup=1000)
-        decay = [p for p in self.coarse.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.coarse.model.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decay, "weight_decay": config.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-                {"params": list(self.head.parameters()), "weight_decay": 0.0},
-            ],
-            lr=config.lr,
-            betas=(0.9, 0.98),
-        )
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.photos = [photo_pool(folder) for folder in config.photos]
-        self.pools: dict[int, Pool] = {}
+        self.config, self.device = config, find_device(config.device)
+        with self.device:
+            self.sam = self._start()
+            self.model: Any = self.sam.model
+            self.ema = Ema(self.model, config.ema, warmup=1000)
+            packs = [read_pack(path, kinds=KINDS) for path in sorted(config.packs)]
+            for pack in packs:
+                pack.images, pack.ids = pack.images.to(self.device), pack.ids.to(self.device)
+            self.source = Source(packs, size=config.small, scenes=config.scenes, beads=config.beads, seed=config.seed)
+            self.ghost_steps = 0 if config.init else config.ghost_steps
+            self.bank = self._bank(packs) if self.ghost_steps else None
+        self.held_out = [pack for path in sorted(config.packs) if (pack := held_out_part(path)) is not None]
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=config.lr, betas=(0.9, 0.98))
+        self.watch = Stopwatch(self.device)
 
-    def pool(self, size: int) -> Pool:
-        if size not in self.pools:
-            self.pools.clear()
-            count = self.config.scenes if size == 128 else self.config.scenes // 4
-            self.pools[size] = render_pool(count, size, seed=self.config.seed + size * 1_000_000)
-        return self.pools[size]
-
-    def sam(self, size: int) -> Sam:
-        """The network set up for a canvas (the rotary positions of the memory attention belong to one)."""
-        sam = self.coarse if size == 128 else self.fine
-        grid = size // 16
-        attention = sam.model.memory_attention
-        attention.config.memory_attention_rope_feat_sizes = [grid, grid]
-        attention.position_ids = attention.precompute_positions(attention.config)
-        return sam.train()
-
-    def draw(self, size: int, batch: int, pairs: bool, fraction: float) -> tuple[Tensor, Tensor, Tensor | None]:
-        """A batch of one source: images, ids and (scenes only) identities; with ``pairs`` rows 2i and 2i+1 belong together."""
-        g = self.generator
-        # Photographs show one or two objects at a time, on which a prompt-blind answer does well: scenes first.
-        real = bool(self.photos) and (fraction > 0.3 or self.config.init is not None)
-        photo = real and torch.rand((), generator=g).item() < self.config.photo_share
-        pool = self.photos[int(torch.randint(len(self.photos), (), generator=g))] if photo else self.pool(size)
-        reach = len(pool) if photo else int(len(pool) * min(1.0, 0.4 + 2 * fraction))
-        if pairs and not photo:
-            index = torch.randint(reach // 2, (batch // 2,), generator=g)
-            index = torch.stack([2 * index, 2 * index + 1], 1).flatten()
-        else:
-            index = torch.randint(reach, (batch,), generator=g)
-        zoom = (0.3, 1.0) if photo else (0.45, 1.0)
-        images, ids = augment(pool.images[index], pool.instances[index], size, zoom, g)
-        if real and not photo and not pairs and torch.rand((), generator=g).item() < self.config.collage_share:
-            crops = self.photos[int(torch.randint(len(self.photos), (), generator=g))].images
-            if torch.rand((), generator=g).item() < self.config.relief_share:
-                images = relief(ids, crops[torch.randint(len(crops), (batch,), generator=g)], g)
-            else:
-                images = collage(images, ids, crops[torch.randint(len(crops), (12,), generator=g)], g)
-        return develop(images, g), ids, None if pool.identities is None else pool.identities[index]
-
-    def dense_step(self, size: int) -> dict[str, Tensor]:
-        images, ids, _ = self.draw(size, self.config.batch, False, 0.0)
-        embedding = self.sam(size).encode(images)
-        features = self.head([embedding.high0, embedding.high1, embedding.low])
-        return {"dense": dense_loss(features, ids, self.generator)}
-
-    def balance(self, fraction: float) -> float:
-        """Weight of the balanced cross-entropy: all of the loss at first, gone at a third of the budget."""
+    def _start(self) -> Sam:
+        """The network to begin with, on the device. Convolutions are several times faster with channels last on a CPU."""
         if self.config.init:
-            return 0.0
-        return max(0.0, 1 - (fraction - self.config.dense_share) / 0.27)
+            sam = Sam.load(self.config.init)
+        else:
+            sam = Sam.from_config(nano_config(), seed=self.config.seed)
+            if self.config.trunk:
+                load_state(sam.model.vision_encoder.backbone, load_tensors(self.config.trunk), self.config.trunk)
+        model = sam.model.to(self.device).to(memory_format=torch.channels_last)
+        return Sam(model, self.config.small)
 
-    def prompt_step(self, size: int, batch: int, fraction: float) -> dict[str, Tensor]:
-        """A box or a click, then corrections inside the error, each with the previous logits."""
-        g = self.generator
-        images, ids, _ = self.draw(size, batch, False, fraction)
-        targets, _, valid = choose_objects(ids, self.config.objects, g)
-        valid = valid & targets.flatten(2).any(-1)
-        sam = self.sam(size)
-        embedding = sam.encode(images)
-        # Boxes first, then clicks and corrections.
-        later = fraction > self.config.dense_share + 0.06
-        click = later and torch.rand((), generator=g).item() < 0.5
-        previous = None
+    def _bank(self, packs: list[Pack]) -> Embedding:
+        """Embeddings of some pictures for the ghosts; a new neck that is too loud is turned down first."""
+        generator = torch.Generator(self.device).manual_seed(self.config.seed)
+        self.source.begin(0, 0)
+        pictures = [self.source.draw(16, self.config.small)[0]]
+        for pack in packs:
+            rows = torch.randint(len(pack), (24,), generator=generator)
+            views = wide_views(24, (0.4, 1.1), 0.3, generator)
+            seen, _ = look(pack.images[rows], pack.ids[rows].long(), self.config.small, views, generator)
+            pictures.append(develop(seen, generator))
+        images = torch.cat(pictures)
+        with torch.no_grad():
+            loud = float(self.sam.encode(images[:32]).low.std())
+            if loud > 2 * LOUDEST:
+                for parameter in self.model.vision_encoder.neck.parameters():
+                    parameter.mul_(LOUDEST / loud)
+                self.ema.copy_from(self.model)
+            return Embedding.cat([self.sam.encode(images[at : at + 32]) for at in range(0, len(images), 32)])
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Trunk and the rest, each with weights that decay and without."""
+        groups = []
+        for inside, decay, rate in ((True, 0.4, self.config.trunk_rate), (False, 1.0, 1.0)):
+            named = [p for name, p in self.model.named_parameters() if ("vision_encoder.backbone" in name) == inside]
+            for matrices in (True, False):
+                parameters = [p for p in named if (p.ndim > 1) == matrices]
+                weight_decay = decay * self.config.weight_decay * matrices
+                groups.append({"params": parameters, "weight_decay": weight_decay, "rate": rate})
+        return groups
+
+    @property
+    def total(self) -> int:
+        return self.ghost_steps + self.config.steps
+
+    def canvas(self, size: int) -> Sam:
+        """The network, and its average, set up for a canvas: the rotary positions of the memory attention belong to one."""
+        if self.sam.size != size:
+            self.sam = Sam(self.model, size)
+            Sam(self.ema.model, size)
+        return self.sam.train()
+
+    def _autocast(self) -> torch.autocast:
+        """bfloat16 on a GPU. On a CPU it is several times slower than float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """One step of the optimiser; returns what is to be logged."""
+        haunted = step < self.ghost_steps
+        fraction = step / self.ghost_steps if haunted else (step - self.ghost_steps) / self.config.steps
+        self._prepare(step, haunted, fraction)
+        self.optimizer.zero_grad(set_to_none=True)
+        totals: dict[str, Tensor] = {}
+        for part in range(self.config.parts):
+            with self.device, self._autocast():
+                losses = self._part(step, part, haunted, fraction)
+            with self.watch("backward"):
+                (losses["loss"] / self.config.parts).backward()
+            totals |= {name: value.detach() for name, value in losses.items()}
+        with self.watch("optimiser"):
+            trained = [p for p in self.model.parameters() if p.grad is not None]
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            self.optimizer.step()
+            self.ema.update(self.model)
+        return totals
+
+    def _prepare(self, step: int, haunted: bool, fraction: float) -> None:
+        """Learning rate, and which weights are trained: of ghosts, prompt encoder and decoder but for its view of the image."""
+        begun = step if haunted else step - self.ghost_steps
+        rate = self.config.lr * min(1.0, (begun + 1) / 60) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * fraction)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["rate"]
+        heads = ("prompt_encoder.", "mask_decoder.")
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(not haunted or (name.startswith(heads) and ".conv_s" not in name))
+
+    def _part(self, step: int, part: int, haunted: bool, fraction: float) -> dict[str, Tensor]:
+        """The losses of one part. Of one step, all parts ask in the same way, of different pictures."""
+        config, source = self.config, self.source
+        small = haunted or fraction < config.small_share
+        sam = self.canvas(config.small if small else config.size)
+        batch = config.batch // (1 if small else 2) // config.parts
+        source.begin(step, 0)
+        context, click, dice = source.chance() < config.context_share, source.chance() < 0.48, source.chance()
+        rounds = count_rounds(click, fraction, dice, source.below(3))
+        with self.watch("pictures"):
+            source.begin(step, part)
+        if haunted:
+            return self._ghost_step(sam, batch, click, 1 + source.below(3), fraction)
+        if context:
+            return self._context_step(sam, batch)
+        return self._prompt_step(sam, batch, click, rounds)
+
+    def _ghost_step(self, sam: Sam, batch: int, click: bool, rounds: int, fraction: float) -> dict[str, Tensor]:
+        assert self.bank is not None
+        g, objects = self.source.generator, self.config.objects
+        embedding = self.bank[torch.randint(len(self.bank), (batch,), generator=g)]
+        targets = ghosts(batch, objects, sam.size, g)
+        valid = targets.flatten(2).sum(-1) >= 12
+        return self._converse(sam, embedding, targets, valid, click, rounds, max(0.0, 1 - 2 * fraction), "ghost")
+
+    def _prompt_step(self, sam: Sam, batch: int, click: bool, rounds: int) -> dict[str, Tensor]:
+        """Boxes or clicks about objects and parts, then corrections."""
+        config, g = self.config, self.source.generator
+        with self.watch("pictures"):
+            images, ids, name = self.source.draw(batch, sam.size)
+            targets, valid = choose_objects(ids, config.objects, g)
+            if name != "parts":
+                targets = join_touching(ids, targets, 0.05 if click else 0.1, g)
+                targets = cut(images, targets, config.cut_share * (0.7 if click else 1.0), g)
+            if not click:
+                shapes = ghosts(batch, config.objects, sam.size, g)
+                instead = torch.rand(valid.shape, generator=g) < config.ghost_share
+                targets = torch.where(instead[..., None, None], shapes, targets)
+                valid = (valid | instead) & (targets.flatten(2).sum(-1) >= 12)
+        with self.watch("encode"):
+            embedding = sam.encode(images)
+        return self._converse(sam, embedding, targets, valid, click, rounds, 0.0, name)
+
+    def _converse(
+        self,
+        sam: Sam,
+        embedding: Embedding,
+        targets: Tensor,
+        valid: Tensor,
+        click: bool,
+        rounds: int,
+        balance: float,
+        name: str,
+    ) -> dict[str, Tensor]:
+        """A box or a click for each target, then clicks inside the error, each with the logits of the answer before.
+
+        ``balance`` is the share of ``balanced_entropy`` in the loss.
+        """
+        g, size = self.source.generator, sam.size
         if click:
-            prompts = Prompts.of_points(
-                sample_in(targets, g)[:, :, None], torch.ones(*targets.shape[:2], 1, dtype=torch.long)
-            )
+            place = sample_in(targets, g)
+            prompts = Prompts.of_points(place[:, :, None], torch.ones(*targets.shape[:2], 1, dtype=torch.long))
         else:
             prompts = Prompts.of_boxes(boxes_of(targets, g))
-        losses: dict[str, Tensor] = {}
-        # As many as seven corrections (SAM 2, appendix), mostly few: each costs a decode.
-        chances = torch.tensor([0.4, 0.2, 0.15, 0.1, 0.06, 0.04, 0.03, 0.02])
-        rounds = 1 + int(torch.multinomial(chances, 1, generator=g)) if later else 1
-        total = 0.0
+        previous, total, report = None, torch.zeros(()), {}
         for turn in range(rounds):
-            masks = sam.decode(embedding, prompts, previous, multimask=click and turn == 0)
-            loss = refine_loss(masks, targets, valid, self.balance(fraction))
+            with self.watch("decode"):
+                masks = sam.decode(embedding, prompts, previous, multimask=click and turn == 0)
+                loss = mask_loss(masks, targets, valid)
+                if balance:
+                    loss = (1 - balance) * loss + balance * balanced_entropy(masks, targets, valid)
             total = total + loss
+            previous = masks.best.detach().float()
             if turn == 0:
-                losses["click" if click else "box"] = loss.detach()
-                small = F.interpolate(targets.float(), masks.logits.shape[-2:], mode="area") > 0.5
-                inter = ((masks.best > 0) & small).sum((-1, -2)).float()
-                union = ((masks.best > 0) | small).sum((-1, -2)).float().clamp(min=1)
-                losses["iou_click" if click else "iou_box"] = (inter / union)[valid].mean().detach()
+                report[f"{'click' if click else 'box'}/{name}"] = mean_iou(previous, targets, valid)
             if turn + 1 < rounds:
-                previous = masks.best.detach()
                 answer = F.interpolate(previous, size, mode="bilinear", align_corners=False) > 0
-                place = sample_in(answer != targets, g)
-                column = place.long()
-                label = targets.flatten(2).gather(2, (column[..., 1] * size + column[..., 0])[..., None])[..., 0]
-                prompts = prompts.join(Prompts.of_points(place[:, :, None], label[..., None].long()))
-        losses["loss"] = total / rounds
-        return losses
+                prompts = prompts.join(self._correction(answer, targets))
+        if rounds > 3 and previous is not None:
+            report["late"] = mean_iou(previous, targets, valid)
+        return report | {"loss": total / rounds}
 
-    def context_step(self, size: int, batch: int, fraction: float) -> dict[str, Tensor]:
-        """A reference with its mask (or a box's answer) segments the same thing in another image; sometimes it is absent."""
-        g = self.generator
-        batch += batch % 2
-        images, ids, identities = self.draw(size, batch, True, fraction)
-        sam = self.sam(size)
-        embedding = sam.encode(images)
-        partner = torch.arange(batch) ^ 1
-        if identities is None:
-            # Photographs: all instances of the set are one category; up to three other images of the batch are the references.
-            references = int(torch.randint(1, 4, (), generator=g))
-            order = torch.stack([(torch.arange(batch) + 1 + r) % batch for r in range(references)], 1)
-            query = reference = (ids > 0)[:, None]
-        else:
-            shared = (identities[:, :, None] == identities[partner][:, None, :]) & (identities[:, :, None] > 0)
-            pixels = torch.ones(batch, ids.shape[1] * ids.shape[2])
-            area = torch.zeros(batch, identities.shape[1] + 1).scatter_add_(1, ids.flatten(1), pixels)[:, 1:]
-            seen = (shared & (area[partner][:, None] > 0.002 * size * size)).any(2)
-            # An identity that its partner does not show comes now and then: the answer is then "absent".
-            weight = seen * area + 1e-3 * area + 1e-6
-            identity = identities.gather(1, torch.multinomial(weight, 1, generator=g))
-            query = self._identity_mask(ids, identities, identity)[:, None]
-            reference = self._identity_mask(ids, identities, identity[partner])[:, None]
-            order = partner[:, None]
-        # Each image is remembered once, however many queries refer to it.
-        memory = sam.remember(embedding, reference.float())[:, 0][order]
-        has_reference = reference.flatten(1).any(1)[order].any(1, keepdim=True)
-        area = query.flatten(2).float().mean(-1)
-        present = (area > 0.002) & has_reference
-        masks = sam.decode(sam.recall(embedding, memory), multimask=False)
-        loss = refine_loss(masks, query, present, self.balance(fraction))
-        known = has_reference & ((area > 0.002) | (area == 0))
-        presence = F.binary_cross_entropy_with_logits(masks.presence, present.float(), reduction="none")
-        presence = (presence * known).sum() / known.sum().clamp(min=1)
-        small = F.interpolate(query.float(), masks.logits.shape[-2:], mode="area") > 0.5
-        inter = ((masks.best > 0) & small).sum((-1, -2)).float()
-        union = ((masks.best > 0) | small).sum((-1, -2)).float().clamp(min=1)
-        kind = "photo" if identities is None else "scene"
-        return {
-            "loss": loss + 0.2 * presence,
-            "context": loss.detach(),
-            f"iou_context_{kind}": (inter / union)[present].mean().detach(),
-        }
+    def _correction(self, answer: Tensor, targets: Tensor) -> Prompts:
+        """A click inside each error (B,K,S,S); none where nothing is wrong."""
+        wrong = answer != targets
+        place = sample_in(wrong, self.source.generator, central=0.65)
+        pixel = (place[..., 1].long() * targets.shape[-1] + place[..., 0].long())[..., None]
+        label = torch.where(wrong.flatten(2).any(2, keepdim=True), targets.flatten(2).gather(2, pixel).long(), PADDING)
+        return Prompts.of_points(place[:, :, None], label)
 
-    @staticmethod
-    def _identity_mask(ids: Tensor, identities: Tensor, identity: Tensor) -> Tensor:
-        """(B,S,S) bool: pixels of all instances with the given identity (B,1)."""
-        table = F.pad((identities == identity) & (identity > 0), (1, 0))
-        return table.gather(1, ids.flatten(1)).view_as(ids)
+    def _context_step(self, sam: Sam, batch: int) -> dict[str, Tensor]:
+        """References with their masks segment the same thing in other images; sometimes it is not there."""
+        with self.watch("pictures"):
+            episode = self.source.episode(batch, sam.size)
+        with self.watch("encode"):
+            embedding = sam.encode(episode.images)
+        with self.watch("decode"):
+            memory = sam.remember(embedding, episode.reference[:, None].float())[:, 0][episode.order]
+            shown = episode.reference.flatten(1).any(1)[episode.order].any(1)
+            area = episode.query.flatten(1).float().mean(-1)
+            present = ((area > 0.0015) & shown & ~episode.absent & episode.usable)[:, None]
+            # Of a thing that shows hardly a pixel, nothing is said about its presence.
+            sure = (shown & ((area > 0.0015) | (area == 0) | episode.absent) & episode.usable)[:, None]
+            masks = sam.decode(sam.recall(embedding, memory))
+            query = episode.query[:, None]
+            entropy = F.binary_cross_entropy_with_logits(masks.presence.float(), present.float(), reduction="none")
+            presence = (entropy * sure).sum() / sure.sum().clamp(min=1)
+            loss = mask_loss(masks, query, present) + 0.2 * presence
+        return {f"context/{episode.name}": mean_iou(masks.best.float(), query, present), "loss": loss}
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Tensors and JSON of a checkpoint."""
+        tensors, optimizer = flatten_optimizer(self.optimizer)
+        groups = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimizer": tensors}
+        return groups, {"optimizer": optimizer}
+
+    def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        load_state(self.model, tensors["model"], "checkpoint")
+        self.ema.load_state_dict(tensors["ema"])
+        unflatten_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])
+
+    def export(self, folder: Path) -> None:
+        """The averaged weights in float16, in Hugging Face format, in place of those that were there."""
+        half = copy.deepcopy(self.ema.model).half().to("cpu", memory_format=torch.contiguous_format)
+        Sam(half, self.config.size)
+        aside = folder.with_name(f"{folder.name}.tmp-1")
+        with disk(folder, "the model cannot be saved"):
+            remove(aside)
+            half.save_pretrained(aside)
+            remove(folder)
+            aside.rename(folder)
 
 
-@torch.no_grad()
-def validate(sam: Sam, size: int, count: int = 128, seed: int = 987_654) -> dict[str, float]:
-    """Mean IoU on held-out scenes: the exact box, and one and three clicks of the oracle."""
-    sam.eval()
-    g = torch.Generator().manual_seed(seed)
-    sums: dict[str, list[Tensor]] = {"val_box": [], "val_click1": [], "val_click3": []}
-    for i in range(0, count, 16):
-        scenes = render(16, size, seed=seed + i, pairs=False)
-        targets, _, valid = choose_objects(scenes.instances.long(), 3, g)
-        image, place = (valid & targets.flatten(2).any(-1)).nonzero(as_tuple=True)
-        truths, embedding = targets[image, place], sam.encode(scenes.images)[image]
-        known = torch.ones_like(truths)
-        sums["val_box"].append(ask_boxes(sam, embedding, truths, known).iou)
-        clicks = ask_clicks(sam, embedding, truths, known, clicks=3).iou
-        sums["val_click1"].append(clicks[:, 0])
-        sums["val_click3"].append(clicks[:, 2])
-    return {k: torch.cat(v).mean().item() for k, v in sums.items()}
+def count_rounds(click: bool, fraction: float, dice: float, more: int) -> int:
+    """Answers asked for in one conversation; late in the training more often many. ``dice`` in 0..1, ``more`` in 0..2."""
+    if click:
+        return 4 + more if dice < 0.2 + 0.25 * fraction else 1 + more
+    return 1 if dice < 0.6 - 0.2 * fraction else 2 + more
+
+
+def held_out_part(path: Path) -> Pack | None:
+    """The tenth of a pack that is kept for validation; None where it is too small to have one, or has no masks."""
+    whole = read_pack(path, kinds=KINDS)
+    return read_pack(path, held_out=True, kinds=KINDS) if whole.has_masks and len(whole) > 9 else None
+
+
+@torch.inference_mode()
+def validate(model: Any, packs: list[Pack], size: int, images: int = 12, seed: int = 987_654) -> dict[str, float]:
+    """Mean IoU on pictures that are kept out of the training: the exact box, one and three clicks of the oracle."""
+    sam = Sam(model, size)
+    scores: dict[str, list[Tensor]] = {"val/box": [], "val/click1": [], "val/click3": []}
+    generator = torch.Generator(sam.device).manual_seed(seed)
+    with sam.device:
+        for pack in packs:
+            ids = pack.ids[:images].to(sam.device).long()
+            views = torch.eye(2, 3).expand(len(ids), -1, -1)
+            pictures, ids = look(pack.images[:images].to(sam.device), ids, size, views, generator)
+            targets, valid = choose_objects(ids, 2, generator)
+            image, place = valid.nonzero(as_tuple=True)
+            if not len(image):
+                continue
+            truths, embedding = targets[image, place], sam.encode(pictures)[image]
+            known = torch.ones_like(truths)
+            scores["val/box"].append(ask_boxes(sam, embedding, truths, known).iou)
+            clicks = ask_clicks(sam, embedding, truths, known, clicks=3).iou
+            scores["val/click1"].append(clicks[:, 0])
+            scores["val/click3"].append(clicks[:, 2])
+    return {name: float(torch.cat(values).mean()) for name, values in scores.items() if values}
 
 
 def fit(trainer: Trainer, run: Run, config: Config) -> None:
-    step, used = 0, 0.0
+    """Train to the end, from the newest checkpoint if there is one."""
     checkpoint = run.load_checkpoint()
     if checkpoint is not None:
-        trainer.coarse.model.load_state_dict(checkpoint.tensors["model"])
-        trainer.head.load_state_dict(checkpoint.tensors["head"])
-        trainer.ema.load_state_dict(checkpoint.tensors["ema"])
-        unflatten_optimizer(trainer.optimizer, checkpoint.tensors["optimizer"], checkpoint.state["optimizer"])
-        trainer.generator.set_state(checkpoint.tensors["rng"]["generator"])
-        step, used = checkpoint.step, checkpoint.state["minutes"]
-    model = trainer.coarse.model
-    means: dict[str, list[float]] = {}
-    saved = validated = time.monotonic()
-    while used < config.minutes:
-        tick = time.monotonic()
-        fraction = used / config.minutes
-        size = 256 if fraction >= 1 - config.fine_share else 128
-        if size not in trainer.pools:
-            trainer.pool(size)
-            tick = time.monotonic()
-        batch = config.batch if size == 128 else max(2, config.batch // 3)
-        ramp = min(1.0, (step + 1) / 200)
-        rate = config.lr * ramp * (0.02 + 0.98 * (0.5 + 0.5 * float(np.cos(np.pi * fraction))))
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = rate
-        if fraction < config.dense_share:
-            losses = trainer.dense_step(128)
-            losses["loss"] = losses["dense"]
-        elif (
-            torch.rand((), generator=trainer.generator).item() < config.context_share
-            and fraction > config.dense_share + 0.15
-        ):
-            losses = trainer.context_step(size, batch, fraction)
-        else:
-            losses = trainer.prompt_step(size, batch, fraction)
-        loss = losses.pop("loss")
-        trainer.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_([*model.parameters(), *trainer.head.parameters()], 1.0)
-        trainer.optimizer.step()
-        trainer.sam(128)  # the averaged copy was made for this canvas
-        trainer.ema.update(model)
-        for name, value in losses.items():
-            means.setdefault(name, []).append(float(value.detach()))
-        step += 1
-        used += (time.monotonic() - tick) / 60
-        if step % 100 == 0:
-            report = {k: float(np.nanmean(v)) for k, v in means.items()}
-            run.log(step, minutes=used, lr=rate, **report)
-            print(
-                f"{used:6.1f} min  step {step}  {size}px  "
-                + "  ".join(f"{k} {v:.3f}" for k, v in sorted(report.items())),
-                flush=True,
-            )
+        trainer.load(checkpoint.tensors, checkpoint.state)
+    first = checkpoint.step if checkpoint else 0
+    means: dict[str, list[Tensor]] = {}
+    for step in range(first, trainer.total):
+        for name, value in trainer.step(step).items():
+            means.setdefault(name, []).append(value)
+        done = step + 1
+        if done - first == min(20, trainer.total - first):
+            print(trainer.watch.table(done - first), flush=True)
+        if done % config.log_every == 0 or done == trainer.total:
+            report = {name: float(torch.stack(values).nanmean()) for name, values in means.items()}
             means.clear()
-        if time.monotonic() - saved > 150 or used >= config.minutes:
-            run.save_checkpoint(
-                step,
-                {
-                    "model": model.state_dict(),
-                    "head": trainer.head.state_dict(),
-                    "ema": trainer.ema.state_dict(),
-                    "optimizer": (flat := flatten_optimizer(trainer.optimizer))[0],
-                    "rng": {"generator": trainer.generator.get_state()},
-                },
-                {"optimizer": flat[1], "minutes": used},
-            )
-            export(trainer, config.out / "model")
-            saved = time.monotonic()
-            # Held-out scenes cost more than a checkpoint.
-            if time.monotonic() - validated > 600 or used >= config.minutes:
-                scores = validate(Sam(Sam.load(config.out / "model").model, size), size)
-                run.log(step, **scores)
-                print(f"           step {step}  " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
-                validated = time.monotonic()
-
-
-def export(trainer: Trainer, folder: Path) -> None:
-    """The averaged weights in float16, in Hugging Face format."""
-    sam = Sam.from_config(nano_config())
-    sam.model.load_state_dict(trainer.ema.model.state_dict())
-    sam.model.half().save_pretrained(folder)
+            run.log(done, **report)
+            print(f"step {done}  " + "  ".join(f"{k} {v:.3f}" for k, v in sorted(report.items())), flush=True)
+        last = done == trainer.total
+        if done % config.validate_every == 0 or last:
+            scores = validate(copy.deepcopy(trainer.ema.model), trainer.held_out, config.size)
+            run.log(done, **scores)
+            print(f"step {done}  " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
+        if done % config.save_every == 0 or last:
+            run.save_checkpoint(done, *trainer.state())
+            trainer.export(config.out / "model")
 
 
 def main(config: Config) -> None:
+    check(config)
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
-    settings = settings_of(config, "resume", "overwrite", "out")
+    settings = settings_of(config, "resume", "overwrite", "out", "threads", "device")
     # Before a run is made, or deleted: what it starts from may not be there.
     trainer = Trainer(config)
-    fit(trainer, Run.create(config.out, settings, resume=config.resume, overwrite=config.overwrite), config)
+    with Run.create(config.out, settings, resume=config.resume, overwrite=config.overwrite) as run:
+        fit(trainer, run, config)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ import tyro
 from numpy.typing import NDArray
 from PIL import Image
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_image, read_mask
-from maskwright.data.labels import IGNORE, Dataset, Sample
+from maskwright.data.labels import IGNORE, Sample
 from maskwright.errors import DataError
 from photo_packs import MOST_OBJECTS, refuse_measured, write_pack
 

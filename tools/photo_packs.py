@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,21 @@ class Pack:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, rows: Tensor) -> Pack:
+        """Some of the pictures."""
+        return replace(self, images=self.images[rows], ids=self.ids[rows])
+
     @property
     def has_masks(self) -> bool:
         return bool((self.ids > 0).any())
+
+    def divided(self) -> tuple[Pack, Pack]:
+        """The pictures to learn from, and the others: every tenth, if it has a mask, is kept for validation."""
+        kept = (torch.arange(len(self)) % 10 == 9) & (self.ids > 0).flatten(1).any(1)
+        return self[~kept], self[kept]
+
+    def to(self, device: torch.device) -> Pack:
+        return replace(self, images=self.images.to(device), ids=self.ids.to(device))
 
 
 def refuse_measured(names: Iterable[str], where: str) -> None:
@@ -104,16 +117,18 @@ def write_pack(
         "classes": np.full(len(images), 0 if meta.get("kind") else -1, np.int32),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, meta=json.dumps(meta), **arrays)
+    aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    with open(aside, "wb") as file:
+        np.savez(file, meta=json.dumps(meta), **arrays)
+    os.replace(aside, path)
     return len(images)
 
 
-def read_pack(path: Path, *, held_out: bool = False, kinds: dict[str, str] | None = None) -> Pack:
+def read_pack(path: Path, kinds: Mapping[str, str] | None = None) -> Pack:
     """Read a pack, pictures at their own size, but at least 256 pixels.
 
     Args:
         path: the ``.npz``.
-        held_out: read every tenth picture that has a mask, which are kept for validation, instead of the others.
         kinds: name of a pack → what all its objects are, for packs that do not say it themselves.
 
     Raises:
@@ -124,24 +139,18 @@ def read_pack(path: Path, *, held_out: bool = False, kinds: dict[str, str] | Non
             parts = {name: archive[name] for name in _ARRAYS}
         meta = json.loads(str(parts["meta"]))
         refuse_measured([path.stem, meta["name"]], str(path))
-        kept = [_has_mask(parts, row) and row % 10 == 9 for row in range(len(parts["classes"]))]
-        rows = [row for row, validation in enumerate(kept) if validation == held_out]
         with ThreadPoolExecutor(8) as pool:
-            pictures = list(pool.map(lambda row: _decoded(parts, row), rows))
+            pictures = list(pool.map(lambda row: _decoded(parts, row), range(len(parts["classes"]))))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(
             [f"cannot be read as a pack ({error}); make one with tools/pack_photos.py"], str(path)
         ) from error
     if not pictures:
-        raise DataError(["holds too few pictures: a tenth is kept for validation; pack more"], str(path))
+        raise DataError(["holds no picture"], str(path))
     images = torch.from_numpy(np.stack([pixels for pixels, _ in pictures])).permute(0, 3, 1, 2).contiguous()
     ids = torch.from_numpy(np.stack([mask for _, mask in pictures]))
     kind = meta.get("kind") or (kinds or {}).get(meta["name"])
     return Pack(meta["name"], images, ids, kind, bool(meta.get("upright", True)), float(meta.get("weight", 1.0)))
-
-
-def _has_mask(parts: dict[str, NDArray], row: int) -> bool:
-    return bool(parts["mask_offsets"][row + 1] > parts["mask_offsets"][row])
 
 
 def _encoded(pixels: NDArray, kind: str, **options: Any) -> bytes:
@@ -156,8 +165,8 @@ def _decoded(parts: dict[str, NDArray], row: int) -> tuple[NDArray, NDArray]:
     image = Image.open(io.BytesIO(parts["image_bytes"][start:end].tobytes())).convert("RGB")
     side = max(image.width, 256)
     pixels = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
-    if not _has_mask(parts, row):
-        return pixels, np.zeros((side, side), np.uint8)
     start, end = parts["mask_offsets"][row : row + 2]
+    if start == end:
+        return pixels, np.zeros((side, side), np.uint8)
     mask = Image.open(io.BytesIO(parts["mask_bytes"][start:end].tobytes()))
     return pixels, np.asarray(mask.resize((side, side), Image.Resampling.NEAREST)).astype(np.uint8)

@@ -177,13 +177,11 @@ class Trainer:
             self.sam = self._start()
             self.model: Any = self.sam.model
             self.ema = Ema(self.model, config.ema, warmup=1000)
-            packs = [read_pack(path, kinds=KINDS) for path in sorted(config.packs)]
-            for pack in packs:
-                pack.images, pack.ids = pack.images.to(self.device), pack.ids.to(self.device)
+            divided = [read_pack(path, KINDS).to(self.device).divided() for path in sorted(config.packs)]
+            packs, self.held_out = [learnt for learnt, _ in divided], [kept for _, kept in divided if len(kept)]
             self.source = Source(packs, size=config.small, scenes=config.scenes, beads=config.beads, seed=config.seed)
             self.ghost_steps = 0 if config.init else config.ghost_steps
             self.bank = self._bank(packs) if self.ghost_steps else None
-        self.held_out = [pack for path in sorted(config.packs) if (pack := held_out_part(path)) is not None]
         self.optimizer = torch.optim.AdamW(self._groups(), lr=config.lr, betas=(0.9, 0.98))
         self.watch = Stopwatch(self.device)
 
@@ -249,19 +247,20 @@ class Trainer:
         fraction = step / self.ghost_steps if haunted else (step - self.ghost_steps) / self.config.steps
         self._prepare(step, haunted, fraction)
         self.optimizer.zero_grad(set_to_none=True)
-        totals: dict[str, Tensor] = {}
+        reports: dict[str, list[Tensor]] = {}
         for part in range(self.config.parts):
             with self.device, self._autocast():
                 losses = self._part(step, part, haunted, fraction)
             with self.watch("backward"):
                 (losses["loss"] / self.config.parts).backward()
-            totals |= {name: value.detach() for name, value in losses.items()}
+            for name, value in losses.items():
+                reports.setdefault(name, []).append(value.detach())
         with self.watch("optimiser"):
             trained = [p for p in self.model.parameters() if p.grad is not None]
             nn.utils.clip_grad_norm_(trained, 1.0)
             self.optimizer.step()
             self.ema.update(self.model)
-        return totals
+        return {name: torch.stack(values).nanmean() for name, values in reports.items()}
 
     def _prepare(self, step: int, haunted: bool, fraction: float) -> None:
         """Learning rate, and which weights are trained: of ghosts, prompt encoder and decoder but for its view of the image."""
@@ -283,7 +282,7 @@ class Trainer:
         context, click, dice = source.chance() < config.context_share, source.chance() < 0.48, source.chance()
         rounds = count_rounds(click, fraction, dice, source.below(3))
         with self.watch("pictures"):
-            source.begin(step, part)
+            source.begin(step, part + 1)
         if haunted:
             return self._ghost_step(sam, batch, click, 1 + source.below(3), fraction)
         if context:
@@ -413,12 +412,6 @@ def count_rounds(click: bool, fraction: float, dice: float, more: int) -> int:
     return 1 if dice < 0.6 - 0.2 * fraction else 2 + more
 
 
-def held_out_part(path: Path) -> Pack | None:
-    """The tenth of a pack that is kept for validation; None where it is too small to have one, or has no masks."""
-    whole = read_pack(path, kinds=KINDS)
-    return read_pack(path, held_out=True, kinds=KINDS) if whole.has_masks and len(whole) > 9 else None
-
-
 @torch.inference_mode()
 def validate(model: Any, packs: list[Pack], size: int, images: int = 12, seed: int = 987_654) -> dict[str, float]:
     """Mean IoU on pictures that are kept out of the training: the exact box, one and three clicks of the oracle."""
@@ -427,9 +420,9 @@ def validate(model: Any, packs: list[Pack], size: int, images: int = 12, seed: i
     generator = torch.Generator(sam.device).manual_seed(seed)
     with sam.device:
         for pack in packs:
-            ids = pack.ids[:images].to(sam.device).long()
+            ids = pack.ids[:images].long()
             views = torch.eye(2, 3).expand(len(ids), -1, -1)
-            pictures, ids = look(pack.images[:images].to(sam.device), ids, size, views, generator)
+            pictures, ids = look(pack.images[:images], ids, size, views, generator)
             targets, valid = choose_objects(ids, 2, generator)
             image, place = valid.nonzero(as_tuple=True)
             if not len(image):

@@ -381,11 +381,12 @@ def test_what_is_absent_is_of_another_kind(sources: ModuleType, source: Any):
 # ---------------------------------------------------------------------------------------------------------- training
 
 
-def test_late_conversations_are_longer(training: ModuleType):
+def test_late_interactions_are_longer(tool: Callable[[str], ModuleType]):
+    trainer = tool("nano_trainer")
     dice = torch.linspace(0, 0.999, 200).tolist()
 
     def mean(click: bool, fraction: float) -> float:
-        return float(np.mean([training.count_rounds(click, fraction, d, more) for d in dice for more in range(3)]))
+        return float(np.mean([trainer.count_rounds(click, fraction, d, more) for d in dice for more in range(3)]))
 
     for click in (True, False):
         assert 1 < mean(click, 0.0) < mean(click, 1.0) < 5
@@ -407,7 +408,7 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(
     capsys: pytest.CaptureFixture[str],
 ):
     """Stopped among the ghosts and again on the full canvas; then the model is of use to ``Sam.load``."""
-    monkeypatch.setattr(training, "nano_config", tiny_config)
+    monkeypatch.setattr(tool("nano_trainer"), "nano_config", tiny_config)
     pack = make_pack(tmp_path / "discs.npz", tool, kind="disc")
     config = training.Config(
         tmp_path / "straight",

@@ -35,8 +35,8 @@ def join_touching(ids: Tensor, targets: Tensor, share: float, generator: torch.G
     everywhere = ids.flatten(1)[:, None].expand(-1, objects, -1)
     count = torch.zeros(batch, objects, int(ids.max()) + 1).scatter_add_(2, everywhere, ring.flatten(2).float())
     touching, other = count.max(2)
-    joined = chosen & (touching >= 6)
-    return targets | (joined[..., None, None] & (ids[:, None] == other[..., None, None]))
+    join = chosen & (touching >= 6)
+    return targets | (join[..., None, None] & (ids[:, None] == other[..., None, None]))
 
 
 def cut(images: Tensor, targets: Tensor, share: float, generator: torch.Generator, lines: int = 6) -> Tensor:
@@ -66,8 +66,8 @@ def cut(images: Tensor, targets: Tensor, share: float, generator: torch.Generato
     piece = flat & (distance > 0) & (distance < width)
     before, after = flat.flatten(1).sum(1), piece.flatten(1).sum(1)
     sizable = (after >= SMALLEST) & (after >= 0.1 * before) & (after <= 0.92 * before)
-    taken = happens(count, generator, share) & sizable
-    return torch.where(taken[:, None, None], piece, flat).view_as(targets)
+    apply = happens(count, generator, share) & sizable
+    return torch.where(apply[:, None, None], piece, flat).view_as(targets)
 
 
 def _distance(size: int, place: Tensor, angle: Tensor) -> Tensor:

@@ -112,13 +112,13 @@ def digest(pixels: NDArray[np.uint8]) -> bytes:
 
 def digests_of(folders: list[Path]) -> dict[bytes, Path]:
     """Those of all pictures of some datasets, and where each lies."""
-    found = {}
+    paths = {}
     for folder in folders:
         dataset = Dataset.load(folder)
         for sample in dataset:
             path = dataset.image_path(sample)
-            found[digest(read_image(path))] = path
-    return found
+            paths[digest(read_image(path))] = path
+    return paths
 
 
 def main(config: Config) -> None:

@@ -49,14 +49,16 @@ class Picked:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """An image on the canvas of S x S pixels.
+    """An image, and what is known of it on the canvas of S x S pixels.
 
     Attributes:
+        original: ``(H, W, 3)`` uint8, at its own size.
         image: ``(S, S, 3)`` uint8.
         ids: ``(S, S)`` instance ids, or category ids of a semantic mask.
         categories: ``(S, S)`` uint8 category ids, 255 = ignore.
     """
 
+    original: NDArray[np.uint8]
     image: NDArray[np.uint8]
     ids: NDArray[np.integer]
     categories: NDArray[np.uint8]
@@ -98,7 +100,7 @@ def read_view(dataset: Dataset, sample: Sample, size: int) -> View:
     pixels = read_image(dataset.image_path(sample))
     height, width = pixels.shape[:2]
     image = warp_image(pixels, resize_matrix((width, height), size), size)[0]
-    return View(image, *_read_labels(dataset, sample, size))
+    return View(pixels, image, *_read_labels(dataset, sample, size))
 
 
 def reference_split(dataset: Dataset, split: str) -> str:

@@ -233,7 +233,8 @@ def test_a_batch_is_the_same_as_one_by_one(some):
 
 def test_a_box_around_everything_is_answered_as_on_the_whole_image(some):
     sam, images, _, _ = some
-    looks = look_closer(sam, images, torch.tensor([1]), torch.tensor([[-5.0, 0, 70, 95]]), margin=None)
+    box = torch.tensor([[-5.0, 0, 70, 95]])
+    looks = look_closer(sam, images, torch.tensor([1]), box, margin=None, ellipse=False)
     canvas = F.interpolate(images[1:], (64, 64), mode="bilinear", align_corners=False)
     answer = sam.decode(sam.encode(canvas), Prompts.of_boxes(torch.tensor([[[0.0, 0, 64, 64]]])))
     torch.testing.assert_close(looks.logits, answer.best[:, 0], rtol=1e-3, atol=1e-3)
@@ -298,6 +299,27 @@ def test_an_earlier_answer_is_shown_in_the_crops_frame():
     expected = F.interpolate(earlier[None], (80, 100), mode="bilinear", align_corners=False)[0]
     inside = filled_boxes(torch.tensor([[30.0, 30, 60, 50]]), 80, 100)
     assert (looks.on_image((100, 80)) - expected)[inside].abs().max() < 1e-3
+
+
+def test_a_box_brings_its_ellipse_unless_there_is_an_earlier_answer():
+    hints = []
+
+    def note(crops: Tensor, prompts: Prompts, previous: Tensor | None) -> Tensor:
+        hints.append(previous)
+        return the_crop(crops, prompts, previous)
+
+    images, rows, box = torch.zeros(1, 3, 64, 64), torch.tensor([0]), torch.tensor([[16.0, 24, 48, 40]])
+    click = Prompts.of_points(torch.full((1, 1, 1, 2), 32.0), torch.ones(1, 1, 1).long())
+    look(note, images, rows, box, scale=2.0)
+    look(note, images, rows, box, click, torch.ones(1, 16, 16), scale=2.0)
+    look(note, images, rows, box, scale=2.0, ellipse=False)
+    look(note, images, rows, box, click, show_box=False)
+    ellipse, earlier, *none = hints
+    # The window is the whole image: the box is as it was.
+    assert torch.equal(ellipse[0, 0] > 0, ellipse_radius(box[0], 16, 16, 4) < 1)
+    assert (ellipse.min(), ellipse.max() <= 4) == (-8, True)
+    assert (earlier == 1).all()
+    assert none == [None, None]
 
 
 def test_the_box_of_an_answer_holds_the_clicks_on_the_object():

@@ -161,6 +161,11 @@ def warp_image(array: np.ndarray, matrix: Affine, canvas: int) -> tuple[NDArray[
     return np.array(warped), inside
 
 
+def squash(image: np.ndarray, canvas: int) -> NDArray[np.uint8]:
+    """A whole image ``(H, W, 3)`` uint8 on a square canvas ``(S, S, 3)``, without padding, as SAM 2 sees every image."""
+    return warp_image(image, resize_matrix((image.shape[1], image.shape[0]), canvas), canvas)[0]
+
+
 def warp_mask(array: np.ndarray, matrix: Affine, canvas: int, fill: int = IGNORE) -> np.ndarray:
     """Draw a map of ids on the canvas by its nearest pixels: values are copied, never mixed.
 

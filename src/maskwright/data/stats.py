@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 from maskwright.data.dataset import Dataset
 from maskwright.data.images import count_values, image_size, read_mask
 from maskwright.data.labels import IGNORE, Kind, Mask, Sample
+from maskwright.data.lookahead import ahead
 from maskwright.errors import DataError
 
 
@@ -36,8 +35,7 @@ def stats(dataset: Dataset) -> dict[str, Any]:
     Raises:
         DataError: files that cannot be read, or category ids without a name; all at once.
     """
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        measures = list(pool.map(lambda sample: _measure(dataset, sample), dataset.samples))
+    measures = list(ahead(lambda sample: _measure(dataset, sample), dataset.samples))
     problems = [problem for measure in measures for problem in measure.problems]
     if problems:
         raise DataError(problems, dataset.source)

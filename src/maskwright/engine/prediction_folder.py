@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from maskwright.data import formats
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import leaves_folder
 from maskwright.data.images import IMAGE_SUFFIXES, write_atomic
+from maskwright.data.lookahead import ahead
 from maskwright.data.pictures import palette
 from maskwright.engine.predictor import Prediction, Predictor
 from maskwright.engine.processes import Alone, Processes
@@ -225,19 +225,14 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """Predict, and write in threads: the entries of the index in the order of the jobs, then the unreadable images."""
     unreadable: list[str] = []
-    waiting: deque[Future[dict[str, Any]]] = deque()
-    left = deque(jobs)
-    predictions = predictor.predict((job.path for job in jobs), batch=batch, unreadable=unreadable, **options)
-    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as pool:
-        for prediction in predictions:
-            job = left.popleft()
-            while job.path != prediction.image:  # that one was unreadable
-                job = left.popleft()
-            waiting.append(pool.submit(_write, prediction, job, folder, overlays))
-            if len(waiting) > 2 * _WRITERS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+
+    def predictions() -> Iterator[tuple[Prediction, Job]]:
+        left = iter(jobs)
+        images = (job.path for job in jobs)
+        for prediction in predictor.predict(images, batch=batch, unreadable=unreadable, **options):
+            yield prediction, next(job for job in left if job.path == prediction.image)  # passes over unreadable ones
+
+    yield from ahead(lambda pair: _write(*pair, folder, overlays), predictions(), _WRITERS)
     yield from ({"problem": problem} for problem in unreadable)
 
 

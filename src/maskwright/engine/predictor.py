@@ -7,12 +7,8 @@ semantic segmenter.
 
 from __future__ import annotations
 
-import math
-import threading
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -27,8 +23,9 @@ from torch import Tensor, nn
 
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
-from maskwright.data.geometry import Size, compose, resize_matrix, unwarp_logits, warp_image
-from maskwright.data.images import _to_8_bits, image_size, read_image, write_atomic, write_mask
+from maskwright.data.geometry import Size, compose, resize_matrix, squash, unwarp_logits
+from maskwright.data.images import image_size, read_image, rgb_of, turn, write_atomic, write_mask
+from maskwright.data.lookahead import ahead_readable
 from maskwright.data.pictures import overlay, palette, thumbnail, thumbnail_mask
 from maskwright.engine.devices import find_device
 from maskwright.engine.model import Model
@@ -37,9 +34,6 @@ from maskwright.errors import DataError, MaskwrightError
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any]
 
-_LARGE = 25_000_000
-# Pixels. Larger images are decoded one at a time, so that memory holds one of them and not one per thread.
-_one_large = threading.Lock()
 _PIECE = 1 << 24
 # Logits of this many pixels times categories are brought back to the original resolution at once (64 MiB in float32).
 
@@ -237,8 +231,12 @@ class Predictor(ABC):
         unreadable: list[str] | None,
         options: Mapping[str, Any],
     ) -> Iterator[Prediction]:
+        def canvas_of(numbered: tuple[int, ImageLike]) -> Canvas:
+            number, image = numbered
+            return _canvas(image, number, self.prepare)
+
         ready: list[Canvas] = []
-        for canvas in _canvases(images, self.prepare, workers, 2 * batch, unreadable):
+        for canvas in ahead_readable(canvas_of, enumerate(images), workers, 2 * batch, unreadable):
             ready.append(canvas)
             if len(ready) == batch:
                 yield from self.finish(ready, **options)
@@ -248,8 +246,7 @@ class Predictor(ABC):
 
     def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """What of an image ``(H, W, 3)`` is kept until its batch is full: ``(S, S, 3)``, squashed. Called by the threads."""
-        size = pixels.shape[1], pixels.shape[0]
-        return warp_image(pixels, resize_matrix(size, self.size), self.size)[0]
+        return squash(pixels, self.size)
 
     @abstractmethod
     def finish(self, canvases: Sequence[Canvas], **options: Any) -> Iterator[Prediction]:
@@ -379,37 +376,6 @@ class Canvas:
     pixels: NDArray[np.uint8]
 
 
-def _canvases(
-    images: Iterable[ImageLike],
-    prepare: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
-    workers: int,
-    ahead: int,
-    unreadable: list[str] | None,
-) -> Iterator[Canvas]:
-    """Images decoded and prepared by threads, at most ``ahead`` of them at a time, in the order given."""
-    waiting: deque[Future[Canvas]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        try:
-            for number, image in enumerate(images):
-                waiting.append(pool.submit(_canvas, image, number, prepare))
-                if len(waiting) >= ahead:
-                    yield from _result(waiting.popleft(), unreadable)
-            while waiting:
-                yield from _result(waiting.popleft(), unreadable)
-        finally:  # the caller may stop early
-            for future in waiting:
-                future.cancel()
-
-
-def _result(future: Future[Canvas], unreadable: list[str] | None) -> Iterator[Canvas]:
-    try:
-        yield future.result()
-    except DataError as error:
-        if unreadable is None:
-            raise
-        unreadable += error.problems
-
-
 def _canvas(image: ImageLike, number: int, prepare: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> Canvas:
     id = _name(image) or str(number)
     with _turn(image):
@@ -421,8 +387,7 @@ def _canvas(image: ImageLike, number: int, prepare: Callable[[NDArray[np.uint8]]
 
 def _turn(image: ImageLike) -> AbstractContextManager[Any]:
     """What to hold while an image is decoded: large files take turns."""
-    large = isinstance(image, str | Path) and math.prod(image_size(image)) > _LARGE
-    return _one_large if large else nullcontext()
+    return turn(image_size(image)) if isinstance(image, str | Path) else nullcontext()
 
 
 def _name(image: ImageLike) -> str:
@@ -438,16 +403,7 @@ def _pixels(image: ImageLike, id: str) -> NDArray[np.uint8]:
         image = _from_array(np.asarray(image), id)
     if not image.width or not image.height:
         raise DataError([f"image {id}: has {image.width} x {image.height} pixels; give one that has any"])
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return np.repeat(_to_8_bits(np.asarray(image), Path(f"image {id}"))[:, :, None], 3, axis=2)
-    try:
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
-        return np.array(image.convert("RGB"))
-    except ValueError as error:
-        raise DataError([f"image {id}: colour mode {image.mode} is not read; convert it to RGB"]) from error
+    return rgb_of(ImageOps.exif_transpose(image), f"image {id}")
 
 
 def _from_array(array: NDArray[Any], id: str) -> Image.Image:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskwright.data.geometry import Size, compose, invert, resize_matrix, warp_maps
-from maskwright.data.shapes import filled_boxes, tight_boxes
+from maskwright.data.shapes import ellipse_radius, filled_boxes, tight_boxes
 from maskwright.sam.prompts import PADDING, POSITIVE, Prompts
 from maskwright.sam.sam import Embedding, Sam
 from maskwright.sam.store import LEVELS, EmbeddingStore
@@ -102,6 +102,7 @@ def look_closer(
     previous: Tensor | None = None,
     *,
     show_box: bool = True,
+    ellipse: bool = True,
     multimask: bool = False,
     scale: float = SCALE,
     margin: float | None = MARGIN,
@@ -119,6 +120,8 @@ def look_closer(
         clicks: (N, 1) clicks in pixels of these images; those that a window does not show are left out.
         previous: (N, h, w) logits of earlier answers, covering the whole images, as mask prompts.
         show_box: the box is a prompt.
+        ellipse: with the box goes a mask prompt, unless there is a ``previous``: the ellipse inscribed in it, the best guess before
+            looking.
         multimask: of three answers the one with the highest predicted IoU is taken: better where the prompt is a single click.
         scale: side of a window in longer sides of its box, see :func:`windows`.
         margin: how far an answer may reach beyond its box, in longer sides of the box; None: as far as the window.
@@ -146,8 +149,13 @@ def look_closer(
         embedding = encoder.encode(rows[which], frames[which])
         if condition is not None:
             embedding = condition(embedding, which)
-        hint = None if previous is None else _cut_logits(previous[which], frames[which], size, sam.size // 4)
-        prompts = _prompts(boxes if show_box else None, clicks, matrices, which, sam.size)
+        own_boxes = _move_boxes(boxes[which], matrices[which]) if show_box else None
+        prompts = _prompts(own_boxes, clicks, matrices, which, sam.size)
+        hint = None
+        if previous is not None:
+            hint = _cut_logits(previous[which], frames[which], size, sam.size // 4)
+        elif ellipse and own_boxes is not None:
+            hint = ellipse_logits(own_boxes, sam.size)[:, None]
         answer = sam.decode(embedding, prompts, hint, multimask)
         logits.append(answer.best[:, 0].float())
         iou.append(answer.best_iou[:, 0].float())
@@ -228,6 +236,11 @@ def boxes_of_answers(logits: Tensor, clicks: Prompts, size: Size) -> Tensor:
     return torch.cat([torch.minimum(low, first), torch.maximum(high, last)], -1)
 
 
+def ellipse_logits(boxes: Tensor, size: int) -> Tensor:
+    """The ellipses inscribed in boxes as SAM takes a mask prompt: (..., 4) on a canvas of ``size`` → (..., S/4, S/4) logits in -8..4."""
+    return (4 * (1 - ellipse_radius(boxes, size // 4, size // 4, 4))).clamp(min=-8)
+
+
 class _Encoder:
     """Encodes windows of some images, or reads what a store has of them."""
 
@@ -271,7 +284,7 @@ def _move_boxes(boxes: Tensor, matrices: Tensor) -> Tensor:
 
 
 def _prompts(boxes: Tensor | None, clicks: Prompts | None, matrices: Tensor, which: Tensor, side: int) -> Prompts:
-    """Prompts (M, 1) in the frames of M of the crops; clicks that a crop does not show become padding."""
+    """Prompts (M, 1) in the frames of M of the crops, where ``boxes`` are already; clicks that a crop does not show become padding."""
     parts = []
     if clicks is not None:
         zoom, shift = matrices[which, :, :2].diagonal(dim1=-2, dim2=-1), matrices[which, :, 2]
@@ -279,7 +292,7 @@ def _prompts(boxes: Tensor | None, clicks: Prompts | None, matrices: Tensor, whi
         shown = ((places >= 0) & (places <= side)).all(-1)
         parts.append(Prompts(places, torch.where(shown, clicks.labels[which], PADDING)))
     if boxes is not None:
-        parts.append(Prompts.of_boxes(_move_boxes(boxes[which], matrices[which])[:, None]))
+        parts.append(Prompts.of_boxes(boxes[:, None]))
     return parts[0] if len(parts) == 1 else parts[0].join(parts[1])
 
 

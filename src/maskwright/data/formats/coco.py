@@ -23,11 +23,9 @@ as the file (``train2017/``) or the split.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +38,7 @@ from maskwright.data.formats import rle
 from maskwright.data.formats.contents import mask_kinds, weak_labels
 from maskwright.data.images import MAX_PIXELS, cached_mask, image_size, read_mask, write_atomic
 from maskwright.data.labels import IGNORE, Box, Labels, Mask, Sample, Samples
+from maskwright.data.lookahead import ahead
 from maskwright.data.manifest import copy_files
 from maskwright.errors import DataError
 
@@ -100,8 +99,7 @@ def read(path: str | Path) -> Samples:
     parse.name_samples(items)
     if parse.problems:
         raise DataError(parse.problems, str(path))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        samples = tuple(pool.map(parse.sample, items))
+    samples = tuple(ahead(parse.sample, items))
     if parse.problems:
         raise DataError(sorted(parse.problems), str(path))
     return Samples(root, tuple(parse.names), samples, str(path))

@@ -34,7 +34,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +52,7 @@ from maskwright.data.images import (
     write_mask,
 )
 from maskwright.data.labels import IGNORE, Labels, Mask, MaskKind, Sample, Samples
+from maskwright.data.lookahead import ahead
 from maskwright.data.manifest import copy_files
 from maskwright.data.masks import semantic_of
 from maskwright.errors import DataError
@@ -218,15 +218,14 @@ class _Parse(Fields):
         kind = settings.get("kind")
         if kind == "instance" or not masks:
             return default, kind or "semantic", False
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            if kind is None and 16 in pool.map(self.bits, masks):
-                if len(names) > 2 and "instances" not in settings:
-                    problem = "the masks have 16 bits and there are several categories"
-                    self.note("kind", f'{problem}; add "kind": "semantic", or "instance" and "instances"')
-                return default, "instance", False
-            if len(names) > 2:
-                return default, "semantic", False
-            values = [value for value in pool.map(self.values, masks) if value]
+        if kind is None and 16 in ahead(self.bits, masks):
+            if len(names) > 2 and "instances" not in settings:
+                problem = "the masks have 16 bits and there are several categories"
+                self.note("kind", f'{problem}; add "kind": "semantic", or "instance" and "instances"')
+            return default, "instance", False
+        if len(names) > 2:
+            return default, "semantic", False
+        values = [value for value in ahead(self.values, masks) if value]
         union = set().union(*values)
         if "ignore" not in settings and union in ({0, IGNORE}, {IGNORE}):
             return default, "semantic", True

@@ -1,4 +1,4 @@
-"""One pass of prompts over a batch of objects: the exact box, also with a closer look, then clicks of the oracle with corrections."""
+"""A SAM's answers to prompts about a batch of objects: the exact box, also with a closer look, and clicks of an oracle that correct."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ class ClickAnswers:
     all_iou: Tensor
 
 
-def ask_boxes(sam: Sam, embedding: Embedding, truths: Tensor, known: Tensor) -> BoxAnswers:
+def ask_boxes(sam: Sam, embedding: Embedding, truths: Tensor, valid: Tensor) -> BoxAnswers:
     """Prompt N objects, one in each row of ``embedding``, with the boxes of their masks ``(N, S, S)`` bool."""
     boxes = tight_boxes(truths)
     answers = sam.decode(embedding, Prompts.of_boxes(boxes[:, None]))
     masks = on_canvas(answers.best, sam.size)
-    return BoxAnswers(boxes, masks, iou(masks, truths, known), answers.best_iou[:, 0].float())
+    return BoxAnswers(boxes, masks, iou(masks, truths, valid), answers.best_iou[:, 0].float())
 
 
 def look_at_boxes(
-    sam: Sam, views: Sequence[View], rows: Sequence[int], boxes: Tensor, truths: Tensor, known: Tensor
+    sam: Sam, views: Sequence[View], rows: Sequence[int], boxes: Tensor, truths: Tensor, valid: Tensor
 ) -> BoxAnswers:
-    """The same boxes ``(N, 4)`` on the canvas, asked again with a closer look at the originals of ``views[rows]``; ``rows`` ascend.
+    """The same boxes ``(N, 4)`` on the canvas, asked again with a closer look at the originals of ``views[rows]``.
 
     The answer ends with the box, which is exact here.
     """
@@ -79,41 +79,41 @@ def look_at_boxes(
         looks = look_closer(sam, image, torch.zeros_like(places), enlarged, margin=0.0)
         masks[places] = looks.resized((width, height), sam.size).on_image((sam.size, sam.size)) > 0
         predicted[places] = looks.iou
-    return BoxAnswers(boxes, masks, iou(masks, truths, known), predicted)
+    return BoxAnswers(boxes, masks, iou(masks, truths, valid), predicted)
 
 
 def ask_clicks(
-    sam: Sam, embedding: Embedding, truths: Tensor, known: Tensor, clicks: int, further: int = 0
+    sam: Sam, embedding: Embedding, truths: Tensor, valid: Tensor, clicks: int, further: int = 0
 ) -> ClickAnswers:
     """Click on N objects, one in each row of ``embedding``, and correct: ``clicks`` times, and ``further`` times more for their IoU.
 
     The first click is on an empty answer; of its three candidates the one with the highest predicted IoU counts. Each
     further one is given with all clicks so far and the logits before. An object without an error left gets no click
-    and keeps its answer. Pixels that are not ``known`` are never wrong.
+    and keeps its answer. Pixels that are not ``valid``, those to be ignored, are never wrong.
     """
     count, device = len(truths), truths.device
     number = torch.arange(count, device=device)
-    masks, clicked = torch.zeros_like(truths), torch.zeros_like(truths)
+    masks, clicks_so_far = torch.zeros_like(truths), torch.zeros_like(truths)
     logits, predicted = torch.empty(0, device=device), torch.zeros(count, device=device)
     prompts = Prompts(
         torch.zeros(count, 1, 0, 2, device=device), torch.zeros(count, 1, 0, dtype=torch.long, device=device)
     )
     ious, guesses, kept = [], [], masks
     for click in range(clicks + further):
-        points, labels, valid = next_click(torch.where(known, masks, truths), truths, clicked)
+        points, labels, is_click = next_click(torch.where(valid, masks, truths), truths, clicks_so_far)
         column, row = points.long().unbind(1)
-        clicked[number, row, column] |= valid
-        labels = torch.where(valid, labels, PADDING)
+        clicks_so_far[number, row, column] |= is_click
+        labels = torch.where(is_click, labels, PADDING)
         prompts = prompts.join(Prompts.of_points(points[:, None, None], labels[:, None, None]))
         if click == 0:
             answers = sam.decode(embedding, prompts, multimask=True)
             logits, predicted = answers.best, answers.best_iou[:, 0].float()
         else:
             answers = sam.decode(embedding, prompts, previous=logits)
-            logits = torch.where(valid[:, None, None, None], answers.best, logits)
-            predicted = torch.where(valid, answers.best_iou[:, 0].float(), predicted)
+            logits = torch.where(is_click[:, None, None, None], answers.best, logits)
+            predicted = torch.where(is_click, answers.best_iou[:, 0].float(), predicted)
         masks = on_canvas(logits, sam.size)
-        ious.append(iou(masks, truths, known))
+        ious.append(iou(masks, truths, valid))
         guesses.append(predicted)
         if click == clicks - 1:
             kept = masks

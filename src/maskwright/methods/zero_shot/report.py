@@ -17,7 +17,7 @@ from maskwright.data.labels import Box, Point
 from maskwright.data.pictures import draw_labels, overlay, thumbnail_mask
 from maskwright.engine.report import Picture, Report
 from maskwright.engine.scoring import ScoreTable
-from maskwright.methods.zero_shot.objects import Picked, read_view
+from maskwright.methods.zero_shot.objects import ImageTargets, read_view
 
 _COLOURS = np.array([(0, 0, 0), (86, 180, 233), (240, 228, 66)], np.uint8)
 # Background and "off", SAM's answer and the prompt, the truth.
@@ -30,14 +30,14 @@ class ObjectAnswer:
     """What was asked about one object and what came back, for pictures.
 
     Attributes:
-        picked: the image.
+        image: which one it lies in.
         object: id in its mask.
         box: ``(4,)`` on the canvas.
         points, labels: ``(T, 2)`` and ``(T,)``, the clicks; label -1 = no click.
         by_box, by_look, by_clicks: the answers ``(S, S)``, packed by ``np.packbits`` along the rows.
     """
 
-    picked: Picked
+    image: ImageTargets
     object: int
     box: np.ndarray
     points: np.ndarray
@@ -161,32 +161,32 @@ def _ranked(values: Sequence[float], each: int = 3) -> list[tuple[str, int]]:
     order = np.argsort(values, kind="stable").tolist()
     middle = max(0, (len(order) - each) // 2)
     groups = {"worst": order[:each], "median": order[middle : middle + each], "best": order[::-1][:each]}
-    found: dict[int, str] = {}
+    ranks: dict[int, str] = {}
     for rank, places in groups.items():
         for place in places:
-            found.setdefault(place, rank)
-    return [(rank, place) for place, rank in found.items()]
+            ranks.setdefault(place, rank)
+    return [(rank, place) for place, rank in ranks.items()]
 
 
 def _drawn(dataset: Dataset, answer: ObjectAnswer, packed: np.ndarray, by_box: bool, size: int) -> NDArray[np.uint8]:
     """The part of the image around an object with one of its answers and the prompt, in the image's own proportions."""
-    view = read_view(dataset, answer.picked.sample, size)
+    view = read_view(dataset, answer.image.sample, size)
     mask = np.unpackbits(packed, axis=-1, count=size)
     truth = (view.ids == answer.object) * np.uint8(2)
-    given = np.zeros(0, np.int64) if by_box else np.flatnonzero(answer.labels >= 0)
-    clicks = answer.points[given].tolist()
+    prompts = np.zeros(0, np.int64) if by_box else np.flatnonzero(answer.labels >= 0)
+    clicks = answer.points[prompts].tolist()
     left, top, side = _window([answer.box[:2].tolist(), answer.box[2:].tolist(), *clicks], size)
-    width, height = image_size(dataset.image_path(answer.picked.sample))
+    width, height = image_size(dataset.image_path(answer.image.sample))
     scaled = [max(1, round(_SIDE * length / max(width, height))) for length in (width, height)]
-    shown = scaled[0], scaled[1]
+    size_of_picture = scaled[0], scaled[1]
     image, mask, truth = (part[top : top + side, left : left + side] for part in (view.image, mask, truth))
-    drawn = np.asarray(Image.fromarray(image).resize(shown, Image.Resampling.BILINEAR))
-    drawn = overlay(drawn, thumbnail_mask(mask, shown), _COLOURS, outline=False)
-    drawn = overlay(drawn, thumbnail_mask(truth, shown), _COLOURS, alpha=0.0)
-    offset, scale = np.array([left, top]), np.array(shown) / side
+    drawn = np.asarray(Image.fromarray(image).resize(size_of_picture, Image.Resampling.BILINEAR))
+    drawn = overlay(drawn, thumbnail_mask(mask, size_of_picture), _COLOURS, outline=False)
+    drawn = overlay(drawn, thumbnail_mask(truth, size_of_picture), _COLOURS, alpha=0.0)
+    offset, scale = np.array([left, top]), np.array(size_of_picture) / side
     x0, y0, x1, y1 = ((answer.box.reshape(2, 2) - offset) * scale).ravel().tolist()
-    places = ((answer.points[given] - offset) * scale).tolist()
-    points = [Point(x, y, label) for (x, y), label in zip(places, answer.labels[given].tolist(), strict=True)]
+    places = ((answer.points[prompts] - offset) * scale).tolist()
+    points = [Point(x, y, label) for (x, y), label in zip(places, answer.labels[prompts].tolist(), strict=True)]
     return draw_labels(drawn, boxes=[Box(x0, y0, x1, y1, 1)] if by_box else [], points=points, palette=_COLOURS)
 
 

@@ -1,4 +1,4 @@
-"""Zero-shot scores of a SAM: exact box, oracle clicks, references in context; each beside answers without a model.
+"""How good a SAM is as it comes, on a dataset with masks: exact box, oracle clicks, references in context; each beside trivial answers.
 
 Every number is a mean IoU on the canvas, over objects (box, clicks) or over queries (in context: all pixels of a
 category in an image).
@@ -20,8 +20,8 @@ from maskwright.data.labels import IGNORE
 from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.zero_shot.baselines import iou
-from maskwright.methods.zero_shot.context import InContext
-from maskwright.methods.zero_shot.objects import Picked, View, on_device, pick, read_view
+from maskwright.methods.zero_shot.context import ContextQueries
+from maskwright.methods.zero_shot.objects import ImageTargets, View, draw_targets, on_device, read_view
 from maskwright.methods.zero_shot.prompted import (
     BoxAnswers,
     ClickAnswers,
@@ -108,12 +108,12 @@ def evaluate_sam(
     broken = [f"{name} {value}: must be at least {low}" for name, (value, low) in least.items() if value < low]
     if broken:
         raise MaskwrightError("; ".join(broken))
-    picked = pick(dataset, split, limit=limit, objects=objects, seed=seed)
-    told = {"sam": sam.name, "size": sam.size, "dataset": dataset.source or str(dataset.root)}
+    targets = draw_targets(dataset, split, limit=limit, objects=objects, seed=seed)
+    head = {"sam": sam.name, "size": sam.size, "dataset": dataset.source or str(dataset.root)}
     with torch.inference_mode():
-        evaluation = _Evaluation(sam, dataset, split, picked, clicks, noc, seed, keep_answers=report is not None)
+        evaluation = _Evaluation(sam, dataset, split, targets, clicks, noc, seed, keep_answers=report is not None)
         evaluation.run(batch, progress)
-    scores = told | {"split": split, "seed": seed, "limit": limit} | evaluation.summary(objects)
+    scores = head | {"split": split, "seed": seed, "limit": limit} | evaluation.summary(objects)
     if report is not None:
         write_report(report, scores, dataset, evaluation.answers, sam.size)
     return scores
@@ -127,17 +127,17 @@ class _Evaluation:
         sam: Sam,
         dataset: Dataset,
         split: str,
-        picked: list[Picked],
+        targets: list[ImageTargets],
         clicks: int,
         noc: bool,
         seed: int,
         *,
         keep_answers: bool,
     ) -> None:
-        self.sam, self.dataset, self.picked = sam, dataset, picked
+        self.sam, self.dataset, self.targets = sam, dataset, targets
         self.split, self.clicks, self.keep_answers = split, clicks, keep_answers
         self.noc = noc
-        self.context = InContext(sam, dataset, split, picked, seed)
+        self.context = ContextQueries(sam, dataset, split, targets, seed)
         self.per_object: list[dict[str, Any]] = []
         self.answers: list[ObjectAnswer] = []
 
@@ -145,13 +145,13 @@ class _Evaluation:
         """Encode every image once, and ask everything about it while its embedding is there."""
         references = self.context.samples
         require_clean(self.dataset.with_samples(references), training=False)
-        total = len(references) + len(self.picked)
+        total = len(references) + len(self.targets)
         for start in range(0, len(references), batch):
             self.context.remember(references[start : start + batch])
             if progress:
                 progress(min(start + batch, len(references)), total)
-        for start in range(0, len(self.picked), batch):
-            items = self.picked[start : start + batch]
+        for start in range(0, len(self.targets), batch):
+            items = self.targets[start : start + batch]
             views = [read_view(self.dataset, item.sample, self.sam.size) for item in items]
             embedding = self.context.encode([item.sample for item in items], views)
             self._ask_objects(items, views, embedding)
@@ -159,33 +159,32 @@ class _Evaluation:
             if progress:
                 progress(len(references) + start + len(items), total)
 
-    def _ask_objects(self, items: Sequence[Picked], views: Sequence[View], embedding: Embedding) -> None:
+    def _ask_objects(self, items: Sequence[ImageTargets], views: Sequence[View], embedding: Embedding) -> None:
         """Boxes and clicks of all objects in some images."""
-        asked = [(row, object) for row, item in enumerate(items) for object in item.objects]
-        masks = [views[row].ids == object for row, object in asked]
+        objects = [(row, object) for row, item in enumerate(items) for object in item.objects]
         # A small canvas may have no pixel for a small object.
-        shown = [n for n, mask in enumerate(masks) if mask.any()]
-        if not shown:
+        objects = [(row, object) for row, object in objects if (views[row].ids == object).any()]
+        if not objects:
             return
-        asked, masks = [asked[n] for n in shown], [masks[n] for n in shown]
-        rows = [row for row, _ in asked]
+        masks = [views[row].ids == object for row, object in objects]
+        rows = [row for row, _ in objects]
         truths = on_device(masks, self.sam.device)
-        known = on_device([views[row].categories != IGNORE for row in rows], self.sam.device)
+        valid = on_device([views[row].categories != IGNORE for row in rows], self.sam.device)
         embedding = embedding[torch.tensor(rows, device=self.sam.device)]
-        by_box = ask_boxes(self.sam, embedding, truths, known)
-        by_look = look_at_boxes(self.sam, views, rows, by_box.boxes, truths, known)
+        by_box = ask_boxes(self.sam, embedding, truths, valid)
+        by_look = look_at_boxes(self.sam, views, rows, by_box.boxes, truths, valid)
         further = max(0, NOC_MOST - self.clicks) if self.noc else 0
-        by_clicks = ask_clicks(self.sam, embedding, truths, known, self.clicks, further)
-        columns = _columns(by_box, by_look, by_clicks, truths, known)
+        by_clicks = ask_clicks(self.sam, embedding, truths, valid, self.clicks, further)
+        columns = _columns(by_box, by_look, by_clicks, truths, valid)
         if self.noc:
             ious = by_clicks.all_iou[:, :NOC_MOST]
             columns["noc"] = torch.stack([clicks_to_reach(ious, goal) for goal in NOC_GOALS], 1).tolist()
-        for n, (row, object) in enumerate(asked):
+        for n, (row, object) in enumerate(objects):
             category = self.dataset.categories[int(views[row].categories[masks[n]][0])]
             named = {"image": items[row].sample.id, "object": object, "category": category}
             self.per_object.append(named | {name: column[n] for name, column in columns.items()})
         if self.keep_answers:
-            self.answers += _packed([(items[row], object) for row, object in asked], by_box, by_look, by_clicks)
+            self.answers += _packed([(items[row], object) for row, object in objects], by_box, by_look, by_clicks)
 
     def summary(self, objects: int) -> dict[str, Any]:
         """The means, the rows, and what was left out. Raises DataError where the canvas shows no object."""
@@ -193,9 +192,9 @@ class _Evaluation:
         if not rows:
             what = f"no object has a pixel on a canvas of {self.sam.size}; give a larger --size"
             raise DataError([what], self.dataset.source or str(self.dataset.root))
-        kinds = {mask.kind for item in self.picked if (mask := item.sample.labels.mask)}
+        kinds = {mask.kind for item in self.targets if (mask := item.sample.labels.mask)}
         named = {"instance": "an instance", "semantic": "all pixels of a category in an image"}
-        told = " or ".join(text for kind, text in named.items() if kind in kinds)
+        what = " or ".join(text for kind, text in named.items() if kind in kinds)
         trivial = {name: float(np.mean([row[name] for row in rows])) for name in TRIVIAL}
         box, look = (
             _scores([(row[name], row[f"{name}_predicted"]) for row in rows]) for name in ("box", "closer_look")
@@ -204,7 +203,7 @@ class _Evaluation:
         return {
             "images": len({row["image"] for row in rows}),
             "objects": len(rows),
-            "object": f"{told}, at most {objects} of an image",
+            "object": f"{what}, at most {objects} of an image",
             "box": box,
             "closer_look": look,
             "clicks": [_scores(pairs) for pairs in clicks],
@@ -219,14 +218,14 @@ class _Evaluation:
 
     def _notes(self) -> list[str]:
         unmasked = sum(sample.labels.mask is None for sample in self.dataset.split(self.split))
-        lost = sum(len(item.objects) for item in self.picked) - len(self.per_object)
+        lost = sum(len(item.objects) for item in self.targets) - len(self.per_object)
         notes = [f"{unmasked} images of split {self.split!r} left out: they have no mask"] if unmasked else []
         notes += [f"{lost} objects left out: too small for a pixel of the canvas"] if lost else []
         return notes + self.context.notes()
 
 
 def _columns(
-    by_box: BoxAnswers, by_look: BoxAnswers, by_clicks: ClickAnswers, truths: Tensor, known: Tensor
+    by_box: BoxAnswers, by_look: BoxAnswers, by_clicks: ClickAnswers, truths: Tensor, valid: Tensor
 ) -> dict[str, list[Any]]:
     """What is kept of each object, as plain numbers."""
     size = truths.shape[-1]
@@ -237,9 +236,9 @@ def _columns(
         "closer_look_predicted": by_look.predicted,
         "clicks": by_clicks.iou,
         "clicks_predicted": by_clicks.predicted,
-        "ellipse": iou(ellipse_radius(by_box.boxes, size, size) <= 1, truths, known),
-        "filled_box": iou(filled_boxes(by_box.boxes, size, size), truths, known),
-        "all_foreground": iou(known, truths, known),
+        "ellipse": iou(ellipse_radius(by_box.boxes, size, size) <= 1, truths, valid),
+        "filled_box": iou(filled_boxes(by_box.boxes, size, size), truths, valid),
+        "all_foreground": iou(valid, truths, valid),
     }
     return {name: column.cpu().tolist() for name, column in columns.items()}
 
@@ -266,13 +265,13 @@ def _warnings(box: float, look: float, ellipse: float) -> list[str]:
 
 
 def _packed(
-    asked: Sequence[tuple[Picked, int]], by_box: BoxAnswers, by_look: BoxAnswers, by_clicks: ClickAnswers
+    objects: Sequence[tuple[ImageTargets, int]], by_box: BoxAnswers, by_look: BoxAnswers, by_clicks: ClickAnswers
 ) -> list[ObjectAnswer]:
     parts = by_box.boxes, by_clicks.points, by_clicks.labels, by_box.masks, by_look.masks, by_clicks.masks
     boxes, points, labels, *masks = (part.cpu().numpy() for part in parts)
     packed = [np.packbits(mask, axis=-1) for mask in masks]
     return [
-        ObjectAnswer(*of, boxes[n], points[n], labels[n], *(mask[n] for mask in packed)) for n, of in enumerate(asked)
+        ObjectAnswer(*of, boxes[n], points[n], labels[n], *(mask[n] for mask in packed)) for n, of in enumerate(objects)
     ]
 
 

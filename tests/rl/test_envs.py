@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from maskwright.data.scenes import render
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import click, dice, first_click, start
-from maskwright.rl.envs import ClickEnv, ClickVectorEnv
+from maskwright.rl.envs import ClickEnv, ClickEnvSettings, ClickVectorEnv
 from maskwright.rl.rules import DiceReward, Transition, boundary_agreement, foreground_reward, truth_label
 from maskwright.sam import click_grid
 from maskwright.sam.sam import Sam
@@ -27,8 +27,17 @@ def bank(tiny_sam: Sam) -> Bank:
     return Bank.of_scenes(tiny_sam, render(4, tiny_sam.size, seed=3, difficulty=0.2), objects=2)
 
 
-def make(sam: Sam, bank: Bank, count: int = 4, **settings) -> ClickVectorEnv:
-    return ClickVectorEnv(sam, bank, count, **{"grid": GRID, "max_clicks": 3} | settings)
+def make(
+    sam: Sam,
+    bank: Bank,
+    count: int = 4,
+    *,
+    autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
+    render_mode: str | None = None,
+    **settings,
+) -> ClickVectorEnv:
+    rules = ClickEnvSettings(**{"grid": GRID, "max_clicks": 3} | settings)
+    return ClickVectorEnv(sam, bank, count, rules, autoreset_mode=autoreset_mode, render_mode=render_mode)
 
 
 def random_actions(env: ClickVectorEnv, generator: np.random.Generator) -> np.ndarray:
@@ -52,14 +61,16 @@ def assert_same(a, b) -> None:
 
 @pytest.mark.parametrize("observation", ["sam", "pixels", None])
 def test_gymnasium_finds_nothing_wrong(tiny_sam: Sam, bank: Bank, observation) -> None:
-    check_env(ClickEnv(tiny_sam, bank, observation=observation, grid=GRID, stop=True, render_mode="rgb_array"))
+    settings = ClickEnvSettings(observation=observation, grid=GRID, stop=True)
+    check_env(ClickEnv(tiny_sam, bank, settings, render_mode="rgb_array"))
 
 
 def test_both_are_made_by_name(tiny_sam: Sam, bank: Bank) -> None:
-    single = gymnasium.make("maskwright/Clicks-v0", sam=tiny_sam, bank=bank, grid=GRID)
+    single = gymnasium.make("maskwright/Clicks-v0", sam=tiny_sam, bank=bank, settings=ClickEnvSettings(grid=GRID))
     assert isinstance(single.unwrapped, ClickEnv)
     assert single.reset(seed=0)[0] in single.observation_space
-    many = gymnasium.make_vec("maskwright/Clicks-v0", num_envs=3, sam=tiny_sam, bank=bank, grid=GRID)
+    settings = ClickEnvSettings(grid=GRID)
+    many = gymnasium.make_vec("maskwright/Clicks-v0", num_envs=3, sam=tiny_sam, bank=bank, settings=settings)
     assert isinstance(many, ClickVectorEnv)
     assert many.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
 
@@ -80,7 +91,8 @@ def test_observations_are_in_their_space(tiny_sam: Sam, bank: Bank, observation)
 def test_the_batch_equals_gymnasiums_loop_over_single_environments(tiny_sam: Sam, bank: Bank, mode) -> None:
     batched = make(tiny_sam, bank, 1, stop=True, shuffle=False, autoreset_mode=mode)
     loop = gymnasium.vector.SyncVectorEnv(
-        [lambda: ClickEnv(tiny_sam, bank, grid=GRID, max_clicks=3, stop=True, shuffle=False)], autoreset_mode=mode
+        [lambda: ClickEnv(tiny_sam, bank, ClickEnvSettings(grid=GRID, max_clicks=3, stop=True, shuffle=False))],
+        autoreset_mode=mode,
     )
     generator = np.random.default_rng(1)
     found, wanted = batched.reset(seed=3), loop.reset(seed=3)
@@ -198,6 +210,15 @@ def test_actions_out_of_range_are_refused(tiny_sam: Sam, bank: Bank, actions) ->
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"actions must be \(4,\) integers in 0..127"):
         env.step(actions)
+
+
+def test_settings_out_of_range_are_all_named(tiny_sam: Sam, bank: Bank) -> None:
+    with pytest.raises(ValueError, match="grid 0 must be at least 1; observation 'images' must be 'sam', 'pixels' or"):
+        ClickEnvSettings(grid=0, observation="images")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_clicks 0"):
+        ClickEnvSettings(max_clicks=0)
+    with pytest.raises(ValueError, match="num_envs 0"):
+        ClickVectorEnv(tiny_sam, bank, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The seed's interface, and Stable-Baselines3 in it and in the batched environment."""
+"""The published agent's interface, and Stable-Baselines3 in it and in the batched environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.scenes import render
 from maskwright.errors import DataError
 from maskwright.rl.bank import Bank
-from maskwright.rl.envs import ClickVectorEnv
+from maskwright.rl.envs import ClickEnvSettings, ClickVectorEnv
 from maskwright.rl.published_agent import SAM2ClickEnv, compute_dice
 from maskwright.rl.sb3 import Sb3ClickVecEnv
 from maskwright.sam.sam import Sam
@@ -123,9 +123,11 @@ def test_dice() -> None:
 # --------------------------------------------------------------------------------------------- Stable-Baselines3
 
 
-def wrapped(sam: Sam, bank: Bank, **settings) -> Sb3ClickVecEnv:
-    settings = {"grid": 4, "max_clicks": 2, "autoreset_mode": AutoresetMode.SAME_STEP} | settings
-    return Sb3ClickVecEnv(ClickVectorEnv(sam, bank, 2, **settings))
+def wrapped(
+    sam: Sam, bank: Bank, autoreset_mode: AutoresetMode = AutoresetMode.SAME_STEP, **settings
+) -> Sb3ClickVecEnv:
+    rules = ClickEnvSettings(**{"grid": 4, "max_clicks": 2} | settings)
+    return Sb3ClickVecEnv(ClickVectorEnv(sam, bank, 2, rules, autoreset_mode=autoreset_mode))
 
 
 def test_ppo_learns_in_the_batched_environment(tiny_sam: Sam, two_scenes: Bank) -> None:
@@ -161,7 +163,7 @@ def test_a_step_that_ends_tells_of_the_end(tiny_sam: Sam, two_scenes: Bank) -> N
     assert "terminal_observation" not in infos[0]
     assert env.reset_infos[1]["row"] == seen["row"][1]
     assert [mask.shape for mask in env.env_method("action_masks")] == [(33,), (33,)]
-    assert env.get_attr("max_clicks", [0]) == [2]
+    assert [rules.max_clicks for rules in env.get_attr("settings", [0])] == [2]
     assert env.env_is_wrapped(object) == [False, False]
     assert env.get_images() == [None, None]
 

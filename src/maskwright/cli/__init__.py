@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from tyro.conf import DisallowNone
 from tyro.extras import SubcommandApp
@@ -78,9 +79,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("the GPU's memory is full; give a smaller --batch or --size, or --device cpu")
 
 
-def _run(args: list[str]) -> int:
-    recipe = args[1] if args[:1] == ["train"] and args[1:2] and args[1] in RECIPES else None
-    command = _app(recipe).cli(prog="maskwright", description=DESCRIPTION, args=args, config=(DisallowNone,))
+def parse(args: Sequence[str]) -> Any:
+    """The command that some arguments name, with its settings; of ``train`` the recipe's settings.
+
+    Usage errors end in SystemExit with status 2, and --help with status 0.
+    """
+    app = _app(_recipe_of(args))
+    return app.cli(prog="maskwright", description=DESCRIPTION, args=args, config=(DisallowNone,))
+
+
+def _run(args: Sequence[str]) -> int:
+    recipe, command = _recipe_of(args), parse(args)
     if recipe is None:
         return command() or 0
     run = RECIPES[recipe].module().main(command)
@@ -89,15 +98,19 @@ def _run(args: list[str]) -> int:
     return 0
 
 
+def _recipe_of(args: Sequence[str]) -> str | None:
+    return args[1] if len(args) > 1 and args[0] == "train" and args[1] in RECIPES else None
+
+
 def _app(recipe: str | None) -> SubcommandApp:
     """All commands. A recipe's own settings are imported only where it was asked for, as they need PyTorch."""
     app, train, data, sam = SubcommandApp(), SubcommandApp(), SubcommandApp(), SubcommandApp()
     train.__doc__ = "Train a model."
     data.__doc__ = "Check, count, weaken and convert datasets."
     sam.__doc__ = "The foundation model: facts, official checkpoints, embeddings ahead of time."
-    for name, known in RECIPES.items():
-        settings = known.module().Config if name == recipe else dataclasses.make_dataclass(name, [])
-        train.command(name=name, help=known.text)(settings)
+    for name, entry in RECIPES.items():
+        settings = entry.module().Config if name == recipe else dataclasses.make_dataclass(name, [])
+        train.command(name=name, help=entry.text)(settings)
     groups = (
         (data, {"check": Check, "stats": Stats, "weaken": Weaken, "convert": Convert}),
         (sam, {"info": SamInfo, "evaluate": SamEvaluate, "convert": SamConvert, "precompute": SamPrecompute}),

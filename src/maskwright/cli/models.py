@@ -23,7 +23,7 @@ from maskwright.errors import DataError, MaskwrightError
 
 
 @dataclass
-class Semantic(OptionGroup):
+class SemanticOptions(OptionGroup):
     """For a semantic model (recipe samix)."""
 
     flip: bool = False
@@ -31,7 +31,7 @@ class Semantic(OptionGroup):
 
 
 @dataclass
-class InContext(OptionGroup):
+class InContextOptions(OptionGroup):
     """For a semantic model with a reference pool (recipe samix, trained with SAM)."""
 
     in_context: FlagCreatePairsOff[bool] = False
@@ -43,7 +43,7 @@ class InContext(OptionGroup):
 
 
 @dataclass
-class ClickAgent(OptionGroup):
+class ClickAgentOptions(OptionGroup):
     """For a click agent (recipe clicks); one of --click, --box and --masks is needed."""
 
     click: Annotated[tuple[str, ...], arg(metavar="X,Y ...", help_behavior_hint="(optional)")] = ()
@@ -67,7 +67,7 @@ class ClickAgent(OptionGroup):
 
 
 @dataclass
-class MasksToRefine(OptionGroup):
+class RefinedMasksOptions(OptionGroup):
     """For a click agent (recipe clicks)."""
 
     masks: Annotated[Path | None, OPTIONAL] = None
@@ -75,7 +75,7 @@ class MasksToRefine(OptionGroup):
 
 
 @dataclass
-class SelfPrompting(OptionGroup):
+class SelfPromptingOptions(OptionGroup):
     """For a SAM that prompts itself (recipe alignsam)."""
 
     clicks: Annotated[int | None, OPTIONAL] = None
@@ -83,7 +83,7 @@ class SelfPrompting(OptionGroup):
 
 
 @dataclass
-class Instance(OptionGroup):
+class InstanceOptions(OptionGroup):
     """For a model of instances (recipe s4m)."""
 
     threshold: Annotated[float | None, OPTIONAL] = None
@@ -100,11 +100,11 @@ class Predict:
     """Image files and folders (with all their sub-folders), or one dataset."""
     out: Path
     """Folder for masks/*.png (category or instance ids), overlays/*.jpg and predictions.json; also coco.json or references.html."""
-    semantic: OmitArgPrefixes[Semantic] = field(default_factory=Semantic)
-    in_context: OmitArgPrefixes[InContext] = field(default_factory=InContext)
-    click_agent: OmitArgPrefixes[ClickAgent] = field(default_factory=ClickAgent)
-    self_prompting: OmitArgPrefixes[SelfPrompting] = field(default_factory=SelfPrompting)
-    instance: OmitArgPrefixes[Instance] = field(default_factory=Instance)
+    semantic: OmitArgPrefixes[SemanticOptions] = field(default_factory=SemanticOptions)
+    in_context: OmitArgPrefixes[InContextOptions] = field(default_factory=InContextOptions)
+    click_agent: OmitArgPrefixes[ClickAgentOptions] = field(default_factory=ClickAgentOptions)
+    self_prompting: OmitArgPrefixes[SelfPromptingOptions] = field(default_factory=SelfPromptingOptions)
+    instance: OmitArgPrefixes[InstanceOptions] = field(default_factory=InstanceOptions)
     split: Annotated[str | None, OPTIONAL] = None
     """Of a dataset: only this split."""
     overlay: bool = True
@@ -150,9 +150,9 @@ class Evaluate:
     """Run directory, or the model folder in it."""
     data: Data
     """Dataset with the model's categories."""
-    semantic: OmitArgPrefixes[Semantic] = field(default_factory=Semantic)
-    in_context: OmitArgPrefixes[InContext] = field(default_factory=InContext)
-    click_agent: OmitArgPrefixes[MasksToRefine] = field(default_factory=MasksToRefine)
+    semantic: OmitArgPrefixes[SemanticOptions] = field(default_factory=SemanticOptions)
+    in_context: OmitArgPrefixes[InContextOptions] = field(default_factory=InContextOptions)
+    click_agent: OmitArgPrefixes[RefinedMasksOptions] = field(default_factory=RefinedMasksOptions)
     split: str = "test"
     """Which images."""
     json: Annotated[Path | None, OPTIONAL] = None

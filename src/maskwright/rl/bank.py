@@ -27,8 +27,8 @@ from maskwright.sam.store import EmbeddingStore
 MIN_SHARE = 2.5e-4
 """A target takes at least this share of the canvas: 16 pixels of 256 x 256."""
 
-GRID = 4
-"""Canvas pixels along one pixel of SAM's low-resolution logits."""
+LOGIT_STRIDE = 4
+"""Canvas pixels along one pixel of SAM's low-resolution logits, in x and in y."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class Truth:
     def of(cls, canvas: Tensor, known: Tensor) -> Truth:
         """From (N, S, S) bool each."""
         canvas = canvas & known
-        return cls(canvas, known, *(F.avg_pool2d(mask[:, None].float(), GRID)[:, 0] for mask in (canvas, known)))
+        return cls(
+            canvas, known, *(F.avg_pool2d(mask[:, None].float(), LOGIT_STRIDE)[:, 0] for mask in (canvas, known))
+        )
 
     @property
     def nbytes(self) -> int:
@@ -220,8 +222,8 @@ class Bank:
         inside = (pixels.new_ones(len(pixels), sam.size, sam.size) > 0) if inside is None else inside.to(device)
         masks = None
         if truth is not None:
-            seen = inside[image]
-            masks = Truth.of(truth.to(device), seen if known is None else seen & known.to(device))
+            counted = inside[image] if known is None else inside[image] & known.to(device)
+            masks = Truth.of(truth.to(device), counted)
         embedding = encode(sam, pixels, batch) if embedding is None else embedding.to(device, sam.dtype)
         levels = _levels(embedding, FrozenDecoder.of(sam).prepare(embedding))
         names = tuple(map(str, range(len(image)))) if names is None else tuple(names)
@@ -293,9 +295,9 @@ class Bank:
         """
         per_image, per_target = (0, 0) if memory is None else cls._bytes(sam)
         where = dataset.source or str(dataset.root)
-        shown: list[_Shown] = []
+        loaded: list[_Loaded] = []
         problems: list[str] = []
-        used, found = 0, False
+        used, is_empty = 0, True
         for sample in dataset:
             if sample.labels.mask is None:
                 continue
@@ -307,21 +309,21 @@ class Bank:
             if not targets:
                 continue
             more = per_image + per_target * len(targets)
-            if memory is not None and shown and used + more > memory:
+            if memory is not None and loaded and used + more > memory:
                 if problems:
                     raise DataError(problems, where)
-                yield cls._of_shown(sam, dataset, shown, store, batch)
-                shown, used = [], 0
-            shown.append((sample, pixels, targets))
-            used, found = used + more, True
-        if not problems and not found:
+                yield cls._of_loaded(sam, dataset, loaded, store, batch)
+                loaded, used = [], 0
+            loaded.append((sample, pixels, targets))
+            used, is_empty = used + more, False
+        if not problems and is_empty:
             if may_be_empty:
                 return
             wanted = "a category" if category is None else f"category {category}"
             problems = [f"no mask shows an object of {wanted}, of at least {MIN_SHARE:.3%} of the image; name others"]
         if problems:
             raise DataError(problems, where)
-        yield cls._of_shown(sam, dataset, shown, store, batch)
+        yield cls._of_loaded(sam, dataset, loaded, store, batch)
 
     @classmethod
     def _bytes(cls, sam: Sam) -> tuple[int, int]:
@@ -332,23 +334,23 @@ class Bank:
         return bank.nbytes - target, target
 
     @classmethod
-    def _of_shown(
-        cls, sam: Sam, dataset: Dataset, shown: Sequence[_Shown], store: EmbeddingStore | None, batch: int
+    def _of_loaded(
+        cls, sam: Sam, dataset: Dataset, loaded: Sequence[_Loaded], store: EmbeddingStore | None, batch: int
     ) -> Bank:
-        targets = [(place, *target) for place, (_, _, found) in enumerate(shown) for target in found]
+        targets = [(place, *target) for place, (_, _, of_sample) in enumerate(loaded) for target in of_sample]
         embedding = None
         if store is not None:
-            part = dataset.with_samples([sample for sample, _, _ in shown])
+            part = dataset.with_samples([sample for sample, _, _ in loaded])
             precompute(sam, part, store, batch=batch)
             stored = store.load([store.key(part.image_path(sample)) for sample in part])
             embedding = Embedding(stored["high0"], stored["high1"], stored["low"])
         return cls.of_images(
             sam,
-            torch.from_numpy(np.stack([pixels for _, pixels, _ in shown])).permute(0, 3, 1, 2).contiguous(),
+            torch.from_numpy(np.stack([pixels for _, pixels, _ in loaded])).permute(0, 3, 1, 2).contiguous(),
             truth=torch.from_numpy(np.stack([mask for *_, mask, _ in targets])),
             known=torch.from_numpy(np.stack([known for *_, known in targets])),
             image=torch.tensor([place for place, *_ in targets]),
-            names=[f"{shown[place][0].id}/{id}" for place, id, *_ in targets],
+            names=[f"{loaded[place][0].id}/{id}" for place, id, *_ in targets],
             embedding=embedding,
             batch=batch,
         )
@@ -368,7 +370,7 @@ def _levels(embedding: Embedding, cells: Cells) -> dict[str, Any]:
 _Target = tuple[int, NDArray[np.bool_], NDArray[np.bool_]]
 """An id, its mask ``(S, S)``, and the pixels ``(S, S)`` that are known."""
 
-_Shown = tuple[Sample, NDArray[np.uint8], list[_Target]]
+_Loaded = tuple[Sample, NDArray[np.uint8], list[_Target]]
 """A sample, its image on the canvas ``(S, S, 3)``, and its targets."""
 
 

@@ -197,10 +197,10 @@ def dice(bank: Bank, rows: Tensor, logits: Tensor) -> Tensor:
         (B,) or (B, M) float32 in 0..1; 1 where mask and truth are both empty.
     """
     truth = bank.known_truth
-    found = (logits > 0).float().flatten(-2)
-    found = found if logits.ndim == 4 else found[:, None]
+    masks = (logits > 0).float().flatten(-2)
+    masks = masks if logits.ndim == 4 else masks[:, None]
     area, counted = truth.area[rows].flatten(1), truth.counted[rows].flatten(1)
-    both, size = (found @ torch.stack([area, counted], 2)).unbind(-1)
+    both, size = (masks @ torch.stack([area, counted], 2)).unbind(-1)
     total = size + area.sum(1, keepdim=True)
     scores = torch.where(total > 0, 2 * both / total.clamp(min=1e-6), 1.0)
     return scores if logits.ndim == 4 else scores[:, 0]
@@ -211,9 +211,9 @@ def canvas_dice(bank: Bank, rows: Tensor, logits: Tensor) -> Tensor:
     truth = bank.known_truth
     scores = []
     for part in torch.arange(len(rows), device=logits.device).split(64):
-        found = on_canvas(logits[part], bank.size) & truth.known[rows[part]]
+        masks = on_canvas(logits[part], bank.size) & truth.known[rows[part]]
         true = truth.canvas[rows[part]]
-        both, total = (found & true).sum((1, 2)), found.sum((1, 2)) + true.sum((1, 2))
+        both, total = (masks & true).sum((1, 2)), masks.sum((1, 2)) + true.sum((1, 2))
         scores.append(torch.where(total > 0, 2 * both / total.clamp(min=1), 1.0))
     return torch.cat(scores) if scores else logits.new_zeros(0)
 
@@ -252,8 +252,8 @@ def oracle_click(bank: Bank, state: ClickState) -> tuple[Tensor, Tensor, Tensor]
     """
     truth = bank.known_truth
     true, known = truth.canvas[state.rows], truth.known[state.rows]
-    found = torch.where(known, on_canvas(state.logits, bank.size), true)
-    return next_click(found, true, clicked_pixels(state, bank.size))
+    masks = torch.where(known, on_canvas(state.logits, bank.size), true)
+    return next_click(masks, true, clicked_pixels(state, bank.size))
 
 
 def clicked_pixels(state: ClickState, size: int) -> Tensor:

@@ -6,7 +6,7 @@ SAM's low-resolution grid, and the maps of an observation are carried on from st
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import gymnasium
@@ -24,17 +24,22 @@ from maskwright.data.labels import Point
 from maskwright.data.pictures import draw_labels
 from maskwright.data.scenes import render
 from maskwright.rl.bank import Bank
-from maskwright.rl.clicks import ClickState, click, dice, entropy
-from maskwright.rl.rules import DiceReward, Labeller, Opening, Reward, Transition, oracle_opening
+from maskwright.rl.clicks import ClickState, click, dice
+from maskwright.rl.observations import PixelView, RowView, SamView
+from maskwright.rl.rules import ClickLabeller, DiceReward, Opening, Reward, Transition, oracle_opening
 from maskwright.sam import click_grid as cells
 from maskwright.sam.sam import Sam
 
 ObservationKind = Literal["sam", "pixels"]
 
 CLICKS = 5
+"""Clicks of an agent in an episode."""
+
 GRID = 32
+"""Cells along a side of the grid that is clicked on."""
+
 PIXELS = 128
-"""Clicks of an agent in an episode, cells along a side of the grid, and pixels along a side of the seed's observation."""
+"""Pixels along a side of the published agent's observation."""
 
 SCENES = 16
 """Procedural scenes where no bank is given."""
@@ -42,8 +47,45 @@ SCENES = 16
 OPENING_SLOTS = 4
 """Prompt tokens that an opening may take: clicks, or a box with two."""
 
-LOGIT_LIMIT = 32.0
-"""Observed logits are clipped to this size (as SAM 2 clips those it hands out)."""
+_VIEWS = {"sam": SamView, "pixels": PixelView, None: RowView}
+
+
+@dataclass(frozen=True)
+class ClickEnvSettings:
+    """The rules of a click environment; see ``ClickVectorEnv`` for what they mean to an agent.
+
+    Attributes:
+        observation: ``sam``, ``pixels``, or None: an observation is then the row alone, ``Discrete(N)``.
+        pixels: side of the observation ``pixels``.
+        grid: G, cells along a side of the grid that is clicked on.
+        labeller: says whether a click lies on the object; None: the action does.
+        stop: whether there is an action to stop.
+        max_clicks: of the agent in an episode.
+        reward: what a step is worth; left out, the change of Dice.
+        opening: how episodes begin; None: by the oracle's first click, computed once for all targets.
+        shuffle: targets in random order.
+
+    Raises:
+        ValueError: a number below 1, or an unknown observation; all that is wrong is named.
+    """
+
+    observation: ObservationKind | None = "sam"
+    pixels: int = PIXELS
+    grid: int = GRID
+    labeller: ClickLabeller | None = None
+    stop: bool = False
+    max_clicks: int = CLICKS
+    reward: Reward = field(default_factory=DiceReward)
+    opening: Opening | None = None
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        numbers = {name: getattr(self, name) for name in ("pixels", "grid", "max_clicks")}
+        wrong = [f"{name} {value} must be at least 1" for name, value in numbers.items() if value < 1]
+        if self.observation not in _VIEWS:
+            wrong.append(f"observation {self.observation!r} must be 'sam', 'pixels' or None")
+        if wrong:
+            raise ValueError(f"click environment: {'; '.join(wrong)}")
 
 
 class ClickVectorEnv(VectorEnv):
@@ -72,7 +114,7 @@ class ClickVectorEnv(VectorEnv):
     | ``clicks`` | ``Box(0, 1, (2, h, h))`` | a spot at each click of label 0, and of label 1 |
 
     ``observation="pixels"``, a ``Box(0, 255, (6, 128, 128), uint8)``: RGB, the mask (0 or 255), spots at the clicks on
-    the object and at those off it. It is the seed's observation as SB3's ``CnnPolicy`` takes it.
+    the object and at those off it. It is what the published agent sees, as SB3's ``CnnPolicy`` takes it.
 
     A learner that works on tensors reads ``state`` instead, and asks for ``observation=None``: nothing is built then.
 
@@ -104,20 +146,15 @@ class ClickVectorEnv(VectorEnv):
 
     Args:
         sam: frozen; a text is loaded by ``Sam.load``.
-        bank: the targets; left out: objects of a few procedural scenes. Without truth an ``opening`` and a ``reward``
-            that need none must be given.
+        bank: the targets; left out: objects of a few procedural scenes. Without truth the settings must name an ``opening``
+            and a ``reward`` that need none.
         num_envs: B.
-        observation: ``sam``, ``pixels``, or None: an observation is then the row alone, ``Discrete(N)``.
-        pixels: side of the observation ``pixels``.
-        grid: G.
-        labeller: decides on the labels; left out: the action does.
-        stop: whether there is an action to stop.
-        max_clicks: of the agent in an episode.
-        reward: left out: the change of Dice.
-        opening: left out: the oracle's first click, computed once for all targets.
-        shuffle: targets in random order.
+        settings: the rules; left out, the defaults.
         autoreset_mode: see above.
         render_mode: ``rgb_array`` or None.
+
+    Raises:
+        ValueError: ``num_envs`` is below 1.
     """
 
     def __init__(
@@ -125,39 +162,29 @@ class ClickVectorEnv(VectorEnv):
         sam: Sam | str = "nano",
         bank: Bank | None = None,
         num_envs: int = 8,
+        settings: ClickEnvSettings | None = None,
         *,
-        observation: ObservationKind | None = "sam",
-        pixels: int = PIXELS,
-        grid: int = GRID,
-        labeller: Labeller | None = None,
-        stop: bool = False,
-        max_clicks: int = CLICKS,
-        reward: Reward | None = None,
-        opening: Opening | None = None,
-        shuffle: bool = True,
         autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
-        if min(num_envs, grid, max_clicks) < 1:
-            raise ValueError(f"num_envs {num_envs}, grid {grid} and max_clicks {max_clicks} must be at least 1")
+        if num_envs < 1:
+            raise ValueError(f"num_envs {num_envs} must be at least 1")
         sam = Sam.load(sam) if isinstance(sam, str) else sam
         bank = Bank.of_scenes(sam, render(SCENES, sam.size, seed=0, difficulty=0.3)) if bank is None else bank
-        self.sam, self.bank, self.num_envs, self.grid = sam, bank, num_envs, grid
-        self.labeller, self.stop, self.max_clicks, self.shuffle = labeller, stop, max_clicks, shuffle
-        self.reward, self.opening = reward or DiceReward(), opening
+        self.sam, self.bank, self.num_envs = sam, bank, num_envs
+        self.settings = settings = settings or ClickEnvSettings()
         self.autoreset_mode, self.render_mode = AutoresetMode(autoreset_mode), render_mode
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 2, "autoreset_mode": self.autoreset_mode}
-        self.labels = 1 if labeller else 2
-        self.stop_action = self.labels * grid * grid
-        self.actions = self.stop_action + stop
+        self.labels = 2 if settings.labeller is None else 1
+        self.stop_action = self.labels * settings.grid**2
+        self.actions = self.stop_action + settings.stop
         self.single_action_space = spaces.Discrete(self.actions)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        views = {"sam": _SamView, "pixels": _PixelView, None: _NoView}
-        self._view = views[observation](bank, num_envs, pixels)
+        self._view = _VIEWS[settings.observation](bank, num_envs, settings.pixels)
         self.single_observation_space = self._view.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._openings: ClickState | None = None
-        self._inside = _cells_inside(bank, grid)
+        self._inside = _cells_inside(bank, settings.grid)
         self._state: ClickState | None = None
         self._queue: list[int] = []
 
@@ -172,8 +199,8 @@ class ClickVectorEnv(VectorEnv):
     def nbytes(self) -> int:
         """Bytes of all that the environments keep, besides the bank."""
         state = self.state
-        kept = [getattr(state, name) for name in state.__dataclass_fields__]
-        return sum(part.nbytes for part in [*kept, self._taken, self._dice, self._near]) + self._view.nbytes
+        of_state = [getattr(state, name) for name in state.__dataclass_fields__]
+        return sum(part.nbytes for part in [*of_state, self._taken, self._dice, self._near]) + self._view.nbytes
 
     # ------------------------------------------------------------------------------------------------ gymnasium
 
@@ -193,13 +220,13 @@ class ClickVectorEnv(VectorEnv):
         self, actions: Any
     ) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         before, device = self.state, self.bank.device
-        chosen = torch.as_tensor(np.asarray(actions), device=device).long()
-        if chosen.shape != (self.num_envs,) or bool(((chosen < 0) | (chosen >= self.actions)).any()):
+        action = torch.as_tensor(np.asarray(actions), device=device).long()
+        if action.shape != (self.num_envs,) or bool(((action < 0) | (action >= self.actions)).any()):
             raise ValueError(f"actions must be ({self.num_envs},) integers in 0..{self.actions - 1}")
         over = before.done
         if self.autoreset_mode == AutoresetMode.DISABLED and bool(over.any()):
             raise RuntimeError(f"environments {over.nonzero()[:, 0].tolist()} are over; reset them with reset_mask")
-        terminated, rewards = self._act(before, chosen, ~over)
+        terminated, rewards = self._act(before, action, ~over)
         if self.autoreset_mode == AutoresetMode.NEXT_STEP:
             index = over.nonzero()[:, 0]
             if len(index):
@@ -229,50 +256,51 @@ class ClickVectorEnv(VectorEnv):
 
     # ------------------------------------------------------------------------------------------------- dynamics
 
-    def _act(self, before: ClickState, chosen: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    def _act(self, before: ClickState, action: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         """Click where environments are active: who is over now (B,), and rewards (B,)."""
-        stopped = active & (chosen == self.stop_action) if self.stop else torch.zeros_like(active)
+        settings = self.settings
+        stopped = active & (action == self.stop_action) if settings.stop else torch.zeros_like(active)
         clicking = active & ~stopped
-        place, label = cells.places_of(torch.where(clicking, chosen, 0), self.bank.size, self.grid)
-        if self.labeller is not None:
-            label = self.labeller(self.bank, before, place)
+        place, label = cells.places_of(torch.where(clicking, action, 0), self.bank.size, settings.grid)
+        if settings.labeller is not None:
+            label = settings.labeller(self.bank, before, place)
         after = click(self.sam, self.bank, before, place, label, clicking)
         self._taken = self._taken + clicking.long()
-        terminated = stopped | (clicking & (self._taken >= self.max_clicks))
-        known = self.bank.truth is not None
-        score = dice(self.bank, after.rows, after.logits) if known else self._dice
-        rewards = self.reward(Transition(self.bank, before, after, place, label, self._dice, score, stopped))
+        terminated = stopped | (clicking & (self._taken >= settings.max_clicks))
+        has_truth = self.bank.truth is not None
+        score = dice(self.bank, after.rows, after.logits) if has_truth else self._dice
+        rewards = settings.reward(Transition(self.bank, before, after, place, label, self._dice, score, stopped))
         self._state, self._dice = replace(after, done=before.done | terminated), score
         index = clicking.nonzero()[:, 0]
-        self._near[index] |= cells.near(place[index], self.bank.size, self.grid)
+        self._near[index] |= cells.near(place[index], self.bank.size, settings.grid)
         self._view.clicked(index, place[index], label[index])
         return terminated, torch.where(active, rewards, 0.0).float()
 
     def _begin(self, index: Tensor, rows: Tensor) -> None:
         """Start episodes of targets ``rows`` (R,) in environments ``index`` (R,)."""
         opened = self._opened(rows)
-        count = self.num_envs
+        count, grid = self.num_envs, self.settings.grid
         if self._state is None:
             # Everything is about to be overwritten: the first reset is one of all environments.
             self._state = opened
             self._taken = torch.zeros(count, dtype=torch.long, device=self.bank.device)
             self._dice = torch.zeros(count, device=self.bank.device)
-            self._near = torch.zeros(count, self.grid, self.grid, dtype=torch.bool, device=self.bank.device)
+            self._near = torch.zeros(count, grid, grid, dtype=torch.bool, device=self.bank.device)
         self._state = self._state.put(index, opened)
         self._taken[index], self._near[index] = 0, False
         if self.bank.truth is not None:
             self._dice = self._dice.index_copy(0, index, dice(self.bank, rows, opened.logits))
         self._view.began(index, self.bank.image[rows])
         for slot in range(opened.labels.shape[1]):
-            given = opened.is_click[:, slot]
-            place = opened.points[given, slot]
-            self._near[index[given]] |= cells.near(place, self.bank.size, self.grid)
-            self._view.clicked(index[given], place, opened.labels[given, slot])
+            clicked = opened.is_click[:, slot]
+            place = opened.points[clicked, slot]
+            self._near[index[clicked]] |= cells.near(place, self.bank.size, grid)
+            self._view.clicked(index[clicked], place, opened.labels[clicked, slot])
 
     def _opened(self, rows: Tensor) -> ClickState:
-        slots = OPENING_SLOTS + self.max_clicks
-        if self.opening is not None:
-            return self.opening(self.sam, self.bank, rows, slots, self.np_random)
+        slots = OPENING_SLOTS + self.settings.max_clicks
+        if self.settings.opening is not None:
+            return self.settings.opening(self.sam, self.bank, rows, slots, self.np_random)
         if self._openings is None:
             # The oracle's first clicks never change, and its distance maps take longer than SAM's answer.
             everyone = torch.arange(len(self.bank), device=self.bank.device)
@@ -305,15 +333,15 @@ class ClickVectorEnv(VectorEnv):
             raise RuntimeError("the first reset is one of all environments")
         return mask
 
-    def _rows(self, count: int, wanted: Any = None) -> Tensor:
-        """The next ``count`` targets, or those that are wanted."""
-        if wanted is not None:
-            rows = torch.as_tensor(np.asarray(wanted)).long()
+    def _rows(self, count: int, requested: Any = None) -> Tensor:
+        """The next ``count`` targets, or those that the caller of ``reset`` requested."""
+        if requested is not None:
+            rows = torch.as_tensor(np.asarray(requested)).long()
             if rows.shape != (count,) or bool(((rows < 0) | (rows >= len(self.bank))).any()):
                 raise ValueError(f"rows must be ({count},) places in a bank of {len(self.bank)} targets")
             return rows.to(self.bank.device)
         while len(self._queue) < count:
-            order = self.np_random.permutation(len(self.bank)) if self.shuffle else np.arange(len(self.bank))
+            order = self.np_random.permutation(len(self.bank)) if self.settings.shuffle else np.arange(len(self.bank))
             self._queue += order.tolist()
         rows, self._queue = self._queue[:count], self._queue[count:]
         return torch.tensor(rows, device=self.bank.device)
@@ -321,21 +349,21 @@ class ClickVectorEnv(VectorEnv):
     def _allowed(self) -> Tensor:
         """(B, actions) bool, see the class."""
         state = self.state
-        unsure = cells.unsure(state.logits, self.grid)
+        unsure = cells.unsure(state.logits, self.settings.grid)
         unsure = unsure.any(1, keepdim=True) if self.labels == 1 else unsure
         inside = self._inside[self.bank.image[state.rows]][:, None].expand_as(unsure)
         allowed = unsure & inside & ~self._near[:, None]
         allowed = torch.where(allowed.flatten(1).any(1)[:, None, None, None], allowed, inside).flatten(1)
-        return F.pad(allowed, (0, 1), value=True) if self.stop else allowed
+        return F.pad(allowed, (0, 1), value=True) if self.settings.stop else allowed
 
-    def _infos(self, shown: NDArray[np.bool_]) -> dict[str, Any]:
-        """Arrays over all environments, each with a mask of those that it says something about."""
+    def _infos(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
+        """Arrays over all environments, each with a ``mask`` (B,) of those that it says something about."""
         state = self.state
-        told = {"iou": state.iou, "clicks": state.clicks, "row": state.rows, "action_mask": self._allowed()}
-        told |= {"dice": self._dice} if self.bank.truth is not None else {}
+        values = {"iou": state.iou, "clicks": state.clicks, "row": state.rows, "action_mask": self._allowed()}
+        values |= {"dice": self._dice} if self.bank.truth is not None else {}
         infos = {}
-        for name, value in told.items():
-            infos |= {name: value.cpu().numpy(), f"_{name}": shown.copy()}
+        for name, value in values.items():
+            infos |= {name: value.cpu().numpy(), f"_{name}": mask.copy()}
         return infos
 
 
@@ -345,17 +373,22 @@ class ClickEnv(gymnasium.Env):
     ``reset(options={"row": 3})`` chooses the target. There is no autoreset.
 
     Args:
-        sam, bank: see ``ClickVectorEnv``.
-        settings: all others of ``ClickVectorEnv`` but ``num_envs`` and ``autoreset_mode``.
+        sam, bank, settings: see ``ClickVectorEnv``.
+        render_mode: ``rgb_array`` or None.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012 (gymnasium's own name)
 
     def __init__(
-        self, sam: Sam | str = "nano", bank: Bank | None = None, *, render_mode: str | None = None, **settings: Any
+        self,
+        sam: Sam | str = "nano",
+        bank: Bank | None = None,
+        settings: ClickEnvSettings | None = None,
+        *,
+        render_mode: str | None = None,
     ) -> None:
         self.vector = ClickVectorEnv(
-            sam, bank, 1, autoreset_mode=AutoresetMode.DISABLED, render_mode=render_mode, **settings
+            sam, bank, 1, settings, autoreset_mode=AutoresetMode.DISABLED, render_mode=render_mode
         )
         self.observation_space = self.vector.single_observation_space
         self.action_space = self.vector.single_action_space
@@ -388,95 +421,6 @@ def _only(observation: Any) -> Any:
 
 def _only_info(infos: dict[str, Any]) -> dict[str, Any]:
     return {key: value[0] for key, value in infos.items() if not key.startswith("_")}
-
-
-# -------------------------------------------------------------------------------------------------------- observations
-
-
-class _NoView:
-    """Nothing but the row: for learners that read ``ClickVectorEnv.state``."""
-
-    nbytes = 0
-
-    def __init__(self, bank: Bank, count: int, pixels: int) -> None:
-        self.space: spaces.Space = spaces.Discrete(len(bank))
-
-    def began(self, index: Tensor, images: Tensor) -> None:
-        """Environments ``index`` (R,) begin with ``images`` (R,)."""
-
-    def clicked(self, index: Tensor, place: Tensor, label: Tensor) -> None:
-        """One click in each of the environments ``index`` (R,), at (R, 2) in canvas pixels."""
-
-    def observe(self, state: ClickState) -> Any:
-        """The observations of all environments; the caller's own copy."""
-        return state.rows.cpu().numpy()
-
-
-class _SamView(_NoView):
-    """What SAM said, on its own grid; see ``ClickVectorEnv``."""
-
-    def __init__(self, bank: Bank, count: int, pixels: int) -> None:
-        side = bank.size // 4
-        self.size, self.side = bank.size, side
-        self.maps = torch.zeros(count, 2, side, side, device=bank.device)
-        self.nbytes = self.maps.nbytes
-        self.space = spaces.Dict(
-            {
-                "row": spaces.Discrete(len(bank)),
-                "logits": spaces.Box(-LOGIT_LIMIT, LOGIT_LIMIT, (side, side), np.float32),
-                "entropy": spaces.Box(0.0, 1.0, (side, side), np.float32),
-                "clicks": spaces.Box(0.0, 1.0, (2, side, side), np.float32),
-            }
-        )
-
-    def began(self, index: Tensor, images: Tensor) -> None:
-        self.maps[index] = 0
-
-    def clicked(self, index: Tensor, place: Tensor, label: Tensor) -> None:
-        self.maps[index, label] = torch.maximum(self.maps[index, label], cells.spots(place, self.size, self.side))
-
-    def observe(self, state: ClickState) -> Any:
-        found = {
-            "row": state.rows,
-            "logits": state.logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT),
-            "entropy": entropy(state.logits).clamp(0, 1),
-            "clicks": self.maps.clone(),
-        }
-        return {name: value.cpu().numpy() for name, value in found.items()}
-
-
-class _PixelView(_NoView):
-    """The seed's pictures; see ``ClickVectorEnv``."""
-
-    def __init__(self, bank: Bank, count: int, pixels: int) -> None:
-        self.size, self.side = bank.size, pixels
-        self.images = shrink(bank.pixels, pixels)
-        self.drawn = torch.zeros(count, 6, pixels, pixels, dtype=torch.uint8, device=bank.device)
-        self.nbytes = self.drawn.nbytes
-        self.space = spaces.Box(0, 255, (6, pixels, pixels), np.uint8)
-
-    def began(self, index: Tensor, images: Tensor) -> None:
-        self.drawn[index, :3] = self.images[images]
-        self.drawn[index, 4:] = 0
-
-    def clicked(self, index: Tensor, place: Tensor, label: Tensor) -> None:
-        spots = (cells.spots(place, self.size, self.side) * 255).round().byte()
-        # The foreground comes first in the seed's picture.
-        channel = 5 - label
-        self.drawn[index, channel] = torch.maximum(self.drawn[index, channel], spots)
-
-    def observe(self, state: ClickState) -> Any:
-        self.drawn[:, 3] = on_canvas(state.logits, self.side).byte() * 255
-        return self.drawn.cpu().numpy().copy()
-
-
-def shrink(pixels: Tensor, side: int) -> Tensor:
-    """(M, 3, S, S) uint8 → (M, 3, side, side) uint8, by area where it gets smaller."""
-    parts = [
-        F.interpolate(part.float(), (side, side), mode="bilinear", antialias=True, align_corners=False)
-        for part in pixels.split(64)
-    ]
-    return torch.cat([part.round().clamp(0, 255).byte() for part in parts])
 
 
 def _cells_inside(bank: Bank, grid: int) -> Tensor:

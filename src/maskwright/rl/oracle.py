@@ -36,8 +36,8 @@ def next_click(predictions: Tensor, truths: Tensor, clicked: Tensor | None = Non
     """
     maps = {"predictions": predictions, "truths": truths} | ({} if clicked is None else {"clicked": clicked})
     if any(m.dtype != torch.bool or m.ndim != 3 or m.shape != truths.shape for m in maps.values()):
-        found = ", ".join(f"{name} {tuple(m.shape)} {m.dtype}" for name, m in maps.items())
-        raise ValueError(f"the oracle needs equal shapes (N, H, W) of bool, not {found}")
+        given = ", ".join(f"{name} {tuple(m.shape)} {m.dtype}" for name, m in maps.items())
+        raise ValueError(f"the oracle needs equal shapes (N, H, W) of bool, not {given}")
     count, _, width = truths.shape
     errors = torch.stack([truths & ~predictions, predictions & ~truths], dim=1)
     depth = squared_distance(errors.flatten(0, 1)).unflatten(0, (count, 2))
@@ -92,9 +92,9 @@ def _squared_distance(regions: Tensor) -> Tensor:
         if offset % 8 == 0:  # Not every time: a GPU has to be waited for.
             deepest = _largest(nearest)
         offset += 1
-    found = torch.zeros_like(regions, dtype=torch.int32)
-    found[busy] = nearest
-    return found
+    distance = torch.zeros_like(regions, dtype=torch.int32)
+    distance[busy] = nearest
+    return distance
 
 
 def _largest(values: Tensor) -> int:

@@ -81,12 +81,12 @@ def advantages(rewards: Tensor, values: Tensor, gamma: float, smoothing: float) 
     """
     following = F.pad(values[1:], (0, 0, 0, 1))
     delta = rewards + gamma * following - values
-    found = torch.zeros_like(delta)
+    result = torch.zeros_like(delta)
     running = torch.zeros_like(delta[0])
     for step in reversed(range(len(delta))):
         running = delta[step] + gamma * smoothing * running
-        found[step] = running
-    return found
+        result[step] = running
+    return result
 
 
 def log_probabilities(logits: Tensor, allowed: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def update(net: nn.Module, optimizer: torch.optim.Optimizer, rollout: Rollout, s
         gain = (gain - gain.mean()) / (gain.std() + 1e-8)
     states, allowed = rollout.states.flatten(0, 1), rollout.allowed.flatten(0, 1)
     actions, old = rollout.actions.flatten(), rollout.log_probs.flatten()
-    told: dict[str, float] = {}
+    scalars: dict[str, float] = {}
     for epoch in range(settings.epochs):
         optimizer.zero_grad(set_to_none=True)
         sums = {"policy_loss": 0.0, "value_loss": 0.0, "entropy": 0.0, "clipped": 0.0}
@@ -131,16 +131,16 @@ def update(net: nn.Module, optimizer: torch.optim.Optimizer, rollout: Rollout, s
             value_loss = (values - target[part]).square().sum() / total
             spread = -(log_probs.exp() * log_probs.masked_fill(~allowed[part], 0.0)).sum() / total
             (policy_loss + settings.value * value_loss - settings.entropy * spread).backward()
-            found = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": spread}
-            found["clipped"] = (ratio != bounded).sum() / total
-            sums = {name: value + float(found[name].detach()) for name, value in sums.items()}
+            of_part = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": spread}
+            of_part["clipped"] = (ratio != bounded).sum() / total
+            sums = {name: value + float(of_part[name].detach()) for name, value in sums.items()}
             worst = max(worst, float((ratio.detach() - 1).abs().max()))
         nn.utils.clip_grad_norm_(net.parameters(), settings.max_norm)
         optimizer.step()
         if epoch == 0:
-            told = {name: sums[name] for name in ("policy_loss", "value_loss", "entropy")} | {"ratio_first": worst}
-        told["clipped"] = sums["clipped"]
-    return told
+            scalars = {name: sums[name] for name in ("policy_loss", "value_loss", "entropy")} | {"ratio_first": worst}
+        scalars["clipped"] = sums["clipped"]
+    return scalars
 
 
 Sampler = Callable[[Tensor], Tensor]

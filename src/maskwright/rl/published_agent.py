@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import resize_matrix, warp_image, warp_mask
 from maskwright.rl.bank import Bank
-from maskwright.rl.envs import CLICKS, GRID, PIXELS, ClickEnv
+from maskwright.rl.envs import CLICKS, GRID, PIXELS, ClickEnv, ClickEnvSettings
 from maskwright.rl.rules import DiceReward
 from maskwright.sam.sam import Sam
 
@@ -88,11 +88,13 @@ class SAM2ClickEnv(gymnasium.Env):
         self.env = ClickEnv(
             sam,
             Bank.of_dataset(sam, dataset) if isinstance(dataset, Dataset) else bank_of_pairs(sam, dataset),
-            observation="pixels",
-            pixels=obs_size,
-            grid=grid_size,
-            max_clicks=max_clicks,
-            reward=DiceReward(boundary=BOUNDARY),
+            ClickEnvSettings(
+                observation="pixels",
+                pixels=obs_size,
+                grid=grid_size,
+                max_clicks=max_clicks,
+                reward=DiceReward(boundary=BOUNDARY),
+            ),
             render_mode=render_mode,
         )
         self.grid_size, self.max_clicks, self.render_mode = grid_size, max_clicks, render_mode
@@ -107,34 +109,34 @@ class SAM2ClickEnv(gymnasium.Env):
         """A new image; ``options={"row": 3}`` chooses it."""
         super().reset(seed=seed)
         observation, info = self.env.reset(seed=seed, options=options)
-        return self._seen(observation), info
+        return self._scaled(observation), info
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         kind, place = divmod(int(action), self.grid_size**2)
         observation, reward, terminated, truncated, info = self.env.step((1 - kind) * self.grid_size**2 + place)
-        return self._seen(observation), reward, terminated, truncated, info
+        return self._scaled(observation), reward, terminated, truncated, info
 
     def render(self) -> Any:
         return self.env.render()
 
-    def _seen(self, observation: NDArray[np.uint8]) -> NDArray[Any]:
+    def _scaled(self, observation: NDArray[np.uint8]) -> NDArray[Any]:
         return observation if self.dtype == np.uint8 else observation.astype(np.float32) / 255
 
 
 def compute_dice(prediction: ArrayLike, truth: ArrayLike) -> float:
     """Dice in 0..1 of two masks of one shape, above 0 = on the object; 1 where both are empty."""
-    found, true = np.asarray(prediction) > 0, np.asarray(truth) > 0
-    total = int(found.sum()) + int(true.sum())
-    return 2 * int((found & true).sum()) / total if total else 1.0
+    predicted, true = np.asarray(prediction) > 0, np.asarray(truth) > 0
+    total = int(predicted.sum()) + int(true.sum())
+    return 2 * int((predicted & true).sum()) / total if total else 1.0
 
 
 def bank_of_pairs(sam: Sam, pairs: Sequence[Pair]) -> Bank:
     """Images (H, W, 3) uint8 of any size with their masks (H, W), squashed to the canvas as SAM does."""
-    drawn = []
+    squashed = []
     for image, mask in pairs:
         matrix = resize_matrix((image.shape[1], image.shape[0]), sam.size)
         pixels = torch.from_numpy(warp_image(np.asarray(image), matrix, sam.size)[0]).permute(2, 0, 1)
-        drawn.append((pixels, torch.from_numpy(warp_mask(np.asarray(mask) > 0, matrix, sam.size, fill=0))))
+        squashed.append((pixels, torch.from_numpy(warp_mask(np.asarray(mask) > 0, matrix, sam.size, fill=0))))
     return Bank.of_images(
-        sam, torch.stack([pixels for pixels, _ in drawn]), truth=torch.stack([mask for _, mask in drawn])
+        sam, torch.stack([pixels for pixels, _ in squashed]), truth=torch.stack([mask for _, mask in squashed])
     )

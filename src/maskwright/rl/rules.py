@@ -47,7 +47,7 @@ class Reward(Protocol):
     def __call__(self, step: Transition) -> Tensor: ...
 
 
-class Labeller(Protocol):
+class ClickLabeller(Protocol):
     """Says whether places (B, 2) lie on the object: (B,) int64, 1 or 0."""
 
     def __call__(self, bank: Bank, state: ClickState, place: Tensor) -> Tensor: ...

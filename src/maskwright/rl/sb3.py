@@ -78,8 +78,8 @@ class Sb3ClickVecEnv(VecEnv):
 
     def env_method(self, method_name: str, *method_args, indices: VecEnvIndices = None, **method_kwargs) -> list[Any]:
         """What the batched method returns, row by row (``action_masks`` for ``MaskablePPO``)."""
-        found = getattr(self.env, method_name)(*method_args, **method_kwargs)
-        return [found[place] for place in self._places(indices)]
+        rows = getattr(self.env, method_name)(*method_args, **method_kwargs)
+        return [rows[place] for place in self._places(indices)]
 
     def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:
         return [False for _ in self._places(indices)]

@@ -15,14 +15,14 @@ from maskwright.errors import DataError
 from maskwright.methods.autoprompt.agent import (
     OPENING,
     Recalibrator,
-    Rules,
     SelfPrompter,
+    SelfPromptRules,
     answers_of,
     as_answer,
-    at,
     extremes,
+    last_mask,
     resized,
-    seen,
+    value_at,
 )
 from maskwright.methods.autoprompt.scores import foreground_bank, foreground_of, places_on, scores_on_canvas
 from maskwright.methods.clicks import agent as clicks
@@ -51,7 +51,7 @@ def agent(tiny_sam: Sam) -> SelfPrompter:
     policy = PlacePolicy(tiny_sam.width, GRID, 8)
     for parameter in policy.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    return SelfPrompter(tiny_sam, srm, policy, rules=Rules(clicks=CLICKS))
+    return SelfPrompter(tiny_sam, srm, policy, rules=SelfPromptRules(clicks=CLICKS))
 
 
 def same(a, b) -> None:
@@ -86,7 +86,7 @@ def test_opening_is_where_srm_is_surest_and_no_cell_comes_twice(agent, bank) -> 
     scores = Recalibrator(agent.srm, None).logits(bank, rows, nothing).detach()
     first = trace.states[0]
     for row in rows.tolist():
-        best, worst = (at(scores[row : row + 1], first.points[row : row + 1, slot], bank.size) for slot in (0, 1))
+        best, worst = (value_at(scores[row : row + 1], first.points[row : row + 1, slot], bank.size) for slot in (0, 1))
         assert float(best) == pytest.approx(float(scores[row].max()), abs=1e-5)
         assert float(worst) == pytest.approx(float(scores[row].min()), abs=1e-5)
     assert first.labels[:, :2].tolist() == [[1, 0]] * 5
@@ -94,7 +94,7 @@ def test_opening_is_where_srm_is_surest_and_no_cell_comes_twice(agent, bank) -> 
     cells = cells_of(points, torch.zeros(points.shape[:2], dtype=torch.long), bank.size, GRID)
     assert all(len(set(row)) == CLICKS for row in cells.tolist())
     # More clicks than cells: all cells are used, then used again.
-    again = agent.segment(bank, Rules(clicks=2 * GRID * GRID)).last.points[:, OPENING:]
+    again = agent.segment(bank, SelfPromptRules(clicks=2 * GRID * GRID)).last.points[:, OPENING:]
     cells = cells_of(again, torch.zeros(again.shape[:2], dtype=torch.long), bank.size, GRID)
     assert all(set(row) == set(range(GRID * GRID)) for row in cells.tolist())
 
@@ -102,18 +102,18 @@ def test_opening_is_where_srm_is_surest_and_no_cell_comes_twice(agent, bank) -> 
 def test_labels_come_from_where_the_rules_say(agent, bank) -> None:
     judge, rows = Recalibrator(agent.srm, None), torch.arange(len(bank))
     for labels in ("srm", "mask", "positive"):
-        trace = agent.segment(bank, Rules(CLICKS, labels=labels))
+        trace = agent.segment(bank, SelfPromptRules(CLICKS, labels=labels))
         for number, before in enumerate(trace.states[:-1]):
             place, given = trace.last.points[:, OPENING + number], trace.last.labels[:, OPENING + number]
             expected = {
                 "srm": judge(bank, before, place),
-                "mask": (at(before.logits, place, bank.size) > 0).long(),
+                "mask": (value_at(before.logits, place, bank.size) > 0).long(),
                 "positive": torch.ones_like(rows),
             }[labels]
             assert torch.equal(given, expected)
-    assert agent.segment(bank, Rules(0, labels="positive")).last.labels.tolist() == [[1, 1]] * 5
+    assert agent.segment(bank, SelfPromptRules(0, labels="positive")).last.labels.tolist() == [[1, 1]] * 5
     with pytest.raises(ValueError, match="labels by CLIP need a text"):
-        agent.segment(bank, Rules(CLICKS, labels="clip"))
+        agent.segment(bank, SelfPromptRules(CLICKS, labels="clip"))
 
 
 def test_the_policy_decides_on_the_places(agent, bank) -> None:
@@ -121,12 +121,12 @@ def test_the_policy_decides_on_the_places(agent, bank) -> None:
     trace = agent.segment(bank)
     state = trace.states[0]
     features = bank.embedding.low[bank.image].float()
-    logits, _ = agent.policy(agent.policy.state(features, seen(bank, state)))
+    logits, _ = agent.policy(agent.policy.state(features, last_mask(bank, state)))
     opening = cells_of(state.points[:, :2], torch.zeros(5, 2, dtype=torch.long), bank.size, GRID)
     first = trace.states[1].points[:, OPENING]
     expected = logits.scatter(1, opening, -torch.inf).argmax(1)
     assert torch.equal(cells_of(first, torch.zeros(5, dtype=torch.long), bank.size, GRID), expected)
-    rules = Rules(CLICKS, places="random")
+    rules = SelfPromptRules(CLICKS, places="random")
     draws = [agent.segment(bank, rules, torch.Generator().manual_seed(seed)).last.points for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
@@ -136,8 +136,10 @@ def test_refining_starts_from_the_best_answer_so_far(agent, bank) -> None:
     """With a judge whose preference is known, and no click after it, the answer is that judge's favourite."""
     torch.manual_seed(1)
     prompter, quality = Prompter(agent.sam.width), QualityHead()
-    refiner = ClickAgent(agent.sam, prompter, quality, clicks.Rules(clicks=0))
-    strong = SelfPrompter(agent.sam, agent.srm, agent.policy, rules=Rules(CLICKS, refine=True), refiner=refiner)
+    refiner = ClickAgent(agent.sam, prompter, quality, clicks.ClickRules(clicks=0))
+    strong = SelfPrompter(
+        agent.sam, agent.srm, agent.policy, rules=SelfPromptRules(CLICKS, refine=True), refiner=refiner
+    )
     trace = strong.segment(bank)
     own = as_answer(agent.sam, bank, torch.arange(5), trace.recalibrated, 1)
     torch.testing.assert_close(own.logits, 8 * (2 * resized(trace.recalibrated, (16, 16)) - 1))
@@ -147,21 +149,21 @@ def test_refining_starts_from_the_best_answer_so_far(agent, bank) -> None:
     best = guesses.argmax(1)
     torch.testing.assert_close(trace.answer.logits, candidates[torch.arange(5), best])
     # An image is still answered alone, and clicks that follow belong to the answer.
-    refiner.rules = clicks.Rules(clicks=2, looks=2, accept="always", stop=False)
+    refiner.rules = clicks.ClickRules(clicks=2, looks=2, accept="always", stop=False)
     trace = strong.segment(bank)
     assert torch.equal(trace.answer.clicks, trace.answer.tokens)
     for row in range(len(bank)):
         alone = strong.segment(bank.select(torch.tensor([row])))
         torch.testing.assert_close(alone.answer.logits[0], trace.answer.logits[row], atol=1e-3, rtol=1e-3)
     with pytest.raises(ValueError, match="nothing was trained to refine with"):
-        agent.segment(bank, Rules(1, refine=True))
+        agent.segment(bank, SelfPromptRules(1, refine=True))
 
 
 def test_small_parts_by_hand() -> None:
     maps = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])
-    assert at(maps, torch.tensor([[4.0, 4.0]]), 16).tolist() == [0.0]  # the centre of the first of 2 x 2 cells
-    assert at(maps, torch.tensor([[8.0, 4.0]]), 16).tolist() == [0.5]
-    assert at(maps, torch.tensor([[16.0, 16.0]]), 16).tolist() == [3.0]
+    assert value_at(maps, torch.tensor([[4.0, 4.0]]), 16).tolist() == [0.0]  # the centre of the first of 2 x 2 cells
+    assert value_at(maps, torch.tensor([[8.0, 4.0]]), 16).tolist() == [0.5]
+    assert value_at(maps, torch.tensor([[16.0, 16.0]]), 16).tolist() == [3.0]
     places, labels = extremes(maps, 16)
     assert places.tolist() == [[[12.0, 12.0], [4.0, 4.0]]]
     assert labels.tolist() == [[1, 0]]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from maskwright.data.scenes import render
 from maskwright.methods.clicks.agent import (
+    CandidateClicks,
     ClickAgent,
-    Looks,
-    Rules,
+    ClickRules,
     allowed_cells,
     mask_logits,
     peaks,
@@ -37,7 +37,7 @@ def agent(tiny_sam: Sam) -> ClickAgent:
     torch.manual_seed(0)
     prompter, quality = Prompter(tiny_sam.width, hidden=16), QualityHead(hidden=16)
     torch.nn.init.normal_(prompter.heads.weight, std=0.5)
-    return ClickAgent(tiny_sam, prompter, quality, Rules(clicks=3, looks=4, spread=0.5))
+    return ClickAgent(tiny_sam, prompter, quality, ClickRules(clicks=3, looks=4, spread=0.5))
 
 
 def started(sam: Sam, bank: Bank) -> ClickState:
@@ -78,7 +78,7 @@ def test_taking_a_look_is_making_the_click(tiny_sam: Sam, bank: Bank):
     state = started(tiny_sam, bank)
     places = torch.rand(len(bank), 3, 2, generator=torch.Generator().manual_seed(0)) * bank.size
     labels = torch.tensor([[1, 0, 1]]).expand(len(bank), -1)
-    looks = Looks(places, labels, *counterfactual(tiny_sam, bank, state, places, labels))
+    looks = CandidateClicks(places, labels, *counterfactual(tiny_sam, bank, state, places, labels))
     taken = looks.take(state, torch.full((len(bank),), 1))
     clicked = click(tiny_sam, bank, state, places[:, 1], labels[:, 1])
     for name in ClickState.__dataclass_fields__:
@@ -91,7 +91,7 @@ def test_taking_a_look_is_making_the_click(tiny_sam: Sam, bank: Bank):
 
 def test_the_oracle_kept_always_is_the_oracle_clicked_by_hand(agent: ClickAgent, bank: Bank):
     state = begun = started(agent.sam, bank)
-    done = agent.refine(bank, begun, Rules(clicks=3, looks=1, places="oracle", accept="always", stop=False))
+    done = agent.refine(bank, begun, ClickRules(clicks=3, looks=1, places="oracle", accept="always", stop=False))
     for after in done.states[1:]:
         place, label, wrong = oracle_click(bank, state)
         state = click(agent.sam, bank, state, place, label, active=wrong)
@@ -105,7 +105,7 @@ def test_by_its_own_judgement_nothing_gets_worse_and_what_is_undone_is_as_before
     agent: ClickAgent, bank: Bank, places: str
 ):
     begun = started(agent.sam, bank)
-    rules = Rules(clicks=4, looks=3, places=places, accept="quality", stop=False)  # type: ignore[arg-type]
+    rules = ClickRules(clicks=4, looks=3, places=places, accept="quality", stop=False)  # type: ignore[arg-type]
     judged = []
     done = agent.refine(
         bank,
@@ -129,7 +129,7 @@ def test_by_its_own_judgement_nothing_gets_worse_and_what_is_undone_is_as_before
 
 
 def test_some_of_the_looks_contradict_the_answer_all_over_the_image(agent: ClickAgent, tiny_sam: Sam, bank: Bank):
-    seen: list[tuple[ClickState, Looks]] = []
+    seen: list[tuple[ClickState, CandidateClicks]] = []
     state = started(tiny_sam, bank)
     for spread in (0.0, 0.5):
         rules = replace(agent.rules, clicks=1, looks=8, spread=spread)
@@ -146,7 +146,7 @@ def test_some_of_the_looks_contradict_the_answer_all_over_the_image(agent: Click
 
 def test_what_was_undone_is_not_tried_again(agent: ClickAgent, bank: Bank):
     tried: list[torch.Tensor] = []
-    rules = Rules(clicks=4, looks=3, accept="iou", margin=2.0, stop=False)  # no IoU rises by 2
+    rules = ClickRules(clicks=4, looks=3, accept="iou", margin=2.0, stop=False)  # no IoU rises by 2
     done = agent.refine(
         bank,
         started(agent.sam, bank),
@@ -170,12 +170,12 @@ def test_a_target_does_not_depend_on_its_neighbours(agent: ClickAgent, bank: Ban
 
 
 def test_an_agent_without_the_network_that_its_rules_need_says_so(tiny_sam: Sam, bank: Bank):
-    bare = ClickAgent(tiny_sam, None, None, Rules())
+    bare = ClickAgent(tiny_sam, None, None, ClickRules())
     with pytest.raises(ValueError, match="no prompter"):
         bare.refine(bank, started(tiny_sam, bank))
     with pytest.raises(ValueError, match="no quality head"):
-        bare.refine(bank, started(tiny_sam, bank), Rules(places="entropy"))
-    done = bare.refine(bank, started(tiny_sam, bank), Rules(places="entropy", accept="iou"))
+        bare.refine(bank, started(tiny_sam, bank), ClickRules(places="entropy"))
+    done = bare.refine(bank, started(tiny_sam, bank), ClickRules(places="entropy", accept="iou"))
     assert (done.last.iou >= done.states[0].iou).all()
 
 

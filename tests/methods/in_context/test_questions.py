@@ -62,7 +62,7 @@ def test_a_mask_image_poses_as_a_weakly_labelled_one(labeller: Labeller):
         asked = ask(labeller, batch, embedding, seeded(seed), WEAK, most=6)
         assert asked is not None
         posed |= set(asked.query.kind.tolist())
-        assert asked.judge.known.all()
+        assert asked.judge.has_truth.all()
         assert not asked.judge.present()[1:].any()
         # Six of ten rows; four other images have each category.
         assert asked.allowed.sum(1).tolist() == [4] * 6
@@ -97,7 +97,7 @@ def test_weak_images_are_judged_by_label_and_teacher(labeller: Labeller):
     teacher[:, 1] = 1
     asked = ask(labeller, batch, embedding, seeded(), WEAK, teacher, 1.0)
     assert asked is not None
-    assert not asked.judge.known.any()
+    assert not asked.judge.has_truth.any()
     assert asked.judge.view is not None
     assert asked.judge.labelled is not None
     category_1 = asked.judge.view.flatten(1).all(1)

@@ -19,7 +19,7 @@ from maskwright.nets.clip_surgery import ClipSurgery
 from maskwright.nets.place_policy import PlacePolicy
 from maskwright.nets.quality import Answers
 from maskwright.nets.recalibrate import SemanticRecalibration
-from maskwright.rl.bank import GRID, Bank
+from maskwright.rl.bank import LOGIT_STRIDE, Bank
 from maskwright.rl.clicks import ClickState, click, start, start_mask
 from maskwright.sam.click_grid import cells_of, places_of
 from maskwright.sam.prompts import PADDING
@@ -33,7 +33,7 @@ Labels = Literal["srm", "clip", "mask", "positive"]
 
 
 @dataclass(frozen=True)
-class Rules:
+class SelfPromptRules:
     """How masks are made.
 
     Attributes:
@@ -59,7 +59,7 @@ class Trace:
         states: after the opening and after each of the T clicks, T + 1 in all.
         recalibrated: (B, h, w) probabilities of SRM before the first click.
         semantic: (B, h, w) in 0..1, where the text is; None without one.
-        refined: what became of the best of them; None without ``Rules.refine``.
+        refined: what became of the best of them; None without ``SelfPromptRules.refine``.
     """
 
     states: list[ClickState]
@@ -96,7 +96,7 @@ class Recalibrator:
         self.srm, self.semantic = srm, semantic
 
     def logits(self, bank: Bank, rows: Tensor, mask: Tensor) -> Tensor:
-        """(B, h, w) logits of the foreground for targets (B,) whose last mask (B, h, w) is known; see ``seen``."""
+        """(B, h, w) logits of the foreground for targets (B,) whose last mask (B, h, w) is known; see ``last_mask``."""
         image = bank.image[rows]
         features = bank.embedding.low[image].float()
         return self.srm(features, mask, None if self.semantic is None else self.semantic[image])
@@ -104,7 +104,7 @@ class Recalibrator:
     @torch.no_grad()
     def __call__(self, bank: Bank, state: ClickState, place: Tensor) -> Tensor:
         """(B,) 1 where SRM takes the places (B, 2) for foreground, else 0."""
-        return (at(self.logits(bank, state.rows, seen(bank, state)), place, bank.size) > 0).long()
+        return (value_at(self.logits(bank, state.rows, last_mask(bank, state)), place, bank.size) > 0).long()
 
 
 class SelfPrompter(nn.Module):
@@ -115,7 +115,7 @@ class SelfPrompter(nn.Module):
         srm, policy: trained for this SAM.
         clip, names: for SRM's explicit branch: what is looked for. Several names are one foreground: where any of them is.
         rules: see there.
-        refiner: a click agent with a quality head, for ``Rules.refine``.
+        refiner: a click agent with a quality head, for ``SelfPromptRules.refine``.
     """
 
     def __init__(
@@ -125,14 +125,14 @@ class SelfPrompter(nn.Module):
         policy: PlacePolicy,
         clip: ClipSurgery | None = None,
         names: Sequence[str] = (),
-        rules: Rules | None = None,
+        rules: SelfPromptRules | None = None,
         refiner: ClickAgent | None = None,
     ) -> None:
         super().__init__()
         if (srm.branch == "explicit") != (clip is not None and len(names) > 0):
             raise ValueError("the explicit branch, and it alone, needs a CLIP and names")
         self.sam, self.srm, self.policy, self.clip = sam, srm, policy, clip
-        self.names, self.rules, self.refiner = tuple(names), rules or Rules(), refiner
+        self.names, self.rules, self.refiner = tuple(names), rules or SelfPromptRules(), refiner
         if refiner is not None:
             # So that they move to other devices with all else.
             self.prompter, self.quality = refiner.prompter, refiner.quality
@@ -150,7 +150,9 @@ class SelfPrompter(nn.Module):
         return resized(torch.cat(maps), bank.embedding.low.shape[-2:])
 
     @torch.no_grad()
-    def segment(self, bank: Bank, rules: Rules | None = None, generator: torch.Generator | None = None) -> Trace:
+    def segment(
+        self, bank: Bank, rules: SelfPromptRules | None = None, generator: torch.Generator | None = None
+    ) -> Trace:
         """Find the foreground of every image; the bank's truth, if there is one, is not looked at.
 
         Args:
@@ -163,22 +165,23 @@ class SelfPrompter(nn.Module):
         maps = self.semantic(bank)
         judge = Recalibrator(self.srm, maps)
         semantic = None if maps is None else maps[bank.image]
-        nothing_known = torch.ones(len(bank), *bank.embedding.low.shape[-2:], device=bank.device)
-        recalibrated = judge.logits(bank, rows, nothing_known).sigmoid()
+        # The mask before there is any: 1 everywhere, as SRM has learnt it.
+        blank = torch.ones(len(bank), *bank.embedding.low.shape[-2:], device=bank.device)
+        recalibrated = judge.logits(bank, rows, blank).sigmoid()
         free = torch.ones(len(bank), self.policy.grid**2, dtype=torch.bool, device=bank.device)
         if rules.labels == "positive":
-            scores = self._place_scores(bank, rows, nothing_known, rules.places, generator)
+            scores = self._place_scores(bank, rows, blank, rules.places, generator)
             cells = scores.topk(OPENING, 1).indices
             places, labels = places_of(cells, bank.size, self.policy.grid)[0], torch.ones_like(cells)
         else:
             places, labels = extremes(
                 semantic if rules.labels == "clip" and semantic is not None else recalibrated, bank.size
             )
-        state = opened(self.sam, bank, rows, places, labels, OPENING + rules.clicks)
+        state = start_with_clicks(self.sam, bank, rows, places, labels, OPENING + rules.clicks)
         free = free.scatter(1, cells_of(places, torch.zeros_like(labels), bank.size, self.policy.grid), False)
         states = [state]
         for _ in range(rules.clicks):
-            mask = seen(bank, state)
+            mask = last_mask(bank, state)
             scores = self._place_scores(bank, rows, mask, rules.places, generator)
             # Once every cell was clicked on, all are free again.
             free = free | ~free.any(1, keepdim=True)
@@ -197,12 +200,12 @@ class SelfPrompter(nn.Module):
         if agent is None or agent.prompter is None or agent.quality is None:
             raise ValueError("nothing was trained to refine with (preset strong)")
         states = [as_answer(self.sam, bank, rows, trace.recalibrated, agent.rules.clicks), *trace.states]
-        judged = agent.quality(agent.prompter(observe(bank, trace.last)), answers_of(states, trace.last))
-        best = judged[:, 1:].argmax(1)
+        guesses = agent.quality(agent.prompter(observe(bank, trace.last)), answers_of(states, trace.last))
+        best = guesses[:, 1:].argmax(1)
         slots = trace.last.labels.shape[1] + agent.rules.clicks
-        chosen = roomier(states[0], slots)
+        chosen = with_slots(states[0], slots)
         for number, state in enumerate(states[1:], start=1):
-            chosen = roomier(state, slots).where(best == number, chosen)
+            chosen = with_slots(state, slots).where(best == number, chosen)
         return agent.refine(bank, chosen).last
 
     def _place_scores(
@@ -220,35 +223,35 @@ class SelfPrompter(nn.Module):
         if labels == "positive":
             return torch.ones_like(state.rows)
         if labels == "mask":
-            return (at(state.logits, place, bank.size) > 0).long()
+            return (value_at(state.logits, place, bank.size) > 0).long()
         if judge.semantic is None:
             raise ValueError("labels by CLIP need a text")
-        return (at(judge.semantic[bank.image[state.rows]], place, bank.size) > 0.5).long()
+        return (value_at(judge.semantic[bank.image[state.rows]], place, bank.size) > 0.5).long()
 
 
 # -------------------------------------------------------------------------------------------------------- small parts
 
 
-def seen(bank: Bank, state: ClickState) -> Tensor:
+def last_mask(bank: Bank, state: ClickState) -> Tensor:
     """M, the probability of the last mask at the embedding's size: (B, h, w) in 0..1."""
     return resized(state.logits.sigmoid(), bank.embedding.low.shape[-2:])
 
 
 def as_answer(sam: Sam, bank: Bank, rows: Tensor, probabilities: Tensor, slots: int) -> ClickState:
     """SRM's own mask (B, h, w) in 0..1, as if SAM had given it: states without a click."""
-    area = resized(probabilities, (bank.size // GRID, bank.size // GRID))
+    area = resized(probabilities, (bank.size // LOGIT_STRIDE, bank.size // LOGIT_STRIDE))
     return start_mask(sam, bank, rows, mask_logits(area), slots=max(1, slots))
 
 
 def answers_of(states: Sequence[ClickState], now: ClickState) -> Answers:
     """What the quality head compares: the present answer first, then those of other states of the same B targets."""
-    everyone = [now, *states]
-    logits = torch.stack([state.logits for state in everyone], 1)
-    iou, stable = (torch.stack([getattr(state, name) for state in everyone], 1) for name in ("iou", "stability"))
-    return Answers(logits, iou, stable, now.clicks)
+    compared = [now, *states]
+    logits = torch.stack([state.logits for state in compared], 1)
+    iou, stability = (torch.stack([getattr(state, name) for state in compared], 1) for name in ("iou", "stability"))
+    return Answers(logits, iou, stability, now.clicks)
 
 
-def roomier(state: ClickState, slots: int) -> ClickState:
+def with_slots(state: ClickState, slots: int) -> ClickState:
     """The same with so many slots for prompts."""
     more = slots - state.labels.shape[1]
     return replace(
@@ -264,7 +267,7 @@ def resized(maps: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
     return F.interpolate(maps[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
 
 
-def at(maps: Tensor, place: Tensor, size: int) -> Tensor:
+def value_at(maps: Tensor, place: Tensor, size: int) -> Tensor:
     """The values of maps (B, h, w) at places (B, 2) in pixels of a canvas of that size, between cells bilinearly: (B,)."""
     grid = (place.to(maps) * (2 / size) - 1)[:, None, None]
     return F.grid_sample(maps[:, None], grid, padding_mode="border", align_corners=False)[:, 0, 0, 0]
@@ -279,7 +282,7 @@ def extremes(scores: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return places_of(cells, size, side)[0], labels
 
 
-def opened(sam: Sam, bank: Bank, rows: Tensor, places: Tensor, labels: Tensor, slots: int) -> ClickState:
+def start_with_clicks(sam: Sam, bank: Bank, rows: Tensor, places: Tensor, labels: Tensor, slots: int) -> ClickState:
     """SAM's answer to the first clicks: places (B, K, 2) with labels (B, K)."""
     state = start(sam, bank, rows, places[:, 0], labels[:, 0], slots=slots)
     for number in range(1, places.shape[1]):

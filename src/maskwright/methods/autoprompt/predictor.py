@@ -19,7 +19,7 @@ from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor
 from maskwright.engine.scoring import ScoreTable, split_problems, true_mask
 from maskwright.errors import MaskwrightError
-from maskwright.methods.autoprompt.agent import OPENING, Rules, SelfPrompter, Trace
+from maskwright.methods.autoprompt.agent import OPENING, SelfPrompter, SelfPromptRules, Trace
 from maskwright.methods.autoprompt.scores import Foreground, foreground_of
 from maskwright.methods.clicks import agent as clicks
 from maskwright.methods.clicks.agent import ClickAgent
@@ -93,7 +93,7 @@ class AutoPromptPredictor(Predictor):
         canvases: Sequence[Canvas],
         *,
         clicks: int | None = None,
-        rules: Rules | None = None,
+        rules: SelfPromptRules | None = None,
         output: Output = "mask",
         generator: torch.Generator | None = None,
     ) -> Iterator[Prediction]:
@@ -112,12 +112,14 @@ class AutoPromptPredictor(Predictor):
                 logits=logits,
             )
 
-    def rules(self, clicks: int | None) -> Rules:
+    def rules(self, clicks: int | None) -> SelfPromptRules:
         """The model's own rules, with another number of clicks where one is given."""
         return self.network.rules if clicks is None else replace(self.network.rules, clicks=clicks)
 
     @torch.no_grad()
-    def trace(self, canvases: Sequence[Canvas], rules: Rules, generator: torch.Generator | None = None) -> Trace:
+    def trace(
+        self, canvases: Sequence[Canvas], rules: SelfPromptRules, generator: torch.Generator | None = None
+    ) -> Trace:
         """All steps on the way to the masks of some images; ``generator`` is for random places."""
         pixels = torch.from_numpy(np.stack([canvas.pixels for canvas in canvases])).permute(0, 3, 1, 2).contiguous()
         return self.network.segment(Bank.of_images(self.network.sam, pixels), rules, generator)
@@ -148,7 +150,7 @@ class AutoPromptPredictor(Predictor):
         batch: int = 8,
         progress: Callable[[int, int], None] | None = None,
         clicks: int | None = None,
-        rules: Rules | None = None,
+        rules: SelfPromptRules | None = None,
         output: Output = "mask",
         seed: int = 0,
     ) -> dict[str, Any]:
@@ -219,7 +221,7 @@ def load_self_prompter(model: Model) -> AutoPromptPredictor:
         sam_source, size, sam_signature = (config["sam"][name] for name in ("source", "size", "signature"))
         srm = SemanticRecalibration(**config["srm"])
         policy = PlacePolicy(**config["policy"])
-        rules = Rules(**config["rules"])
+        rules = SelfPromptRules(**config["rules"])
         foreground, names, clip_config = config["foreground"], config["text"], config["clip"]
         clip_source = (
             None if clip_config is None else (clip_config["source"], clip_config["size"], clip_config["signature"])
@@ -243,8 +245,8 @@ def load_self_prompter(model: Model) -> AutoPromptPredictor:
     return AutoPromptPredictor(SelfPrompter(sam, srm, policy, clip, names, rules, refiner), foreground, model)
 
 
-def _refiner_parts(config: Mapping[str, Any] | None) -> tuple[Prompter | None, QualityHead | None, clicks.Rules]:
+def _refiner_parts(config: Mapping[str, Any] | None) -> tuple[Prompter | None, QualityHead | None, clicks.ClickRules]:
     """The untrained networks of the preset ``strong``, and how its click agent acts; nothing for the preset ``paper``."""
     if config is None:
-        return None, None, clicks.Rules()
-    return Prompter(**config["prompter"]), QualityHead(**config["quality"]), clicks.Rules(**config["rules"])
+        return None, None, clicks.ClickRules()
+    return Prompter(**config["prompter"]), QualityHead(**config["quality"]), clicks.ClickRules(**config["rules"])

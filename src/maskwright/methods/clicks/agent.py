@@ -25,12 +25,12 @@ Accept = Literal["always", "iou", "quality"]
 
 
 @dataclass(frozen=True)
-class Rules:
+class ClickRules:
     """How an agent acts.
 
     Attributes:
         clicks: how many it may place.
-        looks: proposals that are tried for each click, in one decode; the best of them is offered. 1: no looking ahead.
+        looks: candidates that SAM answers, in one decode, for each click that is placed: the best of them. 1: no looking ahead.
         places: where proposals come from. ``random`` and ``entropy`` contradict the answer at hand: positive off the
             mask, negative on it. ``oracle`` needs the truth.
         accept: what becomes of an answer: ``always`` kept; kept if SAM's own predicted IoU rises (``iou``); kept if the
@@ -54,12 +54,13 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Looks:
-    """M clicks tried from each of B states.
+class CandidateClicks:
+    """M clicks tried from each of B states, and SAM's answers to them.
 
     Attributes:
-        places: (B, M, 2) x y in pixels of the canvas, labels: (B, M).
-        logits: (B, M, h, w) and iou: (B, M), SAM's answers.
+        places: (B, M, 2) x y in pixels of the canvas.
+        labels: (B, M) 1 = on the object, 0 = off it.
+        logits: (B, M, h, w), and iou: (B, M) predicted IoU, of the answers.
     """
 
     places: Tensor
@@ -117,7 +118,7 @@ class ClickAgent:
         prompter, quality: trained for this SAM; ``quality`` may be None where nothing is to be accepted by it.
     """
 
-    def __init__(self, sam: Sam, prompter: Prompter | None, quality: QualityHead | None, rules: Rules) -> None:
+    def __init__(self, sam: Sam, prompter: Prompter | None, quality: QualityHead | None, rules: ClickRules) -> None:
         self.sam, self.prompter, self.quality, self.rules = sam, prompter, quality, rules
 
     @torch.no_grad()
@@ -125,9 +126,9 @@ class ClickAgent:
         self,
         bank: Bank,
         state: ClickState,
-        rules: Rules | None = None,
+        rules: ClickRules | None = None,
         generator: torch.Generator | None = None,
-        watch: Callable[[ClickState, Looks, Tensor | None], None] | None = None,
+        watch: Callable[[ClickState, CandidateClicks, Tensor | None], None] | None = None,
     ) -> Refinement:
         """Improve the answers of B states, each by itself: the result of one does not depend on the others.
 
@@ -136,7 +137,8 @@ class ClickAgent:
             state: with as many free slots as there are clicks.
             rules: left out, the agent's own.
             generator: for ``places="random"``.
-            watch: is shown every state, what was looked at from it and the raw guesses (B, M + 1) of the quality head.
+            watch: is called with the states that are not done, M clicks tried from each, and the quality head's guesses
+                (B, M + 1) before calibration, the state's own answer first (None where nothing judges).
         """
         rules = rules or self.rules
         count, device = len(state), state.rows.device
@@ -151,28 +153,28 @@ class ClickAgent:
             if len(index):
                 part = state[index]
                 advice = self.prompter(observe(bank, part)) if self.prompter else None
-                places, labels, cells, halt = self._propose(bank, part, advice, barred[index], rules, generator)
-                looks = Looks(places, labels, *counterfactual(self.sam, bank, part, places, labels))
-                chosen, better, judged = self._judge(part, looks, advice, margins[index], rules)
+                places, labels, cells, should_stop = self._propose(bank, part, advice, barred[index], rules, generator)
+                answers = counterfactual(self.sam, bank, part, places, labels)
+                candidates = CandidateClicks(places, labels, *answers)
+                chosen, is_better, guesses = self._judge(part, candidates, advice, margins[index], rules)
                 if watch:
-                    watch(part, looks, judged)
-                go = ~halt
-                better = better & go
-                after = looks.take(part, chosen).where(better, part)
+                    watch(part, candidates, guesses)
+                is_better = is_better & ~should_stop
+                after = candidates.take(part, chosen).where(is_better, part)
                 state = state.put(index, after)
-                clicks = clicks.index_add(0, index, go.long())
-                kept = kept.index_add(0, index, better.long())
-                if judged is not None and self.quality is not None:
-                    guesses = self.quality.calibrated(judged)
-                    now = guesses.gather(1, (chosen + 1)[:, None])[:, 0]
+                clicks = clicks.index_add(0, index, (~should_stop).long())
+                kept = kept.index_add(0, index, is_better.long())
+                if guesses is not None and self.quality is not None:
+                    dice = self.quality.calibrated(guesses)
+                    dice_of_chosen = dice.gather(1, (chosen + 1)[:, None])[:, 0]
                     if number == 0:
-                        qualities[0] = qualities[0].index_copy(0, index, guesses[:, 0])
-                    quality = quality.index_copy(0, index, torch.where(better, now, guesses[:, 0]))
+                        qualities[0] = qualities[0].index_copy(0, index, dice[:, 0])
+                    quality = quality.index_copy(0, index, torch.where(is_better, dice_of_chosen, dice[:, 0]))
                 # What was tried and undone is not proposed again from the same state.
                 tried = torch.zeros_like(barred[index]).scatter(1, cells, True) | barred[index]
-                barred = barred.index_copy(0, index, tried & ~better[:, None])
+                barred = barred.index_copy(0, index, tried & ~is_better[:, None])
                 if rules.stop:
-                    done = done.index_copy(0, index, done[index] | halt | ~better)
+                    done = done.index_copy(0, index, done[index] | should_stop | ~is_better)
             history.append(state)
             qualities.append(quality)
         return Refinement(history, torch.stack(qualities, 1), clicks, kept)
@@ -189,11 +191,11 @@ class ClickAgent:
         state: ClickState,
         advice: Advice | None,
         barred: Tensor,
-        rules: Rules,
+        rules: ClickRules,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Places (B, M, 2), labels (B, M), their cells (B, M), and (B,) bool: better stop."""
-        halt = torch.zeros_like(state.done)
+        should_stop = torch.zeros_like(state.done)
         grid = state.logits.shape[-1] // 2
         if rules.places == "oracle":
             places, labels, wrong = oracle_click(bank, state)
@@ -204,8 +206,9 @@ class ClickAgent:
                 raise ValueError("this agent has no prompter to ask for places")
             scores = advice.policy[:, :-1].unflatten(1, (2, grid, grid))
             best = scores.masked_fill(~allowed, -torch.inf).flatten(1).amax(1)
-            # What a look shows is a better reason to stop than what the policy expects of it.
-            halt = (advice.policy[:, -1] > best) if rules.stop and rules.accept == "always" else halt
+            # What SAM answers is a better reason to stop than what the policy expects of it.
+            if rules.stop and rules.accept == "always":
+                should_stop = advice.policy[:, -1] > best
         else:
             scores = contradictions(state, rules.places, generator)
         count = rules.looks if rules.accept != "always" else 1
@@ -215,23 +218,28 @@ class ClickAgent:
         else:
             cells = peaks(scores, allowed, count)
         places, labels = places_of(cells, bank.size, grid)
-        return places, labels, cells, halt
+        return places, labels, cells, should_stop
 
     def _judge(
-        self, state: ClickState, looks: Looks, advice: Advice | None, margins: Tensor, rules: Rules
+        self,
+        state: ClickState,
+        candidates: CandidateClicks,
+        advice: Advice | None,
+        margins: Tensor,
+        rules: ClickRules,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The chosen (B,) of the looks, whether it is kept (B,), and the raw guesses (B, M + 1), if any."""
+        """The best (B,) of the candidates, whether it is kept (B,), and the guesses (B, M + 1) before calibration, if there are any."""
         if rules.accept == "always":
             return torch.zeros_like(state.rows), torch.ones_like(state.done), None
         if rules.accept == "iou":
-            best = looks.iou.max(1)
+            best = candidates.iou.max(1)
             return best.indices, best.values > state.iou + margins, None
         if self.quality is None or advice is None:
             raise ValueError("this agent has no quality head to accept by")
-        judged = self.quality(advice, looks.answers(state))
-        guesses = self.quality.calibrated(judged)
-        best = guesses[:, 1:].max(1)
-        return best.indices, best.values > guesses[:, 0] + margins, judged
+        guesses = self.quality(advice, candidates.answers(state))
+        dice = self.quality.calibrated(guesses)
+        best = dice[:, 1:].max(1)
+        return best.indices, best.values > dice[:, 0] + margins, guesses
 
 
 def observe(bank: Bank, state: ClickState) -> Observation:

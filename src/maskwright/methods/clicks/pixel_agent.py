@@ -14,10 +14,10 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from maskwright.methods.clicks.agent import ClickAgent, Looks, Refinement, Rules
+from maskwright.methods.clicks.agent import CandidateClicks, ClickAgent, ClickRules, Refinement
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState
-from maskwright.rl.envs import GRID, PIXELS, ClickVectorEnv
+from maskwright.rl.envs import GRID, PIXELS, ClickEnvSettings, ClickVectorEnv
 from maskwright.rl.sb3 import ActorCriticCnnPolicy
 from maskwright.sam.sam import Sam
 
@@ -41,7 +41,7 @@ class PixelAgent(ClickAgent):
     def __init__(
         self, sam: Sam, policy: ActorCriticCnnPolicy, clicks: int, grid: int = GRID, pixels: int = PIXELS
     ) -> None:
-        super().__init__(sam, None, None, Rules(clicks, 1, "policy", "always", stop=False))
+        super().__init__(sam, None, None, ClickRules(clicks, 1, "policy", "always", stop=False))
         self.policy, self.grid, self.pixels = policy, grid, pixels
 
     @torch.no_grad()
@@ -49,9 +49,9 @@ class PixelAgent(ClickAgent):
         self,
         bank: Bank,
         state: ClickState,
-        rules: Rules | None = None,
+        rules: ClickRules | None = None,
         generator: torch.Generator | None = None,
-        watch: Callable[[ClickState, Looks, Tensor | None], None] | None = None,
+        watch: Callable[[ClickState, CandidateClicks, Tensor | None], None] | None = None,
     ) -> Refinement:
         """As in ``ClickAgent``; rules for other ``places`` than the policy's are followed as there."""
         rules = rules or self.rules
@@ -65,19 +65,21 @@ class PixelAgent(ClickAgent):
             self.sam,
             bank,
             len(state),
-            observation="pixels",
-            pixels=self.pixels,
-            grid=self.grid,
-            max_clicks=rules.clicks,
-            reward=lambda step: torch.zeros_like(step.dice_after),
-            opening=opening,
+            ClickEnvSettings(
+                observation="pixels",
+                pixels=self.pixels,
+                grid=self.grid,
+                max_clicks=rules.clicks,
+                reward=lambda step: torch.zeros_like(step.dice_after),
+                opening=opening,
+            ),
             autoreset_mode=AutoresetMode.DISABLED,
         )
-        seen, _ = env.reset(options={"rows": state.rows.cpu().numpy()})
+        observation, _ = env.reset(options={"rows": state.rows.cpu().numpy()})
         history = [state]
         for _ in range(rules.clicks):
-            actions, _ = self.policy.predict(seen, deterministic=True)
-            seen, *_ = env.step(actions)
+            actions, _ = self.policy.predict(observation, deterministic=True)
+            observation, *_ = env.step(actions)
             history.append(env.state)
         clicks = torch.full_like(state.rows, rules.clicks)
         unjudged = torch.zeros(len(state), rules.clicks + 1, device=state.rows.device)

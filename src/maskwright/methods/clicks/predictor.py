@@ -25,13 +25,13 @@ from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, FolderTask, Prediction, Predictor
 from maskwright.engine.scoring import ScoreTable
 from maskwright.errors import DataError, MaskwrightError
-from maskwright.methods.clicks.agent import ClickAgent, Refinement, Rules, mask_logits
+from maskwright.methods.clicks.agent import ClickAgent, ClickRules, Refinement, mask_logits
 from maskwright.methods.clicks.given_masks import GivenMasks
 from maskwright.methods.clicks.scores import curve_table, curves_by_rules, head_room
 from maskwright.methods.semantic.scores import semantic_scores, semantic_table
 from maskwright.nets.prompter import Prompter
 from maskwright.nets.quality import QualityHead
-from maskwright.rl.bank import GRID, MIN_SHARE, Bank
+from maskwright.rl.bank import LOGIT_STRIDE, MIN_SHARE, Bank
 from maskwright.rl.clicks import SLOTS, ClickState, click, start, start_box, start_mask
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import weights_signature
@@ -223,7 +223,7 @@ class ClickPredictor(Predictor):
                 warp_mask(mask, resize_matrix(canvas.size, self.size), self.size, fill=0).astype(np.uint8)
             )
             for category in range(1, len(self.categories)):
-                share = F.avg_pool2d((squashed == category).float()[None, None], GRID)[0, 0]
+                share = F.avg_pool2d((squashed == category).float()[None, None], LOGIT_STRIDE)[0, 0]
                 if float(share.mean()) >= MIN_SHARE:
                     targets.append((image, category, share))
         refinement = self._refine_targets(canvases, targets) if targets else None
@@ -330,7 +330,7 @@ class ClickPredictor(Predictor):
         if masks is not None:
             return semantic_scores(self, part, batch=batch, progress=progress, masks=masks, **options)
         clicks = self.agent.rules.clicks
-        rules = {"agent": self.agent.rules, "oracle": Rules(clicks, 1, "oracle", "always", stop=False)}
+        rules = {"agent": self.agent.rules, "oracle": ClickRules(clicks, 1, "oracle", "always", stop=False)}
         curves, targets = curves_by_rules(self.agent, part, rules, memory=AT_ONCE, batch=batch, progress=progress)
         agent, oracle = curves["agent"], curves["oracle"]
         return {
@@ -380,7 +380,7 @@ def load_agent(model: Model) -> ClickPredictor:
 
 def _own_agent(sam: Sam, model: Model) -> ClickAgent:
     config = model.config
-    prompter, rules = Prompter(**config["prompter"]), Rules(**config["rules"])
+    prompter, rules = Prompter(**config["prompter"]), ClickRules(**config["rules"])
     quality = None if config["quality"] is None else QualityHead(**config["quality"])
     model.fill(prompter)
     if quality is not None:

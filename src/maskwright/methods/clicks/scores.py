@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from maskwright.data.dataset import Dataset
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.scoring import ScoreTable
-from maskwright.methods.clicks.agent import ClickAgent, Rules
+from maskwright.methods.clicks.agent import ClickAgent, ClickRules
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import SLOTS, ClickState, canvas_dice, first_click, start
 
@@ -67,7 +67,7 @@ def first_answers(agent: ClickAgent, bank: Bank, rows: torch.Tensor, clicks: int
 def curve(
     agent: ClickAgent,
     bank: Bank,
-    rules: Rules | None = None,
+    rules: ClickRules | None = None,
     *,
     begin: Callable[[torch.Tensor], ClickState] | None = None,
     seed: int = 0,
@@ -100,7 +100,7 @@ def curve(
 def curves_by_rules(
     agent: ClickAgent,
     dataset: Dataset,
-    rules: Mapping[str, Rules],
+    rules: Mapping[str, ClickRules],
     *,
     memory: int,
     batch: int = 16,

@@ -25,15 +25,15 @@ class Judge:
     """What the answers to N queries are held against.
 
     Attributes:
-        known: (N,) bool, the queries whose true mask is known. It is their only reward; the other queries have the others.
-        truth: (N, h, w) in 0..1; anything where not ``known``.
+        has_truth: (N,) bool, the queries whose true mask is known. It is their only reward; the other queries have the others.
+        truth: (N, h, w) in 0..1; anything where there is none.
         counted: (N, h, w) in 0..1, the pixels that count; None: all.
         view: (N, h, w) bool, the segmenter's mask; None before there is one.
         weak: (R,) rows, (R, h, w) logits → (R,) losses against the rows' own weak labels; None where there are no such labels.
         labelled: (N,) bool, the queries that ``weak`` has something to say of; needed with it.
     """
 
-    known: Tensor
+    has_truth: Tensor
     truth: Tensor
     counted: Tensor | None = None
     view: Tensor | None = None
@@ -41,7 +41,7 @@ class Judge:
     labelled: Tensor | None = None
 
     def dice(self, rows: Tensor, logits: Tensor) -> Tensor:
-        """(R,) rows, (R, h, w) logits → (R,) true Dice; says nothing of rows that are not ``known``."""
+        """(R,) rows, (R, h, w) logits → (R,) true Dice; says nothing of rows without truth."""
         return soft_dice(logits > 0, self.truth[rows], None if self.counted is None else self.counted[rows])
 
     def rewards(self, rows: Tensor, logits: Tensor, iou: Tensor) -> Tensor:
@@ -58,10 +58,10 @@ class Judge:
 
     def present(self) -> Tensor:
         """(4, N) bool: which rewards count for which query."""
-        no = torch.zeros_like(self.known)
-        view = no if self.view is None else ~self.known
-        weak = no if self.weak is None or self.labelled is None else ~self.known & self.labelled
-        return torch.stack([self.known, ~self.known, view, weak])
+        no = torch.zeros_like(self.has_truth)
+        view = no if self.view is None else ~self.has_truth
+        weak = no if self.weak is None or self.labelled is None else ~self.has_truth & self.labelled
+        return torch.stack([self.has_truth, ~self.has_truth, view, weak])
 
 
 # ------------------------------------------------------------------------------------------------------- answering
@@ -134,7 +134,7 @@ def oracle(
 
     Args:
         predict_masks: see ``PredictMasks``.
-        judge: all of its N queries must be ``known``.
+        judge: all of its N queries must have a truth.
         index: (N, K) places of the candidates in the pool.
         allowed: (N, K) bool, at least one per query; where there are fewer than T the last choice repeats.
         count: T.
@@ -143,7 +143,7 @@ def oracle(
     Returns:
         (N, T) places; the first t of them are the choice of t references. (N, T) Dice after each choice.
     """
-    if not bool(judge.known.all()):
+    if not bool(judge.has_truth.all()):
         raise ValueError("the oracle needs the truth of every query")
     if not bool(allowed.any(1).all()):
         raise ValueError("a query without any allowed reference cannot be given one")

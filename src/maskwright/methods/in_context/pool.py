@@ -66,20 +66,22 @@ class ReferencePool:
         if len(last) < len(samples):
             new = {name: value[list(last.values())] for name, value in new.items()}
         keys = list(last)
-        known = torch.tensor([key in self.slot for key in keys], dtype=torch.bool, device=samples.device)
+        is_old = torch.tensor([key in self.slot for key in keys], dtype=torch.bool, device=samples.device)
         if not self.tensors:
             self.tensors = {name: value[:0].clone() for name, value in new.items()}
-        if known.any():
+        if is_old.any():
             slots = torch.tensor([self.slot[key] for key in keys if key in self.slot], device=samples.device)
             for name in FOLLOWING:
-                own = self.tensors[name]
-                own[slots] = torch.lerp(new[name][known].to(own), own[slots], self.momentum)
-            self.tensors["kind"][slots] = new["kind"][known]
-        if not known.all():
+                stored = self.tensors[name]
+                stored[slots] = torch.lerp(new[name][is_old].to(stored), stored[slots], self.momentum)
+            self.tensors["kind"][slots] = new["kind"][is_old]
+        if not is_old.all():
             start = len(self.slot)
-            fresh = [key for key, old in zip(keys, known.tolist()) if not old]
+            fresh = [key for key in keys if key not in self.slot]
             self.slot |= {key: start + i for i, key in enumerate(fresh)}
-            self.tensors = {name: torch.cat([own, new[name][~known].to(own)]) for name, own in self.tensors.items()}
+            self.tensors = {
+                name: torch.cat([stored, new[name][~is_old].to(stored)]) for name, stored in self.tensors.items()
+            }
 
     def allowed(self, samples: Tensor, categories: Tensor, kinds: Tensor) -> Tensor:
         """(N, E) bool: same category, another image, and a FINER label than the query's (mask queries use other masks)."""
@@ -95,8 +97,7 @@ class ReferencePool:
 
     def entries(self) -> Entries:
         """All entries as the policy sees them: pooled vectors and kinds. The pool must not be empty."""
-        own = self.tensors
-        return Entries(own["memory"], own["whole"], own["foreground"], own["kind"])
+        return Entries(*(self.tensors[name] for name in ("memory", "whole", "foreground", "kind")))
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self.tensors)

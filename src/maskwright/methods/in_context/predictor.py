@@ -153,7 +153,7 @@ class InContextPrediction(Prediction):
     """The mask of one image, and which references it rests on.
 
     Attributes:
-        references: for each category that was asked for, what ``predictions.json`` says of it.
+        references: for each category that was looked for, what ``predictions.json`` says of it.
     """
 
     references: list[dict[str, Any]] = field(default_factory=list, repr=False)

@@ -32,7 +32,7 @@ class Questions:
 
     def best(self, round: Round) -> ReferenceSets:
         """The best sets of a round, for the pseudo-masks of the weakly labelled rows (SAMIX: the set with the largest advantage)."""
-        at = (round.decided & ~self.judge.known).nonzero()[:, 0]
+        at = (round.decided & ~self.judge.has_truth).nonzero()[:, 0]
         return ReferenceSets(self.rows[at], round.places[at])
 
 

@@ -54,11 +54,11 @@ def write_report(
         row = there[name]
         image = thumbnail(read_image(row["file"]), _SIDE)
         mask = thumbnail_mask(read_mask(folder / row["mask"]), (image.shape[1], image.shape[0]))
-        shown = [Picture(image, "image"), Picture(np.asarray(overlay(image, mask, colours)), "mask")]
-        for found in row["references"]:
-            shown += [Picture(_open(pictures[one["entry"]]), _caption(found, one)) for one in found["chosen"]]
-        told = ", ".join(f"{found['category']}: predicted IoU {found['iou']:.2f}" for found in row["references"])
-        report.pictures(name, told or "No category was seen, so nothing was asked for.", shown)
+        panels = [Picture(image, "image"), Picture(np.asarray(overlay(image, mask, colours)), "mask")]
+        for evidence in row["references"]:
+            panels += [Picture(_open(pictures[one["entry"]]), _caption(evidence, one)) for one in evidence["chosen"]]
+        scores = ", ".join(f"{one['category']}: predicted IoU {one['iou']:.2f}" for one in row["references"])
+        report.pictures(name, scores or "The segmenter found no category, so nothing was looked for.", panels)
     return report.save(folder / NAME)
 
 
@@ -66,19 +66,19 @@ def _often(report: Report, rows: Mapping[str, Mapping[str, Any]], pictures: Sequ
     chosen = [(one["entry"], one["image"]) for row in rows.values() for f in row["references"] for one in f["chosen"]]
     counts = Counter(chosen)
     if counts:
-        shown = [
+        panels = [
             Picture(_open(pictures[entry]), f"{image}: {count} times")
             for (entry, image), count in counts.most_common(most)
         ]
-        report.pictures("Chosen most often", f"{len(counts)} of {len(pictures)} references were chosen.", shown)
+        report.pictures("Chosen most often", f"{len(counts)} of {len(pictures)} references were chosen.", panels)
 
 
 def _sureness(row: Mapping[str, Any]) -> float:
-    return min((found["iou"] for found in row["references"]), default=1.0)
+    return min((evidence["iou"] for evidence in row["references"]), default=1.0)
 
 
-def _caption(found: Mapping[str, Any], one: Mapping[str, Any]) -> str:
-    why = f"{found['category']} in {one['image']}: similarity {one['similarity']:.3f}, object {one['object_similarity']:.3f}"
+def _caption(evidence: Mapping[str, Any], one: Mapping[str, Any]) -> str:
+    why = f"{evidence['category']} in {one['image']}: similarity {one['similarity']:.3f}, object {one['object_similarity']:.3f}"
     return why + (f", probability {one['probability']:.2f}" if "probability" in one else "")
 
 

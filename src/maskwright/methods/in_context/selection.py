@@ -221,7 +221,7 @@ class ReferencePolicy:
         heuristic: Heuristic,
         generator: torch.Generator,
     ) -> dict[str, float]:
-        """Mean true Dice on known queries of the policy, of a heuristic and of the oracle; see ``with_head_room``."""
+        """Mean true Dice, on queries with a truth, of the policy, of a heuristic and of the oracle; see ``with_head_room``."""
         settings = self.settings
         similar = select(
             heuristic,
@@ -298,11 +298,11 @@ def _reward_scalars(rewards: Tensor, present: Tensor, valid: Tensor, judge: Judg
         counts = there[:, None] & valid
         if counts.any():
             scalars[f"policy_{name}"] = float(values[counts].mean())
-    known = judge.known[:, None] & valid
+    has_truth = judge.has_truth[:, None] & valid
     for number, name in ((1, "iou"), (2, "view")):
         if number == 2 and judge.view is None:
             continue
-        value = correlation(rewards[0], rewards[number], known)
+        value = correlation(rewards[0], rewards[number], has_truth)
         if value is not None:
             scalars[f"policy_{name}_correlation"] = value
     return scalars

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from maskwright.engine.session import rated_groups, set_rate
-from maskwright.methods.autoprompt.agent import answers_of, as_answer, roomier
+from maskwright.methods.autoprompt.agent import answers_of, as_answer, with_slots
 from maskwright.methods.clicks.agent import (
+    CandidateClicks,
     ClickAgent,
-    Looks,
-    Rules,
+    ClickRules,
     allowed_cells,
     contradictions,
     observe,
@@ -56,7 +56,7 @@ class Coach:
         self.quality = QualityHead(self.prompter.hidden).to(bank.device)
         self.parameters = [*self.prompter.parameters(), *self.quality.parameters()]
         self.optimizer = torch.optim.AdamW(rated_groups([(self.parameters, lr)]), weight_decay=1e-2)
-        self.agent = ClickAgent(sam, self.prompter, self.quality, Rules(clicks=CLICKS))
+        self.agent = ClickAgent(sam, self.prompter, self.quality, ClickRules(clicks=CLICKS))
 
     def learn(
         self, visited: Sequence[ClickState], recalibrated: Tensor, rate: float, generator: torch.Generator
@@ -79,7 +79,7 @@ class Coach:
             rows = torch.randperm(len(self.bank), generator=generator)[:BATCH].to(self.bank.device)
             chosen = torch.randperm(len(visited), generator=generator)[:SNAPSHOTS].tolist()
             own = as_answer(self.sam, self.bank, rows, recalibrated[rows], slots)
-            others = [own, *(roomier(visited[i][rows], slots) for i in chosen)]
+            others = [own, *(with_slots(visited[i][rows], slots) for i in chosen)]
             # Each target begins with one of the masks at hand; all of them are judged.
             state = own
             which = torch.randint(len(others), (len(rows),), generator=generator).to(rows.device)
@@ -97,7 +97,7 @@ class Coach:
         advice = self.prompter(observe(bank, state))
         grid = advice.values.shape[-1]
         places, labels = self._tries(state, advice.policy.detach(), generator)
-        looks = Looks(places, labels, *counterfactual(self.sam, bank, state, places, labels))
+        looks = CandidateClicks(places, labels, *counterfactual(self.sam, bank, state, places, labels))
         tried = looks.answers(state)
         compared = answers_of(others, state)
         now, after = dice(bank, state.rows, state.logits), dice(bank, state.rows, looks.logits)

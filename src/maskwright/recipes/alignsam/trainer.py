@@ -20,7 +20,15 @@ from maskwright.data.dataset import Dataset
 from maskwright.engine.budget import Budget
 from maskwright.engine.session import Session, Trainable
 from maskwright.errors import DataError
-from maskwright.methods.autoprompt.agent import OPENING, Recalibrator, Rules, SelfPrompter, opened, resized, seen
+from maskwright.methods.autoprompt.agent import (
+    OPENING,
+    Recalibrator,
+    SelfPrompter,
+    SelfPromptRules,
+    last_mask,
+    resized,
+    start_with_clicks,
+)
 from maskwright.methods.autoprompt.scores import foreground_bank, foreground_of, scores_on_canvas
 from maskwright.nets.clip_surgery import ClipSurgery
 from maskwright.nets.place_policy import PlacePolicy
@@ -30,7 +38,7 @@ from maskwright.recipes.alignsam.strong import Coach
 from maskwright.rl import ppo
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState
-from maskwright.rl.envs import ClickVectorEnv
+from maskwright.rl.envs import ClickEnvSettings, ClickVectorEnv
 from maskwright.rl.rules import foreground_reward
 from maskwright.sam.sam import Sam
 
@@ -75,7 +83,7 @@ class Trainer(Trainable):
             policy,
             clip,
             config.text,
-            Rules(clicks=config.clicks, refine=self.coach is not None),
+            SelfPromptRules(clicks=config.clicks, refine=self.coach is not None),
             None if self.coach is None else self.coach.agent,
         )
         self.srm, self.policy = self.agent.srm, self.agent.policy
@@ -87,13 +95,15 @@ class Trainer(Trainable):
             self.sam,
             self.bank,
             len(self.bank),
-            observation=None,
-            grid=config.grid,
-            labeller=self.judge,
-            max_clicks=config.clicks,
-            reward=foreground_reward,
-            opening=truth_opening,
-            shuffle=False,
+            ClickEnvSettings(
+                observation=None,
+                grid=config.grid,
+                labeller=self.judge,
+                max_clicks=config.clicks,
+                reward=foreground_reward,
+                opening=truth_opening,
+                shuffle=False,
+            ),
             autoreset_mode=AutoresetMode.DISABLED,
         )
         self.ppo = ppo.Settings(
@@ -174,7 +184,7 @@ class Trainer(Trainable):
         steps, self.visited = [], []
         for number in range(config.clicks):
             moment = self.stage.step * config.clicks + number
-            mask = seen(self.bank, self.env.state)
+            mask = last_mask(self.bank, self.env.state)
             with torch.no_grad():
                 state = self.policy.state(features, mask)
                 logits, values = self.policy(state)
@@ -198,7 +208,7 @@ class Trainer(Trainable):
             free = free.scatter(1, actions[:, None], False)
             self.visited.append(before)
             self.watch(before, self.env.state)
-            self.teach(seen(self.bank, self.env.state), self.session.generator(Stream.SRM, moment))
+            self.teach(last_mask(self.bank, self.env.state), self.session.generator(Stream.SRM, moment))
         return ppo.Rollout.stack(steps)
 
     def coached(self) -> dict[str, float]:
@@ -255,4 +265,4 @@ def truth_opening(sam: Sam, bank: Bank, rows: Tensor, slots: int, generator: np.
         chosen = torch.where(region, chance, -1.0).flatten(1).argmax(1)
         places.append(torch.stack([chosen % bank.size, chosen // bank.size], 1) + 0.5)
     labels = torch.tensor([1, 0], device=rows.device).expand(len(rows), OPENING)
-    return opened(sam, bank, rows, torch.stack(places, 1), labels, slots)
+    return start_with_clicks(sam, bank, rows, torch.stack(places, 1), labels, slots)

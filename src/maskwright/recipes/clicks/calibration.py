@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskwright.methods.clicks.agent import ClickAgent, Looks, Rules
+from maskwright.methods.clicks.agent import CandidateClicks, ClickAgent, ClickRules
 from maskwright.methods.clicks.beginnings import somebodys_masks
 from maskwright.methods.clicks.scores import curve, first_answers
 from maskwright.nets.quality import QualityHead
@@ -38,7 +38,7 @@ class Settlement:
     """
 
     policy: str
-    rules: Rules
+    rules: ClickRules
     trials: list[dict[str, Any]]
     held_out: int
     reliability: tuple[NDArray[np.floating], NDArray[np.floating]] | None
@@ -93,7 +93,7 @@ def _calibrate(
     """Bring the quality head's guesses to what is true of them; returns the raw guesses and the true Dice."""
     guesses, true = [], []
 
-    def watch(state: ClickState, looks: Looks, judged: Tensor | None) -> None:
+    def watch(state: ClickState, looks: CandidateClicks, judged: Tensor | None) -> None:
         assert judged is not None
         guesses.append(judged.flatten())
         own = dice(held, state.rows, state.logits)[:, None]
@@ -108,7 +108,7 @@ def _calibrate(
 
 
 def _mask_trials(
-    agent: ClickAgent, rules: Rules, held: Bank, slots: int, generator: Callable[[], torch.Generator]
+    agent: ClickAgent, rules: ClickRules, held: Bank, slots: int, generator: Callable[[], torch.Generator]
 ) -> list[dict[str, Any]]:
     """What refining masks gains with every margin: of poor masks, and of good ones that are easily made worse."""
     trials = []

@@ -12,7 +12,7 @@ from maskwright.data.pictures import side_by_side
 from maskwright.engine.model import describe, weights_beside
 from maskwright.engine.report import Picture, Report
 from maskwright.engine.run import read_metrics
-from maskwright.methods.clicks.agent import Rules
+from maskwright.methods.clicks.agent import ClickRules
 from maskwright.methods.clicks.pictures import frames, write_gif
 from maskwright.methods.clicks.scores import LOST, Curve, curve, first_answers, head_room
 from maskwright.recipes.clicks.trainer import Stream, Trainer
@@ -75,8 +75,8 @@ def validate(trainer: Trainer, limit: int = 100) -> dict[str, Any]:
     agent, clicks = trainer.agent(), trainer.config.clicks
     curves: dict[str, Curve] = {
         "agent": curve(agent, bank),
-        "every click kept": curve(agent, bank, Rules(clicks, 1, accept="always", stop=False)),
-        "oracle": curve(agent, bank, Rules(clicks, 1, "oracle", "always", stop=False)),
+        "every click kept": curve(agent, bank, ClickRules(clicks, 1, accept="always", stop=False)),
+        "oracle": curve(agent, bank, ClickRules(clicks, 1, "oracle", "always", stop=False)),
     }
     scores: dict[str, Any] = {name: found.summary() for name, found in curves.items()}
     scores["head_room"] = head_room(curves["agent"], curves["oracle"])

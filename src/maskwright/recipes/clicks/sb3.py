@@ -14,7 +14,7 @@ from maskwright.methods.clicks.agent import ClickAgent
 from maskwright.methods.clicks.pixel_agent import PixelAgent
 from maskwright.nets.prompter import Prompter
 from maskwright.recipes.clicks.trainer import Trainer
-from maskwright.rl.envs import ClickVectorEnv
+from maskwright.rl.envs import ClickEnvSettings, ClickVectorEnv
 from maskwright.rl.published_agent import BOUNDARY
 from maskwright.rl.rules import DiceReward
 from maskwright.rl.sb3 import PPO, BaseCallback, Sb3ClickVecEnv
@@ -39,9 +39,7 @@ class Sb3Trainer(Trainer):
             self.sam,
             self.bank,
             config.batch,
-            observation="pixels",
-            max_clicks=config.clicks,
-            reward=DiceReward(boundary=BOUNDARY),
+            ClickEnvSettings("pixels", max_clicks=config.clicks, reward=DiceReward(boundary=BOUNDARY)),
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
         moves = max(2, ROLL_OUT // config.batch)

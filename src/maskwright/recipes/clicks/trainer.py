@@ -28,9 +28,9 @@ from maskwright.engine.budget import Budget
 from maskwright.engine.session import Session, Trainable
 from maskwright.errors import DataError
 from maskwright.methods.clicks.agent import (
+    CandidateClicks,
     ClickAgent,
-    Looks,
-    Rules,
+    ClickRules,
     allowed_cells,
     contradictions,
     observe,
@@ -110,7 +110,7 @@ class Trainer(Trainable):
         self.stage = session.stage("fit", "training", Budget(steps=config.steps, minutes=config.minutes))
         self.visited = VisitedStates(int(VISITED * config.memory * 2**30), 0, {})
         self.episodes = Episodes(config.batch, config.clicks, self.device)
-        self.rules = Rules(
+        self.rules = ClickRules(
             clicks=config.clicks,
             looks=config.looks,
             spread=config.spread,
@@ -210,7 +210,7 @@ class Trainer(Trainable):
         return max(SLOTS, self.config.clicks + 2)
 
     @torch.no_grad()
-    def _look(self, state: ClickState, advice: Advice, generator: torch.Generator) -> Looks:
+    def _look(self, state: ClickState, advice: Advice, generator: torch.Generator) -> CandidateClicks:
         """Try clicks: half of them where the prompter wants to, one where the oracle does, the others anywhere."""
         own = self.config.tries // 2
         allowed = allowed_cells(state, self.bank.size)
@@ -223,7 +223,7 @@ class Trainer(Trainable):
         places, labels = places_of(cells, self.bank.size, self.grid)
         place, label, _ = oracle_click(self.bank, state)
         places, labels = torch.cat([places, place[:, None]], 1), torch.cat([labels, label[:, None]], 1)
-        return Looks(places, labels, *counterfactual(self.sam, self.bank, state, places, labels))
+        return CandidateClicks(places, labels, *counterfactual(self.sam, self.bank, state, places, labels))
 
     def _prompter_losses(self, generator: torch.Generator, batch: int = 32) -> dict[str, Tensor]:
         """On states drawn from all that were visited."""
@@ -243,7 +243,7 @@ class Trainer(Trainable):
     def _move(
         self,
         state: ClickState,
-        looks: Looks,
+        looks: CandidateClicks,
         judged: Tensor | None,
         now: Tensor,
         after: Tensor,

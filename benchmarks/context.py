@@ -15,7 +15,8 @@ from torch import Tensor
 
 from maskwright.data.augment import training_geometry
 from maskwright.data.batch import Batch
-from maskwright.data.labels import Dataset, Kind
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import Kind
 from maskwright.data.loader import Loader
 from maskwright.engine.budget import progress
 from maskwright.engine.checkpoints import read_checkpoint

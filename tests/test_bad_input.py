@@ -22,7 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
 from maskwright.cli import main
-from maskwright.recipes.samix import trainer as samix
+from maskwright.engine.session import Session
 
 Manifest = dict[str, Any]
 
@@ -60,9 +60,17 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def one_message(capfd: pytest.CaptureFixture[str], *parts: str) -> str:
-    """Standard error, if it is a single message that holds these parts."""
+def one_message(capfd: pytest.CaptureFixture[str], *parts: str, started: bool = False) -> str:
+    """Standard error, if it is a single message that holds these parts.
+
+    Args:
+        started: the training had begun, and had said in two lines what it understood.
+    """
     text = capfd.readouterr().err
+    if started:
+        understood, device, text = text.split("\n", 2)
+        assert "training images (" in understood
+        assert device.startswith("SAM ")
     assert text.startswith("error: "), text
     assert text.count("error: ") == 1, text
     assert "Traceback" not in text
@@ -317,7 +325,7 @@ def test_a_disk_that_is_full_for_a_checkpoint(small_disk, data: Path, tiny_sam_f
     disk = small_disk(2_000)
     run, always = disk / "run", ("--checkpoint-seconds", 0)
     assert train(data, run, tiny_sam_folder, *always) == 1
-    one_message(capfd, str(run), "full", "Free some space and resume")
+    one_message(capfd, str(run), "full", "Free some space and resume", started=True)
     assert not (run / "model").exists()
     assert not list(run.glob("last*"))
     # With more space the same command goes on.
@@ -337,17 +345,17 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     small_disk, data: Path, tiny_sam_folder: Path, capfd, monkeypatch: pytest.MonkeyPatch
 ):
     disk = small_disk(30_000)
-    save = samix.Trainer.save
+    save = Session.save
 
-    def save_and_fill(self: samix.Trainer, *, force: bool = False) -> None:
+    def save_and_fill(self: Session, *, force: bool = False) -> None:
         save(self, force=force)
-        if self.warmed + self.step == 2:
+        if self.clock == 2:
             fill(disk / "filler")
 
     with monkeypatch.context() as patch:
-        patch.setattr(samix.Trainer, "save", save_and_fill)
+        patch.setattr(Session, "save", save_and_fill)
         assert train(data, disk / "run", tiny_sam_folder, "--checkpoint-seconds", 0) == 1
-    one_message(capfd, str(disk / "run"), "full")
+    one_message(capfd, str(disk / "run"), "full", started=True)
     assert [path.name for path in (disk / "run" / "last").iterdir()] == ["step-000000002"]
     assert not list((disk / "run").glob("*.tmp-*"))
     (disk / "filler").unlink()

@@ -15,8 +15,9 @@ from PIL import Image
 
 from maskwright import demo
 from maskwright.data.check import check
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_image
-from maskwright.data.labels import Dataset, Kind
+from maskwright.data.labels import Kind
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.errors import RunError
 

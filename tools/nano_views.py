@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.data.scenes import render
 from maskwright.data.shapes import tight_boxes
 from maskwright.engine.budget import progress

@@ -1,8 +1,13 @@
 """Segmentation models from whatever labels there are, on SAM 2.
 
 >>> import maskwright
+>>> maskwright.check("polyps").problems
+[]
 >>> run = maskwright.train("samix", data="polyps", out="runs/polyps", minutes=45)
->>> for prediction in maskwright.load(run).predict(["a.jpg", "b.jpg"]):
+>>> maskwright.evaluate(run, "polyps")["dice"]
+0.842
+>>> maskwright.predict(run, "new_images", "predictions")  # a folder of images: masks, overlays, an index
+>>> for prediction in maskwright.load(run).predict(["a.jpg", "b.jpg"]):  # images one by one
 ...     prediction.save("predictions")
 """
 
@@ -11,22 +16,36 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from maskwright.version import __version__
+
 if TYPE_CHECKING:
-    from maskwright.api import Prediction, evaluate, load, train
-    from maskwright.data.labels import Dataset
+    from maskwright.api import check, evaluate, load, precompute, predict, sam_info, train
+    from maskwright.data.dataset import Dataset
+    from maskwright.engine.predictor import Prediction, Predictor
     from maskwright.sam.sam import Sam
 
-__version__ = "0.1.0"
-__all__ = ["Dataset", "Prediction", "Sam", "__version__", "evaluate", "load", "train"]
+__all__ = [
+    "Dataset",
+    "Prediction",
+    "Predictor",
+    "Sam",
+    "__version__",
+    "check",
+    "evaluate",
+    "load",
+    "precompute",
+    "predict",
+    "sam_info",
+    "train",
+]
 
 # PyTorch takes seconds to import, so names are fetched when they are first used.
 _HOMES = {
-    "Dataset": "maskwright.data.labels",
-    "Prediction": "maskwright.api",
+    "Dataset": "maskwright.data.dataset",
+    "Prediction": "maskwright.engine.predictor",
+    "Predictor": "maskwright.engine.predictor",
     "Sam": "maskwright.sam.sam",
-    "evaluate": "maskwright.api",
-    "load": "maskwright.api",
-    "train": "maskwright.api",
+    **dict.fromkeys(("check", "evaluate", "load", "precompute", "predict", "sam_info", "train"), "maskwright.api"),
 }
 
 

@@ -39,9 +39,10 @@ from rich.table import Table
 
 from maskwright import api
 from maskwright.data import manifest
+from maskwright.data.dataset import Dataset
 from maskwright.data.fields import read_json
 from maskwright.data.images import read_image, read_mask, write_atomic
-from maskwright.data.labels import Dataset, Kind
+from maskwright.data.labels import Kind
 from maskwright.data.pictures import overlay, palette, side_by_side
 from maskwright.data.scene_dataset import FULL, write_scenes
 from maskwright.errors import RunError

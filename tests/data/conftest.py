@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskwright.data.labels import IGNORE, Box, Dataset, Labels, Mask, Point, Sample, Scribble, Tag
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import IGNORE, Box, Labels, Mask, Point, Sample, Scribble, Tag
 
 
 def _write(root: Path, name: str, array: np.ndarray) -> str:

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from maskwright.data.batch import Batch, collate
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import resize_matrix
 from maskwright.data.items import read_item
-from maskwright.data.labels import IGNORE, Box, Dataset, Kind, Labels, Point, Sample, Scribble, Tag
+from maskwright.data.labels import IGNORE, Box, Kind, Labels, Point, Sample, Scribble, Tag
 
 torch.set_num_threads(1)
 

@@ -10,9 +10,10 @@ from PIL import Image
 from pycocotools import mask as reference
 from pycocotools.coco import COCO
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.formats import coco, convert, read
 from maskwright.data.images import read_mask, write_mask
-from maskwright.data.labels import Box, Dataset, Kind, Labels, Mask, Point, Sample, Tag
+from maskwright.data.labels import Box, Kind, Labels, Mask, Point, Sample, Tag
 from maskwright.errors import DataError
 
 HOLE = np.zeros((30, 40), np.uint8)

@@ -15,7 +15,8 @@ from PIL import Image
 from maskwright.data import items as items_module
 from maskwright.data.augment import Augmentation
 from maskwright.data.batch import Batch
-from maskwright.data.labels import IGNORE, Box, Dataset, Labels, Mask, Point, Sample
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import IGNORE, Box, Labels, Mask, Point, Sample
 from maskwright.data.loader import Loader
 from maskwright.errors import DataError, MaskwrightError
 

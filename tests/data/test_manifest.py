@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskwright.data.labels import Box, Dataset, Labels, Mask, Point, Sample, Scribble, Tag
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Scribble, Tag
 from maskwright.data.manifest import copy_files, read, write
 from maskwright.errors import DataError
 

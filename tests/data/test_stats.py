@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import write_mask
-from maskwright.data.labels import Box, Dataset, Labels, Mask, Point, Sample, Scribble, Tag
+from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Scribble, Tag
 from maskwright.data.stats import stats
 from maskwright.errors import DataError
 

@@ -11,28 +11,21 @@ from maskwright.errors import RunError
 
 
 def test_budget_in_steps_and_epochs() -> None:
-    started = time.monotonic()
     steps = Budget(steps=10)
-    assert [steps.progress(s, started) for s in (0, 5, 10, 11)] == [0.0, 0.5, 1.0, 1.0]
-    assert [steps.done(s, started) for s in (0, 9, 10)] == [False, False, True]
+    assert [steps.share(step, minutes_used=99) for step in (0, 5, 10, 11)] == [0.0, 0.5, 1.0, 1.0]
+    assert steps.bar(4, 0.0) == (10, 4)
+    assert steps.stride(0.4, 0.5) == 1
     epochs = Budget(epochs=2.5, steps_per_epoch=5)
     assert epochs.total_steps == 13
-    assert not epochs.done(12, started)
-    assert epochs.done(13, started)
+    assert epochs.share(12, 0.0) < 1 == epochs.share(13, 0.0)
 
 
-def test_budget_in_minutes_counts_earlier_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+def test_budget_in_minutes() -> None:
     budget = Budget(minutes=10)
     assert budget.total_steps is None
-    assert budget.progress(123, started=1000.0 - 4 * 60) == pytest.approx(0.4)
-    resumed = budget.resumed(budget.minutes_used(started=1000.0 - 4 * 60))
-    assert resumed.progress(0, started=1000.0 - 3 * 60) == pytest.approx(0.7)
-    assert resumed.done(0, started=1000.0 - 6 * 60)
-    assert resumed.bar(123, started=1000.0 - 3 * 60) == (100, pytest.approx(70))
-    assert Budget(steps=10).bar(4, started=0.0) == (10, 4)
-    assert resumed.stride(0.7, 0.75) == pytest.approx(5)
-    assert Budget(steps=10).stride(0.4, 0.5) == 1
+    assert [budget.share(123, minutes) for minutes in (0, 4, 10, 11)] == [0.0, 0.4, 1.0, 1.0]
+    assert budget.bar(123, 7) == (100, pytest.approx(70))
+    assert budget.stride(0.7, 0.75) == pytest.approx(5)
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,13 @@ def test_a_folder_that_is_not_a_run_is_never_touched(tmp_path: Path, how: dict[s
 
 
 def test_overwrite_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
-    with start(tmp_path) as run:
+    # The run says which files are its own; the one that takes its place may be another recipe's.
+    with start(tmp_path, files=["clicks.gif", "pseudo", "../outside.txt"], folders=["teacher"]) as run:
         run.log(1, loss=1.0)
         run.save_checkpoint(1, weights(1), {})
-        run.save_model({"w": torch.ones(2)}, {}, "card")
+        for name in ("model", "teacher"):
+            run.save_model({"w": torch.ones(2)}, {}, "card", name=name)
+    (tmp_path.parent / "outside.txt").write_text("mine")
     (tmp_path / "notes.txt").write_text("mine")
     # What came of the deleted model.
     (tmp_path / "evaluation-test.json").write_text("{}")
@@ -55,6 +58,7 @@ def test_overwrite_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
     with start(tmp_path, overwrite=True) as run:
         assert run.load_checkpoint() is None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "metrics.jsonl", "notes.txt"]
+    assert (tmp_path.parent / "outside.txt").exists()
     assert read_metrics(tmp_path) == []
 
 

@@ -15,11 +15,11 @@ from accelerate import Accelerator
 
 from maskwright import api
 from maskwright.cli import main
-from maskwright.data.labels import Dataset, Kind
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import Kind
 from maskwright.engine import predictor
 from maskwright.methods.in_context import predictor as in_context
-from maskwright.recipes.alignsam import trainer as alignsam
-from maskwright.recipes.clicks import trainer as clicks
+from maskwright.recipes import alignsam, clicks
 from tests.pretend_device import MixedDevices, pretend_device
 from tests.recipes.instance_training import SMALLEST as INSTANCES
 from tests.recipes.instance_training import instance_scenes
@@ -83,7 +83,7 @@ def test_samix(selector: str, device: torch.device, tmp_path: Path, tiny_sam_fol
     smallest = SEMANTIC | {"device": "auto", "sam_every": 2, "selector": selector}
     api.train("samix", data=data, out=run, sam=str(tiny_sam_folder), **smallest)
     score(run, data, flip=True)
-    api.evaluate(api.load_in_context(run), Dataset.load(data), "val")
+    api.evaluate(api.load(run, in_context=True), Dataset.load(data), "val")
 
 
 def test_s4m(device: torch.device, tmp_path: Path, tiny_sam_folder: Path):

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 import maskwright
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.errors import DataError, MaskwrightError, WeightsError
-from maskwright.recipes.alignsam import trainer as alignsam
-from maskwright.recipes.alignsam.trainer import Config, Trainer, main
+from maskwright.methods.autoprompt.agent import SelfPrompter
+from maskwright.recipes.alignsam import Config, Trainer, main
 from maskwright.sam.sam import Sam
-from tests.recipes.training import assert_same_run, environment, log, python
+from tests.recipes.training import assert_same_run, environment, log, python, session_of
 
 SMALLEST = {"shots": 4, "episodes": 2, "clicks": 3, "ppo_epochs": 3, "grid": 4, "srm_batch": 2, "device": "cpu"}
 
@@ -111,7 +111,7 @@ def test_resumed_equals_uninterrupted(run: Path, scene_folder, tiny_sam_folder, 
     play = Trainer.play
 
     def stopped(self: Trainer):
-        if self.episode == 1:
+        if self.stage.step == 1:
             raise KeyboardInterrupt
         return play(self)
 
@@ -130,7 +130,7 @@ def test_resumed_equals_uninterrupted(run: Path, scene_folder, tiny_sam_folder, 
 def test_shots_are_nested_and_drawn_by_the_seed(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
     def names(**changed: Any) -> tuple[str, ...]:
         config = settings(scene_folder, tmp_path / "none", tiny_sam_folder, **changed)
-        return Trainer(config, Dataset.load(config.data)).bank.names
+        return Trainer(config, session_of(config)).bank.names
 
     assert names(shots=3) == names(shots=6)[:3]
     assert names(shots=6, seed=1) != names(shots=6)
@@ -183,7 +183,7 @@ def test_strong_refines_and_resumes(scene_folder, tiny_sam_folder, tmp_path: Pat
     play = Trainer.play
 
     def stopped(self: Trainer):
-        if self.episode == 1:
+        if self.stage.step == 1:
             raise KeyboardInterrupt
         return play(self)
 
@@ -201,7 +201,7 @@ def test_strong_refines_and_resumes(scene_folder, tiny_sam_folder, tmp_path: Pat
     assert "strong_lead" in log(whole)[0]
     predictor = maskwright.load(whole)
     network = predictor.network
-    assert isinstance(network, alignsam.SelfPrompter)
+    assert isinstance(network, SelfPrompter)
     assert network.rules.refine
     dataset = Dataset.load(scene_folder).split("test")
     for prediction in predictor.predict(dataset.image_path(sample) for sample in dataset):
@@ -224,7 +224,7 @@ def test_a_text_selects_the_explicit_branch_and_its_category(scene_folder, tiny_
     predictor = maskwright.load(run)
     assert predictor.categories == ("background", "disc")
     network = predictor.network
-    assert isinstance(network, alignsam.SelfPrompter)
+    assert isinstance(network, SelfPrompter)
     assert network.srm.branch == "explicit"
     dataset = Dataset.load(scene_folder).split("test")
     scores = maskwright.evaluate(run, dataset, "test")
@@ -235,7 +235,7 @@ def test_a_text_selects_the_explicit_branch_and_its_category(scene_folder, tiny_
 
 def test_several_names_are_one_foreground(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
     config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, text=("disc", "figure"))
-    trainer = Trainer(config, Dataset.load(config.data))
+    trainer = Trainer(config, session_of(config))
     assert trainer.foreground.names == ("disc", "figure")
     clip, bank = trainer.agent.clip, trainer.bank
     assert clip is not None

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from stable_baselines3 import PPO
 
 from maskwright.api import evaluate, load, train
 from maskwright.cli import main
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask, write_mask
-from maskwright.data.labels import Dataset, Kind
+from maskwright.data.labels import Kind
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
 from maskwright.methods.clicks import predictor
-from maskwright.recipes.clicks import trainer as clicks
+from maskwright.recipes import clicks
+from maskwright.recipes.clicks import calibration
 from maskwright.sam.sam import Sam
-from tests.recipes.training import binary_scenes, environment, log, python
+from tests.recipes.training import Stopped, binary_scenes, environment, log, python, session_of, stop_after
 from tests.tiny_model import save_run, tiny_segmenter
 
 SMALLEST: dict[str, Any] = {
@@ -76,13 +79,13 @@ def test_a_run_leaves_an_agent_a_report_and_a_film(run: Path):
         "README.md",
     }
     assert config["recipe"] == "clicks"
-    assert config["rules"]["margin"] in clicks.MARGINS
+    assert config["rules"]["margin"] in calibration.MARGINS
     assert {trial["policy"] for trial in config["settled"]["trials"]} == {
         "values",
         "reinforced",
         "masks refined",
     }
-    assert config["rules"]["mask_margin"] in clicks.MASK_MARGINS
+    assert config["rules"]["mask_margin"] in calibration.MASK_MARGINS
     assert not any(name.startswith("model.sam") for name in tensors(run))
     html = (run / "report.html").read_text()
     assert "http://" not in html.replace("http://www.w3.org", "")
@@ -103,25 +106,14 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(
     assert any(not torch.equal(tensor, tensors(run)[name]) for name, tensor in tensors(other).items())
 
 
-class Stopped(Exception):
-    pass
-
-
 @pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_a_resumed_run_ends_with_the_same_numbers(
     stop: int, run: Path, scenes: Path, tiny_sam_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    save = clicks.Trainer.save
-
-    def stopping(self: clicks.Trainer, *, force: bool = False) -> None:
-        save(self, force=True)
-        if self.step == stop:
-            raise Stopped
-
-    monkeypatch.setattr(clicks.Trainer, "save", stopping)
-    with pytest.raises(Stopped):
-        clicks.main(settings(scenes, tmp_path / "run", tiny_sam_folder))
-    monkeypatch.setattr(clicks.Trainer, "save", save)
+    with monkeypatch.context() as patch:
+        stop_after(patch, stop)
+        with pytest.raises(Stopped):
+            clicks.main(settings(scenes, tmp_path / "run", tiny_sam_folder, checkpoint_seconds=0.0))
     resumed = clicks.main(settings(scenes, tmp_path / "run", tiny_sam_folder, resume=True))
     assert_same(resumed, run)
     with pytest.raises(RunError, match="tries"):
@@ -168,7 +160,7 @@ def test_ppo_on_pixels_is_a_baseline(
     (prediction,) = model.predict([image], click=[(20.0, 30.0)])
     assert len(prediction.record()["clicks"]["disc"]) == 2
     with pytest.raises(RunError, match="cannot be continued"):
-        clicks.main(clicks.replace(config, resume=True))
+        clicks.main(replace(config, resume=True))
 
 
 def test_scores_do_not_depend_on_what_fits_in_memory(run: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch):
@@ -192,7 +184,8 @@ def test_images_without_an_object_are_no_reason_to_fail(scenes: Path, tiny_sam_f
         path = dataset.mask_path(sample)
         write_mask(path, np.zeros_like(read_mask(path)))  # type: ignore[arg-type]
     for seed in range(3):
-        trainer = clicks.Trainer(settings(data, tmp_path / "run", tiny_sam_folder, seed=seed, mirror=False), dataset)
+        config = settings(data, tmp_path / "run", tiny_sam_folder, seed=seed, mirror=False)
+        trainer = clicks.Trainer(config, session_of(config))
         assert trainer.val is None
         assert len(trainer.held.pixels) + len(trainer.bank.pixels) == 5
 
@@ -227,6 +220,9 @@ def test_the_command_line_corrects_a_click_and_masks(
     segmenter = save_run(tmp_path / "segmenter", tiny_segmenter(), categories=["background", "disc", "other"])
     assert main(["predict", str(run), str(images), "--masks", str(segmenter), "--out", str(tmp_path / "refined")]) == 1
     assert "its categories are disc, other, those of" in capsys.readouterr().err
+    two_images = ["predict", str(run), str(images), "--click", "1,2", "--out", str(tmp_path / "wrong")]
+    assert main(two_images) == 1
+    assert "--click is about one image, and 2 were given" in capsys.readouterr().err
     given = tmp_path / "given"
     given.mkdir()
     for sample in dataset.split("test"):
@@ -243,6 +239,31 @@ def test_the_command_line_corrects_a_click_and_masks(
     assert "1 images predicted, 1 were there already" in capsys.readouterr().out
     for wrong in (["--click", "3"], ["--box", "1,2,3"], ["--click", "1,2"], [], ["--flip"]):
         assert main(["predict", str(run), str(images), *wrong, "--out", str(tmp_path / "wrong")]) == 1
+
+
+def test_masks_of_another_run_are_made_first(
+    run: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    names = list(load(run, device="cpu").categories)
+    segmenter, out = (
+        save_run(tmp_path / "segmenter", tiny_segmenter(categories=len(names)), categories=names),
+        tmp_path / "out",
+    )
+    command = ["predict", str(run), str(scenes), "--split", "test", "--masks", str(segmenter), "--out", str(out)]
+    assert main(command) == 0
+    dataset, masks = Dataset.load(scenes), {}
+    for sample, prediction in zip(
+        dataset.split("test"), load(segmenter).predict(dataset.image_path(s) for s in dataset.split("test"))
+    ):
+        masks[sample.id] = prediction.mask
+        assert np.array_equal(read_mask(out / "given" / "masks" / f"{sample.id}.png"), prediction.mask)
+    assert not (out / "given" / "overlays").exists()
+    for row in json.loads((out / "predictions.json").read_text())["images"]:
+        clicks_kept = any(row["clicks"].values())
+        assert clicks_kept or np.array_equal(read_mask(out / row["mask"]), masks[row["name"]])
+    capsys.readouterr()
+    assert main(command) == 0
+    assert f"0 images predicted, {len(masks)} were there already" in capsys.readouterr().out
 
 
 def test_mistakes_are_named_and_leave_no_run(scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
@@ -297,7 +318,7 @@ def test_masks_that_nothing_was_mended_in_stay_as_they_are(run: Path, scenes: Pa
         given = read_mask(dataset.mask_path(sample))  # type: ignore[arg-type]
         mended = any(prediction.record()["clicks"].values())
         assert mended or np.array_equal(prediction.mask, given)
-    model.agent.rules = clicks.replace(model.agent.rules, mask_margin=2.0)  # type: ignore[attr-defined]
+    model.agent.rules = replace(model.agent.rules, mask_margin=2.0)  # type: ignore[attr-defined]
     for sample, prediction in zip(part, model.predict(images, masks=folder)):
         assert np.array_equal(prediction.mask, read_mask(dataset.mask_path(sample)))  # type: ignore[arg-type]
     (folder / f"{images[0].stem}.png").unlink()
@@ -314,6 +335,29 @@ def test_evaluation_is_the_curve_from_the_oracles_click(run: Path, scenes: Path)
     table = load(run, device="cpu").score_table(scores)
     assert [row[0] for row in table.rows] == ["agent", "oracle"]
     assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def test_evaluation_with_masks_scores_what_the_agent_makes_of_them(run: Path, scenes: Path, tmp_path: Path, capsys):
+    dataset, masks = Dataset.load(scenes), tmp_path / "masks"
+    masks.mkdir()
+    for sample in dataset.split("test"):
+        shutil.copy(dataset.mask_path(sample), masks / f"{Path(sample.image).stem}.png")  # type: ignore[arg-type]
+    scores_file = tmp_path / "scores.json"
+    assert main(["evaluate", str(run), str(scenes), "--masks", str(masks), "--json", str(scores_file)]) == 0
+    told = capsys.readouterr().out
+    assert "Dice, pooled" in told
+    scores = json.loads(scores_file.read_text())
+    for entry, prediction in zip(
+        scores["per_image"],
+        load(run, device="cpu").predict((dataset.image_path(s) for s in dataset.split("test")), masks=masks),
+    ):
+        truth = read_mask(masks / f"{prediction.id}.png") == 1
+        mine = prediction.mask == 1
+        assert entry["dice"] == pytest.approx(2 * (truth & mine).sum() / (truth.sum() + mine.sum()))
+    with pytest.raises(MaskwrightError, match="leave other prompts out"):
+        evaluate(run, dataset, click=[(1, 2)])
+    with pytest.raises(MaskwrightError, match="no --flip"):
+        evaluate(run, dataset, flip=True)
 
 
 def test_an_agent_refuses_other_weights_of_its_sam(run: Path, tmp_path: Path, tiny_sam: Sam):

@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from maskwright.api import evaluate, load
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import write_mask
-from maskwright.data.labels import Dataset, Labels, Mask, Sample
-from maskwright.recipes.clicks import trainer as clicks
+from maskwright.data.labels import Labels, Mask, Sample
+from maskwright.recipes import clicks
 from maskwright.sam.frozen import FrozenDecoder
 
 SIZE, RADIUS = 128, 14.0

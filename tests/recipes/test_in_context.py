@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from maskwright import api
 from maskwright.cli import main
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask
-from maskwright.data.labels import Dataset, Kind
+from maskwright.data.labels import Kind
 from maskwright.errors import MaskwrightError, WeightsError
 from maskwright.methods.in_context import files as in_context_files
 from maskwright.methods.in_context import predictor as in_context
@@ -22,7 +23,7 @@ from maskwright.methods.in_context import selection
 from maskwright.methods.in_context.judging import PredictMasks
 from maskwright.methods.in_context.predictor import InContextPredictor
 from maskwright.nets.selector import SelectorName
-from maskwright.recipes.samix import trainer as samix
+from maskwright.recipes import samix
 from maskwright.sam.prompts import PADDING, Prompts
 from tests.recipes.training import settings
 
@@ -33,14 +34,9 @@ LENGTH = {"steps": 6, "warm_up": 2, "sam_every": 2}
 def trained(tmp_path_factory: pytest.TempPathFactory, scene_folder: Path, tiny_sam_folder: Path) -> samix.Trainer:
     """A finished training with a policy, as it was in memory."""
     kept: list[samix.Trainer] = []
-    finish = samix.Trainer.finish
-
-    def keep(self: samix.Trainer) -> None:
-        finish(self)
-        kept.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samix.Trainer, "finish", keep)
+        patch.setattr(samix, "write_report", kept.append)
         out = tmp_path_factory.mktemp("policy") / "run"
         samix.main(settings(scene_folder, out, tiny_sam_folder, selector="policy", **LENGTH))
     return kept[0]
@@ -77,7 +73,7 @@ def always(predictor: InContextPredictor, category: int | None) -> None:
 
 
 def test_what_travels_is_what_was_trained(trained: samix.Trainer, run: Path):
-    context = api.load_in_context(run, device="cpu").context
+    context = api.load(run, in_context=True, device="cpu").context
     mine, theirs = context.answerer.sam.state_dict(), trained.sam.state_dict()
     assert mine.keys() == theirs.keys()
     for name, tensor in theirs.items():
@@ -98,7 +94,7 @@ def test_what_travels_is_what_was_trained(trained: samix.Trainer, run: Path):
 @torch.no_grad()
 def test_an_answer_is_the_one_done_by_hand(run: Path, scene_folder: Path):
     """The same as encode, choose, recall and decode done by hand, image by image."""
-    predictor = api.load_in_context(run, device="cpu")
+    predictor = api.load(run, in_context=True, device="cpu")
     always(predictor, 1)
     images = canvases(scene_folder)
     context = predictor.context
@@ -126,7 +122,7 @@ def test_an_answer_is_the_one_done_by_hand(run: Path, scene_folder: Path):
 
 
 def test_a_batch_is_its_images_one_by_one(run: Path, scene_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    predictor = api.load_in_context(run, device="cpu")
+    predictor = api.load(run, in_context=True, device="cpu")
     images = canvases(scene_folder)
     always(predictor, 2)
     together, found = predictor.context.segment(images)
@@ -140,7 +136,7 @@ def test_a_batch_is_its_images_one_by_one(run: Path, scene_folder: Path, monkeyp
 
 def test_the_policy_looks_before_it_chooses(run: Path, scene_folder: Path, monkeypatch: pytest.MonkeyPatch):
     images = canvases(scene_folder)
-    usual = api.load_in_context(run, device="cpu").signature
+    usual = api.load(run, in_context=True, device="cpu").signature
     tried: list[torch.Tensor] = []
 
     def last(predict_masks: PredictMasks, places: torch.Tensor, at_once: int) -> torch.Tensor:
@@ -152,7 +148,7 @@ def test_the_policy_looks_before_it_chooses(run: Path, scene_folder: Path, monke
     monkeypatch.setattr(selection, "promise", last)
     chosen = {}
     for looks in (0, 5):
-        predictor = api.load_in_context(run, looks=looks, device="cpu")
+        predictor = api.load(run, in_context=True, looks=looks, device="cpu")
         always(predictor, 1)
         assert predictor.signature != usual
         _, found = predictor.context.segment(images)
@@ -167,7 +163,7 @@ def test_a_model_without_a_policy_can_look_too(scene_folder: Path, tmp_path: Pat
     run = samix.main(settings(scene_folder, tmp_path / "run", tiny_sam_folder, selector="similar-foreground", steps=1))
     signatures, chosen = set(), {}
     for looks in (None, 0, 1, 12):
-        predictor = api.load_in_context(run, looks=looks, device="cpu")
+        predictor = api.load(run, in_context=True, looks=looks, device="cpu")
         always(predictor, 1)
         signatures.add(predictor.signature)
         _, found = predictor.context.segment(canvases(scene_folder))
@@ -178,7 +174,7 @@ def test_a_model_without_a_policy_can_look_too(scene_folder: Path, tmp_path: Pat
 
 
 def test_what_the_segmenter_does_not_see_is_not_asked_for(run: Path, scene_folder: Path):
-    predictor = api.load_in_context(run, device="cpu")
+    predictor = api.load(run, in_context=True, device="cpu")
     always(predictor, None)
     predictions = list(predictor.predict(images_of(scene_folder)))
     assert not any(prediction.mask.any() for prediction in predictions)
@@ -191,7 +187,7 @@ def test_every_selector_answers_and_tells(
 ):
     config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, selector=selector, steps=1, policy_warm_up=1)
     run = samix.main(config)
-    predictor = api.load_in_context(run, references=3, device="cpu")
+    predictor = api.load(run, in_context=True, references=3, device="cpu")
     always(predictor, 1)
     (prediction,) = predictor.predict(images_of(scene_folder)[:1])
     (found,) = prediction.record()["references"]
@@ -231,7 +227,7 @@ def test_evaluate_scores_what_predict_writes(run: Path, scene_folder: Path, tmp_
     written = run / "evaluation-test-in-context.json"
     assert str(written) in capsys.readouterr().out
     scores = json.loads(written.read_text())
-    expected = api.evaluate(api.load_in_context(run, device="cpu"), Dataset.load(scene_folder))
+    expected = api.evaluate(api.load(run, in_context=True, device="cpu"), Dataset.load(scene_folder))
     assert scores["dice"] == expected["dice"]
     assert scores["model"] != api.load(run, device="cpu").signature
     written.unlink()
@@ -274,7 +270,7 @@ def test_settings_that_do_not_fit_are_told(run: Path, tmp_path: Path):
     ):
         folder = changed(run, tmp_path / str(number), **{name: value})
         with pytest.raises(WeightsError, match=message):
-            api.load_in_context(folder)
+            api.load(folder, in_context=True)
 
 
 def test_damaged_and_older_folders_are_told(run: Path, tmp_path: Path):
@@ -282,16 +278,16 @@ def test_damaged_and_older_folders_are_told(run: Path, tmp_path: Path):
     tensors = load_file(folder / "sam.safetensors")
     save_file(tensors | {"extra": torch.zeros(1)}, folder / "sam.safetensors")
     with pytest.raises(WeightsError, match="1 unexpected: extra"):
-        api.load_in_context(folder)
+        api.load(folder, in_context=True)
     save_file(tensors, folder / "sam.safetensors")
     (folder / "pool.safetensors").unlink()
     with pytest.raises(WeightsError, match="no such file"):
-        api.load_in_context(folder)
+        api.load(folder, in_context=True)
     config = json.loads((folder / "config.json").read_text())
     del config["in_context"]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(MaskwrightError, match="older maskwright"):
-        api.load_in_context(folder)
+        api.load(folder, in_context=True)
     assert api.load(folder).categories == ("background", "disc", "figure")
 
 

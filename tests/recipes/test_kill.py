@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from maskwright.recipes.s4m import trainer as s4m
-from maskwright.recipes.samix import trainer as samix
+from maskwright.recipes import s4m, samix
 from tests.recipes import instance_training as instances
 from tests.recipes.training import arguments, assert_same_run, environment, python, settings
 

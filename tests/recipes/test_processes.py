@@ -13,11 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from maskwright.api import load_in_context
+from maskwright.api import load
 from maskwright.cli import main
-from maskwright.data.labels import Dataset
-from maskwright.recipes.s4m import trainer as s4m
-from maskwright.recipes.samix import trainer as samix
+from maskwright.data.dataset import Dataset
+from maskwright.recipes import s4m, samix
 from maskwright.sam.precompute import signature
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import EmbeddingStore
@@ -73,12 +72,14 @@ def test_two_processes_share_the_pseudo_masks(scene_folder: Path, tiny_sam_folde
 POLICY = """
 import json, os, sys
 from pathlib import Path
-from maskwright.recipes.samix import trainer as samix
+from maskwright.engine.session import Session
+from maskwright.recipes import samix
+from maskwright.recipes.samix import trainer
 from tests.recipes.training import settings
 
 data, out, sam, digests = map(Path, sys.argv[1:])
 rank = int(os.environ["RANK"])
-ask, finish, asked = samix.ask, samix.Trainer.finish, []
+ask, finish, asked = trainer.ask, Session.finish, []
 
 
 def now_and_then(labeller, batch, *rest):
@@ -88,14 +89,15 @@ def now_and_then(labeller, batch, *rest):
 
 
 def told(self):
-    net = self.policy.net.state_dict()
+    trained = self._trainer
+    net = trained.policy.net.state_dict()
     sums = {name: float(tensor.double().sum()) for name, tensor in net.items()}
-    pool = {name: float(tensor.double().sum()) for name, tensor in self.labeller.pool.tensors.items()}
+    pool = {name: float(tensor.double().sum()) for name, tensor in trained.labeller.pool.tensors.items()}
     (digests / f"{rank}.json").write_text(json.dumps([sums, pool, len(asked)]))
-    finish(self)
+    return finish(self)
 
 
-samix.ask, samix.Trainer.finish = now_and_then, told
+trainer.ask, Session.finish = now_and_then, told
 samix.main(settings(data, out, sam, selector="policy", steps=6, warm_up=2, sam_every=2, policy_warm_up=4, batch=8))
 """
 
@@ -116,7 +118,7 @@ def test_two_processes_learn_one_policy(scene_folder: Path, tiny_sam_folder: Pat
     (assessed,) = (line for line in log(tmp_path / "run") if "oracle_dice" in line)
     assert assessed["policy_dice"] <= assessed["oracle_dice"] + 1e-6
     # What they learnt together is taken home.
-    context = load_in_context(tmp_path / "run", device="cpu").context
+    context = load(tmp_path / "run", in_context=True, device="cpu").context
     assert context.answerer.policy is not None
     own = context.answerer.policy.net.state_dict()
     assert {name: float(tensor.double().sum()) for name, tensor in own.items()} == first[0]

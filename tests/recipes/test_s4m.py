@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 
 from maskwright import api
 from maskwright.cli import main
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask
 from maskwright.data.instances import is_labelled
-from maskwright.data.labels import Box, Dataset, Labels, Point
+from maskwright.data.labels import Box, Labels, Point
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
-from maskwright.methods.instances.distillation import cells_of, similarities
-from maskwright.recipes.s4m import trainer as s4m
+from maskwright.methods.instances.distillation import similarities
+from maskwright.recipes import s4m
+from maskwright.recipes.s4m.images import keep_labels
+from maskwright.sam.click_grid import cell_numbers
 from tests.recipes.instance_training import assert_same_run, instance_scenes, settings, write_instances
-from tests.recipes.training import log, tensors
+from tests.recipes.training import Stopped, log, session_of, stop_after, tensors
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_sam_folde
 
 def trainer(data: Path, out: Path, sam: Path, **changed: Any) -> s4m.Trainer:
     config = settings(data, out, sam, **changed)
-    return s4m.Trainer(config, Dataset.load(data), Accelerator(cpu=True))
+    return s4m.Trainer(config, session_of(config))
 
 
 def test_both_stages_train_a_model(trained: Path, data: Path):
@@ -94,6 +96,13 @@ def test_predict_and_evaluate(trained: Path, data: Path, tmp_path: Path, capsys:
     assert 0 <= scores["ap"] <= scores["ap50"] <= 1
     assert main(["predict", str(trained), str(data), "--out", str(tmp_path / "x"), "--flip"]) == 1
     assert "has no --flip" in capsys.readouterr().err
+
+
+def test_all_that_keeps_a_split_from_being_scored_is_told_at_once(trained: Path, scene_folder: Path):
+    with pytest.raises(DataError) as caught:
+        api.evaluate(trained, scene_folder, "test")
+    assert "have semantic masks" in caught.value.problems[-1]
+    assert "categories differ" in caught.value.problems[0]
 
 
 def test_the_order_of_a_datasets_categories_does_not_matter(trained: Path, data: Path, tmp_path: Path):
@@ -165,7 +174,7 @@ def test_the_teacher_is_frozen_then_the_student_then_its_average(data: Path, tmp
         with torch.no_grad():
             for parameter in t.network.parameters():
                 parameter.add_(by)
-        t.fraction = fraction
+        t.student_stage.fraction = fraction
         t._move_teacher()
         return dict(t.teacher.model.named_parameters())[name], dict(t.network.named_parameters())[name]
 
@@ -197,10 +206,10 @@ def test_equal_features_cost_nothing_in_a_step(data: Path, tmp_path: Path, tiny_
 
     def told(sam, embedding, points, canvas):  # SAM says what the segmenter says
         features = torch.nn.functional.interpolate(real(batch.images).features, (4, 4), mode="bilinear")
-        cells = cells_of(points, (canvas, canvas), (4, 4))
+        cells = cell_numbers(points, (canvas, canvas), (4, 4))
         return similarities(features.flatten(2).transpose(1, 2), cells).detach()
 
-    monkeypatch.setattr(s4m, "sam_similarities", told)
+    monkeypatch.setattr(s4m.trainer, "sam_similarities", told)
     assert float(t.teacher_step(batch)["distillation"].detach()) == pytest.approx(0, abs=1e-10)
 
 
@@ -246,8 +255,8 @@ def test_weak_labels_are_prompts_for_pseudo_labels(data: Path, tmp_path: Path, t
     weak = Labels(boxes=(Box(8, 8, 40, 40, 1),), points=(Point(50.5, 50.5, 2),))
     samples = [s if is_labelled(s) else replace(s, labels=weak) for s in dataset]
     mixed = Dataset(dataset.root, dataset.categories, tuple(samples), dataset.source)
-    config = settings(data, tmp_path / "x", tiny_sam_folder, certain=1.0, arp="none")
-    t = s4m.Trainer(config, mixed, Accelerator(cpu=True))
+    config = settings(mixed.save(data / "mixed.json"), tmp_path / "x", tiny_sam_folder, certain=1.0, arp="none")
+    t = s4m.Trainer(config, session_of(config))
     t._start_student(t._create())
     drawn, _, labels = t.pseudo_labels(t.loader(t.unlabelled).take([0, 1]))
     assert len(drawn) == 0
@@ -260,7 +269,7 @@ def test_labelled_images_are_chosen_by_the_seed(data: Path):
     total = sum(map(is_labelled, train))
 
     def chosen(share: str | None, seed: int = 0) -> set[str]:
-        kept = s4m.keep_labels(train, share, seed)
+        kept = keep_labels(train, share, seed)
         assert len(kept) == len(train)
         assert all(s.labels == Labels() for s in kept if not is_labelled(s))
         return {s.id for s in kept if is_labelled(s)}
@@ -311,13 +320,9 @@ def test_the_teacher_spans_a_twentieth_of_a_run_by_the_clock_too(data: Path, tmp
     decays = []
     for length in ({"minutes": 1.0, "steps": None}, {"steps": 800}):
         made = trainer(data, tmp_path / "run", tiny_sam_folder, **length)
-        made.step, made.fraction = 400, 0.5  # at a pace that makes 800 steps
+        made.student_stage.step, made.student_stage.fraction = 400, 0.5  # at a pace that makes 800 steps
         decays.append(made._decay())
     assert decays == [pytest.approx(1 - 1 / 40)] * 2
-
-
-class Stopped(Exception):
-    pass
 
 
 RESUMED = {"steps": 6, "certain": 0.0, "checkpoint_seconds": 0.0, "burn_in": 0.5}
@@ -340,16 +345,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     tiny_sam_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    config, save = settings(data, tmp_path / "run", tiny_sam_folder, **RESUMED), s4m.Trainer.save
+    config = settings(data, tmp_path / "run", tiny_sam_folder, **RESUMED)
     for stop in stops:
-
-        def save_and_die(self: s4m.Trainer, *, force: bool = False, stop: int = stop) -> None:
-            save(self, force=force)
-            if self.clock == stop:
-                raise Stopped
-
         with monkeypatch.context() as patch:
-            patch.setattr(s4m.Trainer, "save", save_and_die)
+            stop_after(patch, stop)
             with pytest.raises(Stopped):
                 s4m.main(replace(config, resume=stop != stops[0]))
     s4m.main(replace(config, resume=True))

@@ -11,19 +11,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from maskwright.api import load
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import image_size, read_mask
-from maskwright.data.labels import Dataset, Kind, Labels
-from maskwright.engine import descent
+from maskwright.data.labels import Kind, Labels
 from maskwright.errors import DataError, MaskwrightError, RunError
 from maskwright.methods.in_context.selection import load_policy
 from maskwright.nets.selector import SelectorName
+from maskwright.recipes import samix
 from maskwright.recipes.samix import report as samix_report
-from maskwright.recipes.samix import trainer as samix
-from tests.recipes.training import assert_same_run, binary_scenes, log, settings, tensors
+from tests.recipes.training import (
+    Stopped,
+    assert_same_run,
+    binary_scenes,
+    log,
+    session_of,
+    settings,
+    stop_after,
+    tensors,
+)
 
 
 @pytest.fixture(scope="session")
@@ -80,22 +88,6 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(binary_folder: Path, t
     assert_same_run(tmp_path / "a", tmp_path / "b")
     other = tensors(tmp_path / "c")
     assert any(not torch.equal(tensor, other[name]) for name, tensor in tensors(tmp_path / "a").items())
-
-
-class Stopped(Exception):
-    pass
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Let the next run die right after the checkpoint of a step, counted over both stages."""
-    save = samix.Trainer.save
-
-    def save_and_die(self: samix.Trainer, *, force: bool = False) -> None:
-        save(self, force=force)
-        if self.clock == steps:
-            raise Stopped
-
-    monkeypatch.setattr(samix.Trainer, "save", save_and_die)
 
 
 RESUMED = {"steps": 13, "warm_up": 12, "checkpoint_seconds": 0.0}
@@ -161,7 +153,7 @@ def test_a_resumed_policy_is_the_uninterrupted_one(
     policies = [load_policy(description, run / "model" / "selector.safetensors") for run in (whole, config.out)]
     first, second = (policy.net.state_dict() for policy in policies)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    assert policies[0].references == 2
+    assert policies[0].settings.references == 2
     assert policies[0].net.query_shift.weight.abs().sum() > 0
     assert load(whole, device="cpu").categories == ("background", "disc", "figure")
 
@@ -290,20 +282,13 @@ def test_the_clock_of_a_run_by_minutes_is_that_of_stage_2(
     binary_folder: Path, tmp_path: Path, tiny_sam_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     config = settings(binary_folder, tmp_path / "run", tiny_sam_folder, steps=None, minutes=0.001, warm_up=0)
-    trainer = samix.Trainer(config, Dataset.load(binary_folder), Accelerator(cpu=True))
+    trainer = samix.Trainer(config, session_of(config))
     later = time.monotonic() + 3600
     monkeypatch.setattr(time, "monotonic", lambda: later)  # an hour of warm-up
-    assert trainer.minutes() == 0
+    assert trainer.stage.minutes_used == 0
 
 
 def test_a_large_image_is_drawn_category_by_category():
     maps = torch.rand(4, 6, 5, generator=torch.Generator().manual_seed(0)).softmax(0)
     whole = torch.nn.functional.interpolate(maps[None], (37, 41), mode="bilinear", align_corners=False)[0].argmax(0)
     assert np.array_equal(samix_report._drawn(maps, (37, 41)), whole.numpy())
-
-
-def test_gradients_do_not_depend_on_the_launchers_environment(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
-    weight = torch.nn.Parameter(torch.ones(1))
-    descent.descend(Accelerator(cpu=True), weight.sum() / 2, torch.optim.SGD([weight], lr=1.0), [weight])
-    assert weight.item() == 0.5

@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 import maskwright
 from maskwright.data.labels import Kind
 from maskwright.data.scene_dataset import write_scenes
-from maskwright.recipes.samix.trainer import Config
+from maskwright.engine.session import Session
+from maskwright.recipes.samix import Config
 
 SMALLEST = {
     "size": 64,
@@ -45,6 +47,27 @@ def environment() -> dict[str, str]:
     source, tests = Path(maskwright.__file__).parents[1], Path(__file__).parents[2]
     path = os.pathsep.join(filter(None, [str(source), str(tests), os.environ.get("PYTHONPATH")]))
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+class Stopped(Exception):
+    """What ends a training in the middle."""
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Let the next training die right after the checkpoint of a step, counted over all its stages."""
+    save = Session.save
+
+    def save_and_die(self: Session, *, force: bool = False) -> None:
+        save(self, force=force)
+        if self.clock == steps:
+            raise Stopped
+
+    monkeypatch.setattr(Session, "save", save_and_die)
+
+
+def session_of(config: Any) -> Session:
+    """A session whose run has no folder yet."""
+    return Session.open(config, config.settings())
 
 
 def python(*args: object) -> list[str]:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from maskwright.data.labels import IGNORE, Dataset, Labels, Mask, Sample
+from maskwright.data.dataset import Dataset
+from maskwright.data.geometry import on_canvas
+from maskwright.data.labels import IGNORE, Labels, Mask, Sample
 from maskwright.data.scenes import render
 from maskwright.errors import DataError
 from maskwright.rl.bank import Bank, Truth
@@ -22,7 +24,6 @@ from maskwright.rl.clicks import (
     dice,
     entropy,
     first_click,
-    on_canvas,
     oracle_click,
     stability,
     start,

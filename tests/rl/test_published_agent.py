@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.data.scenes import render
 from maskwright.errors import DataError
 from maskwright.rl.bank import Bank

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from maskwright.data.scenes import render
 from maskwright.sam.prompts import Prompts
-from maskwright.sam.sam import NANO, Sam
+from maskwright.sam.sam import Sam
+from maskwright.sam.weights import NANO
 
 
 @pytest.fixture(scope="module")

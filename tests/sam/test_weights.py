@@ -84,7 +84,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickle": (as_pickle, "is a pickle, and pickles are never loaded"),
     "torch file": (as_torch_file, "is a pickle, and pickles are never loaded"),
     "only a pickle": (only_a_pickle, "no file named model.safetensors"),
-    "another model": (lambda f: (f / "config.json").write_text('{"model_type": "segformer"}'), "not of this model"),
+    "another model": (
+        lambda f: (f / "config.json").write_text('{"model_type": "segformer"}'),
+        "not those of a SAM 2 video model",
+    ),
 }
 
 
@@ -103,7 +106,7 @@ def test_bad_weights_are_one_message(folder: Path, case: str, capfd: pytest.Capt
 def test_an_unknown_id_without_a_network(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     hub = importlib.import_module("huggingface_hub.constants")
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsError, match="nobody/no-such-sam: cannot load these weights") as caught:
+    with pytest.raises(WeightsError, match="nobody/no-such-sam: cannot load this SAM 2 video model") as caught:
         Sam.load("nobody/no-such-sam")
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""

@@ -11,14 +11,18 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
+from tyro.conf import DisallowNone
 from tyro.extras import SubcommandApp
 
+from maskwright.api import RECIPES
 from maskwright.cli.data import Check, Convert, Stats, Weaken
 from maskwright.cli.models import Demo, Evaluate, Predict
 from maskwright.cli.sam import SamConvert, SamEvaluate, SamInfo, SamPrecompute
+from maskwright.cli.shared import is_main
 from maskwright.errors import MaskwrightError
-from maskwright.recipes import RECIPES
+from maskwright.version import __version__
 
 DESCRIPTION = """Segmentation models from whatever labels there are: masks, boxes, scribbles, points, tags, or none.
 
@@ -42,8 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if args == ["--version"]:
-        from maskwright import __version__
-
         print(f"maskwright {__version__}")
         return 0
     # The other libraries' chatter is not the user's business; warnings and what goes wrong is.
@@ -77,15 +79,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("the GPU's memory is full; give a smaller --batch or --size, or --device cpu")
 
 
-def _run(args: list[str]) -> int:
-    recipe = args[1] if args[:1] == ["train"] and args[1:2] and args[1] in RECIPES else None
-    command = _app(recipe).cli(prog="maskwright", description=DESCRIPTION, args=args)
+def parse(args: Sequence[str]) -> Any:
+    """The command that some arguments name, with its settings; of ``train`` the recipe's settings.
+
+    Usage errors end in SystemExit with status 2, and --help with status 0.
+    """
+    app = _app(_recipe_of(args))
+    return app.cli(prog="maskwright", description=DESCRIPTION, args=args, config=(DisallowNone,))
+
+
+def _run(args: Sequence[str]) -> int:
+    recipe, command = _recipe_of(args), parse(args)
     if recipe is None:
         return command() or 0
     run = RECIPES[recipe].module().main(command)
-    if _is_main():
+    if is_main():
         print(f"trained: {run}\npredict with: maskwright predict {run} IMAGES --out DIR")
     return 0
+
+
+def _recipe_of(args: Sequence[str]) -> str | None:
+    return args[1] if len(args) > 1 and args[0] == "train" and args[1] in RECIPES else None
 
 
 def _app(recipe: str | None) -> SubcommandApp:
@@ -94,9 +108,9 @@ def _app(recipe: str | None) -> SubcommandApp:
     train.__doc__ = "Train a model."
     data.__doc__ = "Check, count, weaken and convert datasets."
     sam.__doc__ = "The foundation model: facts, official checkpoints, embeddings ahead of time."
-    for name, known in RECIPES.items():
-        settings = known.module().Config if name == recipe else dataclasses.make_dataclass(name, [])
-        train.command(name=name, help=known.text)(settings)
+    for name, entry in RECIPES.items():
+        settings = entry.module().Config if name == recipe else dataclasses.make_dataclass(name, [])
+        train.command(name=name, help=entry.text)(settings)
     groups = (
         (data, {"check": Check, "stats": Stats, "weaken": Weaken, "convert": Convert}),
         (sam, {"info": SamInfo, "evaluate": SamEvaluate, "convert": SamConvert, "precompute": SamPrecompute}),
@@ -122,10 +136,6 @@ def _leave_processes() -> None:
             distributed.destroy_process_group()
 
 
-def _is_main() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _fail(text: str) -> int:
     _tell(f"error: {text}")
     return 1
@@ -133,5 +143,5 @@ def _fail(text: str) -> int:
 
 def _tell(text: str) -> None:
     """On standard error, once: of several processes the main one speaks."""
-    if _is_main():
+    if is_main():
         print(text, file=sys.stderr)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from maskwright.cli.shared import Data, light_bar, print_table
-from maskwright.errors import DataError
+from maskwright.cli.shared import OPTIONAL, Data, print_table
 
 
 @dataclass
@@ -23,26 +23,18 @@ class Check:
     """Also require a split `train` with labels."""
 
     def __call__(self) -> int:
-        from maskwright.data.check import check
-        from maskwright.data.labels import Dataset
+        from maskwright.api import check
 
-        problems, found = [], {}
-        try:
-            dataset = Dataset.load(self.data)
-        except DataError as error:
-            problems = [str(error)] if len(error.problems) == 1 else error.problems
-        else:
-            with light_bar("checking", len(dataset)) as progress:
-                problems = check(dataset, progress=progress, training=self.training)
-            splits = {name: len(dataset.split(name)) for name in dict.fromkeys(sample.split for sample in dataset)}
-            found = {"images": len(dataset), "splits": splits, "categories": list(dataset.categories)}
+        result = check(self.data, training=self.training, progress=True)
+        problems = result.problems
         if self.json:
-            print(json.dumps({"data": str(self.data), **found, "problems": problems}, indent=1))
+            facts = {"images": result.images, "splits": result.splits, "categories": list(result.categories)}
+            print(json.dumps({"data": str(self.data), **facts, "problems": problems}, indent=1))
         elif problems:
             print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}:", *problems, sep="\n  - ")
         else:
-            splits = ", ".join(f"{count} {name}" for name, count in found["splits"].items())
-            print(f"no problems: {found['images']} images ({splits}); categories: {', '.join(found['categories'])}")
+            splits = ", ".join(f"{count} {name}" for name, count in result.splits.items())
+            print(f"no problems: {result.images} images ({splits}); categories: {', '.join(result.categories)}")
         return 1 if problems else 0
 
 
@@ -56,10 +48,10 @@ class Stats:
     """Print JSON."""
 
     def __call__(self) -> None:
-        from maskwright.data.labels import Dataset
-        from maskwright.data.stats import stats
+        from maskwright.api import busy, stats
 
-        numbers = stats(Dataset.load(self.data))
+        with busy("counting"):
+            numbers = stats(self.data)
         if self.json:
             print(json.dumps(numbers, indent=1))
         else:
@@ -84,7 +76,7 @@ class Weaken:
     """Share that gets points."""
     tag: float = 0.0
     """Share that gets tags."""
-    none: float | None = None
+    none: Annotated[float | None, OPTIONAL] = None
     """Share that loses all labels; left out, what remains to 1."""
     seed: int = 0
     """Which image gets which kind."""
@@ -92,16 +84,14 @@ class Weaken:
     """Whose masks are weakened; other splits stay as they are."""
 
     def __call__(self) -> None:
-        from maskwright.data.labels import Dataset, Kind
-        from maskwright.data.weaken import weaken
+        from maskwright.api import busy, weaken
 
-        shares = {kind: getattr(self, str(kind)) for kind in reversed(Kind) if kind != Kind.NONE}
-        rest = max(0.0, 1 - sum(shares.values())) if self.none is None else self.none
-        result = weaken(Dataset.load(self.data), self.out, shares | {Kind.NONE: rest}, self.seed, self.split)
-        part = result.split(self.split)
-        kinds = [sample.labels.kind for sample in part]
-        told = ", ".join(f"{kinds.count(kind)} {kind}" for kind in reversed(Kind) if kind in kinds)
-        print(f"{len(result)} images, of these {len(part)} in {self.split}: {told}\nwritten: {self.out}")
+        with busy("weakening"):
+            dataset = weaken(**vars(self))
+        part = dataset.split(self.split)
+        counts = Counter(sample.labels.kind for sample in part)
+        kinds = ", ".join(f"{counts[kind]} {kind}" for kind in sorted(counts, reverse=True))
+        print(f"{len(dataset)} images, of these {len(part)} in {self.split}: {kinds}\nwritten: {self.out}")
 
 
 @dataclass
@@ -118,10 +108,11 @@ class Convert:
     """Write even if the format cannot hold all labels."""
 
     def __call__(self) -> None:
-        from maskwright.data.formats import convert
-        from maskwright.data.labels import Dataset
+        from maskwright.api import busy, convert
 
-        print(f"written: {convert(Dataset.load(self.data), self.out, self.to, allow_loss=self.allow_loss)}")
+        with busy("converting"):
+            folder = convert(**vars(self))
+        print(f"written: {folder}")
 
 
 def _print_stats(numbers: dict[str, Any]) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from maskwright.cli.shared import Data, Source, advancing, at_least_1, canvas_size, print_table, processes_for
-from maskwright.errors import DataError
+from maskwright.cli.shared import (
+    OPTIONAL,
+    Data,
+    Source,
+    at_least_1,
+    canvas_size,
+    is_main,
+    print_table,
+    print_written,
+)
+
+INTEGERS = arg(metavar="INT ...", help_behavior_hint="(optional)")
 
 
 @dataclass
@@ -19,17 +28,17 @@ class SamInfo:
 
     sam: Source = "nano"
     """nano (bundled), a Hugging Face id such as facebook/sam2.1-hiera-tiny, a folder, or an official .pt file."""
-    size: int | None = None
+    size: Annotated[int | None, OPTIONAL] = None
     """Canvas size in pixels other than the checkpoint's."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
 
     def __call__(self) -> None:
         canvas_size(self.size)
-        from maskwright.engine.devices import find_device
-        from maskwright.sam.info import info
+        from maskwright.api import busy, sam_info
 
-        facts = info(self.sam, size=self.size, device=find_device(self.device))
+        with busy("measuring"):
+            facts = sam_info(self.sam, size=self.size, device=self.device)
         files = facts.pop("files")
         lines = {
             "parameters": f"{facts['parameters'] / 1e6:.2f} M, {facts['encoder_parameters'] / 1e6:.2f} M to encode",
@@ -52,7 +61,7 @@ class SamEvaluate:
     """Dataset with masks."""
     split: str = "test"
     """Which images are asked; references in context are from `train`."""
-    size: int | None = None
+    size: Annotated[int | None, OPTIONAL] = None
     """Canvas size in pixels other than the checkpoint's."""
     limit: int = 100
     """Images at most, drawn by the seed."""
@@ -62,9 +71,9 @@ class SamEvaluate:
     """How many corrective clicks an oracle makes."""
     seed: int = 0
     """Which images, objects and references."""
-    json: Path | None = None
+    json: Annotated[Path | None, OPTIONAL] = None
     """Write the numbers, also those of every object, to this file."""
-    report: Path | None = None
+    report: Annotated[Path | None, OPTIONAL] = None
     """Write a page with a curve and pictures to this HTML file."""
     batch: int = 8
     """Images per pass of the encoder."""
@@ -74,35 +83,27 @@ class SamEvaluate:
     def __call__(self) -> None:
         at_least_1(limit=self.limit, objects=self.objects, clicks=self.clicks, batch=self.batch)
         canvas_size(self.size)
-        from maskwright.data.images import write_atomic
-        from maskwright.data.labels import Dataset
-        from maskwright.engine.devices import find_device
-        from maskwright.methods.zero_shot import evaluate_sam
-        from maskwright.methods.zero_shot.report import COLUMNS, explanation, table, title
-        from maskwright.sam.sam import Sam
+        from maskwright.api import sam_evaluate, sam_score_table
 
-        dataset, device = Dataset.load(self.data), find_device(self.device)
-        model = Sam.load(self.sam, size=self.size).to(device)
-        with advancing("evaluating") as progress:
-            scores = evaluate_sam(
-                model,
-                dataset,
-                self.split,
-                limit=self.limit,
-                objects=self.objects,
-                batch=self.batch,
-                clicks=self.clicks,
-                seed=self.seed,
-                progress=progress,
-                report=self.report,
-            )
-        print_table(title(scores), COLUMNS, table(scores))
-        print(*explanation(scores), sep="\n")
-        if self.json:
-            write_atomic(self.json, json.dumps(scores, indent=1) + "\n")
-        for path in (self.json, self.report):
-            if path:
-                print(f"written: {path}")
+        scores = sam_evaluate(
+            self.sam,
+            self.data,
+            self.split,
+            size=self.size,
+            limit=self.limit,
+            objects=self.objects,
+            clicks=self.clicks,
+            seed=self.seed,
+            batch=self.batch,
+            device=self.device,
+            json=self.json,
+            report=self.report,
+            progress=True,
+        )
+        table = sam_score_table(scores)
+        print_table(table.title, table.columns, table.rows)
+        print(table.note)
+        print_written(self.json, self.report)
 
 
 @dataclass
@@ -113,27 +114,21 @@ class SamConvert:
     """The checkpoint; code in it is never run."""
     out: Path
     """New folder."""
-    image_size: int | None = None
-    """Side of the canvas it was made for, where it is not a released model."""
-    heads: int | None = None
-    """Attention heads of the first stage, likewise."""
-    windows: tuple[int, ...] | None = None
-    """Attention window of each stage in cells, likewise."""
-    global_blocks: tuple[int, ...] | None = None
-    """Blocks with global attention, counted from 0, likewise."""
+    image_size: Annotated[int | None, OPTIONAL] = None
+    """Side of the canvas it was made for; needed where it is not a released model, and so are the next three."""
+    heads: Annotated[int | None, OPTIONAL] = None
+    """Attention heads of the first stage."""
+    windows: Annotated[tuple[int, ...] | None, INTEGERS] = None
+    """Attention window of each stage in cells."""
+    global_blocks: Annotated[tuple[int, ...] | None, INTEGERS] = None
+    """Blocks with global attention, counted from 0."""
 
     def __call__(self) -> None:
-        from maskwright.sam.convert import convert
+        from maskwright.api import busy, sam_convert
 
-        folder = convert(
-            self.file,
-            self.out,
-            image_size=self.image_size,
-            heads=self.heads,
-            windows=self.windows,
-            global_blocks=self.global_blocks,
-        )
-        print(f"written: {folder}")
+        with busy("converting"):
+            folder = sam_convert(**vars(self))
+        print_written(folder)
 
 
 @dataclass
@@ -146,7 +141,7 @@ class SamPrecompute:
     """Dataset: a folder, or its JSON file."""
     store: Path
     """Folder for the embeddings."""
-    size: int | None = None
+    size: Annotated[int | None, OPTIONAL] = None
     """Canvas size in pixels other than the checkpoint's."""
     dtype: Literal["float32", "float16"] = "float32"
     """float16 takes half the space."""
@@ -160,43 +155,18 @@ class SamPrecompute:
     def __call__(self) -> None:
         at_least_1(batch=self.batch)
         canvas_size(self.size)
-        from maskwright.data.labels import Dataset
-        from maskwright.sam.precompute import precompute, signature
-        from maskwright.sam.sam import Sam
-        from maskwright.sam.store import EmbeddingStore
+        from maskwright.api import precompute
 
-        processes, device = processes_for(self.device)
-        dataset = Dataset.load(self.data)
-        model = Sam.load(self.sam, size=self.size).to(device)
-        made_with = signature(model, self.dtype)
-        # The main process first, so that a store to be emptied is empty before anyone else opens it.
-        if not processes.is_main_process:
-            processes.wait_for_everyone()
-        store = EmbeddingStore(self.store, made_with, memory_bytes=0, overwrite=self.overwrite)
-        if processes.is_main_process:
-            processes.wait_for_everyone()
-        problems: list[str] = []
-        encoded = there = 0
-        with advancing("encoding", processes) as progress:
-            try:
-                encoded, there = precompute(
-                    model,
-                    dataset,
-                    store,
-                    batch=self.batch,
-                    rank=processes.process_index,
-                    world=processes.num_processes,
-                    progress=progress,
-                )
-            except DataError as error:
-                problems = error.problems
-        if processes.num_processes > 1:
-            from accelerate.utils import gather_object
-
-            parts = gather_object([(encoded, there, problems)])
-            encoded, there = (sum(part[column] for part in parts) for column in (0, 1))
-            problems = [problem for part in parts for problem in part[2]]
-        if problems:
-            raise DataError(problems, dataset.source or str(dataset.root))
-        if processes.is_main_process:
-            print(f"{encoded} images encoded, {there} were there already: {self.store}")
+        encoded, present = precompute(
+            self.sam,
+            self.data,
+            self.store,
+            size=self.size,
+            dtype=self.dtype,
+            batch=self.batch,
+            overwrite=self.overwrite,
+            device=self.device,
+            progress=True,
+        )
+        if is_main():
+            print(f"{encoded} images encoded, {present} were there already: {self.store}")

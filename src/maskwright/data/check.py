@@ -8,25 +8,20 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.fields import category_problems, leaves_folder
-from maskwright.data.images import count_values, image_size, open_verified, read_mask
-from maskwright.data.labels import IGNORE, Dataset, Kind, Mask, Sample
+from maskwright.data.images import count_values, image_size, open_verified, read_mask, turn
+from maskwright.data.labels import IGNORE, Kind, Mask, Sample
+from maskwright.data.lookahead import ahead
 from maskwright.data.manifest import NAME
 from maskwright.errors import DataError
-
-_LARGE = 25_000_000
-# Pixels. Larger images are decoded one at a time, so that memory holds one of them and not one per thread.
-_one_large = threading.Lock()
 
 
 def check(
@@ -60,13 +55,12 @@ def check(
         problems.append(f"{_file(dataset)}: categories: {what}")
     problems += _duplicate_ids(dataset)
     findings: list[_Finding] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for done, finding in enumerate(pool.map(lambda s: _check_sample(dataset, s, decode), dataset.samples), start=1):
-            findings.append(finding)
-            problems += finding.problems
-            if progress:
-                progress(done, len(dataset))
-        problems += _shared_between_splits(dataset, findings, pool)
+    for done, finding in enumerate(ahead(lambda s: _check_sample(dataset, s, decode), dataset.samples), start=1):
+        findings.append(finding)
+        problems += finding.problems
+        if progress:
+            progress(done, len(dataset))
+    problems += _shared_between_splits(dataset, findings)
     problems += _mark_nothing(dataset, findings)
     if training:
         problems += _training_split(dataset)
@@ -115,7 +109,7 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: _Findi
     try:
         size = image_size(path)
         if decode:
-            with _one_large if math.prod(size) > _LARGE else nullcontext():
+            with turn(size):
                 open_verified(path)
         finding.bytes = path.stat().st_size
     except DataError as error:
@@ -137,7 +131,7 @@ def _check_mask(
     path = dataset.root / mask.path
     try:
         if decode:
-            with _one_large if math.prod(size or (0, 0)) > _LARGE else nullcontext():
+            with turn(size or (0, 0)):
                 values = read_mask(path)
             mask_size = values.shape[1], values.shape[0]
             _check_mask_values(path, values, mask, len(dataset.categories), finding)
@@ -161,7 +155,7 @@ def _boxes_beside_mask(dataset: Dataset, sample: Sample, mask: Mask, values: np.
             continue  # told elsewhere
         x0, y0, x1, y1 = (max(0, round(v)) for v in box.xyxy)
         ids = set(np.unique(values[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]).tolist())
-        kinds = ids if mask.kind == "semantic" else {mask.categories.get(id, 1) for id in ids - {0}}
+        kinds = ids if mask.kind == "semantic" else {mask.category_of(id) for id in ids - {0}}
         if box.category not in kinds and not (mask.kind == "semantic" and IGNORE in ids):
             what = f"boxes[{i}]: its mask shows nothing of {dataset.categories[box.category]!r} there, and a mask is complete"
             remedy = "draw the object into the mask, or remove the box, or the mask"
@@ -245,7 +239,7 @@ def _duplicate_ids(dataset: Dataset) -> list[str]:
     ]
 
 
-def _shared_between_splits(dataset: Dataset, findings: Sequence[_Finding], pool: ThreadPoolExecutor) -> list[str]:
+def _shared_between_splits(dataset: Dataset, findings: Sequence[_Finding]) -> list[str]:
     """Images that are in two splits, by path or by content. Only files of equal length are read and compared."""
     lengths: dict[int, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for sample, finding in zip(dataset.samples, findings):
@@ -258,7 +252,7 @@ def _shared_between_splits(dataset: Dataset, findings: Sequence[_Finding], pool:
         for path, samples in files.items()
     }
     same: dict[bytes, list[Sample]] = defaultdict(list)
-    for samples, digest in zip(suspects.values(), pool.map(_digest, suspects)):
+    for samples, digest in zip(suspects.values(), ahead(_digest, suspects)):
         same[digest] += samples
     problems = []
     for samples in same.values():

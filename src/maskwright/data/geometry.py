@@ -161,6 +161,11 @@ def warp_image(array: np.ndarray, matrix: Affine, canvas: int) -> tuple[NDArray[
     return np.array(warped), inside
 
 
+def squash(image: np.ndarray, canvas: int) -> NDArray[np.uint8]:
+    """A whole image ``(H, W, 3)`` uint8 on a square canvas ``(S, S, 3)``, without padding, as SAM 2 sees every image."""
+    return warp_image(image, resize_matrix((image.shape[1], image.shape[0]), canvas), canvas)[0]
+
+
 def warp_mask(array: np.ndarray, matrix: Affine, canvas: int, fill: int = IGNORE) -> np.ndarray:
     """Draw a map of ids on the canvas by its nearest pixels: values are copied, never mixed.
 
@@ -246,6 +251,11 @@ def warp_maps(
         grid = torch.stack([2 * x / columns - 1, 2 * y / rows - 1], dim=-1)
         moved = F.grid_sample(maps.to(grid.dtype), grid, mode="bilinear", padding_mode="border", align_corners=False)
     return moved.to(maps.dtype).masked_fill(outside[:, None], fill)
+
+
+def on_canvas(logits: Tensor, size: int) -> Tensor:
+    """Logits ``(N, h, w)`` that cover a square canvas → masks ``(N, S, S)`` bool, enlarged bilinearly. N may be 0."""
+    return F.interpolate(logits[:, None].float(), (size, size), mode="bilinear", align_corners=False)[:, 0] > 0
 
 
 def unwarp_logits(

@@ -15,6 +15,7 @@ How an image of any mode becomes 8-bit RGB (:func:`read_image`):
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import struct
@@ -22,10 +23,10 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import numpy as np
@@ -57,6 +58,10 @@ _TRANSPOSE = {
 _ORIENTATION_TAG = 0x0112
 _quiet = threading.Lock()
 
+LARGE = 25_000_000
+"""An image of more pixels than this is decoded by one thread at a time, see :func:`turn`."""
+_one_large = threading.Lock()
+
 
 def read_image(path: str | Path) -> np.ndarray:
     """The pixels of an image file as ``(H, W, 3)`` uint8 RGB, as displayed (see the module's docstring).
@@ -64,10 +69,21 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         DataError: missing, unreadable or truncated file, more than ``MAX_PIXELS`` pixels, or a mode that has no RGB.
     """
-    path = Path(path)
-    image = open_verified(path)
+    return rgb_of(open_verified(path), str(path))
+
+
+def rgb_of(image: Image.Image, name: str) -> np.ndarray:
+    """The pixels of a decoded image of any mode as ``(H, W, 3)`` uint8 RGB (see the module's docstring).
+
+    Args:
+        image: as displayed, EXIF rotation applied.
+        name: what a message calls it.
+
+    Raises:
+        DataError: a mode that has no RGB, or pixels that are not finite.
+    """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey = _to_8_bits(np.asarray(image), path)
+        grey = _to_8_bits(np.asarray(image), name)
         return np.repeat(grey[:, :, None], 3, axis=2)
     try:
         if image.has_transparency_data:
@@ -75,8 +91,17 @@ def read_image(path: str | Path) -> np.ndarray:
             image = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
         rgb = image if image.mode == "RGB" else image.convert("RGB")
     except ValueError:
-        raise DataError([f"{path}: colour mode {image.mode} is not read; save the image as RGB"]) from None
+        raise DataError([f"{name}: colour mode {image.mode} is not read; convert the image to RGB"]) from None
     return np.array(rgb)
+
+
+def turn(size: tuple[int, int]) -> AbstractContextManager[Any]:
+    """What a thread holds while it decodes an image of ``(width, height)`` and needs all its pixels.
+
+    Threads take turns with images of more than ``LARGE`` pixels, whatever they decode them for, so that memory holds one
+    of them and not one for each thread. Not to be held twice by one thread.
+    """
+    return _one_large if math.prod(size) > LARGE else nullcontext()
 
 
 def open_verified(path: str | Path) -> Image.Image:
@@ -299,10 +324,10 @@ def _orientation(image: Image.Image) -> int:
         return 1  # Viewers show an image with broken EXIF data as it is stored; so do we.
 
 
-def _to_8_bits(values: np.ndarray, path: Path) -> np.ndarray:
+def _to_8_bits(values: np.ndarray, name: str) -> np.ndarray:
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise DataError([f"{path}: holds NaN or infinite pixels; replace them by numbers"])
+        raise DataError([f"{name}: holds NaN or infinite pixels; replace them by numbers"])
     scaled = values.astype(np.float64)
     if values.dtype.kind == "f" and low >= 0 and high <= 1:
         scaled *= 255

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from maskwright.data.augment import Crop
 from maskwright.data.batch import Batch, collate
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Affine, compose, resize_matrix, warp_mask
 from maskwright.data.images import read_mask
 from maskwright.data.items import Item, read_item
-from maskwright.data.labels import Dataset, Kind, Sample
+from maskwright.data.labels import Kind, Sample
 from maskwright.data.loader import Loader
 from maskwright.errors import DataError
 
@@ -179,7 +180,7 @@ def read_ids(dataset: Dataset, sample: Sample) -> tuple[NDArray[np.int32], NDArr
     objects = values[values > 0]
     # Where no pixel is background, the first value is an object already.
     ids = dense.reshape(pixels.shape).astype(np.int32) + (len(objects) == len(values))
-    categories = np.array([mask.categories.get(int(value), 1) for value in objects], np.int64)
+    categories = np.array([mask.category_of(int(value)) for value in objects], np.int64)
     unknown = sorted({int(c) for c in categories if not 1 <= c < len(dataset.categories)})
     if unknown:
         known = len(dataset.categories) - 1

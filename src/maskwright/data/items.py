@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size
 from maskwright.data.images import read_image, read_mask
-from maskwright.data.labels import IGNORE, Dataset, Kind, Mask, Sample
+from maskwright.data.labels import IGNORE, Kind, Mask, Sample
 from maskwright.errors import DataError
 
 
@@ -97,10 +98,7 @@ def read_item(dataset: Dataset, sample: Sample, limit: int | None = None) -> Ite
 def _semantic(values: np.ndarray, mask: Mask, count: int, path: str) -> NDArray[np.uint8]:
     """Category ids of a mask file's values; instance ids go through the mask's ``categories`` (default: 1)."""
     found = np.unique(values)
-    if mask.kind == "instance":
-        table = {int(value): mask.categories.get(int(value), 1) if value else 0 for value in found}
-    else:
-        table = {int(value): int(value) for value in found}
+    table = {int(value): mask.category_of(int(value)) for value in found}
     known = set(range(count)) | ({IGNORE} if mask.kind == "semantic" else set())
     unknown = sorted(set(table.values()) - known)
     if unknown:

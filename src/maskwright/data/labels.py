@@ -7,10 +7,10 @@ Boxes are ``x0 y0 x1 y1``, half-open. Category 0 is background; a point or scrib
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 IGNORE = 255
 """Value of a semantic mask where the category is unknown."""
@@ -45,6 +45,10 @@ class Mask:
     path: str
     kind: MaskKind = "semantic"
     categories: dict[int, int] = field(default_factory=dict)
+
+    def category_of(self, value: int) -> int:
+        """The category of a pixel value that is not ignore."""
+        return self.categories.get(value, 1) if self.kind == "instance" and value else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +144,12 @@ class Sample:
     size: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """Images and their labels under one folder. Immutable: every change gives a new dataset.
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Images with their labels under one folder: what a format reads and writes. Immutable; every change gives new ones.
+
+    Two are equal where their folder, categories and samples are. A :class:`maskwright.Dataset` is the same with ``load``
+    and ``save``, which know all formats.
 
     Attributes:
         root: the folder that all paths are relative to.
@@ -154,34 +161,15 @@ class Dataset:
     root: Path
     categories: tuple[str, ...]
     samples: tuple[Sample, ...]
-    source: str = field(default="", compare=False)
+    source: str = ""
 
-    @classmethod
-    def load(cls, path: str | Path) -> Dataset:
-        """Read a dataset; the format (``manifest.json``, SAMIX's ``splits.json``, COCO JSON, ``images/`` + ``masks/``) is recognised.
-
-        Args:
-            path: a folder, or the JSON file itself (for example ``polyps/splits_full.json``).
-
-        Raises:
-            DataError: the structure cannot be read. Problems of the content are found by ``maskwright.data.check.check``.
-        """
-        from maskwright.data.formats import read
-
-        return read(Path(path))
-
-    def save(self, path: str | Path | None = None) -> Path:
-        """Write ``manifest.json`` into the dataset's folder (or to ``path``, which must be inside it), by rename. Returns its path."""
-        from maskwright.data.manifest import write
-
-        return write(self, path)
-
-    def split(self, *names: str) -> Dataset:
+    def split(self, *names: str) -> Self:
         """The samples of the named splits, in the same order."""
         return self.with_samples([s for s in self.samples if s.split in names])
 
-    def with_samples(self, samples: Sequence[Sample]) -> Dataset:
-        return Dataset(self.root, self.categories, tuple(samples), self.source)
+    def with_samples(self, samples: Sequence[Sample]) -> Self:
+        """Other samples under the same folder, of the same categories."""
+        return replace(self, samples=tuple(samples))
 
     def image_path(self, sample: Sample) -> Path:
         return self.root / sample.image
@@ -197,3 +185,8 @@ class Dataset:
 
     def __getitem__(self, index: int) -> Sample:
         return self.samples[index]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Samples):
+            return NotImplemented
+        return (self.root, self.categories, self.samples) == (other.root, other.categories, other.samples)

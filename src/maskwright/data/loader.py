@@ -8,8 +8,7 @@ process would see.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
@@ -18,9 +17,10 @@ from numpy.typing import NDArray
 
 from maskwright.data.augment import Augmentation, Crop
 from maskwright.data.batch import Batch, collate
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Affine, resize_matrix
 from maskwright.data.items import Item, read_item
-from maskwright.data.labels import Dataset
+from maskwright.data.lookahead import ahead
 from maskwright.errors import MaskwrightError
 
 # Streams of random numbers that must not share draws.
@@ -95,7 +95,7 @@ class Loader:
         self._free = cache_bytes
         self._lock = threading.Lock()
         self._epoch: tuple[int, NDArray[np.int64]] | None = None
-        self._ahead = workers + 1
+        self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader") if workers > 0 else None
         self._waiting: dict[int, Future[Batch]] = {}
 
@@ -132,7 +132,7 @@ class Loader:
         """
         if self._pool is None:
             return self._batch(step)
-        wanted = range(step, step + self._ahead)
+        wanted = range(step, step + self._workers + 1)
         for stale in [key for key in self._waiting if key not in wanted]:
             self._waiting.pop(stale).cancel()
         for key in wanted:
@@ -156,7 +156,8 @@ class Loader:
             range(start, min(start + self.batch_size, len(self.dataset)))[self.rank :: self.world]
             for start in range(0, len(self.dataset), self.batch_size)
         )
-        yield from self._through_pool(self.take, (part for part in parts if len(part)))
+        workers = 0 if self._pool is None else self._workers
+        yield from ahead(self.take, (part for part in parts if len(part)), workers, workers + 1)
 
     def item(self, index: int) -> Item:
         """The decoded sample at a position of the dataset, from memory where it is there."""
@@ -204,19 +205,6 @@ class Loader:
             return generator.permutation(chosen)
         orders = [generator.permutation(count) if self.shuffle else np.arange(count) for generator in generators]
         return np.concatenate(orders)[:length]
-
-    def _through_pool(self, make: Callable[[range], Batch], parts: Iterator[range]) -> Iterator[Batch]:
-        """``map(make, parts)``, a few ahead in the threads where there are any."""
-        if self._pool is None:
-            yield from map(make, parts)
-            return
-        waiting: deque[Future[Batch]] = deque()
-        for part in parts:
-            waiting.append(self._pool.submit(make, part))
-            if len(waiting) > self._ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _weighs(weights: NDArray[np.float64]) -> bool:

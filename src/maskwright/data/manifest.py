@@ -27,18 +27,26 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from maskwright.data.fields import MISSING, Fields, category_problems, leaves_folder, names_a_file, read_json
 from maskwright.data.images import place_file, write_atomic
-from maskwright.data.labels import Box, Dataset, Labels, Mask, Point, Sample, Scribble, Tag
+from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Samples, Scribble, Tag
 from maskwright.errors import DataError
 
 VERSION = 1
 NAME = "manifest.json"
+LAYOUT = "a folder with manifest.json (maskwright's own), or such a file"
+
+AnySamples = TypeVar("AnySamples", bound=Samples)
 
 
-def read(path: str | Path) -> Dataset:
+def detect(path: Path, document: Any) -> bool:
+    """Whether a folder, or the parsed JSON of a file, is of this format."""
+    return (path / NAME).is_file() if path.is_dir() else isinstance(document, dict) and "samples" in document
+
+
+def read(path: str | Path) -> Samples:
     """Read a manifest (the file, or the folder with a ``manifest.json``). The files it names are not opened.
 
     Raises:
@@ -53,10 +61,10 @@ def read(path: str | Path) -> Dataset:
     categories, samples = parse.document(document)
     if parse.problems:
         raise DataError(parse.problems, str(path))
-    return Dataset(path.parent, categories, samples, str(path))
+    return Samples(path.parent, categories, samples, str(path))
 
 
-def write(dataset: Dataset, path: str | Path | None = None) -> Path:
+def write(dataset: Samples, path: str | Path | None = None) -> Path:
     """Write the manifest of a dataset by rename.
 
     Args:
@@ -90,7 +98,7 @@ def write(dataset: Dataset, path: str | Path | None = None) -> Path:
     return write_atomic(path, content)
 
 
-def copy_files(dataset: Dataset, folder: str | Path, *, masks: bool = True) -> Dataset:
+def copy_files(dataset: AnySamples, folder: str | Path, *, masks: bool = True) -> AnySamples:
     """The dataset with its files in a new folder, hard-linked or copied: ``images/<id>.<suffix>``, ``masks/<id>.png``.
 
     Args:
@@ -121,7 +129,7 @@ def copy_files(dataset: Dataset, folder: str | Path, *, masks: bool = True) -> D
         samples.append(replace(sample, image=image, labels=replace(sample.labels, mask=mask)))
     if problems:
         raise DataError(problems, dataset.source)
-    return Dataset(folder, dataset.categories, tuple(samples), str(folder / NAME))
+    return replace(dataset, root=folder, samples=tuple(samples), source=str(folder / NAME))
 
 
 def _sample_row(sample: Sample, name: Callable[[int], str]) -> dict[str, Any]:

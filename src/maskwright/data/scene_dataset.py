@@ -29,9 +29,10 @@ import torch
 from PIL import Image
 
 from maskwright.data import manifest
+from maskwright.data.dataset import Dataset
 from maskwright.data.fields import read_json
 from maskwright.data.images import write_atomic, write_mask
-from maskwright.data.labels import Dataset, Kind, Labels, Mask, Sample
+from maskwright.data.labels import Kind, Labels, Mask, Sample
 from maskwright.data.scenes import CATEGORY_NAMES, render
 from maskwright.data.weaken import weaken
 from maskwright.errors import DataError

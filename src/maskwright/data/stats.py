@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import count_values, image_size, read_mask
-from maskwright.data.labels import IGNORE, Dataset, Kind, Mask, Sample
+from maskwright.data.labels import IGNORE, Kind, Mask, Sample
+from maskwright.data.lookahead import ahead
 from maskwright.errors import DataError
 
 
@@ -35,8 +35,7 @@ def stats(dataset: Dataset) -> dict[str, Any]:
     Raises:
         DataError: files that cannot be read, or category ids without a name; all at once.
     """
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        measures = list(pool.map(lambda sample: _measure(dataset, sample), dataset.samples))
+    measures = list(ahead(lambda sample: _measure(dataset, sample), dataset.samples))
     problems = [problem for measure in measures for problem in measure.problems]
     if problems:
         raise DataError(problems, dataset.source)
@@ -99,7 +98,7 @@ def _measure_mask(measure: _Measure, counts: np.ndarray, mask: Mask, sample: Sam
         if mask.kind == "semantic" and value == IGNORE:
             measure.ignored += area
             continue
-        category = value if mask.kind == "semantic" or value == 0 else mask.categories.get(value, 1)
+        category = mask.category_of(value)
         _add(measure, measure.pixels, category, area, sample)
         if mask.kind == "instance" and value:
             _add(measure, measure.counts["instances"], category, 1, sample)

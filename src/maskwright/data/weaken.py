@@ -17,8 +17,9 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask
-from maskwright.data.labels import IGNORE, Box, Dataset, Kind, Labels, Mask, Point, Sample, Scribble, Tag
+from maskwright.data.labels import IGNORE, Box, Kind, Labels, Mask, Point, Sample, Scribble, Tag
 from maskwright.data.manifest import copy_files, write
 from maskwright.errors import DataError
 
@@ -128,7 +129,7 @@ def mask_to_tags(values: np.ndarray, mask: Mask) -> tuple[Tag, ...]:
     """The categories that are in the image, in ascending order, background left out; empty where there is no object."""
     present = np.unique(values)
     if mask.kind == "instance":
-        return tuple(Tag(c) for c in sorted({mask.categories.get(int(id), 1) for id in present if id}))
+        return tuple(Tag(c) for c in sorted({mask.category_of(int(id)) for id in present if id}))
     return tuple(Tag(int(category)) for category in present if category not in (0, IGNORE))
 
 
@@ -144,7 +145,7 @@ def _parts(values: np.ndarray, mask: Mask, min_area: int) -> Iterator[tuple[int,
             continue
         pixels = values[place] == id
         if mask.kind == "instance":
-            yield mask.categories.get(id, 1), place, _largest(pixels)
+            yield mask.category_of(id), place, _largest(pixels)
             continue
         labelled, _ = _label(pixels)
         areas = np.bincount(labelled.ravel())[1:]

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -18,28 +18,25 @@ from maskwright.errors import RunError
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: exactly one of epochs, steps or minutes.
+    """How long a stage of a training lasts: exactly one of epochs, steps or minutes.
 
-    With epochs or steps the progress is a function of the step alone, so schedules that follow it are deterministic.
-    With minutes it follows the clock: two runs are never quite alike. Processes of a distributed run must then not ask
-    each for itself: let the main process decide and broadcast.
+    With epochs or steps the share that is used is a function of the step alone, so schedules that follow it are
+    deterministic. With minutes it follows the clock: two runs are never quite alike.
 
     Attributes:
         epochs: passes over the data; may be a fraction.
         steps: optimiser steps.
         minutes: wall clock, counted over all sessions of a resumed run.
         steps_per_epoch: needed with epochs.
-        used_minutes: what earlier sessions used; ``budget.resumed(checkpoint.state["minutes"])`` sets it.
 
-    >>> budget, started = Budget(minutes=45), time.monotonic()
-    >>> while not budget.done(step, started): ...
+    >>> budget = Budget(minutes=45)
+    >>> while budget.share(step, minutes_used) < 1: ...
     """
 
     epochs: float | None = None
     steps: int | None = None
     minutes: float | None = None
     steps_per_epoch: int | None = None
-    used_minutes: float = 0.0
 
     def __post_init__(self) -> None:
         given = {k: v for k in ("epochs", "steps", "minutes") if (v := getattr(self, k)) is not None}
@@ -52,6 +49,10 @@ class Budget:
         if self.epochs is not None and self.steps_per_epoch is not None and self.steps_per_epoch < 1:
             raise ValueError(f"an epoch of {self.steps_per_epoch} steps")
 
+    def __str__(self) -> str:
+        name, value = next((k, v) for k in ("epochs", "steps", "minutes") if (v := getattr(self, k)) is not None)
+        return f"{value:g} {name}"
+
     @property
     def total_steps(self) -> int | None:
         """Steps in all; None with minutes."""
@@ -61,36 +62,19 @@ class Budget:
             raise ValueError("a budget in epochs needs steps_per_epoch")
         return math.ceil(self.epochs * self.steps_per_epoch)
 
-    def resumed(self, used_minutes: float) -> Budget:
-        """The same budget after earlier sessions of ``used_minutes`` in all."""
-        return replace(self, used_minutes=used_minutes)
-
-    def minutes_used(self, started: float) -> float:
-        """Minutes of all sessions, to save with checkpoints. ``started``: ``time.monotonic()`` at this one's start."""
-        return self.used_minutes + (time.monotonic() - started) / 60
-
-    def progress(self, step: int, started: float) -> float:
-        """The share of the budget that is used, 0..1, after ``step`` steps."""
+    def share(self, step: int, minutes_used: float) -> float:
+        """The share of the budget that is used, 0..1, after so many steps and minutes."""
         total = self.total_steps
-        share = step / total if total is not None else self.minutes_used(started) / (self.minutes or math.inf)
-        return min(1.0, share)
+        return min(1.0, step / total if total is not None else minutes_used / (self.minutes or math.inf))
 
-    def bar(self, step: int, started: float) -> tuple[float, float]:
+    def bar(self, step: int, minutes_used: float) -> tuple[float, float]:
         """Length of a progress bar, and how much of it is done: steps, or percent by the clock."""
         total = self.total_steps
-        return (total, step) if total is not None else (100, 100 * self.progress(step, started))
+        return (total, step) if total is not None else (100, 100 * self.share(step, minutes_used))
 
     def stride(self, before: float, after: float) -> float:
         """What a step from one share to another adds to the ``bar``."""
         return 1 if self.total_steps is not None else 100 * (after - before)
-
-    def foretold(self, step: int, share: float) -> float:
-        """Steps in all; by the clock foretold from the ``step`` steps in which a ``share`` of it went by."""
-        return self.total_steps or step / max(share, 1e-6)
-
-    def done(self, step: int, started: float) -> bool:
-        """Whether the budget is used up after ``step`` steps."""
-        return self.progress(step, started) >= 1.0
 
 
 @contextlib.contextmanager

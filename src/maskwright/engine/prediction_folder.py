@@ -3,7 +3,7 @@
 ::
 
     out/
-      predictions.json        which model, which images, and what was found in them
+      predictions.json        which model, which images, and what they show
       masks/<name>.png        category ids
       overlays/<name>.jpg     the image with the mask painted over it
 
@@ -16,24 +16,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from maskwright import __version__
 from maskwright.data import formats
+from maskwright.data.dataset import Dataset
 from maskwright.data.fields import leaves_folder
 from maskwright.data.images import IMAGE_SUFFIXES, write_atomic
-from maskwright.data.labels import Dataset
+from maskwright.data.lookahead import ahead
 from maskwright.data.pictures import palette
 from maskwright.engine.predictor import Prediction, Predictor
+from maskwright.engine.processes import Alone, Processes
 from maskwright.engine.values import plain
 from maskwright.errors import DataError, MaskwrightError
+from maskwright.version import __version__
 
 FORMAT, VERSION = "maskwright-predictions", 2
 INDEX = "predictions.json"
@@ -45,44 +46,34 @@ _WRITERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An image to predict: ``name`` is the path of its mask below ``masks/`` without ``.png``, ``given`` what is given with it."""
+    """An image to predict.
+
+    Attributes:
+        name: the path of its mask below ``masks/``, without ``.png``.
+        path: of the image.
+        companion: a second file that the prediction is made from, see :meth:`Predictor.companion_of`.
+    """
 
     name: str
     path: Path
-    given: Path | None = None
+    companion: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What :func:`predict_folder` did: numbers of images over all processes, one line for each unreadable one, other files."""
+    """What :func:`predict_folder` did. Of several processes the main one has the numbers, the others nothing.
+
+    Attributes:
+        predicted: images that were predicted.
+        skipped: images whose masks were there already.
+        problems: one line for each image that cannot be read.
+        written: files beside masks, overlays and the index, such as ``coco.json``.
+    """
 
     predicted: int
     skipped: int
     problems: list[str]
     written: list[Path] = field(default_factory=list)
-
-
-class Processes(Protocol):
-    """What is needed of ``accelerate.PartialState``."""
-
-    @property
-    def is_main_process(self) -> bool: ...
-    @property
-    def num_processes(self) -> int: ...
-    @property
-    def process_index(self) -> int: ...
-    def wait_for_everyone(self) -> None: ...
-
-
-class Alone:
-    """One process that has no others to wait for."""
-
-    is_main_process = True
-    num_processes = 1
-    process_index = 0
-
-    def wait_for_everyone(self) -> None:
-        """Nobody to wait for."""
 
 
 # ----------------------------------------------------------------------------------------------------------- inputs
@@ -174,7 +165,7 @@ def predict_folder(
     """Predict images into a folder. What an earlier call of the same model left there is kept, not made again.
 
     An image counts as done if its mask is there, was made by the same model with the same settings, and length and time of
-    modification of the image, and of the mask that was given with it, are what they were.
+    modification of the image, and of its companion, are what they were.
 
     Args:
         jobs: of :func:`find_images`.
@@ -194,39 +185,39 @@ def predict_folder(
     """
     state = processes or Alone()
     folder = Path(os.path.abspath(out))
-    chosen = predictor.chosen(options)
-    head = _head(predictor, chosen)
-    known, stale = _known(folder, head, jobs, overwrite)
-    jobs = [replace(job, given=predictor.rests_on(job.path)) for job in jobs]
-    todo = jobs if overwrite else [job for job in jobs if not _is_done(folder, job, known.get(job.name), overlays)]
+    complete = predictor.with_defaults(options)
+    head = _head(predictor, complete)
+    entries, stale = _existing_entries(folder, head, jobs, overwrite)
+    jobs = [replace(job, companion=predictor.companion_of(job.path)) for job in jobs]
+    todo = jobs if overwrite else [job for job in jobs if not _is_done(folder, job, entries.get(job.name), overlays)]
     # All have looked at the folder, and refused it or not, before the main process changes anything in it.
     state.wait_for_everyone()
     if state.is_main_process:
         _remove(folder, stale)
         for job in todo:
-            known.pop(job.name, None)
-        _write_index(folder, head, known)
+            entries.pop(job.name, None)
+        _write_index(folder, head, entries)
         for part in _parts(folder):
             part.unlink()
     state.wait_for_everyone()
-    mine = list(todo[state.process_index :: state.num_processes])
+    share = list(todo[state.process_index :: state.num_processes])
     with open(folder / _PART.format(rank=state.process_index), "a", encoding="utf-8") as part:
-        for number, row in enumerate(_rows(predictor, mine, folder, batch, chosen, overlays), start=1):
+        for number, row in enumerate(_rows(predictor, share, folder, batch, complete, overlays), start=1):
             part.write(json.dumps(row) + "\n")
             part.flush()
             if progress:
-                progress(number, len(mine))
+                progress(number, len(share))
     state.wait_for_everyone()
     if not state.is_main_process:
         return Summary(0, 0, [])
     rows = [row for part in _parts(folder) for row in _read_part(part)]
-    found = {row["name"]: row for row in rows if "problem" not in row}
+    predicted = {row["name"]: row for row in rows if "problem" not in row}
     problems = sorted(row["problem"] for row in rows if "problem" in row)
-    _write_index(folder, head, known | found)
-    written = predictor.conclude(folder, known | found)
+    _write_index(folder, head, entries | predicted)
+    written = predictor.conclude(folder, entries | predicted)
     for part in _parts(folder):
         part.unlink()
-    return Summary(len(found), len(jobs) - len(todo), problems, written)
+    return Summary(len(predicted), len(jobs) - len(todo), problems, written)
 
 
 def _rows(
@@ -234,31 +225,26 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """Predict, and write in threads: the entries of the index in the order of the jobs, then the unreadable images."""
     unreadable: list[str] = []
-    waiting: deque[Future[dict[str, Any]]] = deque()
-    left = deque(jobs)
-    predictions = predictor.predict((job.path for job in jobs), batch=batch, unreadable=unreadable, **options)
-    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as pool:
-        for prediction in predictions:
-            job = left.popleft()
-            while job.path != prediction.image:  # that one was unreadable
-                job = left.popleft()
-            waiting.append(pool.submit(_write, prediction, job, folder, overlays))
-            if len(waiting) > 2 * _WRITERS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+
+    def predictions() -> Iterator[tuple[Prediction, Job]]:
+        left = iter(jobs)
+        images = (job.path for job in jobs)
+        for prediction in predictor.predict(images, batch=batch, unreadable=unreadable, **options):
+            yield prediction, next(job for job in left if job.path == prediction.image)  # passes over unreadable ones
+
+    yield from ahead(lambda pair: _write(*pair, folder, overlays), predictions(), _WRITERS)
     yield from ({"problem": problem} for problem in unreadable)
 
 
 def _write(prediction: Prediction, job: Job, folder: Path, overlays: bool) -> dict[str, Any]:
     height, width = prediction.mask.shape
-    stamp, given = _stamp(job.path), None if job.given is None else _stamp(job.given)
+    stamp, companion = _stamp(job.path), None if job.companion is None else _stamp(job.companion)
     mask = prediction.save(folder, name=job.name, overlay=overlays)
     return {
         "name": job.name,
         "file": str(job.path),
         **stamp,
-        **({} if given is None else {"given": given}),
+        **({} if companion is None else {"given": companion}),
         "size": [width, height],
         "mask": mask.relative_to(folder).as_posix(),
         "overlay": f"overlays/{job.name}.jpg" if overlays else None,
@@ -286,7 +272,7 @@ def _head(predictor: Predictor, options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _known(
+def _existing_entries(
     folder: Path, head: dict[str, Any], jobs: Sequence[Job], overwrite: bool
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """What the folder holds of this model, by name, and entries of another one that are to be removed.
@@ -303,7 +289,7 @@ def _known(
             raise MaskwrightError(f"{folder}: holds masks of unknown origin ({_some(foreign)}); {remedy}")
         return {}, []
     rows = [*index["images"], *(row for part in _parts(folder) for row in _read_part(part) if "problem" not in row)]
-    known = {row["name"]: row for row in rows}
+    entries = {row["name"]: row for row in rows}
     then, now = index["model"]["signature"], head["model"]["signature"]
     if then != now or index["options"] != head["options"]:
         differing = [name for name in head["options"] if index["options"].get(name) != head["options"][name]]
@@ -311,15 +297,15 @@ def _known(
         what = f"another model ({then}, this is {now})" if then != now else f"the same model with another {flags}"
         if not overwrite:
             raise MaskwrightError(f"{folder}: holds the predictions of {what}; {remedy}")
-        return {}, list(known.values())
-    others = [job.name for job in jobs if job.name in known and known[job.name]["file"] != str(job.path)]
+        return {}, list(entries.values())
+    others = [job.name for job in jobs if job.name in entries and entries[job.name]["file"] != str(job.path)]
     if others and not overwrite:
-        first = known[others[0]]["file"]
+        first = entries[others[0]]["file"]
         raise MaskwrightError(
             f"{folder}: holds predictions of other images of the same name ({_some(others)}; the first is of {first}); "
             f"{remedy}"
         )
-    return known, []
+    return entries, []
 
 
 def _is_done(folder: Path, job: Job, row: dict[str, Any] | None, overlays: bool) -> bool:
@@ -327,7 +313,7 @@ def _is_done(folder: Path, job: Job, row: dict[str, Any] | None, overlays: bool)
         return False
     if overlays and not (row["overlay"] and (folder / row["overlay"]).is_file()):
         return False
-    if row.get("given") != (None if job.given is None else _stamp(job.given)):
+    if row.get("given") != (None if job.companion is None else _stamp(job.companion)):
         return False
     return job.path.exists() and {key: row[key] for key in ("bytes", "modified")} == _stamp(job.path)
 

@@ -7,12 +7,8 @@ semantic segmenter.
 
 from __future__ import annotations
 
-import math
-import threading
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -25,20 +21,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from maskwright.data.geometry import Size, compose, resize_matrix, unwarp_logits, warp_image
-from maskwright.data.images import _to_8_bits, image_size, read_image, write_atomic, write_mask
-from maskwright.data.labels import Dataset
+from maskwright.data.check import require_clean
+from maskwright.data.dataset import Dataset
+from maskwright.data.geometry import Size, compose, resize_matrix, squash, unwarp_logits
+from maskwright.data.images import image_size, read_image, rgb_of, turn, write_atomic, write_mask
+from maskwright.data.lookahead import ahead_readable
 from maskwright.data.pictures import overlay, palette, thumbnail, thumbnail_mask
 from maskwright.engine.devices import find_device
 from maskwright.engine.model import Model
-from maskwright.engine.scoring import ScoreTable
+from maskwright.engine.scoring import ScoreTable, category_problems, split_problems
 from maskwright.errors import DataError, MaskwrightError
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any]
 
-_LARGE = 25_000_000
-# Pixels. Larger images are decoded one at a time, so that memory holds one of them and not one per thread.
-_one_large = threading.Lock()
 _PIECE = 1 << 24
 # Logits of this many pixels times categories are brought back to the original resolution at once (64 MiB in float32).
 
@@ -117,6 +112,22 @@ class Prediction:
         return write_mask(Path(folder, "masks", f"{name}.png"), self.mask)
 
 
+@dataclass(frozen=True)
+class FolderTask:
+    """Images that are about to be predicted into a folder, as :meth:`Predictor.prepare_folder` sees them.
+
+    Attributes:
+        images: how many.
+        load: a run directory or model folder → its predictor, on the same device.
+        predict: lets another predictor predict the same images first: the predictor, the name of a folder below that of
+            the results, and what a progress bar calls it → the folder.
+    """
+
+    images: int
+    load: Callable[[Path], Predictor]
+    predict: Callable[[Predictor, str, str], Path]
+
+
 class Predictor(ABC):
     """A trained model, ready for images of any size and mode. Made by :func:`maskwright.load`.
 
@@ -174,24 +185,41 @@ class Predictor(ABC):
         """
         if batch < 1 or workers < 1:
             raise ValueError(f"batch {batch} and workers {workers} must be at least 1")
-        chosen = self.chosen(options)
+        complete = self.with_defaults(options)
         many = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else images
-        return self._predict(many, batch, workers, unreadable, chosen)
+        return self._predict(many, batch, workers, unreadable, complete)
 
-    def chosen(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """All options with their values. Raises MaskwrightError for those that this kind of model does not have."""
-        unknown = sorted(options.keys() - self.options.keys())
-        if unknown:
-            known = ", ".join(_flag(name) for name in self.options) or "none"
+    def with_defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options of this kind of model, those left out with their defaults. Raises MaskwrightError for any that it does not have,
+        or a value that it cannot work with.
+        """
+        foreign = sorted(options.keys() - self.options.keys())
+        if foreign:
+            own = ", ".join(_flag(name) for name in self.options) or "none"
             raise MaskwrightError(
-                f"{self.folder}: a model of the recipe {self.recipe} has no {', '.join(map(_flag, unknown))} "
-                f"(its options: {known}); leave it out"
+                f"{self.folder}: a model of the recipe {self.recipe} has no {', '.join(map(_flag, foreign))} "
+                f"(its options: {own}); leave it out"
             )
         return {**self.options, **options}
 
-    def rests_on(self, image: Path) -> Path | None:
-        """A file beside an image that its prediction is made from too, with the options last ``chosen``; when it changes, so does
-        the prediction.
+    def prepare_folder(self, options: Mapping[str, Any], task: FolderTask) -> dict[str, Any]:
+        """Do what has to be done before images are predicted into a folder, such as making masks that are refined then.
+
+        Args:
+            options: as :meth:`predict` takes them; those of some kinds of model may mean more for a folder.
+            task: the images, and the means to have other models predict them.
+
+        Returns:
+            The options for :meth:`predict`, complete.
+
+        Raises:
+            MaskwrightError: an option that this kind of model does not have, or that does not go with these images.
+        """
+        return self.with_defaults(options)
+
+    def companion_of(self, image: Path) -> Path | None:
+        """A second file that the prediction of an image is made from, such as a mask to refine, with the options that
+        ``with_defaults`` completed last; when it changes, so does the prediction. None where there is none.
         """
         return None
 
@@ -203,8 +231,12 @@ class Predictor(ABC):
         unreadable: list[str] | None,
         options: Mapping[str, Any],
     ) -> Iterator[Prediction]:
+        def canvas_of(numbered: tuple[int, ImageLike]) -> Canvas:
+            number, image = numbered
+            return _canvas(image, number, self.prepare)
+
         ready: list[Canvas] = []
-        for canvas in _canvases(images, self.prepare, workers, 2 * batch, unreadable):
+        for canvas in ahead_readable(canvas_of, enumerate(images), workers, 2 * batch, unreadable):
             ready.append(canvas)
             if len(ready) == batch:
                 yield from self.finish(ready, **options)
@@ -214,8 +246,7 @@ class Predictor(ABC):
 
     def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """What of an image ``(H, W, 3)`` is kept until its batch is full: ``(S, S, 3)``, squashed. Called by the threads."""
-        size = pixels.shape[1], pixels.shape[0]
-        return warp_image(pixels, resize_matrix(size, self.size), self.size)[0]
+        return squash(pixels, self.size)
 
     @abstractmethod
     def finish(self, canvases: Sequence[Canvas], **options: Any) -> Iterator[Prediction]:
@@ -243,7 +274,8 @@ class Predictor(ABC):
         pairs = zip(self.categories, certainty.tolist(), area.tolist())
         return mask, {name: total / pixels for name, total, pixels in pairs if pixels}
 
-    @abstractmethod
+    # -------------------------------------------------------------------------------------------------- scores
+
     def evaluate(
         self,
         dataset: Dataset,
@@ -253,11 +285,63 @@ class Predictor(ABC):
         progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Score the labels of one split, at the images' own resolution; see :func:`maskwright.evaluate`."""
+        """Score the labels of one split, at the images' own resolution; see :func:`maskwright.evaluate`.
+
+        The same for every kind of model: refuse options and data that cannot be scored, all problems at once; check the
+        files; then :meth:`score` them.
+
+        Returns:
+            ``model`` (its signature), ``dataset`` and ``split``, and what :meth:`score` gives.
+        """
+        complete = self.scoring_options(options)
+        part = self.require_scorable(dataset, split)
+        head = {"model": self.signature, "dataset": dataset.source or str(dataset.root), "split": split}
+        return head | self.score(part, batch=batch, progress=progress, **complete)
+
+    def scoring_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with which a split is scored, complete. Raises MaskwrightError for those that it cannot be scored with."""
+        return self.with_defaults(options)
+
+    def require_scorable(self, dataset: Dataset, split: str) -> Dataset:
+        """The samples of a split that can be scored. Raises DataError with all that keeps it from being scored."""
+        if problems := self.score_problems(dataset, split):
+            raise DataError(problems, dataset.source or str(dataset.root))
+        part = dataset.split(split)
+        require_clean(part, training=False)
+        return part
+
+    def score_problems(self, dataset: Dataset, split: str) -> list[str]:
+        """What keeps a split from being scored by what the dataset says of itself, one line each; files are checked later."""
+        return category_problems(self.categories, dataset) + split_problems(dataset, split)
+
+    @abstractmethod
+    def score(
+        self, part: Dataset, *, batch: int, progress: Callable[[int, int], None] | None, **options: Any
+    ) -> dict[str, Any]:
+        """The scores of a split that can be scored, as JSON; ``options`` are complete, the rest as for :meth:`evaluate`."""
 
     @abstractmethod
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
         """What :meth:`evaluate` gave, to be printed."""
+
+    def scores_path(self, run: str | Path, split: str, **options: Any) -> Path | None:
+        """Where scores are kept: ``evaluation-<split>.json`` in the run directory, with other endings for other ways to predict.
+
+        Args:
+            run: what the model was loaded from.
+            split, options: as :meth:`evaluate` takes them.
+
+        Returns:
+            None for a model folder by itself: there is no run around it, and nothing but the model belongs into it.
+        """
+        if Path(run).resolve() == self.folder.resolve():
+            return None
+        name = "".join(c if c.isalnum() or c in "._-" else "_" for c in split)
+        return Path(run, f"evaluation-{name}{self.scores_ending(options)}.json")
+
+    def scores_ending(self, options: Mapping[str, Any]) -> str:
+        """What tells scores of another way to predict from the usual ones, such as ``-in-context``."""
+        return ""
 
     def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
         """Write what a whole folder of predictions has beside its index, and say which files these are.
@@ -292,37 +376,6 @@ class Canvas:
     pixels: NDArray[np.uint8]
 
 
-def _canvases(
-    images: Iterable[ImageLike],
-    prepare: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
-    workers: int,
-    ahead: int,
-    unreadable: list[str] | None,
-) -> Iterator[Canvas]:
-    """Images decoded and prepared by threads, at most ``ahead`` of them at a time, in the order given."""
-    waiting: deque[Future[Canvas]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        try:
-            for number, image in enumerate(images):
-                waiting.append(pool.submit(_canvas, image, number, prepare))
-                if len(waiting) >= ahead:
-                    yield from _result(waiting.popleft(), unreadable)
-            while waiting:
-                yield from _result(waiting.popleft(), unreadable)
-        finally:  # the caller may stop early
-            for future in waiting:
-                future.cancel()
-
-
-def _result(future: Future[Canvas], unreadable: list[str] | None) -> Iterator[Canvas]:
-    try:
-        yield future.result()
-    except DataError as error:
-        if unreadable is None:
-            raise
-        unreadable += error.problems
-
-
 def _canvas(image: ImageLike, number: int, prepare: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> Canvas:
     id = _name(image) or str(number)
     with _turn(image):
@@ -334,8 +387,7 @@ def _canvas(image: ImageLike, number: int, prepare: Callable[[NDArray[np.uint8]]
 
 def _turn(image: ImageLike) -> AbstractContextManager[Any]:
     """What to hold while an image is decoded: large files take turns."""
-    large = isinstance(image, str | Path) and math.prod(image_size(image)) > _LARGE
-    return _one_large if large else nullcontext()
+    return turn(image_size(image)) if isinstance(image, str | Path) else nullcontext()
 
 
 def _name(image: ImageLike) -> str:
@@ -351,16 +403,7 @@ def _pixels(image: ImageLike, id: str) -> NDArray[np.uint8]:
         image = _from_array(np.asarray(image), id)
     if not image.width or not image.height:
         raise DataError([f"image {id}: has {image.width} x {image.height} pixels; give one that has any"])
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return np.repeat(_to_8_bits(np.asarray(image), Path(f"image {id}"))[:, :, None], 3, axis=2)
-    try:
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
-        return np.array(image.convert("RGB"))
-    except ValueError as error:
-        raise DataError([f"image {id}: colour mode {image.mode} is not read; convert it to RGB"]) from error
+    return rgb_of(ImageOps.exif_transpose(image), f"image {id}")
 
 
 def _from_array(array: NDArray[Any], id: str) -> Image.Image:

@@ -6,8 +6,9 @@
       config.json      what is needed to repeat the run: settings with seeds, versions, command line
       metrics.jsonl    one JSON object per logged step; TensorBoard files in tb/
       last/            the newest checkpoint, ``step-000001200/`` with ``*.safetensors`` and ``state.json``
-      model/           the model to take home: config.json, model.safetensors, README.md
-      teacher/         of recipes with two stages: the model that the first one left
+      model/           the exported model: config.json, model.safetensors, README.md
+
+A recipe names what else it writes there; config.json keeps these names, so that a run can be deleted whole.
 
 Everything is written aside in the same folder, flushed to the disk, and then renamed, so at every instant the directory
 holds one complete checkpoint. Weights are safetensors, all else is JSON; a pickle is never read or written.
@@ -40,9 +41,9 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = "maskwright run 1"
 # config.json comes last: it marks a folder as ours
-_OWN = ("last", "model", "teacher", "pseudo", "tb", "metrics.jsonl", "report.html", "clicks.gif", "config.json")
+_OWN = ("last", "model", "tb", "metrics.jsonl", "report.html", "config.json")
 _SCORES = re.compile(r"evaluation-.*\.json")
-_ASIDE = re.compile(r"(config\.json|metrics\.jsonl|last|model|teacher)\.(tmp|old)-\d+")
+_ASIDE = re.compile(r"(.+)\.(tmp|old)-\d+")
 _PACKAGES = ("maskwright", "torch", "transformers", "safetensors", "numpy")
 
 
@@ -71,6 +72,8 @@ class Run:
         self._purge_step: int | None = None
         self._writer: Any = None
         self._metrics: Any = None
+        self._files: tuple[str, ...] = ()
+        self._folders: tuple[str, ...] = ("model",)
 
     @classmethod
     def create(
@@ -82,6 +85,8 @@ class Run:
         overwrite: bool = False,
         may_differ: Sequence[str] = (),
         is_main: bool = True,
+        files: Sequence[str] = (),
+        folders: Sequence[str] = (),
     ) -> Run:
         """Start a run in a new or empty folder, or continue the one that is there.
 
@@ -97,6 +102,8 @@ class Run:
                 change, such as ``workers``.
             is_main: False in all but one process of a distributed run: nothing is checked or written then, so let the
                 main process come first (``accelerator.main_process_first()``).
+            files: names of further files and folders of this kind of run, deleted when it is overwritten.
+            folders: names of model folders beside ``model``, likewise; a kill while one is written is mended.
 
         Raises:
             RunError: the folder is not empty and neither ``resume`` nor ``overwrite`` is given; it holds something that
@@ -104,6 +111,7 @@ class Run:
             TypeError: ``config`` holds something that JSON cannot.
         """
         run = cls(Path(folder), plain(config, "config"), is_main=is_main)
+        run._files, run._folders = (*folders, *files), ("model", *folders)
         if resume and overwrite:
             raise RunError("--resume continues a run and --overwrite deletes it: give one of the two")
         if not is_main:
@@ -118,7 +126,7 @@ class Run:
             if stored is not None and resume:
                 run._resume(stored, may_differ)
             else:
-                run._start()
+                run._start(stored)
             run._metrics = open(run.folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         return run
 
@@ -206,7 +214,7 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder} is a file: name a folder with --out")
         names = os.listdir(self.folder) if self.folder.is_dir() else []
-        if not [name for name in names if not _ASIDE.fullmatch(name)]:
+        if all(self._is_aside(name) for name in names):
             return None
         try:
             stored = json.loads((self.folder / "config.json").read_text("utf-8"))
@@ -218,13 +226,20 @@ class Run:
             )
         return stored
 
-    def _start(self) -> None:
+    def _is_aside(self, name: str) -> bool:
+        """Whether a kill while a file or folder of this run was written left this beside it."""
+        match = _ASIDE.fullmatch(name)
+        return match is not None and match[1] in ("config.json", "metrics.jsonl", "last", *self._folders)
+
+    def _start(self, stored: Mapping[str, Any] | None) -> None:
+        """Delete the run that is there, if any, and begin. Its own record says which files it wrote."""
         os.makedirs(self.folder, exist_ok=True)
         names = os.listdir(self.folder)
-        leftovers = [*filter(_ASIDE.fullmatch, names), *filter(_SCORES.fullmatch, names)]
-        for name in [*leftovers, *(own for own in _OWN if own in names)]:
+        leftovers = [*filter(self._is_aside, names), *filter(_SCORES.fullmatch, names)]
+        recorded = (stored or {}).get("files", [])
+        for name in [*leftovers, *(own for own in (*recorded, *self._files, *_OWN) if own in names)]:
             remove(self.folder / name)
-        record = {"format": _FORMAT, "config": self.config, **_circumstances(), "resumed": []}
+        record = {"format": _FORMAT, "config": self.config, "files": self._files, **_circumstances(), "resumed": []}
         replace_text(self.folder / "config.json", json.dumps(record, indent=2))
 
     def _resume(self, stored: dict[str, Any], may_differ: Sequence[str]) -> None:
@@ -245,9 +260,9 @@ class Run:
             logger.warning(
                 "%s: resumed with other versions than it was started with, so numbers may differ", self.folder
             )
-        for name in ("model", "teacher"):
+        for name in self._folders:
             restore_folder(self.folder / name)
-        for name in filter(_ASIDE.fullmatch, os.listdir(self.folder)):
+        for name in filter(self._is_aside, os.listdir(self.folder)):
             remove(self.folder / name)
         step = newest_step(self.folder)
         self._purge_step = step + 1

@@ -4,55 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maskwright.data.formats.folders import semantic_of
-from maskwright.data.images import read_mask
-from maskwright.data.labels import Dataset, Sample
-from maskwright.errors import DataError
-
-
-class Scored(Protocol):
-    """What is needed of a predictor."""
-
-    @property
-    def categories(self) -> tuple[str, ...]: ...
-    @property
-    def signature(self) -> str: ...
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import Sample
+from maskwright.data.masks import label_values
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores to be printed: numbers are 0..1 (float) or counts (int), None is not defined."""
+    """Scores to be printed.
+
+    Attributes:
+        columns: their names.
+        rows: a name first, then numbers: 0..1 (float) or counts (int); None is not defined.
+        note: how to read them.
+        title: what was scored.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     note: str = ""
+    title: str = ""
 
 
-def scored(predictor: Scored, dataset: Dataset, split: str) -> dict[str, Any]:
-    """What was scored, for the head of the scores."""
-    return {"model": predictor.signature, "dataset": dataset.source or str(dataset.root), "split": split}
-
-
-def refuse_unsuited(predictor: Scored, dataset: Dataset, split: str) -> None:
-    """Raise one DataError with all that keeps the split from being scored."""
-    problems = []
-    lacking = [name for name in predictor.categories if name not in dataset.categories]
-    unknown = [name for name in dataset.categories if name not in predictor.categories]
-    if lacking or unknown:
-        parts = [f"the model has {_names(lacking)}, the dataset does not"] if lacking else []
-        parts += [f"the dataset has {_names(unknown)}, the model does not"] if unknown else []
-        problems.append(f"categories differ: {' and '.join(parts)}; rename or merge them in the dataset")
-    if problems := problems + split_problems(dataset, split):
-        raise DataError(problems, dataset.source or str(dataset.root))
+def category_problems(categories: Sequence[str], dataset: Dataset) -> list[str]:
+    """One line where the categories of a model are not those of a dataset; their order does not matter."""
+    absent = [name for name in categories if name not in dataset.categories]
+    foreign = [name for name in dataset.categories if name not in categories]
+    parts = [f"the model has {_names(absent)}, the dataset does not"] if absent else []
+    parts += [f"the dataset has {_names(foreign)}, the model does not"] if foreign else []
+    return [f"categories differ: {' and '.join(parts)}; rename or merge them in the dataset"] if parts else []
 
 
 def split_problems(dataset: Dataset, split: str) -> list[str]:
-    """What keeps a split from being scored against its masks, whatever the model."""
+    """What keeps a split from being scored against its masks, whatever the model: one line each."""
     problems, part = [], dataset.split(split)
     if not len(part):
         splits = _names(sorted({sample.split for sample in dataset})) or "none"
@@ -67,11 +56,7 @@ def split_problems(dataset: Dataset, split: str) -> list[str]:
 
 def true_mask(dataset: Dataset, sample: Sample) -> NDArray[np.uint8]:
     """Category ids ``(H, W)`` of a sample's mask; 255 = ignore."""
-    mask, path = sample.labels.mask, dataset.mask_path(sample)
-    if mask is None or path is None:
-        raise ValueError(f"sample {sample.id!r} has no mask")
-    values = read_mask(path)
-    return semantic_of(values, mask) if mask.kind == "instance" else values
+    return label_values(dataset, sample)[1]
 
 
 def _names(names: Iterable[str]) -> str:

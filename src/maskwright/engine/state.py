@@ -1,19 +1,81 @@
-"""What makes a resumed run the same as an uninterrupted one: an optimiser's state as tensors and JSON, and randomness without a past."""
+"""What makes a resumed run the same as an uninterrupted one: everything's state as tensors and JSON, and stateless random numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskwright.engine.values import plain
-from maskwright.engine.weights import key_problems, raise_weights
+from maskwright.engine.weights import key_problems, load_state, raise_weights
+
+Groups = dict[str, dict[str, Tensor]]
+"""Tensors as a checkpoint holds them: name of a file → name of a tensor → tensor."""
+
+
+@runtime_checkable
+class Composite(Protocol):
+    """A part of a training whose state is several groups of tensors, and JSON."""
+
+    def state(self) -> tuple[Groups, dict[str, Any]]: ...
+    def load_state(self, tensors: Groups, state: Mapping[str, Any]) -> None: ...
+
+
+class Tensors(Protocol):
+    """A part of a training whose state is one group of tensors."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> Any: ...
+
+
+Part = nn.Module | torch.optim.Optimizer | Composite | Tensors
+
+
+def pack(parts: Mapping[str, Part]) -> tuple[Groups, dict[str, Any]]:
+    """The state of the parts of a training, for :meth:`Run.save_checkpoint`: tensors by group, and JSON by part.
+
+    A module, and anything else with ``state_dict``, is one group under the part's name; a :class:`Composite` has groups
+    ``<part>.<group>``.
+    """
+    tensors: Groups = {}
+    state: dict[str, Any] = {}
+    for name, part in parts.items():
+        if isinstance(part, torch.optim.Optimizer):
+            tensors[name], state[name] = flatten_optimizer(part)
+        elif isinstance(part, Composite):
+            groups, state[name] = part.state()
+            tensors |= {f"{name}.{group}": values for group, values in groups.items()}
+        else:
+            tensors[name] = dict(part.state_dict())
+    return tensors, state
+
+
+def unpack(parts: Mapping[str, Part], tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
+    """Fill the parts of a training with what :func:`pack` gave.
+
+    Raises:
+        WeightsError: parts are missing, or tensors do not fit; all of a part are named at once.
+    """
+    owners = {group: group if group in parts else group.partition(".")[0] for group in tensors}
+    plain_parts = [name for name, part in parts.items() if not isinstance(part, Composite)]
+    known = [group for group, owner in owners.items() if owner in parts]
+    raise_weights("the checkpoint", key_problems([*plain_parts, *known], tensors))
+    for name, part in parts.items():
+        if isinstance(part, torch.optim.Optimizer):
+            unflatten_optimizer(part, tensors[name], state[name])
+        elif isinstance(part, nn.Module):
+            load_state(part, tensors[name], name)
+        elif isinstance(part, Composite):
+            own = {group.partition(".")[2]: dict(tensors[group]) for group, owner in owners.items() if owner == name}
+            part.load_state(own, state[name])
+        else:
+            part.load_state_dict(dict(tensors[name]))
 
 
 def seeded(seed: int, stream: int, step: int) -> torch.Generator:
-    """Randomness that depends on nothing but the run's seed, the purpose (``stream``, below 16) and the step."""
+    """Stateless random numbers: a function of the run's seed, their purpose (``stream``, below 16) and the step alone."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 16 + stream)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 
 def plain(value: Any, where: str) -> Any:
@@ -35,7 +34,7 @@ def plain(value: Any, where: str) -> Any:
 
 def number(name: str, value: Any) -> float:
     """A number, or a tensor or array of one element, as a Python number. Raises TypeError naming what is none."""
-    if isinstance(value, Tensor | np.generic | np.ndarray):
+    if hasattr(value, "item"):  # named rather than by type, as PyTorch takes seconds to import
         value = value.item()
     if not isinstance(value, int | float):
         raise TypeError(f"{name}: a scalar to log must be a number, not {type(value).__name__}")

@@ -17,14 +17,19 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
+from transformers import CLIPModel, PreTrainedTokenizerBase
 
 from maskwright.errors import DataError, WeightsError
-from maskwright.sam.weights import key_names, listing, quiet_transformers, reason_of, refuse_pickle
+from maskwright.sam.pretrained import Family, load_pretrained, load_tokenizer, reason_of
 
 NANO_CLIP = Path(__file__).parent / "nano_clip"
+CLIP = Family(
+    CLIPModel,
+    "CLIP",
+    "Give 'nano-clip', a Hugging Face id such as openai/clip-vit-base-patch16, or a folder with config.json, model.safetensors and "
+    "the tokenizer's files.",
+)
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Mean and deviation of CLIP's training images; every published CLIP is normalised by them."""
 
@@ -274,27 +279,9 @@ def _from_pretrained(source: str | Path, name: str) -> tuple[CLIPModel, PreTrain
     if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~"))):
         raise WeightsError(f"{path}: no such folder; expected a CLIP in Hugging Face format")
     place = path if path.is_dir() else source
-    refuse_pickle(place, name)
-    try:
-        with quiet_transformers():
-            loaded: Any = CLIPModel.from_pretrained(
-                place, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(place)
-    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(
-            f"{name}: cannot load this CLIP: {reason_of(error)}. Give 'nano-clip', a Hugging Face id such as "
-            "openai/clip-vit-base-patch16, or a folder with config.json, model.safetensors and the tokenizer's files."
-        ) from error
-    model, report = loaded
-    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-    wrong = {kind: keys for kind in kinds if (keys := key_names(report, kind))}
-    if wrong:
-        text = "; ".join(f"{kind.replace('_', ' ')}: {listing(keys)}" for kind, keys in wrong.items())
-        raise WeightsError(
-            f"{name}: these weights are not of a CLIP: {text}. Give the folder or id of a whole CLIP model."
-        )
-    return model.eval(), tokenizer, _templates(path / "templates.json")
+    model = load_pretrained(CLIP, place, name)
+    tokenizer = load_tokenizer(CLIP, place, name)
+    return model, tokenizer, _templates(path / "templates.json")
 
 
 def _templates(path: Path) -> Sequence[str]:

@@ -8,20 +8,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 from transformers.modeling_outputs import BackboneOutput
-from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
-from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
 
 from maskwright.errors import WeightsError
+from maskwright.sam.pretrained import (
+    TRUNKS,
+    Family,
+    build_model,
+    config_of,
+    load_config,
+    load_pretrained,
+    quiet_transformers,
+)
 from maskwright.sam.sam import MEAN, STD, Sam
-from maskwright.sam.weights import key_names, listing, quiet_transformers, reason_of, refuse_pickle
 
-HEADS = ("class_predictor.", "criterion.")
-"""Parts that depend on the number of categories; they are made anew for another number of them."""
+# Parts that depend on the number of categories; they are made anew for another number of them.
+_HEADS = ("class_predictor.", "criterion.")
+
+MASK2FORMER = Family(
+    Mask2FormerForUniversalSegmentation,
+    "Mask2Former",
+    "Give 'sam', a Hugging Face id, a folder with config.json and model.safetensors, or a config.json to start from random weights.",
+    replaced=dict.fromkeys(("missing_keys", "mismatched_keys", "unexpected_keys"), _HEADS),
+)
 
 
 @dataclass(frozen=True)
@@ -167,36 +179,10 @@ def create(name: str, sam: Sam, categories: int, size: int, queries: int = 50) -
     if name == "sam":
         hiera = copy.deepcopy(sam.model.vision_encoder.backbone).float().requires_grad_(True)
         return _on_hiera(hiera, small_config(categories, queries), categories, size)
-    try:
-        if name.endswith(".json"):
-            config = Mask2FormerConfig.from_json_file(name)
-            config.num_labels = categories - 1
-            return InstanceSegmenter(Mask2FormerForUniversalSegmentation(config), categories, size)
-        refuse_pickle(name, f"--segmenter {name}")
-        with quiet_transformers():
-            loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
-                name,
-                num_labels=categories - 1,
-                ignore_mismatched_sizes=True,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-        model, report = loaded
-    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(
-            f"--segmenter {name}: cannot load this Mask2Former: {reason_of(error)}. Give 'sam', a Hugging Face id, a folder with "
-            "config.json and model.safetensors, or a config.json to start from random weights."
-        ) from error
-    kinds = {"missing or of another shape": ("missing_keys", "mismatched_keys"), "unexpected": ("unexpected_keys",)}
-    wrong = {
-        text: [key for name in names for key in key_names(report, name) if not key.startswith(HEADS)]
-        for text, names in kinds.items()
-    }
-    if any(wrong.values()):
-        told = "; ".join(f"{text}: {listing(keys)}" for text, keys in wrong.items() if keys)
-        raise WeightsError(
-            f"--segmenter {name}: these weights are not those of a Mask2Former: {told}. Give another id or folder."
-        )
+    if name.endswith(".json"):
+        config = load_config(MASK2FORMER, name, f"--segmenter {name}", num_labels=categories - 1)
+        return InstanceSegmenter(Mask2FormerForUniversalSegmentation(config), categories, size)
+    model = load_pretrained(MASK2FORMER, name, f"--segmenter {name}", num_labels=categories - 1)
     return InstanceSegmenter(model, categories, size)
 
 
@@ -210,11 +196,10 @@ def build(description: dict[str, Any], categories: int, size: int) -> InstanceSe
         raise WeightsError(
             f"unknown instance segmenter type {description.get('type')!r} in the model's config.json; this version knows: mask2former"
         )
-    config, encoder = Mask2FormerConfig.from_dict(description["config"]), description["encoder"]
+    config, encoder = config_of(description["config"], "the segmenter", MASK2FORMER), description["encoder"]
     if encoder is None:
         return InstanceSegmenter(Mask2FormerForUniversalSegmentation(config), categories, size)
-    hiera: Any = AutoConfig.for_model(**encoder)
-    return _on_hiera(Sam2HieraDetModel(hiera), config, categories, size)
+    return _on_hiera(build_model(encoder, "the segmenter's encoder", TRUNKS), config, categories, size)
 
 
 def _on_hiera(hiera: nn.Module, config: Mask2FormerConfig, categories: int, size: int) -> InstanceSegmenter:

@@ -1,4 +1,4 @@
-"""Semantic segmenters: what the user takes home. Images in, one logit per category and cell of a stride-4 grid out."""
+"""Semantic segmenters, the models that training exports: images in, one logit per category and cell of a stride-4 grid out."""
 
 from __future__ import annotations
 
@@ -8,14 +8,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, SegformerConfig, SegformerForSemanticSegmentation
-from transformers.models.auto.configuration_auto import AutoConfig
+from transformers import PreTrainedConfig, SegformerForSemanticSegmentation
 
 from maskwright.errors import WeightsError
+from maskwright.sam.pretrained import Family, build_model, config_of, load_config, load_pretrained
 from maskwright.sam.sam import MEAN, STD, Sam
-from maskwright.sam.weights import key_names, listing, quiet_transformers, reason_of, refuse_pickle
+
+SEGFORMER = Family(
+    SegformerForSemanticSegmentation,
+    "SegFormer",
+    "Give 'sam', a Hugging Face id, a folder with config.json and model.safetensors, or a config.json to start from random weights.",
+    # The head may be new, or may have classified whole images; the encoder must be there, whole.
+    replaced={
+        "missing_keys": ("decode_head.",),
+        "mismatched_keys": ("decode_head.classifier.",),
+        "unexpected_keys": ("classifier.",),
+    },
+)
 
 
 class Segmenter(nn.Module):
@@ -115,39 +125,11 @@ class SegFormerSegmenter(Segmenter):
         Raises:
             WeightsError: not found, damaged, or not the weights of a SegFormer.
         """
-        try:
-            if source.endswith(".json"):
-                config = SegformerConfig.from_json_file(source)
-                config.num_labels = categories
-                return cls(SegformerForSemanticSegmentation(config).eval(), categories, size)
-            refuse_pickle(source, f"--segmenter {source}")
-            with quiet_transformers():
-                loaded: Any = SegformerForSemanticSegmentation.from_pretrained(
-                    source,
-                    num_labels=categories,
-                    ignore_mismatched_sizes=True,
-                    use_safetensors=True,
-                    output_loading_info=True,
-                )
-            model, report = loaded
-        except (OSError, SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
-            raise WeightsError(
-                f"--segmenter {source}: cannot load this SegFormer: {reason_of(error)}. Give 'sam', a Hugging Face id, a folder with "
-                "config.json and model.safetensors, or a config.json to start from random weights."
-            ) from error
-        # The head may be new, or may have classified whole images; the encoder must be there, whole.
-        lacking = [key for key in key_names(report, "missing_keys") if not key.startswith("decode_head.")]
-        lacking += [
-            key for key in key_names(report, "mismatched_keys") if not key.startswith("decode_head.classifier.")
-        ]
-        foreign = [key for key in key_names(report, "unexpected_keys") if not key.startswith("classifier.")]
-        if lacking or foreign:
-            text = (
-                f"missing or of another shape: {listing(lacking) or 'none'}; unexpected: {listing(foreign) or 'none'}"
-            )
-            raise WeightsError(
-                f"--segmenter {source}: these weights are not those of a SegFormer: {text}. Give another id or folder."
-            )
+        name = f"--segmenter {source}"
+        if source.endswith(".json"):
+            config = load_config(SEGFORMER, source, name, num_labels=categories)
+            return cls(SegformerForSemanticSegmentation(config).eval(), categories, size)
+        model = load_pretrained(SEGFORMER, source, name, num_labels=categories)
         return cls(model, categories, size)
 
     def logits(self, pixels: Tensor) -> Tensor:
@@ -174,12 +156,11 @@ def build(description: dict[str, Any], categories: int, size: int) -> Segmenter:
     """An untrained segmenter of the shape that ``description()`` told; its weights are loaded afterwards."""
     match description.get("type"):
         case "sam":
-            config = AutoConfig.for_model(**description["encoder"])
-            return SamSegmenter(AutoModel.from_config(config), categories, size, description["width"])
+            encoder = build_model(description["encoder"], "the segmenter's encoder", ["sam2_vision_model"])
+            return SamSegmenter(encoder, categories, size, description["width"])
         case "segformer":
-            return SegFormerSegmenter(
-                SegformerForSemanticSegmentation(SegformerConfig.from_dict(description["config"])), categories, size
-            )
+            config = config_of(description["config"], "the segmenter", SEGFORMER)
+            return SegFormerSegmenter(SegformerForSemanticSegmentation(config), categories, size)
         case other:
             raise WeightsError(
                 f"unknown segmenter type {other!r} in the model's config.json; this version knows: sam, segformer"

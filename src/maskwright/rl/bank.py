@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskwright.data.formats.folders import semantic_of
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import resize_matrix, warp_image, warp_mask
-from maskwright.data.images import read_image, read_mask
-from maskwright.data.labels import IGNORE, Dataset, Sample
+from maskwright.data.images import read_image
+from maskwright.data.labels import IGNORE, Sample
+from maskwright.data.masks import label_values
 from maskwright.data.scenes import Scenes
 from maskwright.errors import DataError
 from maskwright.sam.frozen import Cells, FrozenDecoder
@@ -377,15 +378,14 @@ def _read(
     dataset: Dataset, sample: Sample, size: int, category: int | None, objects: int | None
 ) -> tuple[NDArray[np.uint8], list[_Target]]:
     """An image on the canvas ``(S, S, 3)`` and its targets, at most ``objects`` of them."""
-    mask, path = sample.labels.mask, dataset.mask_path(sample)
-    if mask is None or path is None:
-        raise ValueError(f"sample {sample.id!r} has no mask")
-    image, values = read_image(dataset.image_path(sample)), read_mask(path)
+    image = read_image(dataset.image_path(sample))
+    values, categories = label_values(dataset, sample)
     if values.shape != image.shape[:2]:
-        size_of_mask = f"{values.shape[1]}x{values.shape[0]}"
-        raise DataError([f"{path}: the mask has {size_of_mask} pixels, its image {image.shape[1]}x{image.shape[0]}"])
+        found = f"{values.shape[1]}x{values.shape[0]}"
+        raise DataError(
+            [f"{dataset.mask_path(sample)}: the mask has {found} pixels, its image {image.shape[1]}x{image.shape[0]}"]
+        )
     matrix = resize_matrix((image.shape[1], image.shape[0]), size)
-    categories = values if mask.kind == "semantic" else semantic_of(values, mask)
     ids, kinds = warp_mask(values, matrix, size, fill=0), warp_mask(categories, matrix, size)
     known = kinds != IGNORE
     wanted = known & (ids > 0) if category is None else kinds == category

@@ -24,8 +24,8 @@ import torch
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import resize_matrix, warp_image, warp_mask
-from maskwright.data.labels import Dataset
 from maskwright.rl.bank import Bank
 from maskwright.rl.envs import CLICKS, GRID, PIXELS, ClickEnv, ClickEnvSettings
 from maskwright.rl.rules import DiceReward

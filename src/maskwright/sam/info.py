@@ -12,7 +12,8 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 from maskwright.sam.prompts import Prompts
-from maskwright.sam.sam import NANO, Sam
+from maskwright.sam.sam import Sam
+from maskwright.sam.weights import NANO
 
 
 def info(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -14,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from maskwright.data.geometry import resize_matrix, warp_image
-from maskwright.data.images import read_image
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
+from maskwright.data.geometry import squash
+from maskwright.data.images import image_size, read_image, turn
+from maskwright.data.lookahead import ahead_readable
 from maskwright.errors import DataError
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import LEVELS, EmbeddingStore, Signature, weights_signature
@@ -84,7 +83,12 @@ def precompute(
     there = len(paths) - len(missing)
     if progress:
         progress(there, len(paths))
-    canvases = _canvases(((key, paths[key]) for key in missing), sam.size, workers, 2 * batch, problems)
+
+    def canvas(key: str) -> tuple[str, NDArray[np.uint8]]:
+        with turn(image_size(paths[key])):
+            return key, squash(read_image(paths[key]), sam.size)
+
+    canvases = ahead_readable(canvas, missing, workers, 2 * batch, problems)
     encoded = 0
     while ready := list(islice(canvases, batch)):
         _encode(sam, store, ready)
@@ -102,32 +106,3 @@ def _encode(sam: Sam, store: EmbeddingStore, ready: list[tuple[str, NDArray[np.u
     embedding = sam.encode(pixels.permute(0, 3, 1, 2).to(sam.dtype) / 255)
     for row, (key, _) in enumerate(ready):
         store.save(key, {level: getattr(embedding, level)[row] for level in LEVELS})
-
-
-def _canvases(
-    images: Iterable[tuple[str, Path]], size: int, workers: int, ahead: int, problems: list[str]
-) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Keys with images squashed to the canvas ``(S, S, 3)``, decoded ahead by threads; unreadable ones are left out."""
-    waiting: deque[Future[tuple[str, NDArray[np.uint8]]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        for key, path in images:
-            waiting.append(pool.submit(_canvas, key, path, size))
-            if len(waiting) >= ahead:
-                yield from _result(waiting.popleft(), problems)
-        while waiting:
-            yield from _result(waiting.popleft(), problems)
-
-
-def _result(
-    future: Future[tuple[str, NDArray[np.uint8]]], problems: list[str]
-) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    try:
-        yield future.result()
-    except DataError as error:
-        problems += error.problems
-
-
-def _canvas(key: str, path: Path, size: int) -> tuple[str, NDArray[np.uint8]]:
-    pixels = read_image(path)
-    height, width = pixels.shape[:2]
-    return key, warp_image(pixels, resize_matrix((width, height), size), size)[0]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from maskwright.sam.prompts import PADDING, Prompts
+from maskwright.sam.weights import initialise, load_model
 
-NANO = Path(__file__).parent / "nano"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ABSENT = -1024.0
 """Logit of every pixel where the decoder says that the object is not there (SAM 2)."""
@@ -169,16 +169,12 @@ class Sam(nn.Module):
         Raises:
             WeightsError: not found, damaged, of another architecture, or with missing or unexpected tensors.
         """
-        from maskwright.sam.weights import load_model
-
         model, name = load_model(source)
         return cls(model, size, name)
 
     @classmethod
     def from_config(cls, config: Sam2VideoConfig, *, size: int | None = None, seed: int = 0) -> Sam:
         """A network with random weights, initialised so that it can be trained from scratch (see ``weights.initialise``)."""
-        from maskwright.sam.weights import initialise
-
         return cls(initialise(Sam2VideoModel(config), seed), size, "random")
 
     @property

@@ -2,135 +2,59 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Sam2VideoConfig, Sam2VideoModel
-from transformers.utils import logging as transformers_logging
 
 from maskwright.errors import WeightsError
-from maskwright.sam.sam import NANO
+from maskwright.sam import convert as official
+from maskwright.sam.pretrained import Family, load_pretrained
+
+NANO = Path(__file__).parent / "nano"
+"""The folder of the bundled weights."""
+
+SAM2 = Family(
+    Sam2VideoModel,
+    "SAM 2 video model",
+    "Give 'nano', a Hugging Face id of a SAM 2 video model, a folder with config.json and model.safetensors, or an official .pt file.",
+)
 
 
 def load_model(source: str | Path) -> tuple[Sam2VideoModel, str]:
     """The network in float32 on the CPU, in evaluation mode, and its name. See ``Sam.load``."""
     name = str(source)
     if name == "nano":
-        return _from_pretrained(NANO, "nano"), "nano"
+        return load_pretrained(SAM2, NANO, name), name
     path = Path(source).expanduser()
     if path.suffix == ".pt":
         if not path.is_file():
             raise WeightsError(f"{path}: no such file")
         folder = path.with_suffix("")
         _convert_once(path, folder)
-        return _from_pretrained(folder, name), name
+        return load_pretrained(SAM2, folder, name), name
     if path.is_dir() or path.is_absolute() or name.startswith((".", "~")):
         if not (path / "config.json").is_file():
             raise WeightsError(
                 f"{path}: no config.json here; expected a folder in Hugging Face format (see `maskwright sam convert`)"
             )
-        return _from_pretrained(path, name), name
-    return _from_pretrained(name, name), name
+        return load_pretrained(SAM2, path, name), name
+    return load_pretrained(SAM2, name, name), name
 
 
 def _convert_once(path: Path, folder: Path) -> None:
     """Convert an official file beside itself. Of several processes that do so at once, the first one's result stays."""
-    from maskwright.sam.convert import convert
-
     weights = folder / "model.safetensors"
     if weights.is_file():
         return
     try:
-        convert(path, folder)
+        official.convert(path, folder)
     except WeightsError:
         # The folder appears by one rename, so if another process was faster it is complete.
         if not weights.is_file():
             raise
-
-
-def _from_pretrained(source: str | Path, name: str) -> Sam2VideoModel:
-    refuse_pickle(source, name)
-    try:
-        with quiet_transformers():
-            loaded: Any = Sam2VideoModel.from_pretrained(
-                # Mismatched sizes are named below, where transformers would only point at its own log.
-                source,
-                dtype=torch.float32,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-        model, report = loaded
-    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(
-            f"{name}: cannot load these weights: {reason_of(error)}. Give 'nano', a Hugging Face id of a SAM 2 model, a folder with "
-            "config.json and model.safetensors, or an official .pt file."
-        ) from error
-    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-    wrong = {kind: keys for kind in kinds if (keys := key_names(report, kind))}
-    if wrong:
-        text = "; ".join(f"{kind.replace('_', ' ')}: {listing(keys)}" for kind, keys in wrong.items())
-        raise WeightsError(
-            f"{name}: these weights are not of this model: {text}. Give the folder or id of a whole SAM 2 video model."
-        )
-    return model.eval()
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' and the hub's progress bars, reports and retries off the screen: what goes wrong is said once, by us."""
-    hub = logging.getLogger("huggingface_hub")
-    level, verbosity = hub.level, transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    hub.setLevel(logging.ERROR)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hub.setLevel(level)
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def refuse_pickle(source: str | Path, name: str) -> None:
-    """Raise WeightsError where a folder's ``model.safetensors`` is a pickle under a false name."""
-    path = Path(source) / "model.safetensors"
-    if not path.is_file():
-        return
-    with open(path, "rb") as file:
-        head = file.read(4)
-    if head == b"PK\x03\x04" or head[:1] == b"\x80":
-        raise WeightsError(
-            f"{name}: {path.name} is a pickle, and pickles are never loaded because they can run code; turn an official .pt file into "
-            "safetensors with `maskwright sam convert`"
-        )
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of an error, in our words where safetensors' own say nothing to a user."""
-    if isinstance(error, SafetensorError):
-        return f"model.safetensors is damaged or cut off ({error}); copy or download it again"
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def key_names(report: Mapping[str, Any], kind: str) -> list[str]:
-    """The names under one heading of transformers' loading report, sorted; a mismatched one comes with its shapes there."""
-    return sorted(key if isinstance(key, str) else str(key[0]) for key in report.get(kind) or ())
-
-
-def listing(names: Iterable[str], limit: int = 10) -> str:
-    """Names in one line, the first ``limit`` of them."""
-    names = list(names)
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def initialise(model: Sam2VideoModel, seed: int = 0) -> Sam2VideoModel:

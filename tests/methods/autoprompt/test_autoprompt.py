@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.data.scenes import render
 from maskwright.engine.metrics import BinaryMetrics
 from maskwright.errors import DataError

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.instances import InstanceLoader, Instances
-from maskwright.data.labels import Box, Dataset, Labels, Point, Sample
+from maskwright.data.labels import Box, Labels, Point, Sample
 from maskwright.methods.instances.pseudo import (
     candidates,
     preferring,

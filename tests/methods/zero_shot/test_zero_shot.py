@@ -17,12 +17,20 @@ from PIL import Image
 from torch import Tensor
 
 from maskwright import cli
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import write_mask
-from maskwright.data.labels import Dataset, Labels, Mask, Sample
+from maskwright.data.labels import Labels, Mask, Sample
 from maskwright.data.shapes import ellipse_radius, filled_boxes, tight_boxes
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.zero_shot import baselines, evaluate_sam
-from maskwright.methods.zero_shot.objects import MIN_SHARE, draw_pools, draw_references, on_device, pick, read_view
+from maskwright.methods.zero_shot.objects import (
+    MIN_SHARE,
+    draw_pools,
+    draw_references,
+    draw_targets,
+    on_device,
+    read_view,
+)
 from maskwright.methods.zero_shot.prompted import ask_boxes, ask_clicks
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Masks, Sam
@@ -123,7 +131,7 @@ def test_trivial_rows_are_those_that_are_known(shared_data: Path):
     for name, values in expected.items():
         dataset = Dataset.load(shared_data / name)
         rows = []
-        for item in pick(dataset, "test", limit=1000, objects=3, seed=0):
+        for item in draw_targets(dataset, "test", limit=1000, objects=3, seed=0):
             view = read_view(dataset, item.sample, 256)
             truths = on_device([view.ids == object for object in item.objects], "cpu")
             known, boxes = torch.ones_like(truths), tight_boxes(truths)
@@ -138,22 +146,24 @@ def test_trivial_rows_are_those_that_are_known(shared_data: Path):
 def test_objects_are_instances_or_categories_and_draws_depend_on_the_seed(tmp_path: Path):
     grid = np.kron(np.arange(1, 17).reshape(4, 4), np.ones((16, 16), int))
     instances = make_dataset(tmp_path / "a", {"test": [grid] * 6}, "instance", {3: 2})
-    first = pick(instances, "test", limit=100, objects=3, seed=0)
+    first = draw_targets(instances, "test", limit=100, objects=3, seed=0)
     assert [len(item.objects) for item in first] == [3] * 6
     assert len({item.objects for item in first}) > 1
     assert all(item.categories == (1, 2) for item in first)
-    assert pick(instances, "test", limit=100, objects=3, seed=0) == first
-    assert pick(instances, "test", limit=100, objects=3, seed=1) != first
-    few = pick(instances, "test", limit=2, objects=3, seed=0)
+    assert draw_targets(instances, "test", limit=100, objects=3, seed=0) == first
+    assert draw_targets(instances, "test", limit=100, objects=3, seed=1) != first
+    few = draw_targets(instances, "test", limit=2, objects=3, seed=0)
     assert len(few) == 2
     assert all(item in first for item in few)
-    assert {i for item in pick(instances, "test", limit=9, objects=99, seed=0) for i in item.objects} == {*range(1, 17)}
+    assert {i for item in draw_targets(instances, "test", limit=9, objects=99, seed=0) for i in item.objects} == {
+        *range(1, 17)
+    }
 
     mask = rectangle(slice(0, 9), slice(0, 9)) + rectangle(slice(20, 30), slice(0, 9), 2)
     mask[40, 40] = 2
     mask[60:] = 255
     semantic = make_dataset(tmp_path / "b", {"test": [mask]})
-    (item,) = pick(semantic, "test", limit=9, objects=3, seed=0)
+    (item,) = draw_targets(semantic, "test", limit=9, objects=3, seed=0)
     assert item.objects == item.categories == (1, 2)
 
 
@@ -161,14 +171,14 @@ def test_objects_that_are_too_small_are_no_objects(tmp_path: Path):
     side = 200
     least = math.ceil(MIN_SHARE * side * side)
     mask = rectangle(slice(0, 1), slice(0, least), 1, side) + rectangle(slice(5, 6), slice(0, least - 1), 2, side)
-    (item,) = pick(make_dataset(tmp_path, {"test": [mask]}), "test", limit=9, objects=3, seed=0)
+    (item,) = draw_targets(make_dataset(tmp_path, {"test": [mask]}), "test", limit=9, objects=3, seed=0)
     assert item.objects == (1,)
 
 
 def test_references_show_the_category_and_are_never_the_query(tmp_path: Path):
     one, two = rectangle(slice(0, 9), slice(0, 9)), rectangle(slice(0, 9), slice(0, 9), 2)
     dataset = make_dataset(tmp_path, {"test": [one, two, one, one, two]})
-    picked = pick(dataset, "test", limit=99, objects=3, seed=0)
+    picked = draw_targets(dataset, "test", limit=99, objects=3, seed=0)
     pools = draw_pools(dataset, picked, "test", size=SIDE, smallest=2, largest=20, seed=0)
     assert {c: sorted(s.id for s in pool) for c, pool in pools.items()} == {
         1: ["test-0", "test-2", "test-3"],

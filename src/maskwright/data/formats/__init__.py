@@ -1,29 +1,59 @@
-"""Reading and writing datasets in the formats people have; one module per format."""
+"""Reading and writing datasets in the formats people have; one module per format.
+
+A format's module has ``LAYOUT`` (what it looks like, for messages), ``detect`` and ``read``, and if it is written too,
+``loss`` (what it cannot hold) and ``write``. It stands in ``READERS`` and ``WRITERS`` below.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, get_args
 
 from maskwright.data import manifest
 from maskwright.data.fields import read_json
 from maskwright.data.formats import coco, folders, samix
-from maskwright.data.labels import Dataset
+from maskwright.data.labels import Samples
 from maskwright.errors import DataError
 
+
+class Reader(Protocol):
+    """The part of a format's module that reads."""
+
+    @property
+    def LAYOUT(self) -> str:
+        """What it looks like: the end of a message that begins with "read are:"."""
+        ...
+
+    def detect(self, path: Path, document: Any) -> bool:
+        """Whether a folder, or a file with the parsed JSON ``document`` (None for a folder), has this format."""
+        ...
+
+    def read(self, path: str | Path) -> Samples:
+        """Read such a folder or file. Raises DataError with every structural problem at once."""
+        ...
+
+
+class Writer(Protocol):
+    """The part of a format's module that writes."""
+
+    def loss(self, dataset: Samples) -> list[str]:
+        """What of a dataset the format cannot hold, one line each."""
+        ...
+
+    def write(self, dataset: Samples, folder: str | Path) -> Path:
+        """Write into a folder that is new or empty. Returns what ``read`` takes to read it again."""
+        ...
+
+
+READERS: tuple[Reader, ...] = (manifest, samix, coco, folders)
+"""The first that detects its layout reads."""
+
 Format = Literal["manifest", "coco", "folders"]
-
-LAYOUTS = (
-    "a folder with manifest.json (maskwright's own)",
-    'SAMIX: a folder with splits.json that has "images", or such a file',
-    "a folder with images/ and masks/ (PNG of the same stem), also with splits.json, or train/, val/, test/ of these",
-    "COCO: a JSON file with images, annotations and categories, a folder with one, annotations/*.json, or "
-    "<split>/_annotations.coco.json",
-)
+WRITERS: MappingProxyType[str, Writer] = MappingProxyType({"coco": coco, "folders": folders})
 
 
-def read(path: str | Path) -> Dataset:
+def read(path: str | Path) -> Samples:
     """Read a dataset in any known layout, recognised by what is there.
 
     Args:
@@ -34,25 +64,13 @@ def read(path: str | Path) -> Dataset:
             problem of the recognised one.
     """
     path = Path(path)
-    if path.is_dir():
-        reader = _reader_of(path)
-        if reader is None:
-            raise _unknown(path)
-        return reader(path)
     if not path.exists():
         raise DataError([f"{path}: there is no such file or folder; check the path"])
-    if path.suffix.lower() != ".json":
-        raise _unknown(path)
-    document = read_json(path)
-    if isinstance(document, dict) and "samples" in document:
-        return manifest.read(path)
-    if samix.detect(document):
-        return samix.read(path)
-    if coco.detect(document):
-        return coco.read(path)
-    if folders.detect_splits(document) and (path.parent / "images").is_dir():
-        return folders.read(path)
-    raise _unknown(path)
+    reader = _reader_of(path)
+    if reader is None:
+        layouts = "; ".join(reader.LAYOUT for reader in READERS)
+        raise DataError([f"{path}: not recognised as a dataset; read are: {layouts}"])
+    return reader.read(path)
 
 
 def detect(path: Path) -> bool:
@@ -65,7 +83,7 @@ def detect(path: Path) -> bool:
         return False
 
 
-def convert(dataset: Dataset, folder: str | Path, format: Format, *, allow_loss: bool = False) -> Path:
+def convert(dataset: Samples, folder: str | Path, format: Format, *, allow_loss: bool = False) -> Path:
     """Write a dataset into a new folder in another format; images are hard-linked or copied, masks stay bit-exact.
 
     Args:
@@ -87,26 +105,20 @@ def convert(dataset: Dataset, folder: str | Path, format: Format, *, allow_loss:
     if format == "manifest":
         manifest.write(manifest.copy_files(dataset, folder))
         return folder
-    module = coco if format == "coco" else folders
-    lost = module.loss(dataset)
+    writer = WRITERS[format]
+    lost = writer.loss(dataset)
     if lost and not allow_loss:
         remedy = "convert to manifest, which holds everything, or allow the loss"
         raise DataError([f"{folder}: {format} cannot hold {', '.join(lost)}; {remedy}"])
-    return module.write(dataset, folder)
+    return writer.write(dataset, folder)
 
 
-def _reader_of(folder: Path) -> Callable[[Path], Dataset] | None:
-    """What reads a folder, by what is in it."""
-    if (folder / manifest.NAME).is_file():
-        return manifest.read
-    if (folder / "splits.json").is_file():
-        return samix.read if samix.detect(read_json(folder / "splits.json")) else folders.read
-    # The smallest first: one COCO file is enough to know, and they can be large.
-    files = sorted(coco.find(folder), key=lambda file: file.stat().st_size)
-    if not (folder / "masks").is_dir() and any(coco.detect(read_json(file)) for file in files):
-        return coco.read
-    return folders.read if folders.detect(folder) else None
-
-
-def _unknown(path: Path) -> DataError:
-    return DataError([f"{path}: not recognised as a dataset; read are: {'; '.join(LAYOUTS)}"])
+def _reader_of(path: Path) -> Reader | None:
+    """What reads a folder or file, by what is in it."""
+    if path.is_dir():
+        document = None
+    elif path.suffix.lower() == ".json":
+        document = read_json(path)
+    else:
+        return None
+    return next((reader for reader in READERS if reader.detect(path, document)), None)

@@ -23,11 +23,9 @@ as the file (``train2017/``) or the split.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,16 +35,34 @@ from scipy import ndimage
 
 from maskwright.data.fields import Fields, leaves_folder, names_a_file, read_json
 from maskwright.data.formats import rle
-from maskwright.data.formats.folders import mask_kinds, weak_labels
+from maskwright.data.formats.contents import mask_kinds, weak_labels
 from maskwright.data.images import MAX_PIXELS, cached_mask, image_size, read_mask, write_atomic
-from maskwright.data.labels import IGNORE, Box, Dataset, Labels, Mask, Sample
+from maskwright.data.labels import IGNORE, Box, Labels, Mask, Sample, Samples
+from maskwright.data.lookahead import ahead
 from maskwright.data.manifest import copy_files
 from maskwright.errors import DataError
 
+LAYOUT = (
+    "COCO: a JSON file with images, annotations and categories, a folder with one, annotations/*.json, or "
+    "<split>/_annotations.coco.json"
+)
 _ROUNDING = 0.01
 
 
-def detect(document: Any) -> bool:
+def detect(path: Path, document: Any) -> bool:
+    """Whether a folder holds COCO files, or the parsed JSON of a file is one.
+
+    Not where ``masks/`` or ``splits.json`` make a folder one of another layout.
+    """
+    if not path.is_dir():
+        return is_coco(document)
+    if (path / "splits.json").is_file() or (path / "masks").is_dir():
+        return False
+    # The smallest first: one COCO file is enough to know, and they can be large.
+    return any(is_coco(read_json(file)) for file in sorted(find(path), key=lambda file: file.stat().st_size))
+
+
+def is_coco(document: Any) -> bool:
     """Whether parsed JSON is a COCO file."""
     keys = ("images", "annotations", "categories")
     return isinstance(document, dict) and all(isinstance(document.get(key), list) for key in keys)
@@ -58,7 +74,7 @@ def find(folder: Path) -> list[Path]:
     return found or sorted(folder.glob("*/_annotations.coco.json")) or sorted(folder.glob("*.json"))
 
 
-def read(path: str | Path) -> Dataset:
+def read(path: str | Path) -> Samples:
     """Read COCO annotations (see the module's docstring).
 
     Args:
@@ -69,7 +85,7 @@ def read(path: str | Path) -> Dataset:
     """
     path = Path(path)
     files = find(path) if path.is_dir() else [path]
-    documents = {file: document for file in files if detect(document := read_json(file))}
+    documents = {file: document for file in files if is_coco(document := read_json(file))}
     if not documents:
         raise DataError([f"{path}: no COCO file (with images, annotations and categories); check the path"])
     if path.is_dir() and len(documents) > 1 and all(file.parent == path for file in documents):
@@ -83,11 +99,10 @@ def read(path: str | Path) -> Dataset:
     parse.name_samples(items)
     if parse.problems:
         raise DataError(parse.problems, str(path))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        samples = tuple(pool.map(parse.sample, items))
+    samples = tuple(ahead(parse.sample, items))
     if parse.problems:
         raise DataError(sorted(parse.problems), str(path))
-    return Dataset(root, tuple(parse.names), samples, str(path))
+    return Samples(root, tuple(parse.names), samples, str(path))
 
 
 @dataclass
@@ -264,7 +279,7 @@ def rasterize(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     return rle.decode(rle.decompress(counts) if isinstance(counts, str) else counts, size)
 
 
-def loss(dataset: Dataset) -> list[str]:
+def loss(dataset: Samples) -> list[str]:
     """What of a dataset COCO cannot hold, one line each."""
     lost = weak_labels(dataset, ("scribbles", "points", "tags"))
     if count := mask_kinds(dataset)["semantic"]:
@@ -272,7 +287,7 @@ def loss(dataset: Dataset) -> list[str]:
     return lost
 
 
-def write(dataset: Dataset, folder: str | Path) -> Path:
+def write(dataset: Samples, folder: str | Path) -> Path:
     """Write ``images/`` and ``annotations/<split>.json`` into a new folder; what :func:`loss` names is left out.
 
     Instances are compressed run lengths with their pixel count as ``area`` and their tight ``bbox``; boxes have an
@@ -307,7 +322,7 @@ def write(dataset: Dataset, folder: str | Path) -> Path:
     return folder
 
 
-def _annotations(dataset: Dataset, sample: Sample) -> Iterator[dict[str, Any]]:
+def _annotations(dataset: Samples, sample: Sample) -> Iterator[dict[str, Any]]:
     mask = sample.labels.mask
     if mask:
         values = read_mask(dataset.root / mask.path)
@@ -321,7 +336,7 @@ def _annotations(dataset: Dataset, sample: Sample) -> Iterator[dict[str, Any]]:
             rows, columns = place
             box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
             code = {"size": list(values.shape), "counts": rle.compress(rle.encode(part))}
-            category = id if mask.kind == "semantic" else mask.categories.get(id, 1)
+            category = mask.category_of(id)
             yield {"category_id": category, "segmentation": code, "area": int(part.sum()), "bbox": box}
     for box in sample.labels.boxes:
         size = box.x1 - box.x0, box.y1 - box.y0

@@ -33,9 +33,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +41,7 @@ from typing import Any
 import numpy as np
 
 from maskwright.data.fields import Fields, category_problems, names_a_file, read_json
+from maskwright.data.formats.contents import mask_kinds, weak_labels
 from maskwright.data.images import (
     IMAGE_SUFFIXES,
     cached_mask,
@@ -52,28 +51,35 @@ from maskwright.data.images import (
     write_atomic,
     write_mask,
 )
-from maskwright.data.labels import IGNORE, Dataset, Labels, Mask, MaskKind, Sample
+from maskwright.data.labels import IGNORE, Labels, Mask, MaskKind, Sample, Samples
+from maskwright.data.lookahead import ahead
 from maskwright.data.manifest import copy_files
+from maskwright.data.masks import semantic_of
 from maskwright.errors import DataError
 
+LAYOUT = (
+    "a folder with images/ and masks/ (PNG of the same stem), also with splits.json, or train/, val/, test/ of these"
+)
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 _SETTINGS = {"categories": list, "kind": str, "instances": dict, "ignore": int}
 
 
-def detect(path: Path) -> bool:
-    """Whether a folder has this layout."""
-    return (path / "images").is_dir() or any((path / name / "images").is_dir() for name in SPLIT_FOLDERS)
+def detect(path: Path, document: Any) -> bool:
+    """Whether a folder has this layout, or the parsed JSON of a file is a ``splits.json`` of it."""
+    if path.is_dir():
+        beside = (path, *(path / name for name in SPLIT_FOLDERS))
+        return (path / "splits.json").is_file() or any((folder / "images").is_dir() for folder in beside)
+    return _is_splits(document) and (path.parent / "images").is_dir()
 
 
-def detect_splits(document: Any) -> bool:
-    """Whether parsed JSON is a ``splits.json`` of this layout."""
+def _is_splits(document: Any) -> bool:
     return isinstance(document, dict) and any(
         key in _SETTINGS or (isinstance(value, list) and all(isinstance(stem, str) for stem in value))
         for key, value in document.items()
     )
 
 
-def read(path: str | Path) -> Dataset:
+def read(path: str | Path) -> Samples:
     """Read ``images/`` and ``masks/``.
 
     Args:
@@ -97,7 +103,7 @@ def read(path: str | Path) -> Dataset:
         parse.note(f"instances.{stem}", "there is no such image; remove it")
     if parse.problems:
         raise DataError(sorted(parse.problems), str(path))
-    return Dataset(root, categories, tuple(samples), str(file if file.is_file() else root))
+    return Samples(root, categories, tuple(samples), str(file if file.is_file() else root))
 
 
 @dataclass(frozen=True)
@@ -212,15 +218,14 @@ class _Parse(Fields):
         kind = settings.get("kind")
         if kind == "instance" or not masks:
             return default, kind or "semantic", False
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            if kind is None and 16 in pool.map(self.bits, masks):
-                if len(names) > 2 and "instances" not in settings:
-                    problem = "the masks have 16 bits and there are several categories"
-                    self.note("kind", f'{problem}; add "kind": "semantic", or "instance" and "instances"')
-                return default, "instance", False
-            if len(names) > 2:
-                return default, "semantic", False
-            values = [value for value in pool.map(self.values, masks) if value]
+        if kind is None and 16 in ahead(self.bits, masks):
+            if len(names) > 2 and "instances" not in settings:
+                problem = "the masks have 16 bits and there are several categories"
+                self.note("kind", f'{problem}; add "kind": "semantic", or "instance" and "instances"')
+            return default, "instance", False
+        if len(names) > 2:
+            return default, "semantic", False
+        values = [value for value in ahead(self.values, masks) if value]
         union = set().union(*values)
         if "ignore" not in settings and union in ({0, IGNORE}, {IGNORE}):
             return default, "semantic", True
@@ -275,7 +280,7 @@ class _Parse(Fields):
         return Sample(item.id, item.image, item.split, Labels(Mask(path, kind, named)))
 
 
-def loss(dataset: Dataset) -> list[str]:
+def loss(dataset: Samples) -> list[str]:
     """What of a dataset this layout cannot hold, one line each."""
     lost = weak_labels(dataset, ("boxes", "scribbles", "points", "tags"))
     if len(kinds := mask_kinds(dataset)) > 1:
@@ -285,7 +290,7 @@ def loss(dataset: Dataset) -> list[str]:
     return lost
 
 
-def write(dataset: Dataset, folder: str | Path) -> Path:
+def write(dataset: Samples, folder: str | Path) -> Path:
     """Write ``images/``, ``masks/`` and ``splits.json`` into a new folder; what :func:`loss` names is left out.
 
     Masks are bit-exact copies (or hard links), except instance masks beside semantic ones, which become semantic.
@@ -313,26 +318,6 @@ def write(dataset: Dataset, folder: str | Path) -> Path:
             document.setdefault("instances", {})[sample.id] = named
     write_atomic(folder / "splits.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
     return folder
-
-
-def semantic_of(values: np.ndarray, mask: Mask) -> np.ndarray:
-    """Category ids ``(H, W)`` uint8 of the pixels of an instance mask."""
-    table = np.ones(65536, np.uint8)
-    table[0] = 0
-    for instance, category in mask.categories.items():
-        table[instance] = category
-    return table[values]
-
-
-def mask_kinds(dataset: Dataset) -> Counter[str]:
-    """How many masks of each kind there are."""
-    return Counter(sample.labels.mask.kind for sample in dataset if sample.labels.mask)
-
-
-def weak_labels(dataset: Dataset, names: Iterable[str]) -> list[str]:
-    """A line for each of these fields of ``Labels`` that is in use, with its count."""
-    counts = {name: sum(len(getattr(sample.labels, name)) for sample in dataset) for name in names}
-    return [f"{count} {name}" for name, count in counts.items() if count]
 
 
 def _all_are(values: Any, kind: type) -> bool:

@@ -25,19 +25,24 @@ import numpy as np
 
 from maskwright.data.fields import MISSING, Fields, leaves_folder, names_a_file, read_json
 from maskwright.data.images import count_values, read_mask
-from maskwright.data.labels import IGNORE, Box, Dataset, Labels, Mask, Point, Sample, Scribble, Tag
+from maskwright.data.labels import IGNORE, Box, Labels, Mask, Point, Sample, Samples, Scribble, Tag
 from maskwright.errors import DataError
 
+SPLITS = "splits.json"
+LAYOUT = 'SAMIX: a folder with splits.json that has "images", or such a file'
 KINDS = ("mask", "box", "scribble", "point", "class", "unlabeled")
 _LISTS = {"box": "boxes", "scribble": "scribbles", "point": "points", "class": "classes"}
 
 
-def detect(document: Any) -> bool:
-    """Whether parsed JSON is a SAMIX ``splits.json``."""
+def detect(path: Path, document: Any) -> bool:
+    """Whether a folder's ``splits.json``, or the parsed JSON of a file, is of this format."""
+    splits = path / SPLITS
+    if path.is_dir():
+        document = read_json(splits) if splits.is_file() else None
     return isinstance(document, dict) and isinstance(document.get("images"), dict)
 
 
-def read(path: str | Path) -> Dataset:
+def read(path: str | Path) -> Samples:
     """Read a SAMIX dataset.
 
     Args:
@@ -47,14 +52,14 @@ def read(path: str | Path) -> Dataset:
         DataError: every structural problem at once, with file and place.
     """
     path = Path(path)
-    path = path / "splits.json" if path.is_dir() else path
+    path = path / SPLITS if path.is_dir() else path
     document = read_json(path)
     parse = _Parse(path)
     samples = parse.document(document)
     categories = parse.categories(samples) if not parse.problems else ()
     if parse.problems:
         raise DataError(parse.problems, str(path))
-    return Dataset(parse.root, categories, samples, str(path))
+    return Samples(parse.root, categories, samples, str(path))
 
 
 class _Parse(Fields):
@@ -65,7 +70,7 @@ class _Parse(Fields):
 
     def document(self, document: Any) -> tuple[Sample, ...]:
         known = {"root": str, "splits": dict, "images": dict}
-        top = self.fields(document, "splits.json", known, required=("images",), extra=True)
+        top = self.fields(document, SPLITS, known, required=("images",), extra=True)
         root = top.get("root", ".")
         if not (self.path.parent / root).is_dir():
             folder = self.path.parent / root

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskwright.data.check import require_clean
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix, unwarp_logits
-from maskwright.data.labels import IGNORE, Dataset
+from maskwright.data.labels import IGNORE
 from maskwright.engine.metrics import BinaryMetrics
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor
-from maskwright.engine.scoring import ScoreTable, scored, split_problems, true_mask
-from maskwright.errors import DataError, MaskwrightError
+from maskwright.engine.scoring import ScoreTable, split_problems, true_mask
+from maskwright.errors import MaskwrightError
 from maskwright.methods.autoprompt.agent import OPENING, SelfPrompter, SelfPromptRules, Trace
 from maskwright.methods.autoprompt.scores import Foreground, foreground_of
 from maskwright.methods.clicks import agent as clicks
@@ -46,9 +46,8 @@ SCORES = {
 }
 """What ``BinaryMetrics`` measures, for people."""
 
-
-Answer = Literal["mask", "srm", "clip"]
-"""What is looked at: SAM's last mask, or what SRM, or CLIP's map, said before the first click."""
+Output = Literal["mask", "srm", "clip"]
+"""Which of the agent's maps becomes the mask: SAM's last answer, or what SRM or CLIP said before the first click."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,12 @@ class AutoPromptPredictor(Predictor):
         super().__init__(agent, model)
         self.foreground = tuple(foreground)
 
-    def chosen(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        found = super().chosen(options)
-        clicks = found["clicks"]
+    def with_defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        complete = super().with_defaults(options)
+        clicks = complete["clicks"]
         if clicks is not None and not (isinstance(clicks, int) and clicks >= 0):
             raise MaskwrightError(f"--clicks {clicks}: must be a whole number, 0 or more")
-        return found
+        return complete
 
     def finish(
         self,
@@ -95,13 +94,11 @@ class AutoPromptPredictor(Predictor):
         *,
         clicks: int | None = None,
         rules: SelfPromptRules | None = None,
-        answer: Answer = "mask",
+        output: Output = "mask",
         generator: torch.Generator | None = None,
     ) -> Iterator[Prediction]:
         trace = self.trace(canvases, rules or self.rules(clicks), generator)
-        found = self.answers(trace, answer)
-        for place, canvas in enumerate(canvases):
-            logits = found[place]
+        for place, (canvas, logits) in enumerate(zip(canvases, self.output_logits(trace, output))):
             # Of background and foreground, with the foreground's probability as their softmax.
             mask, scores = self.restore(torch.stack([torch.zeros_like(logits), logits]), canvas.size)
             yield PromptedPrediction(
@@ -127,76 +124,63 @@ class AutoPromptPredictor(Predictor):
         pixels = torch.from_numpy(np.stack([canvas.pixels for canvas in canvases])).permute(0, 3, 1, 2).contiguous()
         return self.network.segment(Bank.of_images(self.network.sam, pixels), rules, generator)
 
-    def answers(self, trace: Trace, answer: Answer) -> Tensor:
-        """(B, s, s) logits of what is to be looked at; see ``Answer``."""
-        if answer == "mask":
+    def output_logits(self, trace: Trace, output: Output) -> Tensor:
+        """(B, s, s) logits of one of the agent's maps; see ``Output``. Raises MaskwrightError where there is no map of CLIP."""
+        if output == "mask":
             return trace.answer.logits
-        maps = trace.recalibrated if answer == "srm" else trace.semantic
+        maps = trace.recalibrated if output == "srm" else trace.semantic
         if maps is None:
             raise MaskwrightError("this model was trained without --text, so it has no map of CLIP")
         return maps.clamp(1e-6, 1 - 1e-6).logit()
 
     # ------------------------------------------------------------------------------------------------ scores
 
-    def evaluate(
+    def score_problems(self, dataset: Dataset, split: str) -> list[str]:
+        """The dataset may have further categories: they are background."""
+        absent = [name for name in self.foreground if name not in dataset.categories]
+        problems = (
+            [f"the model finds {', '.join(map(repr, absent))}, the dataset has no such category"] if absent else []
+        )
+        return problems + split_problems(dataset, split)
+
+    def score(
         self,
-        dataset: Dataset,
-        split: str = "test",
+        part: Dataset,
         *,
         batch: int = 8,
         progress: Callable[[int, int], None] | None = None,
-        **options: Any,
+        clicks: int | None = None,
+        rules: SelfPromptRules | None = None,
+        output: Output = "mask",
+        seed: int = 0,
     ) -> dict[str, Any]:
-        """Score the foreground on one split, at the images' own resolution; the dataset may have further categories.
+        """Score the foreground of images, at their own resolution.
+
+        Args:
+            clicks: how many the policy places; left out, as many as in training.
+            rules: other rules to act by, instead of ``clicks``.
+            output: what is scored.
+            seed: of random places, with rules that ask for them.
 
         Returns:
-            What :meth:`maskwright.engine.metrics.BinaryMetrics.compute` gives, ``foreground``, and what was scored.
-
-        Raises:
-            DataError: no such split, images without a mask, a dataset without the model's categories; all at once.
+            ``foreground``, and what :meth:`maskwright.engine.metrics.BinaryMetrics.compute` gives.
         """
-        rules = self.rules(self.chosen(options)["clicks"])
-        return self.scores(dataset, split, rules, batch=batch, progress=progress)
-
-    def scores(
-        self,
-        dataset: Dataset,
-        split: str,
-        rules: SelfPromptRules,
-        *,
-        answer: Answer = "mask",
-        seed: int = 0,
-        batch: int = 8,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> dict[str, Any]:
-        """The same for other rules (``seed`` is for random places), or for what SRM or CLIP say without SAM."""
-        foreground, part = self.suited(dataset, split), dataset.split(split)
-        require_clean(part, training=False)
-        metrics = BinaryMetrics()
-        options = {"rules": rules, "answer": answer, "generator": torch.Generator().manual_seed(seed)}
-        images = (dataset.image_path(sample) for sample in part)
+        foreground, metrics = foreground_of(part, self.foreground), BinaryMetrics()
+        images = (part.image_path(sample) for sample in part)
+        generator = torch.Generator().manual_seed(seed)
+        options = {"rules": rules or self.rules(clicks), "output": output, "generator": generator}
         predictions = self._predict(images, batch, 2, None, options)
         for number, (sample, prediction) in enumerate(zip(part, predictions, strict=True), start=1):
             assert isinstance(prediction, PromptedPrediction)
             assert prediction.logits is not None
-            truth = foreground_mask(true_mask(dataset, sample), foreground)
-            on = [truth[int(y), int(x)] == 1 for x, y in prediction.policy_places]
+            truth = foreground_mask(true_mask(part, sample), foreground)
+            on_foreground = [truth[int(y), int(x)] == 1 for x, y in prediction.policy_places]
             height, width = truth.shape
             probability = self.probability(prediction.logits, (width, height))
-            metrics.update(probability, truth, sample.id, places=on)
+            metrics.update(probability, truth, sample.id, places=on_foreground)
             if progress:
                 progress(number, len(part))
-        return scored(self, dataset, split) | {"foreground": list(self.foreground)} | metrics.compute()
-
-    def suited(self, dataset: Dataset, split: str) -> Foreground:
-        """The foreground of a dataset that can be scored. Raises DataError with all that keeps it from that."""
-        problems = split_problems(dataset, split)
-        lacking = [name for name in self.foreground if name not in dataset.categories]
-        if lacking:
-            problems.insert(0, f"the model finds {', '.join(map(repr, lacking))}, the dataset has no such category")
-        if problems:
-            raise DataError(problems, dataset.source or str(dataset.root))
-        return foreground_of(dataset, self.foreground)
+        return {"foreground": list(self.foreground)} | metrics.compute()
 
     def probability(self, logits: Tensor, size: tuple[int, int]) -> NDArray[np.float64]:
         """Logits ``(s, s)`` of the canvas → probabilities ``(H, W)`` of an image of that (width, height)."""

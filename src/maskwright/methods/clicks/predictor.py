@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,17 +17,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from maskwright.data.check import require_clean
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix, unwarp_logits, warp_mask, warp_points
 from maskwright.data.images import read_mask
-from maskwright.data.labels import IGNORE, Dataset
+from maskwright.data.labels import IGNORE
 from maskwright.engine.model import Model
-from maskwright.engine.predictor import Canvas, Prediction, Predictor
-from maskwright.engine.scoring import ScoreTable, refuse_unsuited, scored
+from maskwright.engine.predictor import Canvas, FolderTask, Prediction, Predictor
+from maskwright.engine.scoring import ScoreTable
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.clicks.agent import ClickAgent, ClickRules, Refinement, mask_logits
 from maskwright.methods.clicks.given_masks import GivenMasks
-from maskwright.methods.clicks.scores import LOST, Curve, curve, head_room
+from maskwright.methods.clicks.scores import curve_table, curves_by_rules, head_room
+from maskwright.methods.semantic.scores import semantic_scores, semantic_table
 from maskwright.nets.prompter import Prompter
 from maskwright.nets.quality import QualityHead
 from maskwright.rl.bank import LOGIT_STRIDE, MIN_SHARE, Bank
@@ -80,36 +80,58 @@ class ClickPredictor(Predictor):
         }
         super().__init__(nn.ModuleDict({name: part for name, part in parts.items() if part is not None}), model)
         self.agent = agent
-        self._given: GivenMasks | None = None  # of the present call
+        self._masks: GivenMasks | None = None  # of the present call
 
-    def chosen(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        found = super().chosen(options)
-        prompted = found["click"] is not None or found["box"] is not None
-        problems = []
-        if not prompted and found["masks"] is None:
-            problems.append(
-                "give --click X,Y or --box X0,Y0,X1,Y1 for an object, or --masks FOLDER with masks to refine"
-            )
-        if prompted and found["masks"] is not None:
-            problems.append("--masks refines masks, --click and --box make one: give one of the two")
-        if found["category"] is not None and found["masks"] is not None:
-            problems.append("--category is about a click or a box, and --masks refines all categories: leave it out")
-        if found["label"] is not None and len(found["label"]) != len(found["click"] or ()):
-            problems.append(f"{len(found['label'])} --label for {len(found['click'] or ())} --click; give one for each")
-        problems += [f"--label {label!r}: must be fg or bg" for label in found["label"] or () if label not in LABELS]
-        if found["category"] is not None and found["category"] not in self.categories[1:]:
-            problems.append(f"--category {found['category']!r}: the model has {', '.join(self.categories[1:])}")
-        if found["box"] is not None and not (found["box"][0] < found["box"][2] and found["box"][1] < found["box"][3]):
-            problems.append(f"--box {found['box']}: must be X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1")
-        if found["masks"] is not None and not Path(found["masks"]).is_dir():
-            problems.append(f"--masks {found['masks']}: there is no such folder")
-        if problems:
+    def with_defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        complete = super().with_defaults(options)
+        if problems := list(self._option_problems(**complete)):
             raise MaskwrightError("; ".join(problems))
-        self._given = None if found["masks"] is None else GivenMasks(Path(found["masks"]))
-        return found
+        self._masks = None if complete["masks"] is None else GivenMasks(Path(complete["masks"]))
+        return complete
 
-    def rests_on(self, image: Path) -> Path | None:
-        return None if self._given is None else self._given.find(image)
+    def _option_problems(
+        self,
+        click: Sequence[tuple[float, float]] | None,
+        label: Sequence[str] | None,
+        box: Sequence[float] | None,
+        category: str | None,
+        masks: str | Path | None,
+    ) -> Iterator[str]:
+        prompts = click is not None or box is not None
+        if not prompts and masks is None:
+            yield "give --click X,Y or --box X0,Y0,X1,Y1 for an object, or --masks FOLDER with masks to refine"
+        if prompts and masks is not None:
+            yield "--masks refines masks, --click and --box make one: give one of the two"
+        if category is not None and masks is not None:
+            yield "--category is about a click or a box, and --masks refines all categories: leave it out"
+        if label is not None and len(label) != len(click or ()):
+            yield f"{len(label)} --label for {len(click or ())} --click; give one for each"
+        yield from (f"--label {each!r}: must be fg or bg" for each in label or () if each not in LABELS)
+        if category is not None and category not in self.categories[1:]:
+            yield f"--category {category!r}: the model has {', '.join(self.categories[1:])}"
+        if box is not None and not (box[0] < box[2] and box[1] < box[3]):
+            yield f"--box {box}: must be X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1"
+        if masks is not None and not Path(masks).is_dir():
+            yield f"--masks {masks}: there is no such folder"
+
+    def prepare_folder(self, options: Mapping[str, Any], task: FolderTask) -> dict[str, Any]:
+        """A click or a box is about one image; where ``masks`` names a model, its masks of all images are made first, in ``given/``."""
+        complete = self.with_defaults(options)
+        for name in ("click", "box"):
+            if complete[name] is not None and task.images > 1:
+                raise MaskwrightError(
+                    f"--{name} is about one image, and {task.images} were given; name one, or give --masks"
+                )
+        masks = complete["masks"]
+        if masks is not None and _holds_model(Path(masks)):
+            model = task.load(Path(masks))
+            self.refuse_masks_of(model)
+            complete["masks"] = task.predict(model, "given", "masks to refine")
+        return complete
+
+    def companion_of(self, image: Path) -> Path | None:
+        """The mask that is to be refined."""
+        return None if self._masks is None else self._masks.find(image)
 
     def refuse_masks_of(self, other: Predictor) -> None:
         """Raise a MaskwrightError where the ids in another model's masks are not this one's categories."""
@@ -139,11 +161,11 @@ class ClickPredictor(Predictor):
         labels = [LABELS[each] for each in label] if label else [1] * len(click or ())
         bank = self._bank(canvases, list(range(len(canvases))))
         state = self._prompted(bank, canvases, list(zip(click or (), labels)), box)
-        done = self.agent.refine(bank, state)
+        refinement = self.agent.refine(bank, state)
         for place, canvas in enumerate(canvases):
-            logits = self._own(done.last.logits[place], canvas.size)
+            logits = self._image_logits(refinement.last.logits[place], canvas.size)
             mask = (logits > 0).cpu().numpy().astype(np.uint8) * self.categories.index(name)
-            yield self._prediction(canvas, mask, {name: (done, place)})
+            yield self._prediction(canvas, mask, refinement, {name: place})
 
     # ------------------------------------------------------------------------------------------------ parts of it
 
@@ -165,7 +187,7 @@ class ClickPredictor(Predictor):
         slots = max(SLOTS, 2 + len(clicks) + self.agent.rules.clicks)
         matrices = [resize_matrix(canvas.size, self.size) for canvas in canvases]
 
-        def moved(points: Sequence[float]) -> Tensor:
+        def on_canvas(points: Sequence[float]) -> Tensor:
             pairs = np.asarray(points, np.float64).reshape(-1, 2)
             both = np.stack([warp_points(pairs, matrix) for matrix in matrices])
             return torch.from_numpy(both).float().to(bank.device).flatten(1)
@@ -181,180 +203,157 @@ class ClickPredictor(Predictor):
                 problems.append(f"image {canvas.id}: --box {','.join(f'{value:g}' for value in box)} {outside}")
         if problems:
             raise DataError(problems)
-        state = start_box(self.agent.sam, bank, rows, moved(box), slots=slots) if box is not None else None
+        state = start_box(self.agent.sam, bank, rows, on_canvas(box), slots=slots) if box is not None else None
         for (x, y), label in clicks:
             labels = torch.full_like(rows, label)
             if state is None:
-                state = start(self.agent.sam, bank, rows, moved((x, y)), labels, slots=slots)
+                state = start(self.agent.sam, bank, rows, on_canvas((x, y)), labels, slots=slots)
             else:
-                state = click(self.agent.sam, bank, state, moved((x, y)), labels)
+                state = click(self.agent.sam, bank, state, on_canvas((x, y)), labels)
         if state is None:
             raise ValueError("a prompt is needed")
         return state
 
     def _refined(self, canvases: Sequence[Canvas]) -> Iterator[Prediction]:
         """The given masks, corrected: every category of an image is a target of its own."""
-        given = [self._mask_of(canvas) for canvas in canvases]
+        masks = [self._mask_of(canvas) for canvas in canvases]
         targets: list[tuple[int, int, Tensor]] = []
-        for image, (canvas, mask) in enumerate(zip(canvases, given)):
-            on_canvas = torch.from_numpy(
+        for image, (canvas, mask) in enumerate(zip(canvases, masks)):
+            squashed = torch.from_numpy(
                 warp_mask(mask, resize_matrix(canvas.size, self.size), self.size, fill=0).astype(np.uint8)
             )
             for category in range(1, len(self.categories)):
-                share = F.avg_pool2d((on_canvas == category).float()[None, None], LOGIT_STRIDE)[0, 0]
+                share = F.avg_pool2d((squashed == category).float()[None, None], LOGIT_STRIDE)[0, 0]
                 if float(share.mean()) >= MIN_SHARE:
                     targets.append((image, category, share))
-        done = None
-        if targets:
-            bank = self._bank(canvases, [image for image, _, _ in targets])
-            rows = torch.arange(len(targets), device=bank.device)
-            logits = mask_logits(torch.stack([share for *_, share in targets])).to(bank.device)
-            slots = max(SLOTS, self.agent.rules.clicks)
-            done = self.agent.refine(bank, start_mask(self.agent.sam, bank, rows, logits, slots=slots))
-        for image, (canvas, mask) in enumerate(zip(canvases, given)):
-            own = {c: place for place, (i, c, _) in enumerate(targets) if i == image}
-            mended = {c: place for c, place in own.items() if done is not None and int(done.kept[place])}
-            if mended and done is not None:
-                mask = self._mended(canvas, mask, {c: done.last.logits[place] for c, place in mended.items()})
-            found = {self.categories[c]: (done, place) for c, place in own.items()} if done is not None else {}
-            yield self._prediction(canvas, mask, found)
+        refinement = self._refine_targets(canvases, targets) if targets else None
+        for image, (canvas, mask) in enumerate(zip(canvases, masks)):
+            places = {category: place for place, (owner, category, _) in enumerate(targets) if owner == image}
+            if refinement is not None:
+                mended = {category: place for category, place in places.items() if int(refinement.kept[place])}
+                if mended:
+                    logits = {category: refinement.last.logits[place] for category, place in mended.items()}
+                    mask = self._mended(canvas, mask, logits)
+            by_name = {self.categories[category]: place for category, place in places.items()}
+            yield self._prediction(canvas, mask, refinement, by_name)
+
+    def _refine_targets(self, canvases: Sequence[Canvas], targets: Sequence[tuple[int, int, Tensor]]) -> Refinement:
+        """What the agent makes of masks ``(image, category, share of each cell)``."""
+        bank = self._bank(canvases, [image for image, _, _ in targets])
+        rows = torch.arange(len(targets), device=bank.device)
+        logits = mask_logits(torch.stack([share for *_, share in targets])).to(bank.device)
+        slots = max(SLOTS, self.agent.rules.clicks)
+        return self.agent.refine(bank, start_mask(self.agent.sam, bank, rows, logits, slots=slots))
 
     def _mended(self, canvas: Canvas, mask: NDArray[np.uint8], logits: dict[int, Tensor]) -> NDArray[np.uint8]:
         """The mask with some categories drawn anew, beside those that stay as they are; the surer of two that claim a pixel gets it."""
         mended = np.where(np.isin(mask, list(logits)), 0, mask).astype(np.uint8)
         free, best = mended == 0, np.zeros(mask.shape, np.float32)
         for category, low in logits.items():
-            own = self._own(low, canvas.size).cpu().numpy()
-            wins = free & (own > best)
-            best[wins], mended[wins] = own[wins], category
+            whole = self._image_logits(low, canvas.size).cpu().numpy()
+            wins = free & (whole > best)
+            best[wins], mended[wins] = whole[wins], category
         return mended
 
-    def _own(self, logits: Tensor, size: Size) -> Tensor:
+    def _image_logits(self, logits: Tensor, size: Size) -> Tensor:
         """Logits (h, w) on the image's own pixels (H, W)."""
         matrix = torch.from_numpy(resize_matrix(size, self.size))[None].float()
         return unwarp_logits(logits[None, None].float(), matrix, [size], canvas=self.size)[0][0]
 
     def _prediction(
-        self, canvas: Canvas, mask: NDArray[np.uint8], found: dict[str, tuple[Refinement, int]]
+        self, canvas: Canvas, mask: NDArray[np.uint8], refinement: Refinement | None, places: Mapping[str, int]
     ) -> ClickPrediction:
+        """A mask with the clicks that led to it; ``places`` of the image's categories in the refinement."""
         clicks, scores = {}, {}
-        for name, (done, place) in found.items():
-            first, last = done.states[0], done.last
-            new = slice(int(first.tokens[place]), int(last.tokens[place]))
-            back = np.array([canvas.size[0] / self.size, canvas.size[1] / self.size])
-            points = last.points[place, new].cpu().numpy() * back
-            kinds = ["fg" if kind else "bg" for kind in last.labels[place, new].tolist()]
-            clicks[name] = [(float(x), float(y), kind) for (x, y), kind in zip(points, kinds)]
-            scores[name] = float(done.quality[place, -1])
+        if refinement is not None:
+            first, last = refinement.states[0], refinement.last
+            scale = np.array([canvas.size[0] / self.size, canvas.size[1] / self.size])
+            for name, place in places.items():
+                new = slice(int(first.tokens[place]), int(last.tokens[place]))
+                points = last.points[place, new].cpu().numpy() * scale
+                labels = ["fg" if label else "bg" for label in last.labels[place, new].tolist()]
+                clicks[name] = [(float(x), float(y), label) for (x, y), label in zip(points, labels)]
+                scores[name] = float(refinement.quality[place, -1])
         return ClickPrediction(canvas.id, canvas.image, mask, self.categories, scores, clicks)
 
     def _mask_of(self, canvas: Canvas) -> NDArray[np.uint8]:
         """The given mask of an image: category ids, of the image's size."""
-        assert self._given is not None
+        assert self._masks is not None
         image = Path(canvas.image) if isinstance(canvas.image, str | Path) else Path(canvas.id)
-        path = self._given.find(image)
+        path = self._masks.find(image)
         if path is None:
             raise DataError(
-                [f"{self._given.folder}: there is no mask for image {canvas.id}; put {canvas.id}.png there"]
+                [f"{self._masks.folder}: there is no mask for image {canvas.id}; put {canvas.id}.png there"]
             )
         mask = read_mask(path)
         problems = []
         if mask.shape != (canvas.size[1], canvas.size[0]):
-            found = f"{mask.shape[1]} x {mask.shape[0]}"
+            pixels = f"{mask.shape[1]} x {mask.shape[0]}"
             problems.append(
-                f"{path}: has {found} pixels, its image {canvas.size[0]} x {canvas.size[1]}; make them equal"
+                f"{path}: has {pixels} pixels, its image {canvas.size[0]} x {canvas.size[1]}; make them equal"
             )
-        unknown = sorted(set(np.unique(mask).tolist()) - {*range(len(self.categories)), IGNORE})
-        if unknown:
-            problems.append(f"{path}: holds category {unknown[0]}, and the model has 0..{len(self.categories) - 1}")
+        foreign = sorted(set(np.unique(mask).tolist()) - {*range(len(self.categories)), IGNORE})
+        if foreign:
+            problems.append(f"{path}: holds category {foreign[0]}, and the model has 0..{len(self.categories) - 1}")
         if problems:
             raise DataError(problems)
         return np.where(mask == IGNORE, 0, mask).astype(np.uint8)
 
     # ------------------------------------------------------------------------------------------------ scores
 
-    def evaluate(
-        self,
-        dataset: Dataset,
-        split: str = "test",
-        *,
-        batch: int = 8,
-        progress: Callable[[int, int], None] | None = None,
-        **options: Any,
-    ) -> dict[str, Any]:
-        """Dice after each click on every target of a split, the first click being the oracle's; or, with ``masks``, the
-        scores of the masks that the agent refined, see :func:`maskwright.engine.evaluation.semantic_scores`.
-
-        Returns:
-            ``curves`` by name (see ``click_scores.Curve.summary``), ``head_room`` captured, ``per_target`` with names,
-            and what was scored.
-        """
+    def scoring_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         if options.get("masks") is not None:
-            return super().evaluate(dataset, split, batch=batch, progress=progress, **options)
+            return self.with_defaults(options)
         if options:
-            super().chosen(options)
+            super().with_defaults(options)
             raise MaskwrightError(
                 "an agent is scored from the oracle's first click, or with --masks; leave other prompts out"
             )
-        refuse_unsuited(self, dataset, split)
-        part = dataset.split(split)
-        require_clean(part, training=False)
+        return {}
+
+    def score(
+        self,
+        part: Dataset,
+        *,
+        batch: int,
+        progress: Callable[[int, int], None] | None,
+        masks: str | Path | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Dice after each click on every target, the first click being the oracle's; or, with ``masks``, the scores of the masks that
+        the agent refined, see :func:`maskwright.methods.semantic.scores.semantic_scores`.
+
+        Returns:
+            Without ``masks``: ``curves`` by name (see ``Curve.summary``), ``head_room`` captured, and ``per_target`` with
+            names.
+        """
+        if masks is not None:
+            return semantic_scores(self, part, batch=batch, progress=progress, masks=masks, **options)
         clicks = self.agent.rules.clicks
         rules = {"agent": self.agent.rules, "oracle": ClickRules(clicks, 1, "oracle", "always", stop=False)}
-        found: dict[str, list[Curve]] = {name: [] for name in rules}
-        names: list[str] = []
-        before = 0
-        for bank in Bank.parts(self.agent.sam, part, memory=AT_ONCE):
-            images, work = len(bank.pixels), len(rules) * len(bank)
-            for number, (name, each) in enumerate(rules.items()):
-                share = partial(_told, progress, len(part), before, images, number * len(bank), work)
-                found[name].append(curve(self.agent, bank, each, batch=batch, progress=share))
-            names += bank.names
-            before += images
-        curves = {name: Curve.cat(each) for name, each in found.items()}
-        return scored(self, dataset, split) | {
+        curves, targets = curves_by_rules(self.agent, part, rules, memory=AT_ONCE, batch=batch, progress=progress)
+        agent, oracle = curves["agent"], curves["oracle"]
+        return {
             "clicks": clicks,
             "rules": asdict(self.agent.rules),
-            "curves": {name: found.summary() for name, found in curves.items()},
-            "head_room": head_room(curves["agent"], curves["oracle"]),
+            "curves": {name: each.summary() for name, each in curves.items()},
+            "head_room": head_room(agent, oracle),
             "per_target": [
-                {"target": name, "dice": dice.tolist(), "clicks": int(clicks)}
-                for name, dice, clicks in zip(names, curves["agent"].dice, curves["agent"].clicks)
+                {"target": target, "dice": dice.tolist(), "clicks": int(count)}
+                for target, dice, count in zip(targets, agent.dice, agent.clicks)
             ],
         }
 
+    def scores_ending(self, options: Mapping[str, Any]) -> str:
+        return "" if options.get("masks") is None else "-refined"
+
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
-        if "curves" not in scores:
-            return super().score_table(scores)
-        return curve_table(scores["curves"], scores["head_room"])
+        return curve_table(scores["curves"], scores["head_room"]) if "curves" in scores else semantic_table(scores)
 
 
-def _told(
-    progress: Callable[[int, int], None] | None,
-    total: int,
-    before: int,
-    images: int,
-    start: int,
-    work: int,
-    done: int,
-    _: int,
-) -> None:
-    """Targets scored by one rule → images: those ``before``, and of ``images`` the share of the ``work`` that is done."""
-    if progress:
-        progress(before + images * (start + done) // work, total)
-
-
-def curve_table(curves: Mapping[str, Mapping[str, Any]], captured: float | None) -> ScoreTable:
-    """Dice by clicks, a row for each way to place them."""
-    count = max(len(found["dice"]) for found in curves.values())
-    columns = ["Dice after click", *(str(n + 1) for n in range(count)), "gain", "from", "to", "lost", "clicks"]
-    rows = [[name, *f["dice"], *f["gain"], f["lost"], f["clicks"]] for name, f in curves.items()]
-    targets = next(iter(curves.values()))["targets"]
-    note = f"{targets} targets, the first click is the oracle's. Gain over it with its 95 % interval. "
-    note += f"Lost: share of targets that end more than {LOST} lower. Clicks: those after the first."
-    if captured is not None:
-        note += f" The agent captures {captured:.0%} of what the oracle, which sees the truth, gains."
-    return ScoreTable(columns, rows, note)
+def _holds_model(path: Path) -> bool:
+    """Whether a folder is a run or a model folder, not one of masks."""
+    return any((folder / "model.safetensors").is_file() for folder in (path, path / "model"))
 
 
 def load_agent(model: Model) -> ClickPredictor:

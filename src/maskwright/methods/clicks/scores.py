@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from maskwright.data.dataset import Dataset
 from maskwright.engine.metrics import paired_bootstrap
+from maskwright.engine.scoring import ScoreTable
 from maskwright.methods.clicks.agent import ClickAgent, ClickRules
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import SLOTS, ClickState, canvas_dice, first_click, start
@@ -82,19 +85,79 @@ def curve(
     """
     rules = rules or agent.rules
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    parts = []
     for rows in torch.arange(len(bank), device=bank.device).split(batch):
         state = begin(rows) if begin else first_answers(agent, bank, rows, rules.clicks)
-        done = agent.refine(bank, state, rules, generator)
-        dice = torch.stack([canvas_dice(bank, rows, each.logits) for each in done.states], 1)
-        found.append((dice, done.clicks, done.kept, done.quality))
+        refinement = agent.refine(bank, state, rules, generator)
+        dice = torch.stack([canvas_dice(bank, rows, each.logits) for each in refinement.states], 1)
+        parts.append((dice, refinement.clicks, refinement.kept, refinement.quality))
         if progress:
             progress(int(rows[-1]) + 1, len(bank))
-    dice, clicks, kept, guessed = (torch.cat(column).cpu().numpy() for column in zip(*found))
+    dice, clicks, kept, guessed = (torch.cat(column).cpu().numpy() for column in zip(*parts))
     return Curve(dice.astype(np.float64), clicks, kept, guessed.astype(np.float64))
+
+
+def curves_by_rules(
+    agent: ClickAgent,
+    dataset: Dataset,
+    rules: Mapping[str, ClickRules],
+    *,
+    memory: int,
+    batch: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, Curve], list[str]]:
+    """The curves of several ways to act, on all targets of a dataset.
+
+    Args:
+        dataset: images with masks.
+        rules: how the agent acts, by name.
+        memory: bytes of images, embeddings and masks that are held at a time.
+        batch: targets at a time.
+        progress: called as ``progress(done, total)`` in images; one counts as done by the share of its rules that are.
+
+    Returns:
+        The curves by name of the rules, and the names of the targets.
+    """
+    parts: dict[str, list[Curve]] = {name: [] for name in rules}
+    targets: list[str] = []
+    images = 0
+    for bank in Bank.parts(agent.sam, dataset, memory=memory):
+        for number, (name, each) in enumerate(rules.items()):
+            # Targets of this part by one of the rules → images.
+            first, share = images + len(bank.pixels) * number / len(rules), len(bank.pixels) / len(rules) / len(bank)
+            advance = partial(_advance, progress, len(dataset), first, share)
+            parts[name].append(curve(agent, bank, each, batch=batch, progress=advance))
+        targets += bank.names
+        images += len(bank.pixels)
+    return {name: Curve.cat(each) for name, each in parts.items()}, targets
+
+
+def _advance(
+    progress: Callable[[int, int], None] | None, total: int, first: float, share: float, done: int, _: int
+) -> None:
+    if progress:
+        progress(round(first + share * done), total)
 
 
 def head_room(agent: Curve, oracle: Curve) -> float | None:
     """(agent - first answer) / (oracle - first answer) of the mean Dice after the last click; None without head-room."""
     first, best = float(oracle.dice[:, 0].mean()), float(oracle.dice[:, -1].mean())
     return None if best - first < 1e-6 else (float(agent.dice[:, -1].mean()) - first) / (best - first)
+
+
+def curve_table(curves: Mapping[str, Mapping[str, Any]], captured: float | None) -> ScoreTable:
+    """Dice by clicks, a row for each way to place them.
+
+    Args:
+        curves: what ``Curve.summary`` gives, by name.
+        captured: what ``head_room`` gives.
+    """
+    count = max(len(each["dice"]) for each in curves.values())
+    columns = ["Dice after click", *(str(n + 1) for n in range(count)), "gain", "from", "to", "lost", "clicks"]
+    rows = [[name, *each["dice"], *each["gain"], each["lost"], each["clicks"]] for name, each in curves.items()]
+    targets = next(iter(curves.values()))["targets"]
+    note = f"{targets} targets, the first click is the oracle's. Gain over it with its 95 % interval. "
+    note += f"Lost: share of targets that end more than {LOST} lower. Clicks: those after the first."
+    if captured is not None:
+        note += f" The agent captures {captured:.0%} of what the oracle, which sees the truth, gains."
+    return ScoreTable(columns, rows, note)

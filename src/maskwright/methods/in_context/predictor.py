@@ -21,6 +21,7 @@ from maskwright.engine.devices import find_device
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction
 from maskwright.engine.state import seeded
+from maskwright.errors import MaskwrightError
 from maskwright.methods.in_context import pseudo
 from maskwright.methods.in_context.answerer import Answerer
 from maskwright.methods.in_context.report import write_report
@@ -184,6 +185,14 @@ class InContextPredictor(SegmenterPredictor):
         super().to(device)
         self.context.to(find_device(device))
         return self
+
+    def with_defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        if options.get("flip"):
+            raise MaskwrightError("--flip: in context images are not looked at in the mirror; leave out one of the two")
+        return super().with_defaults(options)
+
+    def scores_ending(self, options: Mapping[str, Any]) -> str:
+        return "-in-context"
 
     def finish(self, canvases: Sequence[Canvas], **options: Any) -> Iterator[InContextPrediction]:
         logits, evidence = self.answer(np.stack([canvas.pixels for canvas in canvases]))

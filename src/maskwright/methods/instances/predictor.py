@@ -11,16 +11,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from maskwright.data.check import require_clean
+from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix
 from maskwright.data.images import write_atomic
 from maskwright.data.instances import is_labelled, read_ids
-from maskwright.data.labels import Dataset
 from maskwright.data.pictures import overlay_instances
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor
-from maskwright.engine.scoring import ScoreTable, refuse_unsuited, scored
-from maskwright.errors import DataError
+from maskwright.engine.scoring import ScoreTable
+from maskwright.errors import WeightsError
 from maskwright.methods.instances import coco
 from maskwright.methods.instances.coco import Detection
 from maskwright.methods.instances.detections import detect, squashed
@@ -47,8 +46,8 @@ class InstancePrediction(Prediction):
     @property
     def shares(self) -> dict[str, float]:
         """The share 0..1 of the image that each category's objects cover."""
-        known = np.array([0, *(one.category for one in self.objects)])
-        counts = np.bincount(known[self.mask].reshape(-1), minlength=len(self.categories))
+        category_of = np.array([0, *(one.category for one in self.objects)])
+        counts = np.bincount(category_of[self.mask].reshape(-1), minlength=len(self.categories))
         return {name: float(n) / self.mask.size for name, n in zip(self.categories, counts) if n}
 
     def record(self) -> dict[str, Any]:
@@ -84,12 +83,13 @@ class InstancePredictor(Predictor):
 
     def finish(self, canvases: Sequence[Canvas], *, threshold: float = 0.5) -> Iterator[Prediction]:
         if self.crop:
-            found = (detect(self.network, one.pixels, self.crop, len(canvases)) for one in canvases)
+            per_image = (detect(self.network, one.pixels, self.crop, len(canvases)) for one in canvases)
         else:
             sizes = [one.size for one in canvases]
             matrices = [resize_matrix(size, self.size) for size in sizes]
-            found = iter(squashed(self.network, np.stack([one.pixels for one in canvases]), matrices, sizes))
-        for canvas, detections in zip(canvases, found, strict=True):
+            pixels = np.stack([one.pixels for one in canvases])
+            per_image = iter(squashed(self.network, pixels, matrices, sizes))
+        for canvas, detections in zip(canvases, per_image, strict=True):
             yield self._prediction(canvas, detections, threshold)
 
     def _prediction(self, canvas: Canvas, detections: Sequence[Detection], threshold: float) -> InstancePrediction:
@@ -100,41 +100,32 @@ class InstancePredictor(Predictor):
         mask = draw_ids(objects, canvas.size)
         return InstancePrediction(canvas.id, canvas.image, mask, self.categories, best, objects, tuple(detections))
 
-    def evaluate(
-        self,
-        dataset: Dataset,
-        split: str = "test",
-        *,
-        batch: int = 8,
-        progress: Callable[[int, int], None] | None = None,
-        **options: Any,
-    ) -> dict[str, Any]:
-        """COCO's scores of one split whose images have instance masks; see :func:`maskwright.engine.coco.scores`.
-
-        Raises:
-            DataError: no such split, images without an instance mask, other categories, or unreadable files; all at once.
-        """
-        refuse_unsuited(self, dataset, split)
+    def score_problems(self, dataset: Dataset, split: str) -> list[str]:
         part = dataset.split(split)
-        semantic = [s.id for s in part if not is_labelled(s)]
-        if semantic:
-            what = f"{len(semantic)} images of split {split!r} have semantic masks ({', '.join(semantic[:3])} ...)"
-            raise DataError([f"{what}, which do not tell objects apart; give masks of instance ids"], dataset.source)
-        require_clean(part, training=False)
-        order = [dataset.categories.index(name) for name in self.categories]
+        semantic = [sample.id for sample in part if sample.labels.mask is not None and not is_labelled(sample)]
+        listed = ", ".join(semantic[:3]) + (" ..." if len(semantic) > 3 else "")
+        what = f"{len(semantic)} images of split {split!r} have semantic masks ({listed})"
+        problems = [f"{what}, which do not tell objects apart; give masks of instance ids"] if semantic else []
+        return super().score_problems(dataset, split) + problems
+
+    def score(
+        self, part: Dataset, *, batch: int, progress: Callable[[int, int], None] | None, **options: Any
+    ) -> dict[str, Any]:
+        """COCO's scores, see :func:`maskwright.methods.instances.coco.scores`."""
+        order = [part.categories.index(name) for name in self.categories]
         truths: list[list[Detection]] = []
-        found: list[list[Detection]] = []
+        detections: list[list[Detection]] = []
         sizes: list[Size] = []
-        predictions = self.predict((dataset.image_path(sample) for sample in part), batch=batch, **options)
+        predictions = self.predict((part.image_path(sample) for sample in part), batch=batch, **options)
         for number, (sample, prediction) in enumerate(zip(part, predictions, strict=True), start=1):
             assert isinstance(prediction, InstancePrediction)
-            ids, categories = read_ids(dataset, sample)
+            ids, categories = read_ids(part, sample)
             truths.append(coco.of_ids(ids, [order.index(int(c)) for c in categories]))
-            found.append(list(prediction.detections))
+            detections.append(list(prediction.detections))
             sizes.append((ids.shape[1], ids.shape[0]))
             if progress:
                 progress(number, len(part))
-        return scored(self, dataset, split) | coco.scores(truths, found, sizes, self.categories)
+        return coco.scores(truths, detections, sizes, self.categories)
 
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
         names = ("ap", "ap50", "ap75", "box_ap", "objects")
@@ -174,7 +165,7 @@ def load_instances(model: Model) -> InstancePredictor:
     try:
         segmenter = build(model.config["segmenter"], len(model.categories), model.size)
         crop = model.config["crop"]
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, WeightsError) as error:
         raise model.misfit("segmenter", error) from error
     model.fill(segmenter)
     return InstancePredictor(segmenter, model, crop)

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.engine.model import Model
 from maskwright.engine.predictor import Canvas, Prediction, Predictor
 from maskwright.engine.scoring import ScoreTable
+from maskwright.errors import WeightsError
 from maskwright.methods.semantic.scores import semantic_scores, semantic_table
 from maskwright.nets.segmenter import Segmenter, build
 
@@ -44,20 +45,13 @@ class SegmenterPredictor(Predictor):
             logits = (logits + self.network(images.flip(-1)).float().flip(-1)) / 2
         return logits
 
-    def evaluate(
-        self,
-        dataset: Dataset,
-        split: str = "test",
-        *,
-        batch: int = 8,
-        progress: Callable[[int, int], None] | None = None,
-        **options: Any,
+    def score(
+        self, part: Dataset, *, batch: int, progress: Callable[[int, int], None] | None, **options: Any
     ) -> dict[str, Any]:
-        """Score the masks of one split; see :func:`maskwright.methods.semantic.scores.semantic_scores`."""
-        return semantic_scores(self, dataset, split, batch=batch, progress=progress, **options)
+        """Dice and IoU, see :func:`maskwright.methods.semantic.scores.semantic_scores`."""
+        return semantic_scores(self, part, batch=batch, progress=progress, **options)
 
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
-        """What :meth:`evaluate` gave, to be printed."""
         return semantic_table(scores)
 
 
@@ -65,7 +59,7 @@ def load_segmenter(model: Model) -> SegmenterPredictor:
     """The predictor of a model folder with a semantic segmenter. Raises WeightsError where it does not fit."""
     try:
         segmenter = build(model.config["segmenter"], len(model.categories), model.size)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, WeightsError) as error:
         raise model.misfit("segmenter", error) from error
     model.fill(segmenter)
     return SegmenterPredictor(segmenter, model)

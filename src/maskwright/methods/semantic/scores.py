@@ -7,52 +7,45 @@ from typing import Any
 
 import numpy as np
 
-from maskwright.data.check import require_clean
-from maskwright.data.labels import Dataset
+from maskwright.data.dataset import Dataset
 from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.predictor import Predictor
-from maskwright.engine.scoring import ScoreTable, refuse_unsuited, scored, true_mask
+from maskwright.engine.scoring import ScoreTable, true_mask
 
 
 def semantic_scores(
     predictor: Predictor,
-    dataset: Dataset,
-    split: str,
+    part: Dataset,
     *,
     batch: int,
     progress: Callable[[int, int], None] | None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Score semantic masks on one split, at the images' own resolution.
+    """Score category masks of images at the images' own resolution.
 
     Instance masks count by their categories. 255 counts nowhere.
 
     Args:
         predictor: gives category ids.
-        dataset: with the same categories as the model, in any order; every image of the split has a mask.
-        split: its name.
+        part: images with masks, and with the same categories as the model, in any order.
         batch, options: see ``Predictor.predict``.
         progress: called as ``progress(done, total)`` after each image.
 
     Returns:
-        What :meth:`maskwright.engine.metrics.SegmentationMetrics.compute` gives, and ``model`` (its signature),
-        ``dataset`` and ``split``.
+        What :meth:`maskwright.engine.metrics.SegmentationMetrics.compute` gives.
 
     Raises:
-        DataError: no such split, images without a mask, other categories, or files that cannot be read; all at once.
+        DataError: a file cannot be read.
     """
-    refuse_unsuited(predictor, dataset, split)
-    part = dataset.split(split)
-    require_clean(part, training=False)
     # Ids of the model's categories as the dataset counts them.
-    order = np.array([dataset.categories.index(name) for name in predictor.categories], np.uint8)
-    metrics = SegmentationMetrics(dataset.categories)
-    predictions = predictor.predict((dataset.image_path(sample) for sample in part), batch=batch, **options)
+    order = np.array([part.categories.index(name) for name in predictor.categories], np.uint8)
+    metrics = SegmentationMetrics(part.categories)
+    predictions = predictor.predict((part.image_path(sample) for sample in part), batch=batch, **options)
     for number, (sample, prediction) in enumerate(zip(part, predictions, strict=True), start=1):
-        metrics.update(order[prediction.mask], true_mask(dataset, sample), sample.id)
+        metrics.update(order[prediction.mask], true_mask(part, sample), sample.id)
         if progress:
             progress(number, len(part))
-    return scored(predictor, dataset, split) | metrics.compute()
+    return metrics.compute()
 
 
 def semantic_table(scores: Mapping[str, Any]) -> ScoreTable:

@@ -1,4 +1,4 @@
-"""What a SAM can do without any training, on a dataset with masks: boxes, clicks, and references in context."""
+"""A SAM as it comes: its answers to boxes, clicks and references on a dataset with masks, beside trivial ones."""
 
 from maskwright.methods.zero_shot.scores import evaluate_sam
 

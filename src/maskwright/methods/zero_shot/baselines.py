@@ -1,4 +1,7 @@
-"""Answers in context that need no decoder, which a SAM has to beat: the best single threshold. Shapes of boxes: ``engine.shapes``."""
+"""IoU, and the trivial answer that a SAM in context has to beat: similar features above one threshold, without a decoder.
+
+The trivial answers to a box are shapes, see ``data.shapes``.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ _STEPS = 1000
 # Thresholds for each unit of similarity.
 
 
-def iou(answers: Tensor, truths: Tensor, known: Tensor) -> Tensor:
-    """Intersection over union of masks ``(N, S, S)`` bool on the pixels that are ``known``: ``(N,)`` float32.
+def iou(answers: Tensor, truths: Tensor, valid: Tensor) -> Tensor:
+    """Intersection over union of masks ``(N, S, S)`` bool on the pixels that are ``valid``, not to be ignored: ``(N,)`` float32.
 
     1 where neither holds a pixel.
     """
-    both = (answers & truths & known).flatten(1).sum(1)
-    either = ((answers | truths) & known).flatten(1).sum(1)
+    both = (answers & truths & valid).flatten(1).sum(1)
+    either = ((answers | truths) & valid).flatten(1).sum(1)
     return torch.where(either > 0, both / either.clamp(min=1), 1.0)
 
 
@@ -46,15 +49,15 @@ class ThresholdScan:
         self._total = torch.zeros(2 * _STEPS + 1, dtype=torch.float64)
         self._images = 0
 
-    def update(self, maps: Tensor, truths: Tensor, known: Tensor) -> None:
-        """Add maps ``(Q, S, S)`` in -1..1 with their truths and known pixels, bool."""
+    def update(self, maps: Tensor, truths: Tensor, valid: Tensor) -> None:
+        """Add maps ``(Q, S, S)`` in -1..1 with their truths and valid pixels, bool."""
         count, bins = len(maps), len(self._total)
         # The bin of a value is that of the largest threshold it reaches.
         reached = ((maps + 1) * _STEPS).floor().long().clamp(0, bins - 1)
         key = (torch.arange(count, device=maps.device)[:, None, None] * 2 + truths) * bins + reached
-        counts = torch.bincount(key[known], minlength=2 * count * bins).view(count, 2, bins)
-        chosen = counts.cpu().flip(-1).cumsum(-1).flip(-1).double()
-        outside, inside = chosen[:, 0], chosen[:, 1]
+        counts = torch.bincount(key[valid], minlength=2 * count * bins).view(count, 2, bins)
+        above = counts.cpu().flip(-1).cumsum(-1).flip(-1).double()
+        outside, inside = above[:, 0], above[:, 1]
         self._total += (inside / (outside + inside[:, :1]).clamp(min=1)).sum(0)
         self._images += count
 

@@ -1,4 +1,4 @@
-"""Segmentation in context: what of a category SAM finds in an image after it was shown other images with their masks."""
+"""A SAM's answers in context: what of a category it finds in an image after it was shown other images with their masks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskwright.data.labels import IGNORE, Dataset, Sample
+from maskwright.data.dataset import Dataset
+from maskwright.data.geometry import on_canvas
+from maskwright.data.labels import IGNORE, Sample
 from maskwright.methods.zero_shot.baselines import ThresholdScan, iou, prototypes, similarity
 from maskwright.methods.zero_shot.objects import (
-    Picked,
+    ImageTargets,
     View,
     draw_pools,
     draw_references,
@@ -20,7 +22,6 @@ from maskwright.methods.zero_shot.objects import (
     read_view,
     reference_split,
 )
-from maskwright.methods.zero_shot.prompted import on_canvas
 from maskwright.sam.sam import Embedding, Memory, Sam
 
 SHOTS = (1, 5)
@@ -30,11 +31,11 @@ POOL = 20
 """Images of a category, at most, that its references are drawn from."""
 
 
-class InContextEvaluation:
-    """Remembers the references, answers the queries, and keeps one row for each query.
+class ContextQueries:
+    """Asks a SAM for categories in context: remembers the references, puts the queries, and keeps one row for each of them.
 
     Args:
-        picked: the images that are asked; their categories are the queries.
+        targets: the images; their categories are the queries.
         split: of these images.
 
     Attributes:
@@ -42,11 +43,11 @@ class InContextEvaluation:
         per_query: rows of plain numbers and texts.
     """
 
-    def __init__(self, sam: Sam, dataset: Dataset, split: str, picked: Sequence[Picked], seed: int) -> None:
+    def __init__(self, sam: Sam, dataset: Dataset, split: str, targets: Sequence[ImageTargets], seed: int) -> None:
         self.sam, self.dataset, self.seed = sam, dataset, seed
         self.split = reference_split(dataset, split)
         self.pools = draw_pools(
-            dataset, picked, self.split, size=sam.size, smallest=max(SHOTS), largest=POOL, seed=seed
+            dataset, targets, self.split, size=sam.size, smallest=max(SHOTS), largest=POOL, seed=seed
         )
         self.samples = list({sample.id: sample for pool in self.pools.values() for sample in pool}.values())
         self.per_query: list[dict[str, Any]] = []
@@ -55,7 +56,7 @@ class InContextEvaluation:
         for category, pool in self.pools.items():
             for sample in pool:
                 self._categories[sample.id].append(category)
-        self._queried = {item.sample.id for item in picked}
+        self._queried = {item.sample.id for item in targets}
         self._entries: dict[tuple[str, int], int] = {}
         self._memories: list[Memory] = []
         self._prototypes: list[Tensor] = []
@@ -82,44 +83,46 @@ class InContextEvaluation:
     def encode(self, samples: Sequence[Sample], views: Sequence[View]) -> Embedding:
         """Embeddings of images; one that was encoded as a reference is not encoded again."""
         fresh = [row for row, sample in enumerate(samples) if sample.id not in self._encoded]
-        there = [row for row, sample in enumerate(samples) if sample.id in self._encoded]
-        parts = [self._encoded[samples[row].id] for row in there]
+        again = [row for row, sample in enumerate(samples) if sample.id in self._encoded]
+        parts = [self._encoded[samples[row].id] for row in again]
         if fresh:
             pixels = torch.from_numpy(np.stack([views[row].image for row in fresh])).to(self.sam.device)
             parts.append(self.sam.encode(pixels.permute(0, 3, 1, 2).to(self.sam.dtype) / 255))
-        return Embedding.cat(parts)[torch.tensor(there + fresh, device=self.sam.device).argsort()]
+        return Embedding.cat(parts)[torch.tensor(again + fresh, device=self.sam.device).argsort()]
 
-    def ask(self, items: Sequence[Picked], views: Sequence[View], embedding: Embedding) -> None:
+    def ask(self, items: Sequence[ImageTargets], views: Sequence[View], embedding: Embedding) -> None:
         """Look for the categories of some images, with every number of references."""
         queries = [
             (row, category, draw_references(item, category, self.pools[category], max(SHOTS), self.seed))
             for row, item in enumerate(items)
             for category in item.categories
         ]
-        asked = [query for query in queries if query[2] and (views[query[0]].categories == query[1]).any()]
-        self.unanswered += len(queries) - len(asked)
-        if not asked:
+        count = len(queries)
+        # A small canvas may have no pixel of a category.
+        queries = [query for query in queries if query[2] and (views[query[0]].categories == query[1]).any()]
+        self.unanswered += count - len(queries)
+        if not queries:
             return
-        truths = on_device([views[row].categories == category for row, category, _ in asked], self.sam.device)
-        known = on_device([views[row].categories != IGNORE for row, _, _ in asked], self.sam.device)
-        embedding = embedding[torch.tensor([row for row, _, _ in asked], device=self.sam.device)]
-        memory, means = self._recollect([[(sample.id, c) for sample in drawn] for _, c, drawn in asked])
-        found: dict[str, list[float]] = {}
+        truths = on_device([views[row].categories == category for row, category, _ in queries], self.sam.device)
+        valid = on_device([views[row].categories != IGNORE for row, _, _ in queries], self.sam.device)
+        embedding = embedding[torch.tensor([row for row, _, _ in queries], device=self.sam.device)]
+        memory, means = self._recollect([[(sample.id, c) for sample in references] for _, c, references in queries])
+        ious: dict[str, list[float]] = {}
         for shots in SHOTS:
             answers = self.sam.decode(self.sam.recall(embedding, memory[:, :shots])).best
-            found[str(shots)] = iou(on_canvas(answers, self.sam.size), truths, known).tolist()
+            ious[str(shots)] = iou(on_canvas(answers[:, 0], self.sam.size), truths, valid).tolist()
             maps = similarity(embedding.low, means[:, :shots], self.sam.size)
-            self._scans[shots].update(maps, truths, known)
-        everywhere = iou(known, truths, known).tolist()
+            self._scans[shots].update(maps, truths, valid)
+        everywhere = iou(valid, truths, valid).tolist()
         self.per_query += [
             {
                 "image": items[row].sample.id,
                 "category": self.dataset.categories[category],
-                "references": [sample.id for sample in drawn],
-                "iou": {shots: values[n] for shots, values in found.items()},
+                "references": [sample.id for sample in references],
+                "iou": {shots: values[n] for shots, values in ious.items()},
                 "all_foreground": everywhere[n],
             }
-            for n, (row, category, drawn) in enumerate(asked)
+            for n, (row, category, references) in enumerate(queries)
         ]
 
     def _recollect(self, wanted: list[list[tuple[str, int]]]) -> tuple[Memory, Tensor]:

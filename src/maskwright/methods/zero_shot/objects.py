@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskwright.data.check import require_clean
-from maskwright.data.formats.folders import semantic_of
-from maskwright.data.geometry import resize_matrix, warp_image, warp_mask
-from maskwright.data.images import read_image, read_mask
-from maskwright.data.labels import IGNORE, Dataset, Sample
+from maskwright.data.dataset import Dataset
+from maskwright.data.geometry import resize_matrix, squash, warp_mask
+from maskwright.data.images import read_image
+from maskwright.data.labels import IGNORE, Sample
+from maskwright.data.masks import label_values
 from maskwright.errors import DataError
 
 MIN_SHARE = 2.5e-4
@@ -25,13 +26,13 @@ MIN_SHARE = 2.5e-4
 
 _IMAGES, _OBJECTS, _CATEGORIES, _POOL, _REFERENCES = range(5)
 # Streams of random numbers that must not share draws.
-_LOOKED_AT = 500
+_MOST_MASKS = 500
 # Masks that are read at most while looking for references.
 
 
 @dataclass(frozen=True, slots=True)
-class Picked:
-    """What is asked of one image.
+class ImageTargets:
+    """What a SAM is asked for in one image.
 
     Attributes:
         sample: the image.
@@ -61,7 +62,7 @@ class View:
     categories: NDArray[np.uint8]
 
 
-def pick(dataset: Dataset, split: str, *, limit: int, objects: int, seed: int) -> list[Picked]:
+def draw_targets(dataset: Dataset, split: str, *, limit: int, objects: int, seed: int) -> list[ImageTargets]:
     """Draw images of a split, and objects in them. What is drawn of an image depends on the seed and its place alone.
 
     Args:
@@ -83,20 +84,18 @@ def pick(dataset: Dataset, split: str, *, limit: int, objects: int, seed: int) -
             [f"none of the {len(part)} images of split {split!r} has a mask to score against; name another split"],
             where,
         )
-    chosen = sorted(np.random.default_rng([seed, _IMAGES]).permutation(places)[:limit].tolist())
-    require_clean(part.with_samples([part[place] for place in chosen]), training=False)
-    picked = [_pick(dataset, part[place], place, objects, seed) for place in chosen]
-    if not any(item.objects for item in picked):
+    at = sorted(np.random.default_rng([seed, _IMAGES]).permutation(places)[:limit].tolist())
+    require_clean(part.with_samples([part[place] for place in at]), training=False)
+    targets = [_draw(dataset, part[place], place, objects, seed) for place in at]
+    if not any(item.objects for item in targets):
         remedy = f"show no object of at least {MIN_SHARE:.3%} of the image; name another split or raise --limit"
-        raise DataError([f"the masks of {len(picked)} images of split {split!r} {remedy}"], where)
-    return picked
+        raise DataError([f"the masks of {len(targets)} images of split {split!r} {remedy}"], where)
+    return targets
 
 
 def read_view(dataset: Dataset, sample: Sample, size: int) -> View:
     """An image with its mask, squashed to the canvas without augmentation. Raises DataError."""
-    pixels = read_image(dataset.image_path(sample))
-    height, width = pixels.shape[:2]
-    image = warp_image(pixels, resize_matrix((width, height), size), size)[0]
+    image = squash(read_image(dataset.image_path(sample)), size)
     return View(image, *_read_labels(dataset, sample, size))
 
 
@@ -106,7 +105,7 @@ def reference_split(dataset: Dataset, split: str) -> str:
 
 
 def draw_pools(
-    dataset: Dataset, picked: Sequence[Picked], split: str, *, size: int, smallest: int, largest: int, seed: int
+    dataset: Dataset, targets: Sequence[ImageTargets], split: str, *, size: int, smallest: int, largest: int, seed: int
 ) -> dict[int, list[Sample]]:
     """For each category that is looked for, images of ``split`` that may show it as a reference.
 
@@ -121,11 +120,11 @@ def draw_pools(
     Raises:
         DataError: a mask cannot be read.
     """
-    queries = [category for item in picked for category in item.categories]
+    queries = [category for item in targets for category in item.categories]
     wanted = {category: min(max(queries.count(category), smallest), largest) for category in sorted(set(queries))}
     pools: dict[int, list[Sample]] = {category: [] for category in wanted}
     candidates = [sample for sample in dataset.split(split) if sample.labels.mask is not None]
-    for place in np.random.default_rng([seed, _POOL]).permutation(len(candidates))[:_LOOKED_AT]:
+    for place in np.random.default_rng([seed, _POOL]).permutation(len(candidates))[:_MOST_MASKS]:
         open_pools = [category for category in wanted if len(pools[category]) < wanted[category]]
         if not open_pools:
             break
@@ -136,7 +135,7 @@ def draw_pools(
     return pools
 
 
-def draw_references(item: Picked, category: int, pool: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+def draw_references(item: ImageTargets, category: int, pool: Sequence[Sample], count: int, seed: int) -> list[Sample]:
     """``count`` references of one query, never its own image; where there are fewer they come again. May be empty."""
     others = [sample for sample in pool if sample.id != item.sample.id]
     order = np.random.default_rng([seed, _REFERENCES, item.position, category]).permutation(len(others))
@@ -148,30 +147,18 @@ def on_device(masks: Sequence[NDArray[np.bool_]], device: torch.device) -> Tenso
     return torch.from_numpy(np.stack(masks)).to(device)
 
 
-def _pick(dataset: Dataset, sample: Sample, position: int, objects: int, seed: int) -> Picked:
-    ids, categories = _label_values(dataset, sample)
-    drawn = []
+def _draw(dataset: Dataset, sample: Sample, position: int, objects: int, seed: int) -> ImageTargets:
+    ids, categories = label_values(dataset, sample)
+    draws = []
     for stream, values in ((_OBJECTS, ids), (_CATEGORIES, categories)):
-        known = values[(categories != IGNORE) & (values > 0)]
-        found, counts = np.unique(known, return_counts=True)
-        found = found[counts >= MIN_SHARE * values.size]
-        order = np.random.default_rng([seed, stream, position]).permutation(len(found))[:objects]
-        drawn.append(tuple(sorted(found[order].tolist())))
-    return Picked(sample, position, *drawn)
-
-
-def _label_values(dataset: Dataset, sample: Sample) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
-    """A mask's ids, and its category ids with 255 = ignore; the same array where the mask is semantic."""
-    mask, path = sample.labels.mask, dataset.mask_path(sample)
-    if mask is None or path is None:
-        raise ValueError(f"sample {sample.id!r} has no mask")
-    values = read_mask(path)
-    if mask.kind == "semantic":
-        return values, values.astype(np.uint8)
-    return values, semantic_of(values, mask)
+        ids_there, counts = np.unique(values[(categories != IGNORE) & (values > 0)], return_counts=True)
+        large = ids_there[counts >= MIN_SHARE * values.size]
+        order = np.random.default_rng([seed, stream, position]).permutation(len(large))[:objects]
+        draws.append(tuple(sorted(large[order].tolist())))
+    return ImageTargets(sample, position, *draws)
 
 
 def _read_labels(dataset: Dataset, sample: Sample, size: int) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
-    ids, categories = _label_values(dataset, sample)
+    ids, categories = label_values(dataset, sample)
     matrix = resize_matrix((ids.shape[1], ids.shape[0]), size)
     return warp_mask(ids, matrix, size, fill=0), warp_mask(categories, matrix, size)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.images import image_size
-from maskwright.data.labels import Box, Dataset, Point
+from maskwright.data.labels import Box, Point
 from maskwright.data.pictures import draw_labels, overlay, thumbnail_mask
 from maskwright.engine.report import Picture, Report
-from maskwright.methods.zero_shot.objects import read_view
-
-if TYPE_CHECKING:
-    from maskwright.methods.zero_shot.scores import ObjectAnswers
-
-COLUMNS = ("", "mean IoU", "error of the predicted IoU")
+from maskwright.engine.scoring import ScoreTable
+from maskwright.methods.zero_shot.objects import ImageTargets, read_view
 
 _COLOURS = np.array([(0, 0, 0), (86, 180, 233), (240, 228, 66)], np.uint8)
 # Background and "off", SAM's answer and the prompt, the truth.
@@ -26,16 +24,38 @@ _SIDE = 320
 # Longer side of a picture.
 
 
-def title(scores: dict[str, Any]) -> str:
-    """What was measured: model, canvas, split, images and objects."""
-    return (
+@dataclass(frozen=True)
+class ObjectAnswer:
+    """What was asked about one object and what came back, for pictures.
+
+    Attributes:
+        image: which one it lies in.
+        object: id in its mask.
+        box: ``(4,)`` on the canvas.
+        points, labels: ``(T, 2)`` and ``(T,)``, the clicks; label -1 = no click.
+        by_box, by_clicks: the answers ``(S, S)``, packed by ``np.packbits`` along the rows.
+    """
+
+    image: ImageTargets
+    object: int
+    box: np.ndarray
+    points: np.ndarray
+    labels: np.ndarray
+    by_box: np.ndarray
+    by_clicks: np.ndarray
+
+
+def score_table(scores: dict[str, Any]) -> ScoreTable:
+    """What ``evaluate_sam`` returns, to be printed; the error is None where nothing predicted an IoU."""
+    columns = ("", "mean IoU", "error of the predicted IoU")
+    title = (
         f"{scores['sam']} at {scores['size']} pixels on {scores['split']} of {scores['dataset']}: "
         f"{_count(scores['objects'], 'object')} in {_count(scores['images'], 'image')}"
     )
+    return ScoreTable(columns, _rows(scores), "\n".join(_explanation(scores)), title)
 
 
-def table(scores: dict[str, Any]) -> list[list[Any]]:
-    """Rows for ``COLUMNS``; the error is None where nothing predicted an IoU."""
+def _rows(scores: dict[str, Any]) -> list[list[Any]]:
     trivial = scores["trivial"]
     rows: list[list[Any]] = [["exact box", scores["box"]["iou"], scores["box"]["iou_error"]]]
     rows += [
@@ -60,7 +80,7 @@ def table(scores: dict[str, Any]) -> list[list[Any]]:
     return rows
 
 
-def explanation(scores: dict[str, Any]) -> list[str]:
+def _explanation(scores: dict[str, Any]) -> list[str]:
     """How to read the table, and what was left out: one sentence each."""
     context = scores["in_context"]
     lines = [f"An object is {scores['object']}."]
@@ -77,7 +97,7 @@ def explanation(scores: dict[str, Any]) -> list[str]:
 
 
 def write_report(
-    path: str | Path, scores: dict[str, Any], dataset: Dataset, answers: Sequence[ObjectAnswers], size: int
+    path: str | Path, scores: dict[str, Any], dataset: Dataset, answers: Sequence[ObjectAnswer], size: int
 ) -> Path:
     """Write the page.
 
@@ -89,8 +109,9 @@ def write_report(
     Raises:
         DataError: an image cannot be read any more, or the page cannot be written.
     """
-    page = Report("What a SAM does without training", title(scores))
-    page.table("Mean IoU", COLUMNS, table(scores), note=" ".join(explanation(scores)))
+    table = score_table(scores)
+    page = Report("What a SAM does without training", table.title)
+    page.table("Mean IoU", table.columns, table.rows, note=table.note.replace("\n", " "))
     steps = np.arange(1, len(scores["clicks"]) + 1)
     series = {
         "clicks": (steps, [clicked["iou"] for clicked in scores["clicks"]]),
@@ -117,32 +138,32 @@ def _ranked(values: Sequence[float], each: int = 3) -> list[tuple[str, int]]:
     order = np.argsort(values, kind="stable").tolist()
     middle = max(0, (len(order) - each) // 2)
     groups = {"worst": order[:each], "median": order[middle : middle + each], "best": order[::-1][:each]}
-    found: dict[int, str] = {}
+    ranks: dict[int, str] = {}
     for rank, places in groups.items():
         for place in places:
-            found.setdefault(place, rank)
-    return [(rank, place) for place, rank in found.items()]
+            ranks.setdefault(place, rank)
+    return [(rank, place) for place, rank in ranks.items()]
 
 
-def _picture(dataset: Dataset, answer: ObjectAnswers, size: int, caption: str, value: float, by_box: bool) -> Picture:
+def _picture(dataset: Dataset, answer: ObjectAnswer, size: int, caption: str, value: float, by_box: bool) -> Picture:
     """The part of the image around the object and its prompts, in the image's own proportions."""
-    view = read_view(dataset, answer.picked.sample, size)
+    view = read_view(dataset, answer.image.sample, size)
     mask = np.unpackbits(answer.by_box if by_box else answer.by_clicks, axis=-1, count=size)
     truth = (view.ids == answer.object) * np.uint8(2)
-    given = np.zeros(0, np.int64) if by_box else np.flatnonzero(answer.labels >= 0)
-    clicks = answer.points[given].tolist()
+    prompts = np.zeros(0, np.int64) if by_box else np.flatnonzero(answer.labels >= 0)
+    clicks = answer.points[prompts].tolist()
     left, top, side = _window([answer.box[:2].tolist(), answer.box[2:].tolist(), *clicks], size)
-    width, height = image_size(dataset.image_path(answer.picked.sample))
+    width, height = image_size(dataset.image_path(answer.image.sample))
     scaled = [max(1, round(_SIDE * length / max(width, height))) for length in (width, height)]
-    shown = scaled[0], scaled[1]
+    size_of_picture = scaled[0], scaled[1]
     image, mask, truth = (part[top : top + side, left : left + side] for part in (view.image, mask, truth))
-    drawn = np.asarray(Image.fromarray(image).resize(shown, Image.Resampling.BILINEAR))
-    drawn = overlay(drawn, thumbnail_mask(mask, shown), _COLOURS, outline=False)
-    drawn = overlay(drawn, thumbnail_mask(truth, shown), _COLOURS, alpha=0.0)
-    offset, scale = np.array([left, top]), np.array(shown) / side
+    drawn = np.asarray(Image.fromarray(image).resize(size_of_picture, Image.Resampling.BILINEAR))
+    drawn = overlay(drawn, thumbnail_mask(mask, size_of_picture), _COLOURS, outline=False)
+    drawn = overlay(drawn, thumbnail_mask(truth, size_of_picture), _COLOURS, alpha=0.0)
+    offset, scale = np.array([left, top]), np.array(size_of_picture) / side
     x0, y0, x1, y1 = ((answer.box.reshape(2, 2) - offset) * scale).ravel().tolist()
-    places = ((answer.points[given] - offset) * scale).tolist()
-    points = [Point(x, y, label) for (x, y), label in zip(places, answer.labels[given].tolist(), strict=True)]
+    places = ((answer.points[prompts] - offset) * scale).tolist()
+    points = [Point(x, y, label) for (x, y), label in zip(places, answer.labels[prompts].tolist(), strict=True)]
     drawn = draw_labels(drawn, boxes=[Box(x0, y0, x1, y1, 1)] if by_box else [], points=points, palette=_COLOURS)
     return Picture(drawn, f"{caption}, IoU {value:.2f}")
 

@@ -1,4 +1,4 @@
-"""Zero-shot scores of a SAM: exact box, oracle clicks, references in context; each beside answers without a model.
+"""How good a SAM is as it comes, on a dataset with masks: exact box, oracle clicks, references in context; each beside trivial answers.
 
 Every number is a mean IoU on the canvas, over objects (box, clicks) or over queries (in context: all pixels of a
 category in an image).
@@ -7,7 +7,6 @@ category in an image).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +15,18 @@ import torch
 from torch import Tensor
 
 from maskwright.data.check import require_clean
-from maskwright.data.labels import IGNORE, Dataset
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import IGNORE
 from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.zero_shot.baselines import iou
-from maskwright.methods.zero_shot.context import InContextEvaluation
-from maskwright.methods.zero_shot.objects import Picked, View, on_device, pick, read_view
+from maskwright.methods.zero_shot.context import ContextQueries
+from maskwright.methods.zero_shot.objects import ImageTargets, View, draw_targets, on_device, read_view
 from maskwright.methods.zero_shot.prompted import BoxAnswers, ClickAnswers, ask_boxes, ask_clicks
+from maskwright.methods.zero_shot.report import ObjectAnswer, write_report
 from maskwright.sam.sam import Embedding, Sam
 
 TRIVIAL = ("ellipse", "filled_box", "all_foreground")
-
-
-@dataclass(frozen=True)
-class ObjectAnswers:
-    """What was asked about one object and what came back, for pictures.
-
-    Attributes:
-        picked: the image.
-        object: id in its mask.
-        box: ``(4,)`` on the canvas.
-        points, labels: ``(T, 2)`` and ``(T,)``, the clicks; label -1 = no click.
-        by_box, by_clicks: the answers ``(S, S)``, packed by ``np.packbits`` along the rows.
-    """
-
-    picked: Picked
-    object: int
-    box: np.ndarray
-    points: np.ndarray
-    labels: np.ndarray
-    by_box: np.ndarray
-    by_clicks: np.ndarray
 
 
 def evaluate_sam(
@@ -110,15 +90,13 @@ def evaluate_sam(
     broken = [f"{name} {value}: must be at least {low}" for name, (value, low) in least.items() if value < low]
     if broken:
         raise MaskwrightError("; ".join(broken))
-    picked = pick(dataset, split, limit=limit, objects=objects, seed=seed)
-    told = {"sam": sam.name, "size": sam.size, "dataset": dataset.source or str(dataset.root)}
+    targets = draw_targets(dataset, split, limit=limit, objects=objects, seed=seed)
+    head = {"sam": sam.name, "size": sam.size, "dataset": dataset.source or str(dataset.root)}
     with torch.inference_mode():
-        evaluation = _Evaluation(sam, dataset, split, picked, clicks, seed, keep_answers=report is not None)
+        evaluation = _Evaluation(sam, dataset, split, targets, clicks, seed, keep_answers=report is not None)
         evaluation.run(batch, progress)
-    scores = told | {"split": split, "seed": seed, "limit": limit} | evaluation.summary(objects)
+    scores = head | {"split": split, "seed": seed, "limit": limit} | evaluation.summary(objects)
     if report is not None:
-        from maskwright.methods.zero_shot.report import write_report
-
         write_report(report, scores, dataset, evaluation.answers, sam.size)
     return scores
 
@@ -131,29 +109,29 @@ class _Evaluation:
         sam: Sam,
         dataset: Dataset,
         split: str,
-        picked: list[Picked],
+        targets: list[ImageTargets],
         clicks: int,
         seed: int,
         *,
         keep_answers: bool,
     ) -> None:
-        self.sam, self.dataset, self.picked = sam, dataset, picked
+        self.sam, self.dataset, self.targets = sam, dataset, targets
         self.split, self.clicks, self.keep_answers = split, clicks, keep_answers
-        self.context = InContextEvaluation(sam, dataset, split, picked, seed)
+        self.context = ContextQueries(sam, dataset, split, targets, seed)
         self.per_object: list[dict[str, Any]] = []
-        self.answers: list[ObjectAnswers] = []
+        self.answers: list[ObjectAnswer] = []
 
     def run(self, batch: int, progress: Callable[[int, int], None] | None) -> None:
         """Encode every image once, and ask everything about it while its embedding is there."""
         references = self.context.samples
         require_clean(self.dataset.with_samples(references), training=False)
-        total = len(references) + len(self.picked)
+        total = len(references) + len(self.targets)
         for start in range(0, len(references), batch):
             self.context.remember(references[start : start + batch])
             if progress:
                 progress(min(start + batch, len(references)), total)
-        for start in range(0, len(self.picked), batch):
-            items = self.picked[start : start + batch]
+        for start in range(0, len(self.targets), batch):
+            items = self.targets[start : start + batch]
             views = [read_view(self.dataset, item.sample, self.sam.size) for item in items]
             embedding = self.context.encode([item.sample for item in items], views)
             self._ask_objects(items, views, embedding)
@@ -161,28 +139,27 @@ class _Evaluation:
             if progress:
                 progress(len(references) + start + len(items), total)
 
-    def _ask_objects(self, items: Sequence[Picked], views: Sequence[View], embedding: Embedding) -> None:
+    def _ask_objects(self, items: Sequence[ImageTargets], views: Sequence[View], embedding: Embedding) -> None:
         """Boxes and clicks of all objects in some images."""
-        asked = [(row, object) for row, item in enumerate(items) for object in item.objects]
-        masks = [views[row].ids == object for row, object in asked]
+        objects = [(row, object) for row, item in enumerate(items) for object in item.objects]
         # A small canvas may have no pixel for a small object.
-        shown = [n for n, mask in enumerate(masks) if mask.any()]
-        if not shown:
+        objects = [(row, object) for row, object in objects if (views[row].ids == object).any()]
+        if not objects:
             return
-        asked, masks = [asked[n] for n in shown], [masks[n] for n in shown]
-        rows = [row for row, _ in asked]
+        masks = [views[row].ids == object for row, object in objects]
+        rows = [row for row, _ in objects]
         truths = on_device(masks, self.sam.device)
-        known = on_device([views[row].categories != IGNORE for row in rows], self.sam.device)
+        valid = on_device([views[row].categories != IGNORE for row in rows], self.sam.device)
         embedding = embedding[torch.tensor(rows, device=self.sam.device)]
-        by_box = ask_boxes(self.sam, embedding, truths, known)
-        by_clicks = ask_clicks(self.sam, embedding, truths, known, self.clicks)
-        columns = _columns(by_box, by_clicks, truths, known)
-        for n, (row, object) in enumerate(asked):
+        by_box = ask_boxes(self.sam, embedding, truths, valid)
+        by_clicks = ask_clicks(self.sam, embedding, truths, valid, self.clicks)
+        columns = _columns(by_box, by_clicks, truths, valid)
+        for n, (row, object) in enumerate(objects):
             category = self.dataset.categories[int(views[row].categories[masks[n]][0])]
             named = {"image": items[row].sample.id, "object": object, "category": category}
             self.per_object.append(named | {name: column[n] for name, column in columns.items()})
         if self.keep_answers:
-            self.answers += _packed([(items[row], object) for row, object in asked], by_box, by_clicks)
+            self.answers += _packed([(items[row], object) for row, object in objects], by_box, by_clicks)
 
     def summary(self, objects: int) -> dict[str, Any]:
         """The means, the rows, and what was left out. Raises DataError where the canvas shows no object."""
@@ -190,14 +167,14 @@ class _Evaluation:
         if not rows:
             what = f"no object has a pixel on a canvas of {self.sam.size}; give a larger --size"
             raise DataError([what], self.dataset.source or str(self.dataset.root))
-        kinds = {mask.kind for item in self.picked if (mask := item.sample.labels.mask)}
+        kinds = {mask.kind for item in self.targets if (mask := item.sample.labels.mask)}
         named = {"instance": "an instance", "semantic": "all pixels of a category in an image"}
-        told = " or ".join(text for kind, text in named.items() if kind in kinds)
+        what = " or ".join(text for kind, text in named.items() if kind in kinds)
         clicks = zip(*(zip(row["clicks"], row["clicks_predicted"], strict=True) for row in rows), strict=True)
         return {
             "images": len({row["image"] for row in rows}),
             "objects": len(rows),
-            "object": f"{told}, at most {objects} of an image",
+            "object": f"{what}, at most {objects} of an image",
             "box": _scores([(row["box"], row["box_predicted"]) for row in rows]),
             "clicks": [_scores(pairs) for pairs in clicks],
             "trivial": {name: float(np.mean([row[name] for row in rows])) for name in TRIVIAL},
@@ -209,13 +186,13 @@ class _Evaluation:
 
     def _notes(self) -> list[str]:
         unmasked = sum(sample.labels.mask is None for sample in self.dataset.split(self.split))
-        lost = sum(len(item.objects) for item in self.picked) - len(self.per_object)
+        lost = sum(len(item.objects) for item in self.targets) - len(self.per_object)
         notes = [f"{unmasked} images of split {self.split!r} left out: they have no mask"] if unmasked else []
         notes += [f"{lost} objects left out: too small for a pixel of the canvas"] if lost else []
         return notes + self.context.notes()
 
 
-def _columns(by_box: BoxAnswers, by_clicks: ClickAnswers, truths: Tensor, known: Tensor) -> dict[str, list[Any]]:
+def _columns(by_box: BoxAnswers, by_clicks: ClickAnswers, truths: Tensor, valid: Tensor) -> dict[str, list[Any]]:
     """What is kept of each object, as plain numbers."""
     size = truths.shape[-1]
     columns = {
@@ -223,18 +200,20 @@ def _columns(by_box: BoxAnswers, by_clicks: ClickAnswers, truths: Tensor, known:
         "box_predicted": by_box.predicted,
         "clicks": by_clicks.iou,
         "clicks_predicted": by_clicks.predicted,
-        "ellipse": iou(ellipse_radius(by_box.boxes, size, size) <= 1, truths, known),
-        "filled_box": iou(filled_boxes(by_box.boxes, size, size), truths, known),
-        "all_foreground": iou(known, truths, known),
+        "ellipse": iou(ellipse_radius(by_box.boxes, size, size) <= 1, truths, valid),
+        "filled_box": iou(filled_boxes(by_box.boxes, size, size), truths, valid),
+        "all_foreground": iou(valid, truths, valid),
     }
     return {name: column.cpu().tolist() for name, column in columns.items()}
 
 
-def _packed(asked: Sequence[tuple[Picked, int]], by_box: BoxAnswers, by_clicks: ClickAnswers) -> list[ObjectAnswers]:
+def _packed(
+    objects: Sequence[tuple[ImageTargets, int]], by_box: BoxAnswers, by_clicks: ClickAnswers
+) -> list[ObjectAnswer]:
     parts = by_box.boxes, by_clicks.points, by_clicks.labels, by_box.masks, by_clicks.masks
     boxes, points, labels, *masks = (part.cpu().numpy() for part in parts)
     first, last = (np.packbits(mask, axis=-1) for mask in masks)
-    return [ObjectAnswers(*of, boxes[n], points[n], labels[n], first[n], last[n]) for n, of in enumerate(asked)]
+    return [ObjectAnswer(*of, boxes[n], points[n], labels[n], first[n], last[n]) for n, of in enumerate(objects)]
 
 
 def _scores(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:

@@ -1,5 +1,32 @@
-"""A frozen SAM that prompts itself: see ``trainer``, read from ``main`` downwards."""
+"""AlignSAM: a frozen SAM that prompts itself, learnt from a few images with masks.
 
-from maskwright.recipes.alignsam.trainer import Config, main
+Huang et al., "AlignSAM: Aligning Segment Anything Model to Open Context via Reinforcement Learning", CVPR 2024. SAM (and CLIP,
+where the task has a name) stay frozen and look at every image once. Two small networks learn: a policy that chooses where to
+click, by PPO, and SRM, which says whether that place is foreground, from the masks.
+
+``config`` holds the settings, ``trainer`` the algorithm in the order of ``main`` below, ``strong`` what the preset of that name
+learns beside it, ``report`` what the run leaves behind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskwright.engine.session import Session
+from maskwright.recipes.alignsam.config import Config
+from maskwright.recipes.alignsam.report import write_model, write_report
+from maskwright.recipes.alignsam.trainer import Trainer
 
 __all__ = ["Config", "main"]
+
+
+def main(config: Config) -> Path:
+    """Train and return the run directory."""
+    with Session.open(config, config.settings(), several_processes=False) as session:
+        trainer = Trainer(config, session)
+        session.begin(trainer)
+        trainer.fit()
+        if session.finish():
+            write_model(trainer)
+            write_report(trainer)
+    return config.out

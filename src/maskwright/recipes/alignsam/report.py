@@ -1,16 +1,17 @@
-"""What a run of ``alignsam`` leaves behind: the model to take home with its card, and the report that shows where it clicked."""
+"""What a run of ``alignsam`` leaves behind: the exported model with its card, and the report that shows where it clicked."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from maskwright.data.geometry import on_canvas
 from maskwright.data.labels import IGNORE, Point
 from maskwright.data.pictures import draw_labels, side_by_side
 from maskwright.engine.model import describe, weights_beside
@@ -19,12 +20,10 @@ from maskwright.engine.run import read_metrics
 from maskwright.methods.autoprompt.agent import OPENING, resized
 from maskwright.methods.autoprompt.predictor import SCORES
 from maskwright.methods.autoprompt.scores import scores_on_canvas
+from maskwright.recipes.alignsam.trainer import Trainer
 from maskwright.rl.bank import Bank
-from maskwright.rl.clicks import ClickState, on_canvas
+from maskwright.rl.clicks import ClickState
 from maskwright.sam.store import weights_signature
-
-if TYPE_CHECKING:
-    from maskwright.recipes.alignsam.trainer import Trainer
 
 CHARTS = {
     "Share of clicks on the foreground, and of places that SRM has right": ("foreground_rate", "label_accuracy"),
@@ -67,7 +66,7 @@ def write_model(trainer: Trainer) -> None:
             "rules": asdict(trainer.coach.agent.rules),
         }
         beside |= {"prompter": prompter.state_dict(), "quality": quality.state_dict()}
-    trainer.run.save_model(agent.policy.state_dict(), description, _card(trainer), beside)
+    trainer.session.run.save_model(agent.policy.state_dict(), description, _card(trainer), beside)
 
 
 def _card(trainer: Trainer) -> str:
@@ -78,7 +77,7 @@ def _card(trainer: Trainer) -> str:
         "",
         f"It finds: {trainer.foreground.name}{named}. No prompt is needed.",
         f"Policy and SRM for SAM 2 (weights `{config.sam}`, canvas {trainer.sam.size}, not part of this folder). Recipe: alignsam "
-        f"(Huang et al., CVPR 2024), preset {config.preset}, {trainer.episode} episodes of {config.clicks} clicks, seed {config.seed}.",
+        f"(Huang et al., CVPR 2024), preset {config.preset}, {trainer.stage.step} episodes of {config.clicks} clicks, seed {config.seed}.",
         f"Trained on {len(trainer.bank)} images of `{config.data.name}`.",
     ]
     scores = [entry for entry in read_metrics(config.out) if "val_miou" in entry]
@@ -93,7 +92,7 @@ def write_report(trainer: Trainer) -> None:
     config = trainer.config
     report = Report(
         f"maskwright · alignsam · {config.data.name}",
-        f"{config.out} — {trainer.episode} episodes, preset {config.preset}, seed {config.seed}, SAM {config.sam}, "
+        f"{config.out} — {trainer.stage.step} episodes, preset {config.preset}, seed {config.seed}, SAM {config.sam}, "
         f"{'text: ' + ', '.join(config.text) if config.text else 'no text (implicit branch)'}",
     )
     metrics = read_metrics(config.out)

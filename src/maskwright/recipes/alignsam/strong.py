@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from maskwright.engine.session import rated_groups, set_rate
 from maskwright.methods.autoprompt.agent import answers_of, as_answer, with_slots
 from maskwright.methods.clicks.agent import (
     CandidateClicks,
@@ -54,7 +55,7 @@ class Coach:
         self.prompter = Prompter(sam.width).to(bank.device)
         self.quality = QualityHead(self.prompter.hidden).to(bank.device)
         self.parameters = [*self.prompter.parameters(), *self.quality.parameters()]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=1e-2)
+        self.optimizer = torch.optim.AdamW(rated_groups([(self.parameters, lr)]), weight_decay=1e-2)
         self.agent = ClickAgent(sam, self.prompter, self.quality, ClickRules(clicks=CLICKS))
 
     def learn(
@@ -71,8 +72,7 @@ class Coach:
         Returns:
             Mean losses, and ``lead``: the true change of Dice by the click that the quality head prefers.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = group.setdefault("peak", group["lr"]) * rate
+        set_rate(self.optimizer, rate)
         told: dict[str, list[float]] = defaultdict(list)
         slots = visited[-1].labels.shape[1] + MOVES
         for _ in range(STEPS):

@@ -1,5 +1,46 @@
-"""An agent that places corrective clicks: see ``trainer``, read from ``main`` downwards."""
+"""Clicks: an agent that places corrective clicks for a frozen SAM, and never makes the mask worse.
 
-from maskwright.recipes.clicks.trainer import Config, main
+After "SAM2 Click Agent", which learns by PPO from its own reward and takes its masks down. Here the truth of the
+training images is used in full: from every state that is visited, many clicks are tried in one decode, and the true
+change of Dice of each is a target (no credit to assign).
+
+``config`` holds the settings, ``trainer`` the algorithm in the order of ``main`` below with ``reinforcement`` and
+``calibration`` as its later parts, ``sb3`` the published learner as a baseline, ``report`` what the run leaves behind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskwright.engine.session import Session
+from maskwright.errors import RunError
+from maskwright.recipes.clicks.config import Config
+from maskwright.recipes.clicks.report import GIF, log_scores, validate, write_model, write_report
+from maskwright.recipes.clicks.trainer import Trainer
 
 __all__ = ["Config", "main"]
+
+
+def main(config: Config) -> Path:
+    """Train and return the run directory."""
+    with Session.open(config, config.settings(), several_processes=False) as session:
+        trainer = _trainer(config, session)
+        session.begin(trainer, files=[GIF])
+        trainer.fit()
+        trainer.settle()
+        if session.finish(save=False):
+            scores = validate(trainer)
+            log_scores(trainer, scores)
+            write_model(trainer, scores)
+            write_report(trainer, scores)
+    return config.out
+
+
+def _trainer(config: Config, session: Session) -> Trainer:
+    if config.learner == "own":
+        return Trainer(config, session)
+    if config.resume:
+        raise RunError("a training with --learner sb3 cannot be continued; start it anew with --overwrite")
+    from maskwright.recipes.clicks.sb3 import Sb3Trainer  # seconds to import, and only the baseline needs it
+
+    return Sb3Trainer(config, session)

@@ -1,9 +1,9 @@
-"""What a run of ``clicks`` leaves behind: the agent to take home with its card, and the report with its film strips."""
+"""What a run of ``clicks`` leaves behind: the exported agent with its card, and the report with its film strips."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +15,8 @@ from maskwright.engine.run import read_metrics
 from maskwright.methods.clicks.agent import ClickRules
 from maskwright.methods.clicks.pictures import frames, write_gif
 from maskwright.methods.clicks.scores import LOST, Curve, curve, first_answers, head_room
+from maskwright.recipes.clicks.trainer import Stream, Trainer
 from maskwright.sam.store import weights_signature
-
-if TYPE_CHECKING:
-    from maskwright.recipes.clicks.trainer import Trainer
 
 CHARTS = {
     "Losses": ("value", "imitation", "truth", "belief", "critic", "quality", "rank"),
@@ -35,10 +33,10 @@ GIF = "clicks.gif"
 def write_model(trainer: Trainer, scores: dict[str, Any]) -> None:
     """``RUN/model``: prompter and quality head, and the name and signature of the SAM that they are for."""
     config, sam = trainer.config, trainer.sam
-    parts, state, beside = trainer.parts()
+    parts, state, beside = trainer.exported()
     weights = weights_beside(config.sam, sam.size, weights_signature(sam.model))
     description = describe("clicks", trainer.categories, sam.size, sam=weights, **parts, settled=trainer.settled)
-    trainer.run.save_model(state, description, _card(trainer, scores), beside)
+    trainer.session.run.save_model(state, description, _card(trainer, scores), beside)
 
 
 def _card(trainer: Trainer, scores: dict[str, Any]) -> str:
@@ -50,7 +48,7 @@ def _card(trainer: Trainer, scores: dict[str, Any]) -> str:
         "",
         f"It corrects masks by clicks on SAM 2 (weights `{config.sam}`, canvas {trainer.sam.size}, not part of this folder): "
         "after a click, a box or a mask it places clicks of its own, undoes those that it thinks made the mask worse, and stops.",
-        f"Recipe: clicks, learnt from {teacher}, {trainer.step} steps of {config.batch} states, seed {config.seed}.",
+        f"Recipe: clicks, learnt from {teacher}, {trainer.stage.step} steps of {config.batch} states, seed {config.seed}.",
         f"Trained on {trainer.images} images of `{config.data.name}` ({len(trainer.bank)} targets, mirror images included{left_out}); "
         f"settled on {trainer.settled['held_out']} targets of other training images.",
     ]
@@ -72,7 +70,7 @@ def validate(trainer: Trainer, limit: int = 100) -> dict[str, Any]:
     if bank is None:
         return {}
     if len(bank) > limit:
-        chosen = torch.randperm(len(bank), generator=trainer.generator(4, 0))[:limit]
+        chosen = torch.randperm(len(bank), generator=trainer.session.generator(Stream.VALIDATION, 0))[:limit]
         bank = bank.select(chosen.to(bank.device))
     agent, clicks = trainer.agent(), trainer.config.clicks
     curves: dict[str, Curve] = {
@@ -87,12 +85,23 @@ def validate(trainer: Trainer, limit: int = 100) -> dict[str, Any]:
     return scores
 
 
+def log_scores(trainer: Trainer, scores: dict[str, Any]) -> None:
+    """Dice on the validation split into the run's log."""
+    if scores:
+        trainer.session.run.log_once(
+            trainer.stage.step,
+            val_first=scores["agent"]["dice"][0],
+            val_dice=scores["agent"]["dice"][-1],
+            val_oracle=scores["oracle"]["dice"][-1],
+        )
+
+
 def write_report(trainer: Trainer, scores: dict[str, Any]) -> None:
     """``RUN/report.html``: curves, what was settled, calibration, and film strips."""
     config = trainer.config
     report = Report(
         f"maskwright · clicks · {config.data.name}",
-        f"{config.out} — {trainer.step} steps, seed {config.seed}, SAM {config.sam}",
+        f"{config.out} — {trainer.stage.step} steps, seed {config.seed}, SAM {config.sam}",
     )
     if scores:
         _score_sections(report, scores)

@@ -31,8 +31,9 @@ SETTINGS: dict[str, Any] = {"learning_rate": 2.5e-4, "clip_range": 0.1, "ent_coe
 class Sb3Trainer(Trainer):
     """PPO instead of values: the same data, another learner. One of the trainer's steps is one of every environment."""
 
-    def resume(self) -> None:
-        """Nothing to resume: what Stable-Baselines3 keeps of a training cannot be continued exactly."""
+    def parts(self) -> dict[str, Any]:
+        """Nothing: what Stable-Baselines3 keeps of a training cannot be continued exactly."""
+        return {}
 
     def fit(self) -> None:
         config = self.config
@@ -50,18 +51,19 @@ class Sb3Trainer(Trainer):
         self.ppo = PPO(
             "CnnPolicy", Sb3ClickVecEnv(env), n_steps=moves, seed=config.seed, device=self.device, **settings
         )
-        total = self.budget.total_steps
-        with progress(total or 100, "training") as advance:
+        self.stage.started = time.monotonic()
+        length, _ = self.stage.budget.bar(0, 0.0)
+        with progress(length, self.stage.text) as advance:
             self.ppo.learn(10**12, callback=_Budgeted(self, advance))
 
-    def settle(self, limit: int = 96) -> None:
+    def settle(self) -> None:
         """Nothing to choose: every click is kept."""
         self.settled = {"trials": [], "policy": "sb3", "margin": 0.0, "mask_margin": 0.0, "held_out": len(self.held)}
 
     def agent(self, prompter: Prompter | None = None) -> ClickAgent:
         return PixelAgent(self.sam, self.ppo.policy, self.config.clicks)  # type: ignore[arg-type]
 
-    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Tensor]] | None]:
+    def exported(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Tensor]] | None]:
         agent = self.agent()
         assert isinstance(agent, PixelAgent)
         description = {"learner": "sb3", "pixel_policy": agent.description(), "clicks": self.config.clicks}
@@ -76,24 +78,20 @@ class _Budgeted(BaseCallback):
 
     def __init__(self, trainer: Sb3Trainer, advance: Any) -> None:
         super().__init__()
-        self.trainer, self.advance = trainer, advance
-        self.begun = time.monotonic()
+        self.session, self.stage, self.advance = trainer.session, trainer.stage, advance
         self.share = 0.0
         self.over = False
-        self.rewards: list[float] = []
 
     def _on_rollout_start(self) -> None:
-        self.over = self.trainer.budget.done(self.trainer.step, self.begun)
+        self.over = self.stage.share >= 1
 
     def _on_step(self) -> bool:
         if self.over:
             return False
-        trainer = self.trainer
-        trainer.step += 1
-        self.rewards.append(float(torch.as_tensor(self.locals["rewards"]).mean()))
-        if trainer.step % 100 == 0:
-            trainer.run.log(trainer.step, reward=sum(self.rewards) / len(self.rewards))
-            self.rewards.clear()
-        before, self.share = self.share, trainer.budget.progress(trainer.step, self.begun)
-        self.advance(trainer.budget.stride(before, self.share))
+        self.session.average(reward=torch.as_tensor(self.locals["rewards"]).mean())
+        self.stage.step += 1
+        if self.stage.step % 100 == 0:
+            self.session.log_averages()
+        before, self.share = self.share, self.stage.share
+        self.advance(self.stage.budget.stride(before, self.share))
         return True

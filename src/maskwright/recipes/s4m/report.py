@@ -1,9 +1,8 @@
-"""What an S⁴M run leaves behind: the model to take home with its card, and the report."""
+"""What an S⁴M run leaves behind: the exported model with its card, and the report."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +17,10 @@ from maskwright.engine.run import read_metrics
 from maskwright.methods.instances.detections import look_at
 from maskwright.methods.instances.predictor import draw_ids
 from maskwright.nets.instance import InstanceSegmenter
+from maskwright.recipes.s4m.trainer import Trainer
 
-if TYPE_CHECKING:
-    from maskwright.recipes.s4m.trainer import Trainer
+TEACHER = "teacher"
+"""Folder of the model that stage 1 left, where a stage 2 followed."""
 
 SCORES = ("ap", "ap50", "ap75", "box_ap")
 
@@ -29,7 +29,7 @@ def write_model(trainer: Trainer, network: InstanceSegmenter, name: str) -> None
     """``RUN/model`` or ``RUN/teacher``, as ``maskwright.load`` reads it."""
     config = trainer.config
     description = describe("s4m", trainer.categories, config.size, segmenter=network.description(), crop=config.crop)
-    trainer.run.save_model(network.state_dict(), description, _card(trainer), name=name)
+    trainer.session.run.save_model(network.state_dict(), description, _card(trainer), name=name)
 
 
 def _card(trainer: Trainer) -> str:
@@ -43,10 +43,10 @@ def _card(trainer: Trainer) -> str:
         "# An instance segmenter made with maskwright",
         "",
         f"Categories: {', '.join(trainer.categories[1:])}. Sees: {view}.",
-        f"Recipe: s4m (Yoon et al., ICCV 2025), SAM weights `{config.sam}`, {trainer.taught} steps of {config.batch} images as a "
-        f"teacher, {trainer.step} as a student, seed {config.seed}.",
+        f"Recipe: s4m (Yoon et al., ICCV 2025), SAM weights `{config.sam}`, {trainer.teacher_stage.step} steps of {config.batch} "
+        f"images as a teacher, {trainer.student_stage.step} as a student, seed {config.seed}.",
         f"Trained on `{config.data.name}`: {len(trainer.labelled)} labelled images"
-        + (f", {len(trainer.unlabelled)} others." if trainer.step else "."),
+        + (f", {len(trainer.unlabelled)} others." if trainer.student_stage.step else "."),
     ]
     for stage, scores in _last_scores(trainer).items():
         told = f"mask AP {scores['ap']:.3f}, AP50 {scores['ap50']:.3f}, AP75 {scores['ap75']:.3f}, box AP {scores['box_ap']:.3f}"
@@ -64,7 +64,7 @@ def _card(trainer: Trainer) -> str:
 def _last_scores(trainer: Trainer) -> dict[str, dict[str, float]]:
     """The last scores on validation images of the teacher and the student, if they were scored."""
     found: dict[str, dict[str, float]] = {}
-    for entry in read_metrics(trainer.run.folder):
+    for entry in read_metrics(trainer.session.run.folder):
         for stage in ("teacher", "student"):
             if f"val_{stage}_ap" in entry:
                 found[stage] = {name: entry[f"val_{stage}_{name}"] for name in SCORES}
@@ -76,12 +76,13 @@ def write_report(trainer: Trainer) -> None:
     config = trainer.config
     report = Report(
         f"maskwright · s4m · {config.data.name}",
-        f"{config.out} — {trainer.taught} steps of the teacher, {trainer.step} of the student, seed {config.seed}, SAM {config.sam}",
+        f"{config.out} — {trainer.teacher_stage.step} steps of the teacher, {trainer.student_stage.step} of the student, "
+        f"seed {config.seed}, SAM {config.sam}",
     )
     curves: dict[str, dict[str, tuple[list[float], list[float]]]] = defaultdict(dict)
     titles = {"val_teacher": "Validation: teacher", "val_student": "Validation: student"}
     titles |= {"teacher": "Losses: teacher", "student": "Losses: student"}
-    for entry in read_metrics(trainer.run.folder):
+    for entry in read_metrics(trainer.session.run.folder):
         for name, value in entry.items():
             stage = next((key for key in titles if name.startswith(f"{key}_")), None)
             if name == "student_pseudo_labels":
@@ -105,7 +106,7 @@ def write_report(trainer: Trainer) -> None:
         report.curves(title, series)
     _pseudo_pictures(trainer, report)
     _prediction_pictures(trainer, report)
-    report.save(trainer.run.folder / "report.html")
+    report.save(trainer.session.run.folder / "report.html")
 
 
 def _pseudo_pictures(trainer: Trainer, report: Report, count: int = 8) -> None:

@@ -1,11 +1,11 @@
-"""What a SAMIX run leaves behind: the model to take home with its card, the pseudo-masks, and the report."""
+"""What a SAMIX run leaves behind: the exported model with its card, the pseudo-masks, and the report."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ from maskwright.engine.run import read_metrics
 from maskwright.engine.scoring import true_mask
 from maskwright.methods.in_context import files as in_context_files
 from maskwright.methods.in_context import pseudo
+from maskwright.recipes.samix.trainer import Trainer
 
-if TYPE_CHECKING:
-    from maskwright.recipes.samix.trainer import Trainer
+PSEUDO = "pseudo"
+"""Folder of the pseudo-masks in the run's."""
 
 POLICY_CHARTS = {
     "Policy: mean rewards": ("policy_true", "policy_iou", "policy_view", "policy_weak"),
@@ -53,7 +54,7 @@ def write_model(trainer: Trainer) -> None:
             lambda position: trainer.train[position].id,
             lambda position, category: _reference_picture(trainer, position, category),
         )
-    trainer.run.save_model(trainer.teacher.model.state_dict(), description, _card(trainer), beside)
+    trainer.session.run.save_model(trainer.teacher.model.state_dict(), description, _card(trainer), beside)
 
 
 def _reference_picture(trainer: Trainer, position: int, category: int, side: int = 128) -> bytes:
@@ -77,7 +78,7 @@ def _card(trainer: Trainer) -> str:
         "# A semantic segmenter made with maskwright",
         "",
         f"Categories: {', '.join(trainer.categories)}. Canvas: {config.size} pixels.",
-        f"Recipe: samix (Hu et al., CVPR 2026), SAM weights `{config.sam}`, {trainer.step} steps of {config.batch} images, "
+        f"Recipe: samix (Hu et al., CVPR 2026), SAM weights `{config.sam}`, {trainer.stage.step} steps of {config.batch} images, "
         f"seed {config.seed}.",
         f"Trained on {len(trainer.train)} images of `{config.data.name}`: {', '.join(f'{n} {k}' for k, n in mix.most_common())}.",
     ]
@@ -103,7 +104,7 @@ def write_pseudo_masks(trainer: Trainer) -> None:
     """
     if not trainer.labeller.masks:
         return
-    folder = trainer.run.folder / "pseudo"
+    folder = trainer.session.run.folder / PSEUDO
     folder.mkdir(exist_ok=True)
     index: dict[str, Any] = {}
     for position, answer in sorted(trainer.labeller.masks.items()):
@@ -137,7 +138,7 @@ def write_report(trainer: Trainer) -> None:
     config = trainer.config
     report = Report(
         f"maskwright · samix · {config.data.name}",
-        f"{config.out} — {trainer.step} steps, seed {config.seed}, SAM {config.sam}",
+        f"{config.out} — {trainer.stage.step} steps, seed {config.seed}, SAM {config.sam}",
     )
     metrics = read_metrics(config.out)
     losses: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
@@ -231,7 +232,7 @@ def _prediction_pictures(trainer: Trainer, report: Report, each: int = 6) -> Non
     loader = Loader(trainer.val, trainer.config.size, trainer.config.batch, shuffle=False)
     found: list[tuple[float, int, np.ndarray]] = []
     for batch in loader.ordered():
-        logits = pseudo.resize(trainer.teacher.model(batch.images.to(trainer.device)), trainer.config.size)
+        logits = pseudo.resize(trainer.teacher.model(batch.images.to(trainer.session.device)), trainer.config.size)
         for position, mask, target in zip(
             batch.indices.tolist(), logits.argmax(1).byte().cpu().numpy(), batch.target.numpy()
         ):

@@ -15,8 +15,8 @@ from maskwright.sam.sam import Sam
 
 
 @pytest.fixture
-def bench(script: Callable[[str, str], ModuleType]) -> ModuleType:
-    return script("benchmarks", "click_env")
+def bench(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("click_env")
 
 
 def config(bench: ModuleType, folder: Path, **changed):

@@ -1,0 +1,41 @@
+"""What the command line and a notebook both call; each command of ``maskwright`` is one of these functions.
+
+::
+
+    models    train, load, evaluate, predict
+    data      check, stats, weaken, convert
+    sam       sam_info, sam_evaluate, sam_convert, precompute
+
+The most used ones are names of the package: ``maskwright.train`` and so on. Importing them imports nothing heavy; PyTorch
+comes with the first call that needs it.
+
+>>> import maskwright
+>>> run = maskwright.train("samix", data="polyps", out="runs/polyps", minutes=45)
+>>> maskwright.evaluate(run, "polyps")["dice"]
+>>> maskwright.predict(run, "new_images", "predictions", progress=True).problems
+"""
+
+from maskwright.api.data import CheckResult, check, convert, stats, weaken
+from maskwright.api.models import evaluate, load, predict, train
+from maskwright.api.progress import busy
+from maskwright.api.sam import precompute, sam_convert, sam_evaluate, sam_info, sam_score_table
+from maskwright.recipes import RECIPES
+
+__all__ = [
+    "RECIPES",
+    "CheckResult",
+    "busy",
+    "check",
+    "convert",
+    "evaluate",
+    "load",
+    "precompute",
+    "predict",
+    "sam_convert",
+    "sam_evaluate",
+    "sam_info",
+    "sam_score_table",
+    "stats",
+    "train",
+    "weaken",
+]

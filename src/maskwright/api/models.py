@@ -1,0 +1,254 @@
+"""Models: train, load, evaluate, predict."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json as json_format
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+from maskwright.api.data import as_dataset
+from maskwright.api.progress import Progress, progress_of
+from maskwright.errors import MaskwrightError
+from maskwright.recipes import RECIPES
+
+if TYPE_CHECKING:
+    import torch
+
+    from maskwright.data.dataset import Dataset
+    from maskwright.engine.prediction_folder import Summary
+    from maskwright.engine.predictor import Predictor
+
+IN_CONTEXT = ("in_context", "references", "looks")
+"""Options that decide how a model is loaded; all others are those of its kind."""
+
+
+def train(recipe: str, **settings: Any) -> Path:
+    """Train a model and return its run directory.
+
+    Args:
+        recipe: one of ``maskwright.api.RECIPES``: ``samix``, ``s4m``, ``clicks``, ``alignsam``.
+        settings: the fields of the recipe's ``Config``, at least ``data`` and ``out``; ``maskwright train RECIPE --help``
+            tells them all. Paths may be text.
+
+    Raises:
+        MaskwrightError: unknown recipe or setting, or whatever is wrong with the data or the run directory.
+
+    >>> maskwright.train("samix", data="polyps", out="runs/polyps", minutes=45)
+    PosixPath('runs/polyps')
+    """
+    if recipe not in RECIPES:
+        raise MaskwrightError(f"there is no recipe {recipe!r}; choose one of: {', '.join(RECIPES)}")
+    module = RECIPES[recipe].module()
+    names = [item.name for item in dataclasses.fields(module.Config) if item.init]
+    problems = []
+    for name in settings.keys() - set(names):
+        near = difflib.get_close_matches(name, names, 1)
+        problems.append(f"{name!r} is no setting" + (f"; did you mean {near[0]!r}?" if near else ""))
+    problems += [f"{name!r} must be given" for name in ("data", "out") if name not in settings]
+    if problems:
+        raise MaskwrightError(f"{recipe}: " + "; ".join(sorted(problems)))
+    types = get_type_hints(module.Config)
+    return module.main(module.Config(**{name: _as_field(value, types[name]) for name, value in settings.items()}))
+
+
+def _as_field(value: Any, hint: Any) -> Any:
+    """A setting as the command line would give it: text is a path where one is wanted, and one of several where several are."""
+    if not isinstance(value, str):
+        return value
+    kinds = (hint, *get_args(hint))
+    if Path in kinds:
+        return Path(value)
+    return (value,) if any(get_origin(kind) is tuple for kind in kinds) else value
+
+
+def load(
+    path: str | Path,
+    *,
+    in_context: bool = False,
+    references: int | None = None,
+    looks: int | None = None,
+    device: str | torch.device | None = None,
+) -> Predictor:
+    """Load a trained model.
+
+    Args:
+        path: a run directory, or the ``model`` folder in it (or a copy of that).
+        in_context: of a model of ``samix``: segment with SAM and the model's reference pool, instead of with the segmenter.
+        references: in context, how many SAM is shown; left out, as many as in training.
+        looks: in context, sets of references that SAM answers before one is chosen; 0: chosen before SAM has answered; left out, 16
+            if the model has a policy, else 0.
+        device: such as ``"cuda:1"``; left out, a GPU if there is one, else the CPU.
+
+    Returns:
+        A predictor: ``predict(images)`` gives a :class:`maskwright.Prediction` for each image.
+
+    Raises:
+        WeightsError: no model there, another format or version, files that are missing or damaged, or tensors that do
+            not fit; all missing and unexpected ones are named. In context: the SAM that the run started from is not there, or
+            another one now.
+        MaskwrightError: the device is not here; in context, the model has no reference pool, or a number is too small.
+
+    >>> model = maskwright.load("runs/polyps")
+    >>> for prediction in model.predict(["a.jpg", "b.tif"]):
+    ...     prediction.overlay().show()
+    >>> next(maskwright.load("runs/polyps", in_context=True).predict("a.jpg")).references
+    """
+    from maskwright.engine.model import Model
+    from maskwright.engine.processes import processes_for
+
+    _, own_device = processes_for(device or "auto")
+    model = Model.open(path, tuple(RECIPES))
+    if in_context:
+        from maskwright.methods.in_context import files
+
+        return files.load(model, references, looks).to(own_device)
+    for name, value in {"references": references, "looks": looks}.items():
+        if value is not None:
+            raise MaskwrightError(f"--{name}: is about references in context; give --in-context too, or leave it out")
+    return RECIPES[model.recipe].load(model).to(own_device)
+
+
+def evaluate(
+    model: str | Path | Predictor,
+    dataset: str | Path | Dataset,
+    split: str = "test",
+    *,
+    batch: int = 8,
+    json: str | Path | None = None,
+    progress: Progress = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Score a model on the labels of one split, at the images' own resolution.
+
+    Args:
+        model: a run directory, a model folder, or what :func:`load` gave.
+        dataset: a folder, a JSON file or a ``Dataset`` with the same categories as the model, in any order.
+        split: its name.
+        batch: images per pass of the network.
+        json: also write the scores to this file.
+        progress: True shows a bar; or what to call as ``progress(done, total)`` after each image.
+        options: those of the kind of model, see :func:`predict`; and those of :func:`load`, where the model is a path.
+
+    Returns:
+        JSON-able numbers: ``model`` (its signature), ``dataset``, ``split``, and the scores of the kind of model:
+
+        - semantic: ``dice``, ``iou``, ``pooled``, ``per_category``, ``per_image``, see
+          :meth:`maskwright.engine.metrics.SegmentationMetrics.compute`;
+        - instances: ``ap``, ``ap50``, ``ap75``, ``box_ap``, ``per_category``, see :func:`maskwright.methods.instances.coco.scores`;
+        - ``alignsam``: ``miou``, ``f``, ``e``, ``s``, ``mae``, ``ber``, ``fr``, see
+          :meth:`maskwright.engine.metrics.BinaryMetrics.compute`;
+        - ``clicks``: ``curves``, ``head_room``, ``per_target``; with the option ``masks`` the semantic scores.
+
+    Raises:
+        DataError: no such split, images without a label to score against, other categories, or files that cannot be
+            read; all at once.
+        MaskwrightError: an option that the model does not have.
+
+    >>> maskwright.evaluate("runs/polyps", "polyps", flip=True)["dice"]
+    0.842
+    """
+    from maskwright.data.images import write_atomic
+
+    with progress_of(progress, "evaluating") as call:
+        predictor, options = _opened(model, None, options)
+        scores = predictor.evaluate(as_dataset(dataset), split, batch=batch, progress=call, **options)
+    if json is not None:
+        write_atomic(Path(json), json_format.dumps(scores, indent=1) + "\n")
+    return scores
+
+
+def predict(
+    model: str | Path | Predictor,
+    images: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    split: str | None = None,
+    batch: int = 8,
+    overlays: bool = True,
+    overwrite: bool = False,
+    device: str | torch.device | None = None,
+    progress: Progress = False,
+    **options: Any,
+) -> Summary:
+    """Predict images into a folder: masks, overlays and an index. What is there already is not made again.
+
+    ::
+
+        out/
+          predictions.json        which model, which images, and what each shows
+          masks/<name>.png        category ids; ids of instances from a model of instances
+          overlays/<name>.jpg     the image with the mask painted over it
+          coco.json               results of a model of instances
+          references.html         what SAM was shown, in context
+
+    An interrupted call goes on when it is given again. Under ``accelerate launch`` each process takes its share.
+
+    Args:
+        model: a run directory, a model folder, or what :func:`load` gave.
+        images: files and folders (with all their sub-folders), or one dataset.
+        out: new, empty, or with predictions of the same model.
+        split: of a dataset: only this split.
+        batch: images per pass of the network.
+        overlays: also write overlays.
+        overwrite: replace what another model, or another image of the same name, left in ``out``.
+        device: see :func:`load`; of a model that is loaded already: left out, where it is.
+        progress: True shows a bar; or what to call as ``progress(done, total)`` for this process' share, begun anew for
+            masks that another model makes first.
+        options: of the kind of model:
+
+            - semantic: ``flip=True`` also looks at the mirror images;
+            - instances: ``threshold``, the score from which an object is drawn;
+            - ``alignsam``: ``clicks``, how many it places;
+            - ``clicks``: ``click=[(x, y), ...]`` with ``label=["fg", ...]``, or ``box=(x0, y0, x1, y1)``, and ``category``,
+              about one image; or ``masks``: a folder of masks to refine, or the run of a segmenter, whose masks are then
+              made first, in ``out/given``;
+
+            and those of :func:`load` (``in_context``, ``references``, ``looks``), where the model is a path.
+
+    Returns:
+        A :class:`maskwright.engine.prediction_folder.Summary`: ``predicted``, ``skipped``, ``problems`` (one line for each
+        image that cannot be read; all others are done) and ``written`` (files beside masks, overlays and index).
+
+    Raises:
+        DataError: ``images`` that do not exist or are none; a file that cannot be written.
+        MaskwrightError: an option that the model does not have, or a folder that holds something else.
+
+    >>> summary = maskwright.predict("runs/polyps", ["new_images", "more/a.jpg"], "predictions", progress=True)
+    >>> summary.predicted, summary.skipped, summary.problems
+    (128, 0, [])
+    """
+    from maskwright.engine.prediction_folder import find_images, predict_folder
+    from maskwright.engine.predictor import FolderTask
+    from maskwright.engine.processes import processes_for
+
+    with progress_of(progress, "loading the model"):
+        processes, _ = processes_for(device or "auto")
+        jobs = find_images([images] if isinstance(images, str | Path) else images, out, split)
+        predictor, options = _opened(model, device, options)
+    settings: dict[str, Any] = {"batch": batch, "overwrite": overwrite, "processes": processes}
+
+    def predict_first(other: Predictor, name: str, description: str) -> Path:
+        folder = Path(out, name)
+        with progress_of(progress, description) as call:
+            predict_folder(other, jobs, folder, overlays=False, progress=call, **settings)
+        return folder
+
+    task = FolderTask(len(jobs), lambda path: load(path, device=predictor.device), predict_first)
+    options = predictor.prepare_folder(options, task)
+    with progress_of(progress, "predicting") as call:
+        return predict_folder(predictor, jobs, out, overlays=overlays, progress=call, **settings, **options)
+
+
+def _opened(
+    model: str | Path | Predictor, device: str | torch.device | None, options: dict[str, Any]
+) -> tuple[Predictor, dict[str, Any]]:
+    """A model that may be named by its path, and the options that are left when it is loaded."""
+    loading = {name: value for name, value in options.items() if name in IN_CONTEXT}
+    rest = {name: value for name, value in options.items() if name not in IN_CONTEXT}
+    if isinstance(model, str | Path):
+        return load(model, device=device, **loading), rest
+    # A predictor refuses options for loading, as they come too late.
+    return model if device is None else model.to(device), options

@@ -1,0 +1,36 @@
+"""A dataset: samples that can be loaded from any format and saved as ``manifest.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from maskwright.data import formats, manifest
+from maskwright.data.labels import Samples
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset(Samples):
+    """Images and their labels under one folder. Immutable: every change gives a new dataset. See :class:`Samples`."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a dataset; the format (``manifest.json``, SAMIX's ``splits.json``, COCO JSON, ``images/`` + ``masks/``) is recognised.
+
+        Args:
+            path: a folder, or the JSON file itself (for example ``polyps/splits_full.json``).
+
+        Raises:
+            DataError: the structure cannot be read. Problems of the content are found by ``maskwright.data.check.check``.
+        """
+        content = formats.read(path)
+        return cls(content.root, content.categories, content.samples, content.source)
+
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write ``manifest.json`` into the dataset's folder (or to ``path``, which must be inside it), by rename. Returns its path.
+
+        Raises:
+            DataError: the path is elsewhere, or the dataset holds what a manifest may not; nothing is written then.
+        """
+        return manifest.write(self, path)

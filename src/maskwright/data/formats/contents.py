@@ -1,0 +1,19 @@
+"""What a dataset holds, counted: for the formats to say what they cannot write."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from maskwright.data.labels import Samples
+
+
+def mask_kinds(dataset: Samples) -> Counter[str]:
+    """How many masks of each kind there are."""
+    return Counter(sample.labels.mask.kind for sample in dataset if sample.labels.mask)
+
+
+def weak_labels(dataset: Samples, names: Iterable[str]) -> list[str]:
+    """A line for each of these fields of ``Labels`` that is in use, with its count."""
+    counts = {name: sum(len(getattr(sample.labels, name)) for sample in dataset) for name in names}
+    return [f"{count} {name}" for name, count in counts.items() if count]

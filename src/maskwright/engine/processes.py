@@ -1,0 +1,52 @@
+"""The processes that share a piece of work: one, unless ``accelerate launch`` or ``torchrun`` started several."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+import torch
+
+from maskwright.engine.devices import find_device
+
+
+class Processes(Protocol):
+    """What is needed of ``accelerate.PartialState``."""
+
+    @property
+    def is_main_process(self) -> bool: ...
+    @property
+    def num_processes(self) -> int: ...
+    @property
+    def process_index(self) -> int: ...
+    def wait_for_everyone(self) -> None: ...
+
+
+class Alone:
+    """One process that has no others to wait for."""
+
+    is_main_process = True
+    num_processes = 1
+    process_index = 0
+
+    def wait_for_everyone(self) -> None:
+        """Nobody to wait for."""
+
+
+def processes_for(device: str | torch.device = "auto") -> tuple[Processes, torch.device]:
+    """The processes of this call, and the device of this one.
+
+    Args:
+        device: ``"auto"``: a GPU if there is one, of several processes each its own.
+
+    Raises:
+        MaskwrightError: the device is not here.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Alone(), find_device(device)
+    from accelerate import PartialState  # a second to import, and only several processes need it
+
+    state = PartialState(cpu=str(device) == "cpu")
+    own = state.device if str(device) in ("auto", "cuda") else find_device(device)
+    assert own is not None
+    return state, own

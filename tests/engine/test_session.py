@@ -1,0 +1,217 @@
+"""What every training does around its algorithm, on the smallest training there is: a weight that descends."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from maskwright.data.images import write_mask
+from maskwright.engine.budget import Budget
+from maskwright.engine.run import Run, read_metrics
+from maskwright.engine.session import Session, Trainable, rated_groups, set_rate
+from maskwright.errors import DataError, RunError, WeightsError
+
+
+@dataclass
+class Config:
+    data: Path
+    out: Path
+    sam: str = "nano"
+    seed: int = 0
+    device: str = "cpu"
+    checkpoint_seconds: float = 0.0
+    resume: bool = False
+    overwrite: bool = False
+
+
+class Descent(Trainable):
+    """Two stages: plain descent, then descent with noise."""
+
+    def __init__(self, session: Session, first: Budget, second: Budget) -> None:
+        self.session = session
+        self.first, self.second = (
+            session.stage("first", "descending", first),
+            session.stage("second", "shaking", second),
+        )
+        self.net = torch.nn.Linear(2, 1)
+        torch.nn.init.ones_(self.net.weight)
+        torch.nn.init.zeros_(self.net.bias)
+        self.optimizer = torch.optim.AdamW(rated_groups([(self.net.parameters(), 0.1)]))
+        self.restored: dict[str, Any] = {}
+        self.hooks = 0
+
+    def parts(self) -> dict[str, Any]:
+        return {"net": self.net, "optimizer": self.optimizer}
+
+    def values(self) -> dict[str, Any]:
+        return {"hooks": self.hooks}
+
+    def restore(self, values: Any) -> None:
+        self.hooks = values["hooks"]
+
+    def train(self, then: Callable[[], None] | None = None) -> None:
+        def hook() -> None:
+            self.hooks += 1
+            if then is not None:
+                then()
+
+        for stage in (self.first, self.second):
+            for step in self.session.steps(stage, log_every=2, then=hook):
+                set_rate(self.optimizer, 1 - stage.fraction)
+                noise = torch.randn(1, 2, generator=self.session.generator(3, self.session.clock))
+                loss = self.net(noise if stage is self.second else torch.ones(1, 2)).square().sum()
+                self.session.descend(loss, self.optimizer, self.net.parameters())
+                self.session.average(loss=loss, at=step)
+                self.session.latest(rate=1 - stage.fraction)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "data" / "images" / "a.png")
+    write_mask(tmp_path / "data" / "masks" / "a.png", np.ones((8, 8), np.uint8))
+    return tmp_path / "data"
+
+
+def run(config: Config, then: Callable[[Session], None] | None = None, **budgets: Budget) -> Descent:
+    budgets = {"first": Budget(steps=5), "second": Budget(steps=4)} | budgets
+    with Session.open(config, {"lr": 0.1}) as session:
+        descent = Descent(session, budgets["first"], budgets["second"])
+        session.begin(descent)
+        descent.train(None if then is None else lambda: then(session))
+        assert session.finish()
+    return descent
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(clock: int) -> Callable[[Session], None]:
+    def kill(session: Session) -> None:
+        if session.clock == clock:
+            raise Killed
+
+    return kill
+
+
+def test_stages_follow_each_other_and_the_log_holds_means(data: Path, tmp_path: Path):
+    descent = run(Config(data, tmp_path / "run"))
+    assert (descent.first.step, descent.second.step, descent.hooks) == (5, 4, 9)
+    assert descent.first.fraction == descent.second.fraction == 1.0
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [2, 4, 7, 9]
+    # Means of the two steps before each line, and the newest rate; what a stage left over is not the next one's.
+    assert [line["at"] for line in lines] == [0.5, 2.5, 0.5, 2.5]
+    assert [line["rate"] for line in lines] == pytest.approx([0.8, 0.4, 0.75, 0.25])
+
+
+def test_start_and_end_are_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run(Config(data, tmp_path / "run"))
+    told = capsys.readouterr().err
+    assert f"{data}: 1 training images (1 mask), 0 for validation; categories: " in told
+    assert "SAM nano on cpu; descending for 5 steps, shaking for 4 steps; seed 0; run: " in told
+    assert "9 steps in 0.0 minutes" in told
+    run(Config(data, tmp_path / "run", resume=True))
+    assert "resumed at step 9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stops", [[1], [5], [6], [2, 7], [8]])
+def test_a_resumed_training_is_the_uninterrupted_one(stops: list[int], data: Path, tmp_path: Path):
+    whole = run(Config(data, tmp_path / "whole"))
+    config = Config(data, tmp_path / "run")
+    for stop in stops:
+        with pytest.raises(Killed):
+            run(config, kill_at(stop))
+        config.resume = True
+    resumed = run(config)
+    for name, tensor in whole.net.state_dict().items():
+        assert torch.equal(tensor, resumed.net.state_dict()[name])
+    assert read_metrics(config.out) == read_metrics(tmp_path / "whole")
+    assert resumed.hooks == whole.hooks
+
+
+def test_a_mistake_before_begin_leaves_no_run(data: Path, tmp_path: Path):
+    with pytest.raises(ZeroDivisionError), Session.open(Config(data, tmp_path / "run"), {}):
+        raise ZeroDivisionError
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(DataError, match="no such file or folder"):
+        Session.open(Config(tmp_path / "nowhere", tmp_path / "run"), {})
+
+
+def test_a_recipe_for_one_process_refuses_several(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
+    with pytest.raises(RunError, match="trains in one process, and 2 were started"):
+        Session.open(Config(data, tmp_path / "run"), {}, several_processes=False)
+
+
+def test_minutes_count_over_sessions(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def half_a_minute(session: Session) -> None:
+        now[0] += 30.0
+        if session.clock == 3 and not config.resume:
+            raise Killed
+
+    config, budgets = Config(data, tmp_path / "run"), {"first": Budget(minutes=2), "second": Budget(minutes=1)}
+    with pytest.raises(Killed):
+        run(config, half_a_minute, **budgets)
+    config.resume = True
+    descent = run(config, half_a_minute, **budgets)
+    # The third step was not saved before the kill: its half minute is gone with it, as its step is.
+    assert (descent.first.step, descent.second.step) == (4, 2)
+    assert descent.first.minutes == pytest.approx(2.0)
+
+
+def test_a_checkpoint_that_lacks_a_part_is_refused(data: Path, tmp_path: Path):
+    config = Config(data, tmp_path / "run")
+    run(config)
+    (newest,) = (config.out / "last").iterdir()
+    state = json.loads((newest / "state.json").read_text())
+    del state["tensors"]["net"]
+    (newest / "state.json").write_text(json.dumps(state))
+    (newest / "net.safetensors").unlink()
+    config.resume = True
+    with pytest.raises(WeightsError, match="1 missing: net"):
+        run(config)
+
+
+def test_checkpoints_come_by_the_clock(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    saved: list[int] = []
+    save = Run.save_checkpoint
+    monkeypatch.setattr(Run, "save_checkpoint", lambda self, step, *rest: (saved.append(step), save(self, step, *rest)))
+    run(Config(data, tmp_path / "often"))
+    assert saved == [*range(1, 10), 9]
+    saved.clear()
+    run(Config(data, tmp_path / "seldom", checkpoint_seconds=1000.0))
+    assert saved == [9]
+
+
+def test_gradients_do_not_depend_on_the_launchers_environment(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    weight = torch.nn.Parameter(torch.ones(1))
+    session = Session.open(Config(data, tmp_path / "run"), {})
+    session.descend(weight.sum() / 2, torch.optim.SGD([weight], lr=1.0), [weight])
+    assert weight.item() == 0.5
+
+
+def test_random_numbers_are_a_function_of_seed_stream_and_step(data: Path, tmp_path: Path):
+    session = Session.open(Config(data, tmp_path / "run", seed=3), {})
+    draws = {
+        (stream, step): torch.rand(4, generator=session.generator(stream, step)) for stream in (0, 1) for step in (0, 1)
+    }
+    assert torch.equal(draws[0, 1], torch.rand(4, generator=session.generator(0, 1)))
+    assert len({tuple(values.tolist()) for values in draws.values()}) == 4

@@ -113,6 +113,7 @@ class Trainer(Trainable):
             weak_weight=config.weak_weight,
             generator=session.generator,
             policy=self.policy,
+            closer_look=config.closer_look,
         )
         self.sam.requires_grad_(False)
         self.sam_parameters = setup.trainable_parameters(self.sam, config.tune_decoder) if self.adapts else []

@@ -220,6 +220,9 @@ def test_the_command_line_corrects_a_click_and_masks(
     segmenter = save_run(tmp_path / "segmenter", tiny_segmenter(), categories=["background", "disc", "other"])
     assert main(["predict", str(run), str(images), "--masks", str(segmenter), "--out", str(tmp_path / "refined")]) == 1
     assert "its categories are disc, other, those of" in capsys.readouterr().err
+    two_images = ["predict", str(run), str(images), "--click", "1,2", "--out", str(tmp_path / "wrong")]
+    assert main(two_images) == 1
+    assert "--click is about one image, and 2 were given" in capsys.readouterr().err
     given = tmp_path / "given"
     given.mkdir()
     for sample in dataset.split("test"):
@@ -236,6 +239,31 @@ def test_the_command_line_corrects_a_click_and_masks(
     assert "1 images predicted, 1 were there already" in capsys.readouterr().out
     for wrong in (["--click", "3"], ["--box", "1,2,3"], ["--click", "1,2"], [], ["--flip"]):
         assert main(["predict", str(run), str(images), *wrong, "--out", str(tmp_path / "wrong")]) == 1
+
+
+def test_masks_of_another_run_are_made_first(
+    run: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    names = list(load(run, device="cpu").categories)
+    segmenter, out = (
+        save_run(tmp_path / "segmenter", tiny_segmenter(categories=len(names)), categories=names),
+        tmp_path / "out",
+    )
+    command = ["predict", str(run), str(scenes), "--split", "test", "--masks", str(segmenter), "--out", str(out)]
+    assert main(command) == 0
+    dataset, masks = Dataset.load(scenes), {}
+    for sample, prediction in zip(
+        dataset.split("test"), load(segmenter).predict(dataset.image_path(s) for s in dataset.split("test"))
+    ):
+        masks[sample.id] = prediction.mask
+        assert np.array_equal(read_mask(out / "given" / "masks" / f"{sample.id}.png"), prediction.mask)
+    assert not (out / "given" / "overlays").exists()
+    for row in json.loads((out / "predictions.json").read_text())["images"]:
+        clicks_kept = any(row["clicks"].values())
+        assert clicks_kept or np.array_equal(read_mask(out / row["mask"]), masks[row["name"]])
+    capsys.readouterr()
+    assert main(command) == 0
+    assert f"0 images predicted, {len(masks)} were there already" in capsys.readouterr().out
 
 
 def test_mistakes_are_named_and_leave_no_run(scenes: Path, tiny_sam_folder: Path, tmp_path: Path):

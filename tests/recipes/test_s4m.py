@@ -97,6 +97,13 @@ def test_predict_and_evaluate(trained: Path, data: Path, tmp_path: Path, capsys:
     assert "has no --flip" in capsys.readouterr().err
 
 
+def test_all_that_keeps_a_split_from_being_scored_is_told_at_once(trained: Path, scene_folder: Path):
+    with pytest.raises(DataError) as caught:
+        api.evaluate(trained, scene_folder, "test")
+    assert "have semantic masks" in caught.value.problems[-1]
+    assert "categories differ" in caught.value.problems[0]
+
+
 def test_the_order_of_a_datasets_categories_does_not_matter(trained: Path, data: Path, tmp_path: Path):
     dataset = Dataset.load(data)
     names = ("background", *reversed(dataset.categories[1:]))

@@ -78,21 +78,21 @@ def foreground_bank(
     """
     ids = torch.tensor(foreground.ids)
     pixels, truths, knowns, insides, names = [], [], [], [], []
-    found = 0
+    count = 0
     for part in Loader(dataset, sam.size, batch, shuffle=False).ordered() if len(dataset) else ():
         truth, known = torch.isin(part.target, ids), part.target != IGNORE
         keep = torch.ones(len(part), dtype=torch.bool)
         if both:
             keep = torch.stack([(m.flatten(1).float().mean(1) >= MIN_SHARE) for m in (truth, known & ~truth)]).all(0)
-        rows = keep.nonzero()[:, 0][: None if limit is None else limit - found]
-        found += len(rows)
+        rows = keep.nonzero()[:, 0][: None if limit is None else limit - count]
+        count += len(rows)
         pixels.append((part.images[rows] * 255).round().byte())
         for parts, values in ((truths, truth), (knowns, known), (insides, part.inside)):
             parts.append(values[rows])
         names += [dataset[i].id for i in part.indices[rows].tolist()]
-        if found == limit:
+        if count == limit:
             break
-    if not found:
+    if not count:
         raise DataError(
             [f"no image of {len(dataset)} has a mask that shows {foreground.name!r} and something else; label some"],
             dataset.source or str(dataset.root),
@@ -142,9 +142,9 @@ def scores_on_canvas(
     for rows in torch.arange(len(bank), device=bank.device).split(batch):
         part = bank.select(rows)
         trace = agent.segment(part, rules, generator)
-        found = probabilities(trace.answer.logits, bank.size) if maps is None else maps(trace, part)
+        foreground = probabilities(trace.answer.logits, bank.size) if maps is None else maps(trace, part)
         truth, on = part.known_truth, places_on(part, trace).cpu().numpy()
         target = torch.where(truth.known, truth.canvas.long(), IGNORE).cpu().numpy()
         for place, name in enumerate(part.names):
-            metrics.update(found[place].cpu().numpy().astype(np.float64), target[place], name, places=on[place])
+            metrics.update(foreground[place].cpu().numpy().astype(np.float64), target[place], name, places=on[place])
     return metrics.compute()

@@ -63,8 +63,6 @@ class Trainer(Trainable):
         self.config, self.session, self.device = config, session, session.device
         dataset = session.dataset
         self.categories = dataset.categories
-        if len(self.categories) < 2:
-            raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
         train = dataset.split("train")
         if config.labels == "masks-only":
             train = train.with_samples([s for s in train if s.labels.kind == Kind.MASK])
@@ -85,9 +83,15 @@ class Trainer(Trainable):
         self.train = with_implied_labels(train, seed=config.seed) if self.use_sam else train
         self.loader = self._loader(self.train, setup.sampling_weights(self.kinds, config.mask_share))
 
-        self.warm_up_stage = session.stage("warm_up", "warming up SAM", Budget(steps=max(1, config.warm_up)))
+        # SAM learns if there is something to label; its policy learns if it is to choose references.
+        self.adapts = self.use_sam and config.adapters
+        warm_up, policy = Budget(steps=max(1, config.warm_up)), Budget(steps=max(1, config.policy_warm_up))
+        has_policy = self.use_sam and config.selector == "policy"
+        self.warm_up_stage = session.stage(
+            "warm_up", "warming up SAM", warm_up, left_out=not (self.adapts and config.warm_up)
+        )
         self.policy_stage = session.stage(
-            "policy", "warming up the policy", Budget(steps=max(1, config.policy_warm_up))
+            "policy", "warming up the policy", policy, left_out=not (has_policy and config.policy_warm_up)
         )
         epoch = len(self.loader)
         budget = Budget(epochs=config.epochs, steps=config.steps, minutes=config.minutes, steps_per_epoch=epoch)
@@ -111,12 +115,11 @@ class Trainer(Trainable):
             policy=self.policy,
         )
         self.sam.requires_grad_(False)
-        learns = self.use_sam and config.adapters
-        self.sam_parameters = setup.trainable_parameters(self.sam, config.tune_decoder) if learns else []
+        self.sam_parameters = setup.trainable_parameters(self.sam, config.tune_decoder) if self.adapts else []
         self.optimizer = setup.segmenter_optimizer(self.segmenter, config.lr, config.weight_decay)
         self.sam_optimizer = (
             setup.sam_optimizer(self.sam, self.sam_parameters, config.adapter_lr, config.weight_decay)
-            if learns
+            if self.adapts
             else None
         )
 

@@ -17,18 +17,19 @@ ROOT = Path(__file__).parents[2]
 SOURCES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "src").rglob("README.md")),
     *sorted((ROOT / "benchmarks").glob("*.py")),
     *sorted((ROOT / "tools").glob("*.py")),
 ]
 
 
 def commands() -> list[str]:
+    """Of all pages and programs, but for model cards, whose weights were made by programs as they were then."""
     found = set()
     for source in SOURCES:
-        for command in re.findall(r"python ((?:benchmarks|tools)/\w+\.py[^`\n|]*)", source.read_text("utf-8")):
+        text = re.sub(r"\\\n *", "", source.read_text("utf-8"))  # a backslash goes on in the next line
+        for command in re.findall(r"python ((?:benchmarks|tools)/\w+\.py[^`\n|]*)", text):
             command = command.split("  #")[0].strip()
-            if "<" not in command:  # words to be filled in
+            if " ... " not in command:  # cut short
                 found.add(command)
     return sorted(found)
 

@@ -1,4 +1,4 @@
-"""What every training does around its algorithm: the data's check, the folder, resuming, the bar, the clock, checkpoints, the log.
+"""All of a training but its algorithm: the data's check, the folder, resuming, the bar, the clock, checkpoints, the log.
 
 A recipe's ``main`` reads like its paper and leaves the rest to a session::
 

@@ -22,20 +22,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tyro
 
-from maskwright.api import load
+from frame import (
+    Rows,
+    Table,
+    TrainingOptions,
+    by_name,
+    caching_loader,
+    each_seed,
+    interval,
+    publish,
+    refuse_unknown,
+    rows_of,
+)
 from maskwright.data.dataset import Dataset
 from maskwright.data.images import write_atomic
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import progress
 from maskwright.engine.metrics import paired_bootstrap
-from maskwright.engine.run import settings_of
 from maskwright.methods.autoprompt.agent import SelfPromptRules
 from maskwright.methods.autoprompt.predictor import AutoPromptPredictor, Output
 from maskwright.recipes import alignsam
-from measure import claimed, machine, refuse_unknown, rows_of, save, show
 
 SCENES = {
     "train": 150,
@@ -47,20 +55,12 @@ SCENES = {
 }
 
 
-@dataclass
-class Config:
+@dataclass(kw_only=True)
+class Config(TrainingOptions):
     """Rows of the table, side by side."""
 
-    data: Path
-    """Dataset with masks in the splits train and test."""
-    out: Path
-    """Folder for runs and finished rows."""
     scenes: bool = False
     """Render procedural scenes with two named categories, among other shapes, into DATA where they are not there yet."""
-    split: str = "test"
-    """What is scored; choose settings on `val`."""
-    sam: str = "nano"
-    """What `Sam.load` takes."""
     clip: str = "nano-clip"
     """What `ClipSurgery.load` takes."""
     text: tuple[str, ...] = ()
@@ -75,16 +75,6 @@ class Config:
     """Clicks of the policy."""
     seeds: tuple[int, ...] = (0,)
     """Each trains its own agent, on its own shots."""
-    rows: tuple[str, ...] = ()
-    """Only these rows; left out: all."""
-    threads: int = 1
-    json: Path | None = None
-    """Also write the figures to this file."""
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the rows' content; rows made with other settings are not mixed."""
-        free = ("out", "json", "rows", "seeds", "threads")
-        return settings_of(self, *free)
 
 
 @dataclass(frozen=True)
@@ -130,7 +120,7 @@ class Bench:
         if config.scenes:
             write_scenes(config.data, **SCENES)
         self.dataset = Dataset.load(config.data)
-        self._loaded: tuple[Path, AutoPromptPredictor] | None = None
+        self.load = caching_loader()
 
     def run(self, seed: int) -> Path:
         """A finished run; one that was killed goes on."""
@@ -157,12 +147,9 @@ class Bench:
         return out
 
     def agent(self, seed: int) -> AutoPromptPredictor:
-        out = self.run(seed)
-        if self._loaded is None or self._loaded[0] != out:
-            model = load(out, device="cpu")
-            assert isinstance(model, AutoPromptPredictor)
-            self._loaded = out, model
-        return self._loaded[1]
+        model = self.load(self.run(seed))
+        assert isinstance(model, AutoPromptPredictor)
+        return model
 
     def score(self, name: str, seed: int) -> dict[str, Any]:
         """One row with one seed."""
@@ -177,72 +164,65 @@ class Bench:
         return scores | {"rules": asdict(rules), "seconds_per_image": (time.monotonic() - begun) / total}
 
 
-def summarise(rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+def summarise(rows: Rows) -> dict[str, Any]:
     """Means over the seeds; differences to the row "paper" over the images."""
-    names = list(dict.fromkeys(name for name, _ in rows))
     figures: dict[str, Any] = {}
     ious: dict[str, np.ndarray] = {}
-    for name in names:
-        mine = [row for (found, _), row in rows.items() if found == name]
+    for name, by_seed in by_name(rows).items():
+        mine = list(by_seed.values())
         ious[name] = np.mean([[np.nan if e["iou"] is None else e["iou"] for e in row["per_image"]] for row in mine], 0)
         figures[name] = {key: _mean([row[key] for row in mine]) for key in SHOWN}
         figures[name] |= {
             "seeds": [row["miou"] for row in mine],
             "seconds_per_image": _mean([row["seconds_per_image"] for row in mine]),
         }
-    for name in names:
-        if "paper" in ious and name != "paper":
-            known = np.isfinite(ious[name]) & np.isfinite(ious["paper"])
-            figures[name]["against_paper"] = paired_bootstrap(ious[name][known], ious["paper"][known])
+    paper = ious.pop("paper", None)
+    if paper is not None:
+        for name, iou in ious.items():
+            both = np.isfinite(iou) & np.isfinite(paper)
+            figures[name]["against_paper"] = paired_bootstrap(iou[both], paper[both])
     return figures
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    numbers = [value for value in values if value is not None]
+    return float(np.mean(numbers)) if numbers else None
 
 
-def table(config: Config, figures: dict[str, Any], seconds: Sequence[float], facts: dict[str, Any]) -> None:
-    rows = []
-    for name, found in figures.items():
-        gain = found.get("against_paper")
-        rows.append(
-            [
-                name,
-                *(
-                    "" if found[key] is None else f"{found[key]:.1f}" if key == "ber" else f"{found[key]:.3f}"
-                    for key in SHOWN
-                ),
-                "" if gain is None else "{:+.3f} ({:+.3f} .. {:+.3f})".format(*gain),
-                ", ".join(f"{value:.3f}" for value in found["seeds"]) if len(found["seeds"]) > 1 else "",
-            ]
-        )
+def table(config: Config, figures: dict[str, Any], seconds: Sequence[float]) -> Table:
     taken = f"Training took {', '.join(f'{s / 60:.1f}' for s in seconds)} minutes. " if seconds else ""
     pace = figures.get("paper", {}).get("seconds_per_image")
-    show(
-        f"AlignSAM on {config.data.stem if config.data.suffix else config.data.name}, {config.shots} shots, SAM {config.sam}, "
+    return Table(
+        f"AlignSAM on {config.data_name}, {config.shots} shots, SAM {config.sam}, "
         f"{'text: ' + ', '.join(config.text) if config.text else 'no text'}",
         ["", *SHOWN.values(), "mIoU against paper", "seeds"],
-        rows,
-        facts,
+        [
+            [
+                name,
+                *(_shown(key, row[key]) for key in SHOWN),
+                interval(row.get("against_paper")),
+                each_seed(row["seeds"]),
+            ]
+            for name, row in figures.items()
+        ],
         f"mIoU and all but BER are means over images. FR: share of the policy's clicks on the foreground. {taken}"
         + ("" if pace is None else f"A prediction takes {pace:.2f} s."),
     )
 
 
+def _shown(key: str, value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}" if key == "ber" else f"{value:.3f}"
+
+
 def main(config: Config) -> None:
-    torch.set_num_threads(config.threads)
-    torch.set_flush_denormal(True)
-    refuse_unknown(config.rows, tuple(ROWS))
-    settings = claimed(config.out, config.settings(), "rows")
+    refuse_unknown("--rows", config.rows, ROWS)
+    settings = config.start()
     bench = Bench(config)
     names = [name for name in config.rows or ROWS if config.text or not ROWS[name].needs_text]
     wanted = [(name, seed) for seed in config.seeds for name in names]
-    figures = summarise(rows_of(config.out, tuple(ROWS), wanted, bench.score))
+    figures = summarise(rows_of(config.out, ROWS, wanted, bench.score))
     seconds = [json.loads(path.read_text()) for path in sorted(config.out.glob("run-*/seconds.json"))]
-    facts = machine()
-    table(config, figures, seconds, facts)
-    save(config.json, {"settings": settings, "machine": facts, "training_seconds": seconds, "rows": figures})
+    publish(config, table(config, figures, seconds), settings, training_seconds=seconds, rows=figures)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,15 +30,15 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import Sam2Config, Sam2Model
 
+from frame import SamTimingOptions, Table, publish
 from maskwright.data.scenes import render
-from maskwright.engine.run import settings_of
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import dice, first_click
 from maskwright.rl.envs import GRID, PIXELS, ClickEnvSettings, ClickVectorEnv
 from maskwright.sam import click_grid
 from maskwright.sam.frozen import FrozenDecoder
 from maskwright.sam.sam import Sam
-from measure import in_own_process, load_sam, machine, peak_bytes, save, show
+from measure import in_own_process, load_sam, peak_bytes
 
 Times = NDArray[np.float64]
 
@@ -61,29 +60,16 @@ KINDS = {
 }
 
 
-@dataclass
-class Config:
+@dataclass(kw_only=True)
+class Config(SamTimingOptions):
     """Clicks per second of click environments."""
 
-    sam: str = "nano"
-    """What `Sam.load` takes, or `random`: nano's architecture with random weights."""
-    size: int | None = None
-    """Canvas in pixels other than the checkpoint's."""
     images: tuple[int, ...] = (1, 8, 32, 128)
     """Environments in a batch (N), one row of the table each."""
     clicks: int = 5
     """Clicks of an episode."""
     one_by_one: int = 4
     """Episodes of the ways with one environment."""
-    repeats: int = 5
-    """Runs that the median is taken of, after one that is not counted."""
-    threads: int = 2
-    json: Path | None = None
-    """Also write the figures to this file."""
-
-    def __post_init__(self) -> None:
-        if min(*self.images, self.clicks, self.one_by_one, self.repeats, self.threads) < 1:
-            raise SystemExit("all numbers must be at least 1")
 
 
 class OneByOne:
@@ -260,11 +246,11 @@ def measure(name: str, config: Config) -> dict[str, Any]:
         "peak_bytes": peak_bytes(),
         "profile": told,
         "size": sam.size,
-        "machine": machine(),
     }
 
 
 def main(config: Config) -> None:
+    torch.set_num_threads(config.threads)
     figures: dict[str, dict[str, Any]] = {}
     for name in ("published", "cached", *map(str, config.images)):
         figures[name] = in_own_process(measure, name, config)
@@ -275,13 +261,14 @@ def main(config: Config) -> None:
         found["masks_differ"] = float(np.unpackbits(masks ^ wanted[: len(masks)]).mean())
         found["speed_up"] = figures["published"]["seconds"] / found["seconds"]
         found["over_cached"] = figures["cached"]["seconds"] / found["seconds"]
-    report(config, figures)
+    size = {way.pop("size") for way in figures.values()}.pop()
+    publish(config, table(config, figures, size), config.settings() | {"size": size}, ways=figures)
     worst = max(found["masks_differ"] for found in figures.values())
     if worst > TOLERANCE:
         raise SystemExit(f"{worst:.1e} of the masks' pixels differ, more than {TOLERANCE:.0e}")
 
 
-def report(config: Config, figures: dict[str, dict[str, Any]]) -> None:
+def table(config: Config, figures: dict[str, dict[str, Any]], size: int) -> Table:
     rows = [
         [
             name,
@@ -295,23 +282,19 @@ def report(config: Config, figures: dict[str, dict[str, Any]]) -> None:
         ]
         for name, found in figures.items()
     ]
-    first, largest = figures["published"], figures[str(max(config.images))]
+    largest = figures[str(max(config.images))]
     told = largest["profile"]
     kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in told["kinds"].items())
-    show(
-        f"Click environments: {config.clicks} clicks an episode, {first['size']} pixels, {config.sam}",
+    return Table(
+        f"Click environments: {config.clicks} clicks an episode, {size} pixels, {config.sam}",
         ["", "clicks / s", "ms a click", "CPU ms", "over published", "over cached", "peak MiB", "KiB each"],
         rows,
-        first["machine"],
         f"Median of {config.repeats} runs after one of warm-up. `CPU ms` is the time of all threads, which other programs on "
         f"the machine change less. `KiB each` is what an environment adds; a target in the bank "
         f"takes {largest['bank_bytes_each'] / 2**20:.2f} MiB. Of a step of the largest batch SAM's decode is "
         f"{told['decode']:.0%}; by operation: {kinds}.",
     )
-    settings = settings_of(config, "json")
-    facts = {name: {k: v for k, v in found.items() if k not in ("machine", "size")} for name, found in figures.items()}
-    save(config.json, {"settings": settings | {"size": first["size"]}, "machine": first["machine"], "ways": facts})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(tyro.cli(Config, description=__doc__))

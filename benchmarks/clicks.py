@@ -18,23 +18,34 @@ Every run and every row is a folder or a JSON file in OUT; a call that was kille
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 import tyro
 
+from frame import (
+    Rows,
+    Table,
+    TrainingOptions,
+    by_name,
+    caching_loader,
+    each_seed,
+    interval,
+    kept,
+    publish,
+    refuse_unknown,
+    rows_of,
+)
 from maskwright.api import evaluate, load
 from maskwright.data.dataset import Dataset
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import progress
 from maskwright.engine.checkpoints import read_checkpoint
 from maskwright.engine.metrics import paired_bootstrap
-from maskwright.engine.run import settings_of
 from maskwright.engine.weights import load_state
 from maskwright.methods.clicks.agent import ClickAgent, ClickRules
 from maskwright.methods.clicks.predictor import ClickPredictor
@@ -42,25 +53,16 @@ from maskwright.methods.clicks.scores import LOST, curve
 from maskwright.nets.prompter import Prompter
 from maskwright.recipes import clicks
 from maskwright.rl.bank import Bank
-from measure import claimed, kept, machine, refuse_unknown, rows_of, save, show
 
 SCENES = {"train": 400, "val": 60, "test": 100, "size": 256, "categories": ("disc", "star", "ring", "leaf")}
 
 
-@dataclass
-class Config:
+@dataclass(kw_only=True)
+class Config(TrainingOptions):
     """Ways to place and to keep clicks, side by side."""
 
-    data: Path
-    """Dataset with masks in the splits train and test."""
-    out: Path
-    """Folder for runs and finished rows."""
     scenes: bool = False
     """Render procedural scenes with four categories into DATA where they are not there yet."""
-    split: str = "test"
-    """What is scored; choose settings on `val`."""
-    sam: str = "nano"
-    """What `Sam.load` takes."""
     minutes: float = 12.0
     """Time of each training."""
     steps: int | None = None
@@ -69,18 +71,10 @@ class Config:
     """Of the full agent; the others are trained with the first."""
     clicks: int = 4
     """Corrective clicks after the first."""
-    rows: tuple[str, ...] = ()
-    """Only these rows; left out: all."""
     refine: Path | None = None
     """Masks of the split to refine."""
-    threads: int = 1
-    json: Path | None = None
-    """Also write the figures to this file."""
 
-    def settings(self) -> dict[str, Any]:
-        """What decides the rows' content; rows made with other settings are not mixed."""
-        free = ("out", "json", "rows", "seeds", "threads", "refine")
-        return settings_of(self, *free)
+    free: ClassVar[tuple[str, ...]] = (*TrainingOptions.free, "refine")
 
 
 @dataclass(frozen=True)
@@ -139,7 +133,7 @@ class Bench:
             write_scenes(config.data, **SCENES)
         self.dataset = Dataset.load(config.data)
         self._bank: Bank | None = None
-        self._loaded: tuple[Path, ClickPredictor] | None = None
+        self.load = caching_loader()
 
     def run(self, name: str, seed: int) -> Path:
         """A finished run; one that was killed goes on (PPO's begins again)."""
@@ -165,11 +159,9 @@ class Bench:
     def agent(self, name: str, seed: int, stage: str) -> ClickAgent:
         """The agent of a run, at one of its stages."""
         out = self.run(name, seed)
-        if self._loaded is None or self._loaded[0] != out:
-            model = load(out, device="cpu")
-            assert isinstance(model, ClickPredictor)
-            self._loaded = out, model
-        agent = self._loaded[1].agent
+        model = self.load(out)
+        assert isinstance(model, ClickPredictor)
+        agent = model.agent
         if stage == "settled" or agent.prompter is None:
             return agent
         checkpoint = read_checkpoint(out)
@@ -231,15 +223,13 @@ def refined(bench: Bench, seed: int) -> dict[str, Any]:
     }
 
 
-def summarise(rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+def summarise(rows: Rows) -> dict[str, Any]:
     """Means over the seeds, intervals over the targets."""
-    names = dict.fromkeys(name for name, _ in rows)
-    dice = {
-        name: np.mean([np.array(row["dice"]) for (found, _), row in rows.items() if found == name], 0) for name in names
-    }
+    grouped = {name: list(by_seed.values()) for name, by_seed in by_name(rows).items()}
+    dice = {name: np.mean([np.array(row["dice"]) for row in mine], 0) for name, mine in grouped.items()}
     figures: dict[str, Any] = {}
-    for name in names:
-        scores, mine = dice[name], [row for (found, _), row in rows.items() if found == name]
+    for name, mine in grouped.items():
+        scores = dice[name]
         first = scores[:, 0]
         figures[name] = {
             "dice": scores.mean(0).tolist(),
@@ -256,38 +246,37 @@ def summarise(rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
     return figures
 
 
-def table(config: Config, figures: dict[str, Any], facts: dict[str, Any], notes: Sequence[str]) -> None:
-    rows = []
-    for name, found in figures.items():
-        gain, low, high = found["gains"][-1]
-        captured = found.get("captured")
-        rows.append(
-            [
-                name,
-                *(f"{value:.3f}" for value in found["dice"]),
-                f"{gain:+.3f} ({low:+.3f} .. {high:+.3f})",
-                f"{found['lost']:.0%}",
-                f"{found['clicks']:.1f} / {found['kept']:.1f}",
-                "" if captured is None else f"{captured:.2f}",
-                ", ".join(f"{value:.3f}" for value in found["seeds"]) if len(found["seeds"]) > 1 else "",
-            ]
-        )
-    clicks_shown = [str(number + 1) for number in range(config.clicks + 1)]
-    show(
-        f"Clicks on {config.data.stem if config.data.suffix else config.data.name}, split {config.split}, SAM {config.sam}",
-        ["", *clicks_shown, "gain", "lost", "clicks / kept", "captured", "seeds"],
-        rows,
-        facts,
+def table(config: Config, figures: dict[str, Any], refinements: dict[int, dict[str, Any]]) -> Table:
+    numbers = [str(number + 1) for number in range(config.clicks + 1)]
+    notes = [
+        f"Masks refined, seed {seed}: {r['before']:.3f} to {r['after']:.3f}, {interval(r['gain'])}, lost {r['lost']:.0%}."
+        for seed, r in refinements.items()
+    ]
+    return Table(
+        f"Clicks on {config.data_name}, split {config.split}, SAM {config.sam}",
+        ["", *numbers, "gain", "lost", "clicks / kept", "captured", "seeds"],
+        [_cells(name, row) for name, row in figures.items()],
         f"Dice by clicks, the first one the oracle's. Lost: share of targets that end more than {LOST} lower. "
         + " ".join(notes),
     )
 
 
+def _cells(name: str, row: dict[str, Any]) -> list[str]:
+    captured = row.get("captured")
+    return [
+        name,
+        *(f"{value:.3f}" for value in row["dice"]),
+        interval(row["gains"][-1]),
+        f"{row['lost']:.0%}",
+        f"{row['clicks']:.1f} / {row['kept']:.1f}",
+        "" if captured is None else f"{captured:.2f}",
+        each_seed(row["seeds"]),
+    ]
+
+
 def main(config: Config) -> None:
-    torch.set_num_threads(config.threads)
-    torch.set_flush_denormal(True)
-    refuse_unknown(config.rows, tuple(ROWS))
-    settings = claimed(config.out, config.settings(), "rows")
+    refuse_unknown("--rows", config.rows, ROWS)
+    settings = config.start()
     bench = Bench(config)
     wanted = [
         (name, seed)
@@ -295,20 +284,19 @@ def main(config: Config) -> None:
         for name in config.rows or ROWS
         if ROWS[name].run == "full" or seed == config.seeds[0]
     ]
-    figures = summarise(rows_of(config.out, tuple(ROWS), wanted, partial(score, bench)))
-    notes, refinements = [], {}
-    if config.refine is not None:
-        for seed in config.seeds:
-            given = hashlib.sha256(str(config.refine.resolve()).encode()).hexdigest()[:8]
-            path = config.out / f"refine-{config.refine.resolve().name}-{given}-s{seed}.json"
-            found = refinements[seed] = kept(path, lambda seed=seed: refined(bench, seed))
-            gain = "{:+.3f} ({:+.3f} .. {:+.3f})".format(*found["gain"])
-            notes.append(
-                f"Masks refined, seed {seed}: {found['before']:.3f} to {found['after']:.3f}, {gain}, lost {found['lost']:.0%}."
-            )
-    facts = machine()
-    table(config, figures, facts, notes)
-    save(config.json, {"settings": settings, "machine": facts, "rows": figures, "refined": refinements})
+    figures = summarise(rows_of(config.out, ROWS, wanted, partial(score, bench)))
+    refinements = {} if config.refine is None else refine(bench, config.refine)
+    publish(config, table(config, figures, refinements), settings, rows=figures, refined=refinements)
+
+
+def refine(bench: Bench, masks: Path) -> dict[int, dict[str, Any]]:
+    """What each seed's agent makes of given masks."""
+    given = hashlib.sha256(str(masks.resolve()).encode()).hexdigest()[:8]
+    name = f"refine-{masks.resolve().name}-{given}"
+    return {
+        seed: kept(bench.config.out / f"{name}-s{seed}.json", lambda seed=seed: refined(bench, seed))
+        for seed in bench.config.seeds
+    }
 
 
 if __name__ == "__main__":

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import tyro
 from torch import Tensor
 
+from frame import Table, TimingOptions, publish
 from maskwright.data.instances import Instances
 from maskwright.methods.instances.distillation import (
-    cells_of,
     distillation_loss,
     query_points,
     sam_similarities,
@@ -27,15 +26,16 @@ from maskwright.methods.instances.distillation import (
 )
 from maskwright.methods.instances.set_loss import SetLoss
 from maskwright.nets.instance import create
+from maskwright.sam.click_grid import cell_numbers
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Sam
-from measure import in_own_process, load_sam, machine, median_seconds, peak_bytes, save, show
+from measure import in_own_process, load_sam, median_seconds, peak_bytes
 
 ROWS = ("nothing", "naive", "batched", "step without", "step with")
 
 
-@dataclass
-class Config:
+@dataclass(kw_only=True)
+class Config(TimingOptions):
     """Structural distillation, batched against naive."""
 
     sam: str = "nano"
@@ -46,10 +46,7 @@ class Config:
     images: int = 4
     points: int = 128
     """Query points of each image."""
-    repeats: int = 5
     threads: int = 1
-    json: Path | None = None
-    """Also write the figures to this file."""
 
 
 @torch.no_grad()
@@ -65,7 +62,7 @@ def naive(sam: Sam, embedding: Embedding, points: Tensor, canvas: int) -> Tensor
             sam.decode(
                 embedding[[image]], Prompts.of_points(click, torch.ones(1, 1, 1, dtype=torch.long)), multimask=True
             )
-            cell = cells_of(points[image, point], (canvas, canvas), grid).view(1, 1)
+            cell = cell_numbers(points[image, point], (canvas, canvas), grid).view(1, 1)
             rows.append(similarities(caught.pop()[:, 0][:, None], cell)[0, 0])
     hook.remove()
     return torch.stack(rows).view(*points.shape[:2], -1)
@@ -118,6 +115,10 @@ def measure(config: Config, row: str) -> dict[str, float]:
 def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     figures = {row: in_own_process(measure, config, row) for row in ROWS}
+    publish(config, table(config, figures), config.settings(), rows=figures)
+
+
+def table(config: Config, figures: dict[str, dict[str, float]]) -> Table:
     base = figures["nothing"]["peak_mib"]
     labels = {
         "naive": "similarities, one click at a time",
@@ -125,16 +126,16 @@ def main(config: Config) -> None:
         "step without": "teacher step without distillation",
         "step with": "teacher step with distillation",
     }
-    rows = [
-        [text, f"{figures[row]['seconds']:.3f}", f"{figures[row]['peak_mib'] - base:.0f}"]
-        for row, text in labels.items()
-    ]
-    facts = machine()
-    title = f"Distillation: {config.images} images of {config.size} px, {config.points} clicks each, SAM {config.sam}"
     faster = figures["naive"]["seconds"] / figures["batched"]["seconds"]
-    notes = f"Batched is {faster:.1f} times as fast. Memory: peak of the process above one that only loads SAM."
-    show(title, ["", "seconds", "MiB"], rows, facts, notes)
-    save(config.json, {"machine": facts, "rows": figures})
+    return Table(
+        f"Distillation: {config.images} images of {config.size} px, {config.points} clicks each, SAM {config.sam}",
+        ["", "seconds", "MiB"],
+        [
+            [text, f"{figures[row]['seconds']:.3f}", f"{figures[row]['peak_mib'] - base:.0f}"]
+            for row, text in labels.items()
+        ],
+        f"Batched is {faster:.1f} times as fast. Memory: peak of the process above one that only loads SAM.",
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,39 +26,26 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from frame import SamTimingOptions, Table, publish
 from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_image
 from maskwright.data.labels import Sample
 from maskwright.data.scenes import render
-from maskwright.engine.run import settings_of
 from maskwright.sam.precompute import precompute, signature
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Sam
 from maskwright.sam.store import EmbeddingStore
-from measure import load_sam, machine, median_seconds, save, show
+from measure import load_sam, median_seconds
 
 
-@dataclass
-class Config:
+@dataclass(kw_only=True)
+class Config(SamTimingOptions):
     """Encode once against encode again."""
 
-    sam: str = "nano"
-    """What `Sam.load` takes, or `random`: nano's architecture with random weights."""
-    size: int | None = None
-    """Canvas in pixels other than the checkpoint's."""
     images: int = 8
     """Images (N)."""
     clicks: int = 6
     """Clicks on each: one, and the corrections."""
-    repeats: int = 5
-    """Runs that the median is taken of, after one that is not counted."""
-    threads: int = 2
-    json: Path | None = None
-    """Also write the figures to this file."""
-
-    def __post_init__(self) -> None:
-        if min(self.images, self.clicks, self.repeats, self.threads) < 1:
-            raise SystemExit("--images, --clicks, --repeats and --threads must be at least 1")
 
 
 def plan_clicks(sam: Sam, images: Tensor, truth: Tensor, clicks: int) -> Prompts:
@@ -171,23 +158,27 @@ def main(config: Config) -> None:
     clicks = measure_clicks(config, sam, scenes.images, (scenes.instances == front) & (front > 0))
     with tempfile.TemporaryDirectory() as folder:
         embeddings, mebibytes = measure_store(config, sam, scenes.images, Path(folder))
-    facts = machine()
+    settings, seconds = config.settings() | {"size": sam.size}, {"clicks": clicks, "embeddings": embeddings}
+    table = table_of(config, clicks, embeddings, sam.size, mebibytes)
+    publish(config, table, settings, seconds_per_image=seconds, store_mib=mebibytes)
+
+
+def table_of(
+    config: Config, clicks: dict[str, float], embeddings: dict[str, float], size: int, mebibytes: float
+) -> Table:
+    """Of seconds per image by what was done and how."""
     rows: list[list[str]] = []
     for title, part in ((f"{config.clicks} clicks", clicks), ("an embedding", embeddings)):
         slowest = next(iter(part.values()))
         rows += [[f"{title}: {name}", f"{1000 * s:.3g}", f"{slowest / s:.3g} x"] for name, s in part.items()]
-    show(
-        f"Encode once: {config.images} images, {sam.size} pixels, {config.sam}",
+    return Table(
+        f"Encode once: {config.images} images, {size} pixels, {config.sam}",
         ["", "ms per image", "speed-up"],
         rows,
-        facts,
         f"Median of {config.repeats} runs after one of warm-up. An embedding takes {mebibytes:.2f} MiB on disk in "
         "float32; `from disk` reads files that the system has in its cache.",
     )
-    settings: dict[str, Any] = settings_of(config, "json") | {"size": sam.size}
-    seconds = {"clicks": clicks, "embeddings": embeddings}
-    save(config.json, {"settings": settings, "machine": facts, "seconds_per_image": seconds, "store_mib": mebibytes})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(tyro.cli(Config, description=__doc__))

@@ -26,37 +26,29 @@ import tyro
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from frame import SamTimingOptions, Table, publish
 from maskwright.data.scenes import render
-from maskwright.engine.run import settings_of
 from maskwright.nets.losses import mask_loss
 from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Sam
-from measure import in_own_process, load_sam, machine, median_seconds, peak_bytes, save, show
+from measure import in_own_process, load_sam, median_seconds, peak_bytes
 
 TOLERANCE = 1e-4
 
 
-@dataclass
-class Config:
+@dataclass(kw_only=True)
+class Config(SamTimingOptions):
     """In-context training, batched against one sample at a time."""
 
-    sam: str = "nano"
-    """What `Sam.load` takes, or `random`: nano's architecture with random weights."""
-    size: int | None = None
-    """Canvas in pixels other than the checkpoint's."""
     batch: int = 8
     """Queries per step (B)."""
     references: int = 3
     """References per query (R), other images of the batch."""
-    repeats: int = 5
-    """Steps that the median is taken of, after one that is not counted."""
-    threads: int = 2
-    json: Path | None = None
-    """Also write the figures to this file."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.references < self.batch or self.repeats < 1 or self.threads < 1:
-            raise SystemExit("--references must be 1 to batch - 1, --repeats and --threads at least 1")
+        super().__post_init__()
+        if self.references >= self.batch:
+            raise SystemExit("--references must be smaller than --batch")
 
 
 @dataclass
@@ -137,7 +129,6 @@ def measure(name: str, config: Config, folder: str) -> dict[str, Any]:
         "peak_bytes": peak,
         "step_bytes": peak - before,
         "size": step.sam.size,
-        "machine": machine(),
     }
 
 
@@ -150,41 +141,42 @@ def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 def main(config: Config) -> None:
+    torch.set_num_threads(config.threads)
     figures: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in WAYS:
             figures[name] = in_own_process(measure, name, config, folder)
         gradients = {name: load_file(Path(folder, f"{name}.safetensors")) for name in WAYS}
     first = next(iter(WAYS))
-    for name in WAYS:
-        figures[name]["gradient_difference"] = difference(gradients[first], gradients[name])
-        figures[name]["speed_up"] = figures[first]["seconds"] / figures[name]["seconds"]
-    rows = [
-        [
-            name,
-            f"{f['images_per_second']:.2f}",
-            f"{f['speed_up']:.2f} x",
-            f"{f['peak_bytes'] / 2**20:.0f}",
-            f"{f['step_bytes'] / 2**20:.0f}",
-            f"{f['gradient_difference']:.1e}",
-        ]
-        for name, f in figures.items()
-    ]
-    facts, size = figures[first]["machine"], figures[first]["size"]
-    show(
-        f"In-context training: {config.batch} queries with {config.references} references, {size} pixels, {config.sam}",
-        ["", "queries / s", "speed-up", "peak MiB", "over loading", "gradients differ"],
-        rows,
-        facts,
-        f"Median of {config.repeats} steps after one of warm-up. Peaks are of the whole process; `over loading` is by how "
-        "much the steps exceed the peak of loading model and inputs. Differences are relative to the largest gradient.",
-    )
-    settings = settings_of(config, "json")
-    save(config.json, {"settings": settings | {"size": size}, "machine": facts, "ways": figures})
-    worst = max(f["gradient_difference"] for f in figures.values())
+    for name, way in figures.items():
+        way["gradient_difference"] = difference(gradients[first], gradients[name])
+        way["speed_up"] = figures[first]["seconds"] / way["seconds"]
+    publish(config, table(config, figures), config.settings() | {"size": figures[first]["size"]}, ways=figures)
+    worst = max(way["gradient_difference"] for way in figures.values())
     if worst > TOLERANCE:
         raise SystemExit(f"gradients differ by {worst:.1e} of the largest, more than {TOLERANCE:.0e}")
 
 
+def table(config: Config, figures: dict[str, dict[str, Any]]) -> Table:
+    size = next(iter(figures.values()))["size"]
+    return Table(
+        f"In-context training: {config.batch} queries with {config.references} references, {size} pixels, {config.sam}",
+        ["", "queries / s", "speed-up", "peak MiB", "over loading", "gradients differ"],
+        [
+            [
+                name,
+                f"{way['images_per_second']:.2f}",
+                f"{way['speed_up']:.2f} x",
+                f"{way['peak_bytes'] / 2**20:.0f}",
+                f"{way['step_bytes'] / 2**20:.0f}",
+                f"{way['gradient_difference']:.1e}",
+            ]
+            for name, way in figures.items()
+        ],
+        f"Median of {config.repeats} steps after one of warm-up. Peaks are of the whole process; `over loading` is by how "
+        "much the steps exceed the peak of loading model and inputs. Differences are relative to the largest gradient.",
+    )
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(tyro.cli(Config, description=__doc__))

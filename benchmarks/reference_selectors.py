@@ -28,36 +28,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 import tyro
 
 from context import Guess, Images, Queries, encode, fill, load_adapted
+from frame import ResumableOptions, Table, interval, kept, publish
 from maskwright.data.dataset import Dataset
 from maskwright.data.labels import Kind
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.metrics import paired_bootstrap
-from maskwright.engine.run import settings_of
 from maskwright.methods.in_context.judging import oracle
 from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy, head_room_captured
 from maskwright.nets.selector import EvaluatedSelector, Heuristic, select
 from maskwright.nets.spnet import Entries
-from measure import claimed, kept, machine, save, show
 
 HEURISTICS: tuple[Heuristic, ...] = get_args(Heuristic)
 SCENES = {"train": 160, "val": 40, "test": 80, "size": 256, "categories": ("disc", "star", "ring", "leaf")}
 
 
-@dataclass
-class Config:
+@dataclass(kw_only=True)
+class Config(ResumableOptions):
     """Selectors of references, side by side."""
 
     data: str
     """`polyps`, `scenes`, `streets`, or a folder with splits train, val and test; its training images with masks are the pool."""
-    out: Path
-    """Folder for the finished rows."""
     datasets: Path = Path("../shared/data")
     """Where the folders `polyps` and `streets` are."""
     truth: Path | None = None
@@ -100,9 +97,8 @@ class Config:
     """Candidates that policy and oracle choose from."""
     looks: int = 16
     """Sets that SAM answers before the policy chooses one."""
-    threads: int = 1
-    json: Path | None = None
-    """Also write the figures to this file."""
+
+    free: ClassVar[tuple[str, ...]] = (*ResumableOptions.free, "selectors", "references", "seeds", "datasets")
 
     def __post_init__(self) -> None:
         if min(self.views, self.looks, self.batch, self.threads, *self.references) < 1 or self.groups < 2:
@@ -122,11 +118,6 @@ class Config:
         if self.data == "scenes":
             return self.out / "data"
         return self.datasets / self.data if self.data in ("polyps", "streets") else Path(self.data)
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the cells' content; cells made with other settings are not mixed."""
-        free = ("out", "json", "selectors", "references", "seeds", "threads", "datasets")
-        return settings_of(self, *free)
 
 
 class Bench:
@@ -239,7 +230,7 @@ def learn(
     with progress(100, f"learning, T = {references}, seed {seed}") as advance:
         share = 0.0
         while True:
-            share, before = budget.progress(step, started), share
+            share, before = budget.share(step, (time.monotonic() - started) / 60), share
             advance(100 * (share - before))
             if int(10 * share) > checked:
                 checked = int(10 * share)
@@ -403,7 +394,7 @@ def _mean(scores: dict[str, float]) -> float:
     return sum(scores.values()) / len(scores)
 
 
-def table(config: Config, figures: dict[int, dict[str, Any]], facts: dict[str, Any]) -> None:
+def table(config: Config, figures: dict[int, dict[str, Any]]) -> Table:
     rows, notes = [], []
     for count, found in figures.items():
         best = found.get("best_heuristic")
@@ -415,9 +406,7 @@ def table(config: Config, figures: dict[int, dict[str, Any]], facts: dict[str, A
                     f"T = {count}, {name}" + (" *" if name == best else ""),
                     f"{100 * found[name]['dice']:.2f}",
                     f"{100 * min(spread):.2f} .. {100 * max(spread):.2f}",
-                    ""
-                    if difference is None or name == best
-                    else "{:+.2f} ({:+.2f} .. {:+.2f})".format(*(100 * d for d in difference)),
+                    interval(None if difference is None or name == best else [100 * d for d in difference], digits=2),
                 ]
             )
         if "head_room" in found:
@@ -426,19 +415,16 @@ def table(config: Config, figures: dict[int, dict[str, Any]], facts: dict[str, A
                 f"T = {count}: head-room {100 * found['head_room']:.2f} on {found['head_room_images']} images"
                 + ("" if captured is None else f", of which the policy captures {captured:.0%}")
             )
-    show(
+    return Table(
         f"Selectors on {config.folder.name if config.data != 'scenes' else 'scenes'}, SAM {config.sam}, {len(config.seeds)} seeds",
         ["", "Dice", "seeds", "over best heuristic"],
         rows,
-        facts,
         "Dice x 100, mean over test images. * best heuristic on val. " + "; ".join(notes),
     )
 
 
 def main(config: Config) -> None:
-    torch.set_num_threads(config.threads)
-    torch.set_flush_denormal(True)
-    settings = claimed(config.out, config.settings(), "cells")
+    settings = config.start()
     bench = Bench(config)
     cells: dict[tuple[str, int, int], dict[str, Any]] = {}
     # All selectors of a seed and T one after the other: they share the pool and the first answers.
@@ -451,9 +437,7 @@ def main(config: Config) -> None:
                 for variant, scores in made.get("variants", {}).items():
                     cells[variant, count, seed] = scores
     figures = {count: summarise(cells, count) for count in config.references}
-    facts = machine()
-    table(config, figures, facts)
-    save(config.json, {"settings": settings, "machine": facts, "references": figures})
+    publish(config, table(config, figures), settings, references=figures)
 
 
 if __name__ == "__main__":

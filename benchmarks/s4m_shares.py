@@ -13,21 +13,20 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import tyro
 from PIL import Image
 
+from frame import ResumableOptions, Table, kept, publish, refuse_unknown
 from maskwright import api
 from maskwright.data.dataset import Dataset
 from maskwright.data.images import write_mask
 from maskwright.data.labels import Labels, Mask, Sample
 from maskwright.data.scenes import CATEGORY_NAMES, render
-from maskwright.engine.run import settings_of
 from maskwright.recipes import s4m
-from measure import claimed, kept, machine, save, show
 
 SCENE_CATEGORIES = {
     "round": ("disc", "blob", "flower", "ring", "crescent"),
@@ -74,29 +73,25 @@ ROWS = {
 }
 
 
-@dataclass
-class Config:
+@dataclass(kw_only=True)
+class Config(ResumableOptions):
     """Teacher and student at several labelled shares."""
 
     data: Path
     """Folder that holds `nuclei` and `cats`."""
-    out: Path
-    """Folder for the runs."""
     steps: int = 700
     """Of each stage."""
     batch: int = 4
     burn_in: float = 0.75
     """Share of stage 2 with the teacher of stage 1: in so few steps the student needs most of them to overtake it."""
-    sam: str = "nano"
     split: str = "test"
     only: list[str] = field(default_factory=list)
     """Rows to make now; the others are shown if they are there. Left out, all."""
-    json: Path | None = None
-    """Also write the figures to this file."""
-    threads: int = 1
+
+    free: ClassVar[tuple[str, ...]] = (*ResumableOptions.free, "data", "only")
 
 
-def write_scenes(folder: Path, train: int = 800, val: int = 48, test: int = 100, size: int = 128) -> Path:
+def write_instance_scenes(folder: Path, train: int = 800, val: int = 48, test: int = 100, size: int = 128) -> Path:
     """Procedural scenes with instance masks of three categories, as a manifest."""
     if (folder / "manifest.json").is_file():
         return folder
@@ -130,10 +125,10 @@ def folder_of(config: Config, row: str) -> Path:
 def make(config: Config, name: str) -> dict[str, Any]:
     """Train and score one row."""
     row, out = ROWS[name], folder_of(config, name)
-    data = write_scenes(config.out / "scenes") if row.data == "scenes" else config.data / row.data
+    data = write_instance_scenes(config.out / "scenes") if row.data == "scenes" else config.data / row.data
     changed = {"steps": config.steps, **row.changed}
     if row.of is not None:
-        found(config, row.of)
+        row_of(config, row.of)
         teacher = folder_of(config, row.of)
         changed |= {"stage": "student", "teacher": teacher}
     started = time.process_time()
@@ -163,31 +158,30 @@ def make(config: Config, name: str) -> dict[str, Any]:
     return figures
 
 
-def found(config: Config, name: str) -> dict[str, Any]:
+def row_of(config: Config, name: str) -> dict[str, Any]:
     """A row that is there, or else is made."""
-    return kept(folder_of(config, name) / "benchmark.json", lambda: make(config, name))
+    return kept(path_of(config, name), lambda: make(config, name))
+
+
+def path_of(config: Config, name: str) -> Path:
+    return folder_of(config, name) / "benchmark.json"
 
 
 def main(config: Config) -> None:
-    torch.set_num_threads(config.threads)
-    unknown = set(config.only) - ROWS.keys()
-    if unknown:
-        raise SystemExit(f"no such row: {', '.join(sorted(unknown))}; there are: {', '.join(ROWS)}")
-    settings = claimed(config.out, settings_of(config, "data", "out", "only", "json", "threads"), "rows")
-    figures: dict[str, Any] = {}
-    for name in ROWS:
-        there = (folder_of(config, name) / "benchmark.json").is_file()
-        if there or not config.only or name in config.only:
-            figures[name] = found(config, name)
-    facts = machine()
-    show(
+    refuse_unknown("--only", config.only, ROWS)
+    settings = config.start()
+    shown = [name for name in ROWS if not config.only or name in config.only or path_of(config, name).is_file()]
+    figures = {name: row_of(config, name) for name in shown}
+    publish(config, table(config, figures), settings, rows=figures)
+
+
+def table(config: Config, figures: dict[str, Any]) -> Table:
+    return Table(
         f"AP on {config.split}, {config.steps} steps of each stage, batch {config.batch}",
         ["row", "teacher AP", "AP50", "student AP", "AP50", "AP75", "box AP", "gain", "CPU minutes"],
         [_cells(name, figures) for name in figures],
-        facts,
         "Gain: of the student over its teacher.",
     )
-    save(config.json, {"settings": settings, "machine": facts, "rows": figures})
 
 
 def _cells(name: str, figures: dict[str, Any]) -> list[str]:

@@ -24,15 +24,14 @@ import numpy as np
 import torch
 import tyro
 
+from frame import Rows, Table, TrainingOptions, by_name, interval, publish, refuse_unknown, rows_of
 from maskwright import api
 from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Kind
 from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.engine.metrics import SegmentationMetrics, paired_bootstrap
-from maskwright.engine.run import settings_of
 from maskwright.recipes import samix
-from measure import claimed, machine, refuse_unknown, rows_of, save, show
 
 FROZEN: dict[str, Any] = {"adapters": False, "tune_decoder": False}
 ROWS: dict[str, dict[str, Any]] = {
@@ -48,30 +47,15 @@ ROWS: dict[str, dict[str, Any]] = {
 """In the order of the table, by what they change of the recipe's settings."""
 
 
-@dataclass
-class Config:
+@dataclass(kw_only=True)
+class Config(TrainingOptions):
     """SAMIX beside its baselines."""
 
     data: Path
     """Folder with splits.json (mixed labels) and splits_full.json (all masks)."""
-    out: Path
-    """Folder for the runs."""
     steps: int = 1400
     batch: int = 8
     size: int = 256
-    sam: str = "nano"
-    """What `Sam.load` takes."""
-    seeds: tuple[int, ...] = (0,)
-    rows: tuple[str, ...] = ()
-    """Rows to make now; left out: all."""
-    split: str = "test"
-    threads: int = 1
-    json: Path | None = None
-    """Also write the figures to this file."""
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the rows' content; rows made with other settings are not mixed."""
-        return settings_of(self, "out", "json", "rows", "seeds", "threads")
 
 
 def make(config: Config, full: Dataset, row: str, seed: int) -> dict[str, Any]:
@@ -126,29 +110,28 @@ def trivial_dice(mixed: Dataset, full: Dataset) -> dict[str, float]:
     return {name: scores.compute()["dice"] for name, scores in found.items()}
 
 
-def summarise(rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def summarise(rows: Rows) -> dict[str, dict[str, Any]]:
     """Means over the seeds, gap closed, and the difference to ``mixed`` with its interval.
 
     Args:
         rows: by row and seed.
     """
     figures = {}
-    for name in dict.fromkeys(name for name, _ in rows):
-        mine = {seed: row for (other, seed), row in rows.items() if other == name}
-        found: dict[str, Any] = {key: _mean(row[key] for row in mine.values()) for key in ("dice", "iou", "minutes")}
-        figures[name] = found
-        found["seeds"] = {seed: row["dice"] for seed, row in mine.items()}
+    for name, mine in by_name(rows).items():
+        means: dict[str, Any] = {key: _mean(row[key] for row in mine.values()) for key in ("dice", "iou", "minutes")}
+        figures[name] = means
+        means["seeds"] = {seed: row["dice"] for seed, row in mine.items()}
         ends = [s for s in mine if ("masks_only", s) in rows and ("full", s) in rows]
         if ends:
             low, high = (_mean(rows[end, s]["dice"] for s in ends) for end in ("masks_only", "full"))
-            found["gap_closed"] = (_mean(mine[s]["dice"] for s in ends) - low) / (high - low)
+            means["gap_closed"] = (_mean(mine[s]["dice"] for s in ends) - low) / (high - low)
         common = [s for s in mine if name != "mixed" and ("mixed", s) in rows]
         if common:
             ids = sorted(mine[common[0]]["images"])
             own, other = ([_mean(rows[of, s]["images"][i] for s in common) for i in ids] for of in (name, "mixed"))
-            found["over_mixed"] = paired_bootstrap(own, other)
+            means["over_mixed"] = paired_bootstrap(own, other)
         kinds = {kind for row in mine.values() for kind in row["pseudo"]}
-        found["pseudo"] = {kind: _mean(row["pseudo"][kind]["dice"] for row in mine.values()) for kind in sorted(kinds)}
+        means["pseudo"] = {kind: _mean(row["pseudo"][kind]["dice"] for row in mine.values()) for kind in sorted(kinds)}
     return figures
 
 
@@ -157,46 +140,38 @@ def _mean(values: Any) -> float:
 
 
 def main(config: Config) -> None:
-    torch.set_num_threads(config.threads)
-    refuse_unknown(config.rows, tuple(ROWS))
-    settings = claimed(config.out, config.settings(), "rows")
+    refuse_unknown("--rows", config.rows, ROWS)
+    settings = config.start()
     mixed, full = Dataset.load(config.data), Dataset.load(config.data / "splits_full.json")
     wanted = [(name, seed) for seed in config.seeds for name in ROWS if not config.rows or name in config.rows]
-    figures = summarise(rows_of(config.out, tuple(ROWS), wanted, partial(make, config, full)))
+    figures = summarise(rows_of(config.out, ROWS, wanted, partial(make, config, full)))
     trivial = trivial_dice(mixed, full)
-    kinds = sorted({kind for found in figures.values() for kind in found["pseudo"]})
-    facts = machine()
-    show(
-        f"{config.data.name}, {config.split} split, {config.steps} steps of {config.batch}, {config.size} px",
-        [
-            "labels",
-            "Dice",
-            "seeds",
-            "IoU",
-            "gap closed",
-            "over mixed x 100",
-            *(f"pseudo: {k}" for k in kinds),
-            "minutes",
-        ],
-        [_shown(name, found, kinds) for name, found in figures.items()],
-        facts,
+    publish(config, table(config, figures, trivial), settings, rows=figures, trivial=trivial)
+
+
+def table(config: Config, figures: dict[str, dict[str, Any]], trivial: dict[str, float]) -> Table:
+    kinds = sorted({kind for row in figures.values() for kind in row["pseudo"]})
+    pseudo = (f"pseudo: {kind}" for kind in kinds)
+    return Table(
+        f"{config.data_name}, {config.split} split, {config.steps} steps of {config.batch}, {config.size} px",
+        ["labels", "Dice", "seeds", "IoU", "gap closed", "over mixed x 100", *pseudo, "minutes"],
+        [_cells(name, row, kinds) for name, row in figures.items()],
         "Minutes are of the call that finished a row. Trivial answers to the boxes (Dice): "
         + ", ".join(f"{name} {dice:.3f}" for name, dice in trivial.items()),
     )
-    save(config.json, {"settings": settings, "machine": facts, "rows": figures, "trivial": trivial})
 
 
-def _shown(name: str, found: dict[str, Any], kinds: list[str]) -> list[str]:
-    over = found.get("over_mixed")
+def _cells(name: str, row: dict[str, Any], kinds: list[str]) -> list[str]:
+    over = row.get("over_mixed")
     return [
         name,
-        f"{found['dice']:.3f}",
-        " ".join(f"{dice:.3f}" for dice in found["seeds"].values()),
-        f"{found['iou']:.3f}",
-        f"{found['gap_closed']:.2f}" if "gap_closed" in found else "",
-        "{:+.1f} ({:+.1f} .. {:+.1f})".format(*(100 * d for d in over)) if over else "",
-        *(f"{found['pseudo'][kind]:.3f}" if kind in found["pseudo"] else "" for kind in kinds),
-        f"{found['minutes']:.1f}",
+        f"{row['dice']:.3f}",
+        " ".join(f"{dice:.3f}" for dice in row["seeds"].values()),
+        f"{row['iou']:.3f}",
+        f"{row['gap_closed']:.2f}" if "gap_closed" in row else "",
+        interval([100 * value for value in over] if over else None, digits=1),
+        *(f"{row['pseudo'][kind]:.3f}" if kind in row["pseudo"] else "" for kind in kinds),
+        f"{row['minutes']:.1f}",
     ]
 
 

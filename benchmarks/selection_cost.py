@@ -11,24 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 import torch
 import tyro
 
+from frame import Table, TimingOptions, publish
 from maskwright.data.labels import Kind
-from maskwright.engine.run import settings_of
 from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy
 from maskwright.nets.selector import Heuristic, select
 from maskwright.nets.spnet import Entries, Query
-from measure import in_own_process, machine, median_seconds, peak_bytes, save, show
+from measure import in_own_process, median_seconds, peak_bytes
 
 SELECTORS = (*get_args(Heuristic), "policy")
 
 
-@dataclass
-class Config:
+@dataclass(kw_only=True)
+class Config(TimingOptions):
     """Cost of choosing references by the size of the pool."""
 
     entries: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
@@ -41,14 +40,6 @@ class Config:
     shortlist: int = 48
     """Candidates of the policy."""
     repeats: int = 9
-    """Calls that the median is taken of, after one that is not counted."""
-    threads: int = 2
-    json: Path | None = None
-    """Also write the figures to this file."""
-
-    def __post_init__(self) -> None:
-        if min(*self.entries, self.queries, self.references, self.shortlist, self.repeats, self.threads) < 1:
-            raise SystemExit("all numbers must be at least 1")
 
 
 def chooser(name: str, config: Config, entries: int) -> Callable[[], object]:
@@ -82,35 +73,32 @@ def measure(name: str, config: Config, entries: int) -> dict[str, Any]:
     choose = chooser(name, config, entries)
     before = peak_bytes()
     seconds = median_seconds(choose, config.repeats)
-    return {"seconds": seconds, "over_pool_bytes": peak_bytes() - before, "machine": machine()}
+    return {"seconds": seconds, "over_pool_bytes": peak_bytes() - before}
 
 
 def main(config: Config) -> None:
+    torch.set_num_threads(config.threads)
     figures: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in SELECTORS}
     for name in SELECTORS:
         for entries in config.entries:
             figures[name][entries] = in_own_process(measure, name, config, entries)
-    facts = figures[SELECTORS[0]][config.entries[0]]["machine"]
-    rows = [
-        [name, *(f"{f['seconds'] * 1e3:.2f} / {f['over_pool_bytes'] / 2**20:.1f}" for f in by_size.values())]
-        for name, by_size in figures.items()
-    ]
-    show(
-        f"Choosing {config.references} references for {config.queries} queries: ms / MiB over the pool, by entries",
-        ["", *(f"{entries:,}" for entries in config.entries)],
-        rows,
-        facts,
-        f"Median of {config.repeats} calls after one that is not counted; {config.channels} channels, {config.shortlist} candidates.",
-    )
-    settings = settings_of(config, "json")
     cells = {
-        name: {
-            str(entries): {k: v for k, v in f.items() if k != "machine"} | {"entries": entries}
-            for entries, f in by_size.items()
-        }
+        name: {str(entries): cell | {"entries": entries} for entries, cell in by_size.items()}
         for name, by_size in figures.items()
     }
-    save(config.json, {"settings": settings, "machine": facts, "selectors": cells})
+    publish(config, table(config, figures), config.settings(), selectors=cells)
+
+
+def table(config: Config, figures: dict[str, dict[int, dict[str, Any]]]) -> Table:
+    return Table(
+        f"Choosing {config.references} references for {config.queries} queries: ms / MiB over the pool, by entries",
+        ["", *(f"{entries:,}" for entries in config.entries)],
+        [
+            [name, *(f"{c['seconds'] * 1e3:.2f} / {c['over_pool_bytes'] / 2**20:.1f}" for c in by_size.values())]
+            for name, by_size in figures.items()
+        ],
+        f"Median of {config.repeats} calls after one that is not counted; {config.channels} channels, {config.shortlist} candidates.",
+    )
 
 
 if __name__ == "__main__":

@@ -352,6 +352,102 @@ def test_what_keeps_a_split_from_being_scored_is_listed_at_once(colours: Predict
         api.evaluate(colours, dataset, "val")
 
 
+# ------------------------------------------------------------------------------------------------------ whole folders
+
+
+def test_predict_fills_a_folder_and_goes_on_with_it(run: Path, tmp_path: Path):
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(halves()).save(folder / f"{name}.png")
+    summary = api.predict(str(run), str(folder), str(out), device="cpu")
+    assert (summary.predicted, summary.skipped, summary.problems, summary.written) == (2, 0, [], [])
+    model, calls = api.load(run, device="cpu"), []
+    for prediction in model.predict([folder / "a.png", folder / "b.png"]):
+        np.testing.assert_array_equal(read_mask(out / "masks" / f"{prediction.id}.png"), prediction.mask)
+    Image.fromarray(halves()).save(folder / "c.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    summary = maskwright.predict(model, [folder], out, overlays=False, progress=lambda *call: calls.append(call))
+    assert (summary.predicted, summary.skipped) == (1, 2)
+    assert ["broken.png" in problem for problem in summary.problems] == [True]
+    assert calls == [(1, 2), (2, 2)]
+    assert not (out / "overlays" / "c.jpg").exists()
+
+
+def test_predict_refuses_what_the_model_cannot_do(run: Path, tmp_path: Path):
+    image = tmp_path / "a.png"
+    Image.fromarray(halves()).save(image)
+    with pytest.raises(MaskwrightError, match="has no --threshold"):
+        api.predict(run, image, tmp_path / "out", threshold=0.5)
+    with pytest.raises(MaskwrightError, match="--looks: is about references in context"):
+        api.predict(run, image, tmp_path / "out", looks=3)
+    with pytest.raises(MaskwrightError, match="no reference pool"):
+        api.predict(run, image, tmp_path / "out", in_context=True)
+    with pytest.raises(MaskwrightError, match="has no --in-context"):  # it is loaded already
+        api.predict(api.load(run), image, tmp_path / "out", in_context=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_are_kept_beside_the_model_but_not_in_it(run: Path, tmp_path: Path):
+    model = api.load(run, device="cpu")
+    assert model.scores_path(run, "test") == run / "evaluation-test.json"
+    assert model.scores_path(run, "a/b") == run / "evaluation-a_b.json"
+    assert model.scores_path(run / "model", "test") is None
+    dataset, file = scored_dataset(tmp_path), tmp_path / "scores.json"
+    scores = api.evaluate(predictor(Colours()), dataset, json=file)
+    assert json.loads(file.read_text()) == scores
+
+
+# ------------------------------------------------------------------------------------------------- data, SAM, progress
+
+
+def test_check_tells_problems_and_what_is_there(scene_folder: Path, tmp_path: Path):
+    calls: list[tuple[int, int]] = []
+    result = maskwright.check(scene_folder, progress=lambda done, total: calls.append((done, total)))
+    assert (result.problems, result.images, result.splits) == ([], 18, {"train": 12, "val": 2, "test": 4})
+    assert result.categories == ("background", "disc", "figure")
+    assert calls[-1] == (18, 18)
+    train = Dataset.load(scene_folder).split("val")
+    assert any("split 'train' is empty" in problem for problem in maskwright.check(train).problems)
+    assert maskwright.check(train, training=False).problems == []
+    (problem,) = maskwright.check(tmp_path / "nowhere").problems
+    assert "nowhere" in problem
+
+
+def test_a_sam_is_named_by_its_source(tiny_sam_folder: Path, scene_folder: Path, tmp_path: Path):
+    facts = maskwright.sam_info(tiny_sam_folder, device="cpu")
+    assert (facts["size"], facts["device"]) == (64, "cpu")
+    store = tmp_path / "store"
+    assert maskwright.precompute(str(tiny_sam_folder), scene_folder, store, device="cpu") == (18, 0)
+    assert maskwright.precompute(tiny_sam_folder, Dataset.load(scene_folder), store, device="cpu") == (0, 18)
+    scores = api.sam_evaluate(tiny_sam_folder, scene_folder, limit=1, clicks=1, device="cpu")
+    table = api.sam_score_table(scores)
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert table.title.endswith(f"{scores['objects']} objects in 1 image")
+
+
+def test_progress_is_a_bar_on_a_terminal_of_the_main_process(capsys, monkeypatch: pytest.MonkeyPatch):
+    from maskwright.api.progress import progress_of
+
+    def told(progress: Any) -> str:
+        with progress_of(progress, "counting") as call:
+            for done in (1, 2):
+                if call:
+                    call(done, 2)
+        return capsys.readouterr().err
+
+    assert told(True) == ""  # the first line of a log comes after 30 seconds
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "counting" in told(True)
+    assert "100%" in told(True)
+    assert told(False) == ""
+    calls: list[tuple[int, int]] = []
+    assert told(lambda done, total: calls.append((done, total))) == ""
+    assert calls == [(1, 2), (2, 2)]
+    monkeypatch.setenv("RANK", "1")
+    assert told(True) == ""
+
+
 # ---------------------------------------------------------------------------------------------------- train, package
 
 

@@ -60,9 +60,17 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def one_message(capfd: pytest.CaptureFixture[str], *parts: str) -> str:
-    """Standard error, if it is a single message that holds these parts."""
+def one_message(capfd: pytest.CaptureFixture[str], *parts: str, started: bool = False) -> str:
+    """Standard error, if it is a single message that holds these parts.
+
+    Args:
+        started: the training had begun, and had said in two lines what it understood.
+    """
     text = capfd.readouterr().err
+    if started:
+        understood, device, text = text.split("\n", 2)
+        assert "training images (" in understood
+        assert device.startswith("SAM ")
     assert text.startswith("error: "), text
     assert text.count("error: ") == 1, text
     assert "Traceback" not in text
@@ -317,7 +325,7 @@ def test_a_disk_that_is_full_for_a_checkpoint(small_disk, data: Path, tiny_sam_f
     disk = small_disk(2_000)
     run, always = disk / "run", ("--checkpoint-seconds", 0)
     assert train(data, run, tiny_sam_folder, *always) == 1
-    one_message(capfd, str(run), "full", "Free some space and resume")
+    one_message(capfd, str(run), "full", "Free some space and resume", started=True)
     assert not (run / "model").exists()
     assert not list(run.glob("last*"))
     # With more space the same command goes on.
@@ -347,7 +355,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(Session, "save", save_and_fill)
         assert train(data, disk / "run", tiny_sam_folder, "--checkpoint-seconds", 0) == 1
-    one_message(capfd, str(disk / "run"), "full")
+    one_message(capfd, str(disk / "run"), "full", started=True)
     assert [path.name for path in (disk / "run" / "last").iterdir()] == ["step-000000002"]
     assert not list((disk / "run").glob("*.tmp-*"))
     (disk / "filler").unlink()

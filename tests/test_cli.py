@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,26 @@ def test_every_command_explains_itself(args: list[str], capsys):
     assert "usage: maskwright" in capsys.readouterr().out
 
 
+def test_options_of_one_kind_of_model_stand_together(capsys):
+    groups = {
+        "semantic": ("--flip",),
+        "in-context": ("--in-context", "--references", "--looks"),
+        "click-agent": ("--click", "--label", "--box", "--category", "--masks"),
+        "self-prompting": ("--clicks",),
+        "instance": ("--threshold",),
+    }
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "--help"])
+    boxes = capsys.readouterr().out.split("╭─ ")
+    for group, flags in groups.items():
+        (box,) = (box for box in boxes if box.startswith(f"{group} options"))
+        assert re.findall(r"^│ (--[a-z-]+)", box, re.MULTILINE) == list(flags)
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    titles = re.findall(r"╭─ (.*) options ─", capsys.readouterr().out)
+    assert titles == ["semantic", "in-context", "click-agent"]
+
+
 def test_train_hands_the_settings_to_the_recipe(monkeypatch: pytest.MonkeyPatch, capsys):
     from maskwright.recipes import samix
 
@@ -169,6 +190,25 @@ def test_predict_writes_masks_overlays_and_an_index_and_then_skips(run: Path, ph
     assert "0 images predicted, 4 were there already" in capsys.readouterr().out
     assert {path: (out / path).stat().st_mtime_ns for path in before} == before
     assert json.loads((out / "predictions.json").read_text()) == index
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--click", "3,4"], "--click"),
+        (["--box", "1,2,3,4"], "--box"),
+        (["--masks", "somewhere"], "--masks"),
+        (["--category", "red"], "--category"),
+        (["--clicks", "0"], "--clicks"),
+        (["--threshold", "0.5"], "--threshold"),
+    ],
+)
+def test_an_option_of_another_kind_of_model_is_refused(run: Path, photos: Path, tmp_path: Path, capsys, options, name):
+    assert call("predict", run, photos, "--out", tmp_path / "out", *options) == 1
+    told = capsys.readouterr().err
+    assert told.endswith(f"a model of the recipe samix has no {name} (its options: --flip); leave it out\n")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_changed_or_is_gone_is_predicted_again(run: Path, photos: Path, tmp_path: Path, capsys):

@@ -19,9 +19,9 @@ from tests.helpers import TINY_SIZE, tiny_config
 CATEGORIES = ("background", "red", "blue")
 
 
-def tiny_segmenter(seed: int = 0) -> SamSegmenter:
+def tiny_segmenter(seed: int = 0, categories: int = len(CATEGORIES)) -> SamSegmenter:
     torch.manual_seed(seed)
-    return SamSegmenter.of(Sam.from_config(tiny_config(), seed=seed), len(CATEGORIES), TINY_SIZE)
+    return SamSegmenter.of(Sam.from_config(tiny_config(), seed=seed), categories, TINY_SIZE)
 
 
 def model_config(segmenter: Segmenter, **changed: Any) -> dict[str, Any]:

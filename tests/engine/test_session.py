@@ -120,7 +120,7 @@ def test_start_and_end_are_told(data: Path, tmp_path: Path, capsys: pytest.Captu
     run(Config(data, tmp_path / "run"))
     told = capsys.readouterr().err
     assert f"{data}: 1 training images (1 mask), 0 for validation; categories: " in told
-    assert "SAM nano on cpu; first 5 steps, second 4 steps; seed 0; run: " in told
+    assert "SAM nano on cpu; descending for 5 steps, shaking for 4 steps; seed 0; run: " in told
     assert "9 steps in 0.0 minutes" in told
     run(Config(data, tmp_path / "run", resume=True))
     assert "resumed at step 9" in capsys.readouterr().err

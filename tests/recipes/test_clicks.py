@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from maskwright.cli import main
 from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Kind
-from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
+from maskwright.errors import DataError, MaskwrightError, MissingPackageError, RunError, WeightsError
 from maskwright.methods.clicks import predictor
 from maskwright.recipes import clicks
 from maskwright.recipes.clicks import calibration
@@ -143,6 +144,25 @@ def test_every_stage_can_be_switched_off(changed: dict[str, Any], scenes: Path, 
 
 
 @pytest.mark.slow
+def without_sb3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if Stable-Baselines3 were not installed."""
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    for name in ("maskwright.rl.sb3", "maskwright.methods.clicks.pixel_agent", "maskwright.recipes.clicks.sb3"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def test_without_sb3_its_learner_is_refused_in_one_line_before_anything_is_written(
+    scenes: Path, tiny_sam_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    without_sb3(monkeypatch)
+    command = ["train", "clicks", str(scenes), "--out", str(tmp_path / "run"), "--sam", str(tiny_sam_folder)]
+    assert main([*command, "--learner", "sb3", "--steps", "1", "--batch", "1", "--device", "cpu"]) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--learner sb3 and Sb3ClickVecEnv need Stable-Baselines3" in told
+    assert told.endswith("pip install 'maskwright[sb3]'")
+    assert not (tmp_path / "run").exists()
+
+
 def test_ppo_on_pixels_is_a_baseline(
     scenes: Path, tiny_sam_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -161,6 +181,9 @@ def test_ppo_on_pixels_is_a_baseline(
     assert len(prediction.record()["clicks"]["disc"]) == 2
     with pytest.raises(RunError, match="cannot be continued"):
         clicks.main(replace(config, resume=True))
+    without_sb3(monkeypatch)
+    with pytest.raises(MissingPackageError, match=r"pip install 'maskwright\[sb3\]'"):
+        load(run, device="cpu")
 
 
 def test_scores_do_not_depend_on_what_fits_in_memory(run: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch):
@@ -220,6 +243,9 @@ def test_the_command_line_corrects_a_click_and_masks(
     segmenter = save_run(tmp_path / "segmenter", tiny_segmenter(), categories=["background", "disc", "other"])
     assert main(["predict", str(run), str(images), "--masks", str(segmenter), "--out", str(tmp_path / "refined")]) == 1
     assert "its categories are disc, other, those of" in capsys.readouterr().err
+    two_images = ["predict", str(run), str(images), "--click", "1,2", "--out", str(tmp_path / "wrong")]
+    assert main(two_images) == 1
+    assert "--click is about one image, and 2 were given" in capsys.readouterr().err
     given = tmp_path / "given"
     given.mkdir()
     for sample in dataset.split("test"):
@@ -236,6 +262,31 @@ def test_the_command_line_corrects_a_click_and_masks(
     assert "1 images predicted, 1 were there already" in capsys.readouterr().out
     for wrong in (["--click", "3"], ["--box", "1,2,3"], ["--click", "1,2"], [], ["--flip"]):
         assert main(["predict", str(run), str(images), *wrong, "--out", str(tmp_path / "wrong")]) == 1
+
+
+def test_masks_of_another_run_are_made_first(
+    run: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    names = list(load(run, device="cpu").categories)
+    segmenter, out = (
+        save_run(tmp_path / "segmenter", tiny_segmenter(categories=len(names)), categories=names),
+        tmp_path / "out",
+    )
+    command = ["predict", str(run), str(scenes), "--split", "test", "--masks", str(segmenter), "--out", str(out)]
+    assert main(command) == 0
+    dataset, masks = Dataset.load(scenes), {}
+    for sample, prediction in zip(
+        dataset.split("test"), load(segmenter).predict(dataset.image_path(s) for s in dataset.split("test"))
+    ):
+        masks[sample.id] = prediction.mask
+        assert np.array_equal(read_mask(out / "given" / "masks" / f"{sample.id}.png"), prediction.mask)
+    assert not (out / "given" / "overlays").exists()
+    for row in json.loads((out / "predictions.json").read_text())["images"]:
+        clicks_kept = any(row["clicks"].values())
+        assert clicks_kept or np.array_equal(read_mask(out / row["mask"]), masks[row["name"]])
+    capsys.readouterr()
+    assert main(command) == 0
+    assert f"0 images predicted, {len(masks)} were there already" in capsys.readouterr().out
 
 
 def test_mistakes_are_named_and_leave_no_run(scenes: Path, tiny_sam_folder: Path, tmp_path: Path):

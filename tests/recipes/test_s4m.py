@@ -19,9 +19,10 @@ from maskwright.data.images import read_mask
 from maskwright.data.instances import is_labelled
 from maskwright.data.labels import Box, Labels, Point
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
-from maskwright.methods.instances.distillation import cells_of, similarities
+from maskwright.methods.instances.distillation import similarities
 from maskwright.recipes import s4m
 from maskwright.recipes.s4m.images import keep_labels
+from maskwright.sam.click_grid import cell_numbers
 from tests.recipes.instance_training import assert_same_run, instance_scenes, settings, write_instances
 from tests.recipes.training import Stopped, log, session_of, stop_after, tensors
 
@@ -95,6 +96,13 @@ def test_predict_and_evaluate(trained: Path, data: Path, tmp_path: Path, capsys:
     assert 0 <= scores["ap"] <= scores["ap50"] <= 1
     assert main(["predict", str(trained), str(data), "--out", str(tmp_path / "x"), "--flip"]) == 1
     assert "has no --flip" in capsys.readouterr().err
+
+
+def test_all_that_keeps_a_split_from_being_scored_is_told_at_once(trained: Path, scene_folder: Path):
+    with pytest.raises(DataError) as caught:
+        api.evaluate(trained, scene_folder, "test")
+    assert "have semantic masks" in caught.value.problems[-1]
+    assert "categories differ" in caught.value.problems[0]
 
 
 def test_the_order_of_a_datasets_categories_does_not_matter(trained: Path, data: Path, tmp_path: Path):
@@ -198,7 +206,7 @@ def test_equal_features_cost_nothing_in_a_step(data: Path, tmp_path: Path, tiny_
 
     def told(sam, embedding, points, canvas):  # SAM says what the segmenter says
         features = torch.nn.functional.interpolate(real(batch.images).features, (4, 4), mode="bilinear")
-        cells = cells_of(points, (canvas, canvas), (4, 4))
+        cells = cell_numbers(points, (canvas, canvas), (4, 4))
         return similarities(features.flatten(2).transpose(1, 2), cells).detach()
 
     monkeypatch.setattr(s4m.trainer, "sam_similarities", told)

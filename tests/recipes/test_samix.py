@@ -153,7 +153,7 @@ def test_a_resumed_policy_is_the_uninterrupted_one(
     policies = [load_policy(description, run / "model" / "selector.safetensors") for run in (whole, config.out)]
     first, second = (policy.net.state_dict() for policy in policies)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    assert policies[0].references == 2
+    assert policies[0].settings.references == 2
     assert policies[0].net.query_shift.weight.abs().sum() > 0
     assert load(whole, device="cpu").categories == ("background", "disc", "figure")
 

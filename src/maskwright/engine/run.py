@@ -4,7 +4,7 @@
 
     runs/polyps/
       config.json      what is needed to repeat the run: settings with seeds, versions, command line
-      metrics.jsonl    one JSON object per logged step; TensorBoard files in tb/
+      metrics.jsonl    one JSON object per logged step; TensorBoard files in tb/, if that is installed
       last/            the newest checkpoint, ``step-000001200/`` with ``*.safetensors`` and ``state.json``
       model/           the exported model: config.json, model.safetensors, README.md
 
@@ -71,6 +71,7 @@ class Run:
         self.is_main = is_main
         self._purge_step: int | None = None
         self._writer: Any = None
+        self._without_tensorboard = False
         self._metrics: Any = None
         self._files: tuple[str, ...] = ()
         self._folders: tuple[str, ...] = ("model",)
@@ -131,7 +132,7 @@ class Run:
         return run
 
     def log(self, step: int, **scalars: Any) -> None:
-        """Append one line to ``metrics.jsonl`` and the same scalars to TensorBoard, flushed.
+        """Append one line to ``metrics.jsonl`` and, where it is installed, the same scalars to TensorBoard, flushed.
 
         Args:
             step: optimiser steps done, counted over the whole run.
@@ -145,10 +146,10 @@ class Run:
         with disk(self.folder, "the metrics cannot be written"):
             self._metrics.write(json.dumps(line) + "\n")
             self._metrics.flush()
-            writer = self._tensorboard()
-            for name, value in values.items():
-                writer.add_scalar(name, value, step)
-            writer.flush()
+            if writer := self._tensorboard():
+                for name, value in values.items():
+                    writer.add_scalar(name, value, step)
+                writer.flush()
 
     def log_once(self, step: int, **scalars: Any) -> None:
         """The same, unless the line is there already: for scalars of after the last checkpoint, which a resumed run computes again."""
@@ -270,10 +271,21 @@ class Run:
         replace_text(self.folder / "config.json", json.dumps(stored, indent=2))
 
     def _tensorboard(self) -> Any:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # seconds to import, and only the main process needs it
-
-            self._writer = SummaryWriter(str(self.folder / "tb"), purge_step=self._purge_step)
+        """The writer of TensorBoard's files; None where the package is missing, which is said once."""
+        if self._writer is None and not self._without_tensorboard:
+            try:
+                # Seconds to import, and only the main process needs it.
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                self._without_tensorboard = True
+                logger.warning(
+                    "%s: no files for TensorBoard are written (%s); metrics.jsonl holds the same numbers. "
+                    "For TensorBoard: pip install 'maskwright[tensorboard]'",
+                    self.folder,
+                    error,
+                )
+            else:
+                self._writer = SummaryWriter(str(self.folder / "tb"), purge_step=self._purge_step)
         return self._writer
 
 

@@ -37,7 +37,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.run import Run, read_metrics
 from maskwright.engine.state import pack, seeded, unpack
-from maskwright.errors import RunError
+from maskwright.errors import DataError, RunError
 
 T = TypeVar("T")
 
@@ -81,6 +81,8 @@ class Stage:
         step: steps done.
         minutes: wall clock of this and earlier sessions, without the one under way.
         fraction: 0..1, the share of the budget that was used when the step under way began.
+        left_out: by the run's settings; its steps stay 0.
+        started: ``time.monotonic()`` when this session began with it; None before and after.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Stage:
     step: int = 0
     minutes: float = 0.0
     fraction: float = 0.0
+    left_out: bool = False
     started: float | None = None
 
     @property
@@ -140,7 +143,7 @@ class Session:
             several_processes: whether the recipe can share its work among processes.
 
         Raises:
-            DataError: the dataset cannot be read, or has problems; all are named.
+            DataError: the dataset cannot be read, or has problems (all are named), or names nothing to segment.
             RunError: several processes for a recipe that works in one.
         """
         torch.set_flush_denormal(True)
@@ -154,6 +157,8 @@ class Session:
             )
         if accelerator.is_main_process:
             require_clean(dataset)
+        if len(dataset.categories) < 2:
+            raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
         return cls(config, settings, dataset, accelerator)
 
     def __enter__(self) -> Self:
@@ -180,9 +185,9 @@ class Session:
         """Steps of all stages together."""
         return sum(stage.step for stage in self.stages)
 
-    def stage(self, name: str, text: str, budget: Budget) -> Stage:
+    def stage(self, name: str, text: str, budget: Budget, *, left_out: bool = False) -> Stage:
         """Declare a stage; call it in the order in which the stages happen, before :meth:`begin`."""
-        self.stages.append(Stage(name, text, budget))
+        self.stages.append(Stage(name, text, budget, left_out=left_out))
         return self.stages[-1]
 
     def generator(self, stream: int, step: int) -> torch.Generator:
@@ -218,10 +223,9 @@ class Session:
             )
         self._trainer = trainer
         checkpoint = self.run.load_checkpoint()
-        self._say(self._understood())
         if checkpoint is None:
+            self._say(self._understood())
             return
-        self._say(f"resumed at step {checkpoint.step}")
         state = checkpoint.state
         for stage in self.stages:
             stage.step, stage.minutes = state["stages"][stage.name]["step"], state["stages"][stage.name]["minutes"]
@@ -229,13 +233,14 @@ class Session:
         unpack(trainer.parts(), checkpoint.tensors, state["parts"])
         self._sums.update(state["averages"])
         self._latest = state["latest"]
+        self._say(f"{self._understood()}\nresumed at step {checkpoint.step}")
 
     def _understood(self) -> str:
         """What is about to be trained: images by label, categories, SAM, device, length."""
         train = self.dataset.split("train")
         kinds = Counter(sample.labels.kind for sample in train)
         labels = ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds, reverse=True))
-        lengths = [f"{stage.name} {stage.budget}" for stage in self.stages]
+        lengths = [f"{stage.text} for {stage.budget}" for stage in self.stages if not stage.left_out]
         return (
             f"{self.config.data}: {len(train)} training images ({labels}), {len(self.dataset.split('val'))} for validation; "
             f"categories: {', '.join(self.dataset.categories[1:])}\n"

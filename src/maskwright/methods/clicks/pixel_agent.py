@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
-from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from torch import Tensor
 
 from maskwright.methods.clicks.agent import CandidateClicks, ClickAgent, ClickRules, Refinement
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState
 from maskwright.rl.envs import GRID, PIXELS, ClickEnvSettings, ClickVectorEnv
+from maskwright.rl.sb3 import ActorCriticCnnPolicy
 from maskwright.sam.sam import Sam
 
 

@@ -17,6 +17,7 @@ from maskwright.data.geometry import compose, invert, resize_matrix, warp_maps
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.methods.in_context import pseudo
 from maskwright.methods.in_context.answerer import Answerer
+from maskwright.methods.in_context.closer import answer_boxes
 from maskwright.methods.in_context.episodes import box_loss, episode_loss, practice_batch, sample_rows
 from maskwright.methods.in_context.pseudo import RowPrompts, Rows
 from maskwright.methods.in_context.selection import ReferencePolicy
@@ -112,6 +113,7 @@ class Labeller(Answerer):
             it elsewhere.
         weak_weight: weight of the losses on boxes, points and scribbles.
         generator: (stream, number) → stateless random numbers, a function of both alone.
+        closer_look: pseudo-masks of boxes are SAM's answers on crops around them; SAM still learns on whole images.
 
     Attributes:
         masks: the newest pseudo-masks, by position in the dataset.
@@ -128,8 +130,10 @@ class Labeller(Answerer):
         weak_weight: float,
         generator: Callable[[Stream, int], torch.Generator],
         policy: ReferencePolicy | None = None,
+        closer_look: bool = False,
     ) -> None:
         super().__init__(sam, categories, selector=selector, references=references, policy=policy)
+        self.closer_look = closer_look
         self.blend, self.weak_weight, self.generator = blend, weak_weight, generator
         self.masks: dict[int, PseudoMask] = {}
 
@@ -188,6 +192,11 @@ class Labeller(Answerer):
         requests = Requests(rows, prompts, has_references, places)[is_request.nonzero()[:, 0]]
         loss, logits, iou = self._answer_and_learn(embedding, requests, batch.target, number, teacher)
         with torch.no_grad():
+            if self.closer_look and len(requests):
+                at, *closer = answer_boxes(
+                    self, batch.images, requests.rows, requests.prompts, requests.has_references, requests.places
+                )
+                logits[at], iou[at] = closer
             probabilities, confidence = self._merge(requests.rows, logits, iou, len(batch))
             visit = Visit(self._new_masks(requests, probabilities, confidence))
             probabilities, _ = self._blend(batch, probabilities, confidence, teacher, maturity)

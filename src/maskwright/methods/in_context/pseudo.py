@@ -16,6 +16,7 @@ from maskwright.data.batch import Batch
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.data.shapes import ellipse_radius, touched_cells
 from maskwright.engine.metrics import soft_dice
+from maskwright.sam.closer_look import ellipse_logits
 from maskwright.sam.prompts import PADDING, Prompts
 from maskwright.sam.sam import Masks
 
@@ -173,7 +174,7 @@ def weak_prompts(
         prompted = prompted | positive.any(1)
     valid = valid.clone()
     valid[:, 0] |= ~has_box
-    hint = (4 * (1 - ellipse_radius(row_boxes, size // 4, size // 4, 4))).clamp(min=-8)
+    hint = ellipse_logits(row_boxes, size)
     return RowPrompts(tokens, valid, row_boxes, prompted, hint, row_boxes[..., 2] > row_boxes[..., 0])
 
 

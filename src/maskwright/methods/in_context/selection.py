@@ -280,7 +280,7 @@ def load_policy(
         weights: a safetensors file of the policy's network.
 
     Raises:
-        KeyError, TypeError, ValueError: the description is none.
+        KeyError, TypeError, ValueError: no policy can be built from the description.
         WeightsError: the weights do not fit.
     """
     fields = dict(description)

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from gymnasium.vector import AutoresetMode
-from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
 from maskwright.engine.budget import progress
@@ -19,7 +17,7 @@ from maskwright.recipes.clicks.trainer import Trainer
 from maskwright.rl.envs import ClickEnvSettings, ClickVectorEnv
 from maskwright.rl.published_agent import BOUNDARY
 from maskwright.rl.rules import DiceReward
-from maskwright.rl.sb3 import Sb3ClickVecEnv
+from maskwright.rl.sb3 import PPO, BaseCallback, Sb3ClickVecEnv
 
 ROLL_OUT = 2048
 """Environment steps between two updates of PPO."""

@@ -45,7 +45,7 @@ from maskwright.nets.losses import (
     semantic_mask_loss,
     tag_loss,
 )
-from maskwright.nets.segmenter import Segmenter, create
+from maskwright.nets.segmenter import create
 from maskwright.recipes.samix import setup
 from maskwright.recipes.samix.config import Config
 from maskwright.sam.sam import Embedding, Sam
@@ -75,16 +75,19 @@ class Trainer(Trainable):
         self.train = with_implied_labels(train, seed=config.seed) if self.use_sam else train
         self.loader = self._loader(self.train, setup.sampling_weights(self.kinds, config.mask_share))
 
-        self.warm_up_stage = session.stage("warm_up", "warming up SAM", Budget(steps=max(1, config.warm_up)))
-        steps = max(1, config.policy_warm_up)
-        self.policy_stage = session.stage("policy", "warming up the policy", Budget(steps=steps))
+        # SAM learns if there is something to label; its policy learns if it is to choose references.
+        self.adapts = self.use_sam and config.adapters
+        warm_up, policy = Budget(steps=max(1, config.warm_up)), Budget(steps=max(1, config.policy_warm_up))
+        no_policy = not (self.use_sam and config.selector == "policy" and config.policy_warm_up)
+        no_warm_up = not (self.adapts and config.warm_up)
+        self.warm_up_stage = session.stage("warm_up", "warming up SAM", warm_up, left_out=no_warm_up)
+        self.policy_stage = session.stage("policy", "warming up the policy", policy, left_out=no_policy)
         budget = Budget(config.epochs, config.steps, config.minutes, steps_per_epoch=len(self.loader))
         self.stage = session.stage("fit", "training", budget)
 
         torch.manual_seed(config.seed)
         self.sam = Sam.load(config.sam, size=config.size).to(self.device)
-        segmenter = create(config.segmenter, self.sam, len(self.categories), config.size)
-        self.segmenter: Segmenter = segmenter.to(self.device)
+        self.segmenter = create(config.segmenter, self.sam, len(self.categories), config.size).to(self.device)
         self.teacher = Ema(self.segmenter, self._decay(), warmup=20)
         self.policy = setup.create_policy(config, self.sam, self.device) if config.selector == "policy" else None
         self.labeller = Labeller(
@@ -96,12 +99,12 @@ class Trainer(Trainable):
             weak_weight=config.weak_weight,
             generator=session.generator,
             policy=self.policy,
+            closer_look=config.closer_look,
         )
         self.sam.requires_grad_(False)
-        trains_sam = self.use_sam and config.adapters
-        self.sam_parameters = setup.trainable_parameters(self.sam, config.tune_decoder) if trains_sam else []
+        self.sam_parameters = setup.trainable_parameters(self.sam, config.tune_decoder) if self.adapts else []
         self.optimizer = setup.segmenter_optimizer(self.segmenter, config)
-        self.sam_optimizer = setup.sam_optimizer(self.sam, self.sam_parameters, config) if trains_sam else None
+        self.sam_optimizer = setup.sam_optimizer(self.sam, self.sam_parameters, config) if self.adapts else None
 
     # ------------------------------------------------------------------------------------------------ set-up
 
@@ -369,9 +372,8 @@ class Trainer(Trainable):
         if not boxes.shape[1] or not (categories >= 0).any():
             return logits.sum() * 0
         foreground = torch.stack([foreground_logit(logits, c) for c in range(1, logits.shape[1])], 1)
-        logits_of_box = foreground.gather(
-            1, (categories.clamp(min=1) - 1)[..., None, None].expand(-1, -1, *logits.shape[-2:])
-        )
+        index = (categories.clamp(min=1) - 1)[..., None, None].expand(-1, -1, *logits.shape[-2:])
+        logits_of_box = foreground.gather(1, index)
         return box_projection_loss(logits_of_box, boxes * (logits.shape[-1] / self.config.size), categories > 0)
 
     def _pseudo_loss(self, logits: Tensor, fine: Tensor, batch: Batch, teacher: Tensor) -> Tensor:

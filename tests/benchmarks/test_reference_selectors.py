@@ -177,12 +177,3 @@ def test_the_adapted_sam_of_a_run(context: ModuleType, tmp_path: Path, tiny_sam_
     loaded = context.load_adapted(str(tmp_path / "run"), None)
     for name, tensor in tiny_sam.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
-
-
-def test_cost_is_measured_for_every_selector(script: Callable[[str, str], ModuleType]):
-    cost = script("benchmarks", "selection_cost")
-    config = cost.Config(channels=16, references=3, shortlist=8)
-    for name in cost.SELECTORS:
-        chosen = cost.chooser(name, config, 20)()
-        assert chosen.shape == (1, 3)
-        assert chosen.unique().numel() == 3

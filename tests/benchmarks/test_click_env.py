@@ -15,8 +15,8 @@ from maskwright.sam.sam import Sam
 
 
 @pytest.fixture
-def bench(script: Callable[[str, str], ModuleType]) -> ModuleType:
-    return script("benchmarks", "click_env")
+def bench(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("click_env")
 
 
 def config(bench: ModuleType, folder: Path, **changed):
@@ -54,7 +54,6 @@ def test_the_bank_is_filled_up(bench: ModuleType, tiny_sam_folder: Path) -> None
     assert (len(bank), actions.shape) == (9, (2, 9))
 
 
-@pytest.mark.slow
 def test_the_table_and_its_figures(bench: ModuleType, tiny_sam_folder: Path, tmp_path: Path, capsys) -> None:
     bench.main(config(bench, tiny_sam_folder, json=tmp_path / "figures.json"))
     told = json.loads((tmp_path / "figures.json").read_text())

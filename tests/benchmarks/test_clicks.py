@@ -1,0 +1,82 @@
+"""The benchmark of click agents at its smallest: all trainings, all rows, refinement, and going on where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskwright.data.dataset import Dataset
+from maskwright.data.images import read_mask, write_mask
+
+SMALLEST = {"batch": 3, "tries": 6, "looks": 3, "groups": 2, "rl_share": 0.4, "held_out": 0.25}
+
+
+@pytest.mark.slow
+def test_the_table_refinement_and_going_on(
+    benchmark, figures_of, scene_folder: Path, tiny_sam_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    bench, out = benchmark("clicks"), tmp_path / "out"
+    monkeypatch.setattr(bench, "RUNS", {name: SMALLEST | changed for name, changed in bench.RUNS.items()})
+    masks, dataset = tmp_path / "masks", Dataset.load(scene_folder / "full.json")
+    for sample in dataset.split("test"):
+        truth = dataset.mask_path(sample)
+        assert truth is not None
+        write_mask(masks / f"{sample.id}.png", read_mask(truth))
+    settings = {
+        "data": scene_folder / "full.json",
+        "out": out,
+        "sam": str(tiny_sam_folder),
+        "steps": 6,
+        "clicks": 2,
+        "seeds": (0,),
+        "refine": masks,
+    }
+    figures, told = figures_of(bench, **settings)
+    assert list(figures["rows"]) == list(bench.ROWS)
+    assert {path.name for path in out.glob("run-*")} == {"run-full-s0", "run-imitation-s0", "run-sb3-s0"}
+    first = [row["dice"][0] for row in figures["rows"].values()]
+    assert first == pytest.approx([first[0]] * len(first))  # the same first click everywhere
+    for row in figures["rows"].values():
+        assert len(row["dice"]) == 3
+        assert len(row["gains"]) == 2
+    nothing = figures["rows"]["no further click"]
+    assert nothing["dice"] == pytest.approx([first[0]] * 3)
+    assert (nothing["lost"], nothing["clicks"]) == (0, 0)
+    # The masks to refine are the truth itself.
+    assert figures["refined"]["0"]["before"] == pytest.approx(1.0, abs=0.02)
+    assert "Masks refined, seed 0" in told
+
+    def trained_again(config: Any) -> None:
+        raise AssertionError("the run was finished")
+
+    monkeypatch.setattr(bench.clicks, "main", trained_again)
+    (out / "row-random-s0.json").unlink()
+    assert figures_of(bench, **settings)[0]["rows"] == figures["rows"]
+    with pytest.raises(SystemExit, match="made with other clicks"):
+        bench.main(bench.Config(**settings | {"clicks": 3}))
+
+
+def test_figures_by_hand(benchmark) -> None:
+    bench = benchmark("clicks")
+
+    def row(*dice: list[float]) -> dict[str, Any]:
+        return {"dice": list(dice), "clicks": 1.0, "kept": 0.5}
+
+    figures = bench.summarise(
+        {
+            ("random", 0): row([0.4, 0.2], [0.6, 0.6]),
+            ("random", 1): row([0.4, 0.4], [0.6, 0.8]),
+            ("oracle", 0): row([0.4, 0.8], [0.6, 1.0]),
+        }
+    )
+    assert figures["random"]["dice"] == pytest.approx([0.5, 0.5])
+    assert figures["random"]["seeds"] == pytest.approx([0.4, 0.6])
+    assert figures["random"]["lost"] == 0.5  # the first target ends .1 lower, the mean over the seeds
+    assert figures["random"]["gains"][0][0] == pytest.approx(0.0)
+    assert figures["random"]["captured"] == pytest.approx(0.0)
+    assert figures["oracle"]["captured"] == pytest.approx(1.0)
+    shown = bench.table(bench.Config(data=Path("a/full.json"), out=Path("out"), clicks=1), figures, {})
+    assert shown.title.startswith("Clicks on full, split test")
+    assert shown.rows[1] == ["oracle", "0.500", "0.900", "+0.400 (+0.400 .. +0.400)", "0%", "1.0 / 0.5", "1.00", ""]

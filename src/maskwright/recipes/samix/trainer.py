@@ -326,7 +326,7 @@ class Trainer(Trainable):
     def segmenter_step(self, batch: Batch, rate: float, fraction: float) -> None:
         """One step of the student: true masks on the plain view, weak labels and pseudo-masks on the strong one."""
         config = self.config
-        is_mask = batch.kinds == Kind.MASK
+        is_mask, weak = batch.kinds == Kind.MASK, batch.kinds != Kind.MASK
         strong = strong_view(batch.images, self.session.generator(Stream.STRONG_VIEW, self.stage.step))
         # From masks, and from pseudo-masks of boxes, a small network learns faster without colour jitter; the consistency loss needs it.
         plain = is_mask | (batch.kinds == Kind.BOX)
@@ -334,7 +334,6 @@ class Trainer(Trainable):
         fine = pseudo.resize(logits, config.size // 2)
         target = batch.target[:, ::2, ::2]
         losses = {"mask": self._mask_loss(fine, target, is_mask.float())}
-        weak = ~is_mask
         if weak.any():
             losses["drawn"] = config.weak_weight * partial_cross_entropy(fine[weak], target[weak])
             losses["tag"] = config.weak_weight * tag_loss(logits[weak], _objects_present(batch)[weak], top_k=4)

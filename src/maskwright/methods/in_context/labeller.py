@@ -113,7 +113,7 @@ class Labeller(Answerer):
             it elsewhere.
         weak_weight: weight of the losses on boxes, points and scribbles.
         generator: (stream, number) → stateless random numbers, a function of both alone.
-        closer_look: pseudo-masks of boxes are SAM's answers on crops around them. It learns on whole images all the same.
+        closer_look: pseudo-masks of boxes are SAM's answers on crops around them; SAM still learns on whole images.
 
     Attributes:
         masks: the newest pseudo-masks, by position in the dataset.

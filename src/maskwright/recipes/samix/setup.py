@@ -22,9 +22,7 @@ SAMPLING = {Kind.MASK: 1.0, Kind.SCRIBBLE: 1.0, Kind.BOX: 6.0, Kind.POINT: 1.0, 
 
 
 def training_images(dataset: Dataset, config: Config) -> Dataset:
-    """The images that ``config`` trains on. Raises DataError where there is no category, or no mask for ``--labels masks-only``."""
-    if len(dataset.categories) < 2:
-        raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
+    """The images that ``config`` trains on. Raises DataError where ``--labels masks-only`` leaves none."""
     train = dataset.split("train")
     if config.labels == "masks-only":
         train = train.with_samples([s for s in train if s.labels.kind == Kind.MASK])

@@ -45,7 +45,7 @@ from maskwright.nets.losses import (
     semantic_mask_loss,
     tag_loss,
 )
-from maskwright.nets.segmenter import Segmenter, create
+from maskwright.nets.segmenter import create
 from maskwright.recipes.samix import setup
 from maskwright.recipes.samix.config import Config
 from maskwright.sam.sam import Embedding, Sam
@@ -85,8 +85,7 @@ class Trainer(Trainable):
 
         torch.manual_seed(config.seed)
         self.sam = Sam.load(config.sam, size=config.size).to(self.device)
-        segmenter = create(config.segmenter, self.sam, len(self.categories), config.size)
-        self.segmenter: Segmenter = segmenter.to(self.device)
+        self.segmenter = create(config.segmenter, self.sam, len(self.categories), config.size).to(self.device)
         self.teacher = Ema(self.segmenter, self._decay(), warmup=20)
         self.policy = setup.create_policy(config, self.sam, self.device) if config.selector == "policy" else None
         self.labeller = Labeller(
@@ -325,7 +324,7 @@ class Trainer(Trainable):
     def segmenter_step(self, batch: Batch, rate: float, fraction: float) -> None:
         """One step of the student: true masks on the plain view, weak labels and pseudo-masks on the strong one."""
         config = self.config
-        is_mask = batch.kinds == Kind.MASK
+        is_mask, weak = batch.kinds == Kind.MASK, batch.kinds != Kind.MASK
         strong = strong_view(batch.images, self.session.generator(Stream.STRONG_VIEW, self.stage.step))
         # From masks, and from pseudo-masks of boxes, a small network learns faster without colour jitter; the consistency loss needs it.
         plain = is_mask | (batch.kinds == Kind.BOX)
@@ -333,7 +332,6 @@ class Trainer(Trainable):
         fine = pseudo.resize(logits, config.size // 2)
         target = batch.target[:, ::2, ::2]
         losses = {"mask": self._mask_loss(fine, target, is_mask.float())}
-        weak = ~is_mask
         if weak.any():
             losses["drawn"] = config.weak_weight * partial_cross_entropy(fine[weak], target[weak])
             losses["tag"] = config.weak_weight * tag_loss(logits[weak], _objects_present(batch)[weak], top_k=4)
@@ -371,9 +369,8 @@ class Trainer(Trainable):
         if not boxes.shape[1] or not (categories >= 0).any():
             return logits.sum() * 0
         foreground = torch.stack([foreground_logit(logits, c) for c in range(1, logits.shape[1])], 1)
-        logits_of_box = foreground.gather(
-            1, (categories.clamp(min=1) - 1)[..., None, None].expand(-1, -1, *logits.shape[-2:])
-        )
+        index = (categories.clamp(min=1) - 1)[..., None, None].expand(-1, -1, *logits.shape[-2:])
+        logits_of_box = foreground.gather(1, index)
         return box_projection_loss(logits_of_box, boxes * (logits.shape[-1] / self.config.size), categories > 0)
 
     def _pseudo_loss(self, logits: Tensor, fine: Tensor, batch: Batch, teacher: Tensor) -> Tensor:

@@ -55,6 +55,7 @@ def sam_evaluate(
     limit: int = 100,
     objects: int = 3,
     clicks: int = 5,
+    noc: bool = False,
     seed: int = 0,
     batch: int = 8,
     device: str | torch.device | None = None,
@@ -70,6 +71,7 @@ def sam_evaluate(
         split: which images are asked; references in context are from ``train``.
         limit, objects: images at most, and objects of an image at most, drawn by the seed.
         clicks: how many corrective clicks an oracle makes.
+        noc: also count the clicks to an IoU of .80, .85 and .90, of up to 20; takes longer.
         seed: of images, objects and references.
         batch: images per pass of the encoder.
         json: also write the scores, those of every object included, to this file.
@@ -102,6 +104,7 @@ def sam_evaluate(
             limit=limit,
             objects=objects,
             clicks=clicks,
+            noc=noc,
             seed=seed,
             batch=batch,
             report=report,

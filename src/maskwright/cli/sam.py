@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from maskwright.cli.shared import (
     OPTIONAL,
@@ -69,6 +69,8 @@ class SamEvaluate:
     """Objects of an image at most, drawn by the seed."""
     clicks: int = 5
     """How many corrective clicks an oracle makes."""
+    noc: FlagCreatePairsOff[bool] = False
+    """Also count the clicks to an IoU of .80, .85 and .90; the oracle then makes 20 in all, which takes longer."""
     seed: int = 0
     """Which images, objects and references."""
     json: Annotated[Path | None, OPTIONAL] = None
@@ -93,6 +95,7 @@ class SamEvaluate:
             limit=self.limit,
             objects=self.objects,
             clicks=self.clicks,
+            noc=self.noc,
             seed=self.seed,
             batch=self.batch,
             device=self.device,

@@ -37,7 +37,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.run import Run, read_metrics
 from maskwright.engine.state import pack, seeded, unpack
-from maskwright.errors import RunError
+from maskwright.errors import DataError, RunError
 
 T = TypeVar("T")
 
@@ -143,7 +143,7 @@ class Session:
             several_processes: whether the recipe can share its work among processes.
 
         Raises:
-            DataError: the dataset cannot be read, or has problems; all are named.
+            DataError: the dataset cannot be read, or has problems (all are named), or names nothing to segment.
             RunError: several processes for a recipe that works in one.
         """
         torch.set_flush_denormal(True)
@@ -157,6 +157,8 @@ class Session:
             )
         if accelerator.is_main_process:
             require_clean(dataset)
+        if len(dataset.categories) < 2:
+            raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
         return cls(config, settings, dataset, accelerator)
 
     def __enter__(self) -> Self:

@@ -1,7 +1,8 @@
 """Embeddings on disk: an image is encoded once, ever.
 
-One safetensors file per image in sub-folders by the first two digits of its key, written aside and renamed, so that
-several processes may fill one store at the same time. The key covers everything that an embedding depends on.
+One safetensors file per image, or per crop of an image, in sub-folders by the first two digits of its key, written aside
+and renamed, so that several processes may fill one store at the same time. The key covers everything that an embedding
+depends on.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import struct
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,19 +111,21 @@ class EmbeddingStore:
         self._recent_bytes = 0
         self._open(overwrite)
 
-    def key(self, image: str | Path | bytes) -> str:
+    def key(self, image: str | Path | bytes, crop: Sequence[float] = ()) -> str:
         """The key of an image: SHA-256 over the bytes of its file and the signature, as 64 hexadecimal digits.
 
         A file is hashed again only when its size or time of modification changed.
 
         Args:
             image: path of the image file, or its bytes.
+            crop: where a part of the image was encoded by itself, all numbers that decide which part, and how it was cut out.
 
         Raises:
             DataError: the file cannot be read.
         """
         content = hashlib.sha256(image).digest() if isinstance(image, bytes) else self._file_digest(Path(image))
-        return hashlib.sha256(content + self._salt).hexdigest()
+        geometry = struct.pack(f"<{len(crop)}d", *crop)
+        return hashlib.sha256(content + self._salt + geometry).hexdigest()
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The keys whose embedding must still be made, each once, in the order given.

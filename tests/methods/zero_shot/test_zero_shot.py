@@ -23,6 +23,7 @@ from maskwright.data.labels import Labels, Mask, Sample
 from maskwright.data.shapes import ellipse_radius, filled_boxes, tight_boxes
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.zero_shot import baselines, evaluate_sam
+from maskwright.methods.zero_shot import scores as scores_module
 from maskwright.methods.zero_shot.objects import (
     MIN_SHARE,
     draw_pools,
@@ -31,7 +32,8 @@ from maskwright.methods.zero_shot.objects import (
     on_device,
     read_view,
 )
-from maskwright.methods.zero_shot.prompted import ask_boxes, ask_clicks
+from maskwright.methods.zero_shot.prompted import ask_boxes, ask_clicks, clicks_to_reach, look_at_boxes
+from maskwright.methods.zero_shot.report import score_table
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Masks, Sam
 
@@ -235,6 +237,70 @@ def test_clicks_correct_take_the_best_candidate_and_never_repeat():
     assert not answers.masks.any()
 
 
+def test_further_clicks_are_counted_and_change_nothing_else():
+    truth = on_device([rectangle(slice(10, 31), slice(10, 31)) > 0], "cpu")
+    known = torch.ones_like(truth)
+    half = truth & (torch.arange(SIDE) < 20)
+    answers = [logits_of(half), logits_of(half), logits_of(truth), logits_of(half)]
+    sam = Oracle(answers * 2, [torch.full((1, 1, 1), 0.5)] * 8)
+    two = ask_clicks(sam, None, truth, known, 2)  # type: ignore[arg-type]
+    sam.calls.clear()
+    four = ask_clicks(sam, None, truth, known, 2, further=2)  # type: ignore[arg-type]
+    assert len(sam.calls) == 4
+    for name in ("points", "labels", "masks", "iou", "predicted"):
+        assert torch.equal(getattr(four, name), getattr(two, name)), name
+    assert torch.equal(two.masks, half)
+    share = 10 / 21
+    # Nothing is wrong after the third click, so the fourth is not made.
+    assert four.all_iou.tolist() == [pytest.approx([share, share, 1, 1])]
+    assert clicks_to_reach(four.all_iou, 0.9).tolist() == [3]
+
+
+def test_the_number_of_clicks_to_reach_an_iou_by_hand():
+    ious = torch.tensor([[0.2, 0.8, 0.7, 0.95], [0.9, 0.1, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]])
+    assert clicks_to_reach(ious, 0.8).tolist() == [2, 1, 5]
+    assert clicks_to_reach(ious, 0.95).tolist() == [4, 5, 5]
+
+
+class EllipseOnly(Oracle):
+    """Answers every box with the ellipse in it."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self) -> None:
+        super().__init__([], [])
+
+    def encode(self, images: Tensor) -> Tensor:
+        assert images.shape[1:] == (3, SIDE, SIDE)
+        return images
+
+    def decode(self, embedding, prompts: Prompts, previous=None, multimask=False) -> Masks:
+        boxes = prompts.points[:, 0].flatten(1) + torch.tensor([-0.5, -0.5, 0.5, 0.5])
+        logits = 1 - ellipse_radius(boxes, SIDE // 4, SIDE // 4, 4)[:, None, None]
+        return Masks(
+            logits, torch.full((len(boxes), 1, 1), 0.9), torch.ones(len(boxes), 1), torch.zeros(len(boxes), 1, 1, 4)
+        )
+
+
+def test_a_closer_look_at_originals_answers_on_the_canvas(tmp_path: Path):
+    masks = []
+    for height, width in ((90, 150), (200, 40)):
+        mask = np.zeros((height, width), np.uint8)
+        mask[height // 4 : height // 2, width // 5 : width // 2] = 1
+        mask[-height // 5 :, -width // 4 :] = 2
+        masks.append(mask)
+    dataset = make_dataset(tmp_path, {"test": masks})
+    views = [read_view(dataset, sample, SIDE) for sample in dataset]
+    rows, values = [0, 0, 1, 1], [1, 2, 1, 2]
+    truths = on_device([views[row].ids == value for row, value in zip(rows, values)], "cpu")
+    boxes = tight_boxes(truths)
+    looks = look_at_boxes(EllipseOnly(), views, rows, boxes, truths, torch.ones_like(truths))  # type: ignore[arg-type]
+    ellipses = ellipse_radius(boxes, SIDE, SIDE) <= 1
+    assert baselines.iou(looks.masks, ellipses, torch.ones_like(truths)).min() > 0.93
+    assert looks.predicted.tolist() == pytest.approx([0.9] * 4)
+    assert torch.equal(looks.iou, baselines.iou(looks.masks, truths, torch.ones_like(truths)))
+
+
 # ------------------------------------------------------------------------------------------------------ whole thing
 
 
@@ -265,6 +331,46 @@ def test_trivial_rows_by_hand_and_shapes_of_the_result(tmp_path: Path, tiny_sam:
     assert json.loads(json.dumps(scores, allow_nan=False)) == scores
 
 
+def test_clicks_to_an_iou_are_counted_when_asked_for(tmp_path: Path, tiny_sam: Sam):
+    dataset = make_dataset(
+        tmp_path, {"test": [rectangle(slice(0, 32), slice(0, 64)), rectangle(slice(9, 30), slice(9, 40))]}
+    )
+    plain, counted = evaluate_sam(tiny_sam, dataset, clicks=2), evaluate_sam(tiny_sam, dataset, clicks=2, noc=True)
+    assert plain["noc"] is None
+    assert set(counted["noc"]) == {"80", "85", "90"}
+    for place, (_, scores) in enumerate(counted["noc"].items()):
+        counts = [row["noc"][place] for row in counted["per_object"]]
+        assert scores["clicks"] == np.mean([min(count, 20) for count in counts])
+        assert scores["failures"] == np.mean([count == 21 for count in counts])
+    for name in ("box", "closer_look", "clicks", "trivial", "in_context"):
+        assert counted[name] == plain[name]
+    table = score_table(counted)
+    assert table.columns[-2:] == ["mean clicks", "never reached"]
+    assert {len(row) for row in table.rows} == {5}
+    last = counted["noc"]["90"]
+    assert table.rows[-1] == ["NoC@90: clicks to IoU .90", None, None, last["clicks"], last["failures"]]
+    assert "an IoU that 20 clicks did not reach counts as 20 clicks" in table.note
+    assert json.loads(json.dumps(counted, allow_nan=False)) == counted
+
+
+def test_a_sam_that_is_worse_than_the_ellipse_is_warned_of_in_one_line(tmp_path: Path, tiny_sam: Sam):
+    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
+    disc = (((x - 30) ** 2 + (y - 34) ** 2) < 200).astype(np.uint8)
+    dataset = make_dataset(tmp_path, {"test": [disc]})
+    scores = evaluate_sam(tiny_sam, dataset, clicks=1)
+    assert scores["box"]["iou"] < scores["trivial"]["ellipse"]
+    (warning,) = scores["warnings"]
+    assert warning.startswith(
+        f"an exact box is answered worse (IoU {scores['box']['iou']:.2f}) than by the ellipse in it"
+    )
+    assert f"Warning: {warning}." in score_table(scores).note.splitlines()
+    assert scores_module._warnings(0.8, 0.7, 0.8) == []
+    told = "an exact box is answered worse (IoU 0.41) than by the ellipse in it (0.60)"
+    assert scores_module._warnings(0.41, 0.75, 0.6) == [f"{told}; a closer look is better (0.75)"]
+    (neither,) = scores_module._warnings(0.41, 0.5, 0.6)
+    assert neither.startswith(f"{told}, even with a closer look (0.50)")
+
+
 def test_numbers_do_not_depend_on_the_batch(scene_folder: Path, tiny_sam: Sam):
     dataset = Dataset.load(scene_folder / "full.json")
     one, four = (evaluate_sam(tiny_sam, dataset, batch=batch, clicks=2) for batch in (1, 4))
@@ -286,7 +392,8 @@ def test_the_split_gives_its_own_references_and_encodes_each_image_once(tmp_path
     encode = tiny_sam.encode
     monkeypatch.setattr(tiny_sam, "encode", lambda images: encoded.append(len(images)) or encode(images))
     scores = evaluate_sam(tiny_sam, dataset, clicks=1, batch=2)
-    assert sum(encoded) == 5
+    # And once more the crop of each object, for the closer look: one object in each image here.
+    assert (sum(encoded), scores["objects"]) == (5 + 5, 5)
     assert scores["in_context"]["queries"] == 5
     assert "references in context are other images of split 'test'" in scores["notes"]
     assert all(row["image"] not in row["references"] for row in scores["per_query"])
@@ -322,18 +429,27 @@ def test_the_command_prints_a_table_and_writes_numbers_and_a_page(tiny_sam_folde
     options = ["--limit", "3", "--clicks", "2", "--device", "cpu", "--json", str(numbers), "--report", str(page)]
     done = subprocess.run(command + options, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for row in ("exact box", "ellipse in the box", "1 click", "2 clicks", "in context, 5 references", "best threshold"):
+    for row in (
+        "exact box",
+        "exact box, closer look",
+        "ellipse in the box",
+        "1 click",
+        "2 clicks",
+        "in context, 5 references",
+        "best threshold",
+    ):
         assert row in done.stdout
     scores = json.loads(numbers.read_text())
     assert scores["images"] <= 3
-    measured = [scores["box"], *scores["clicks"]]
+    assert (scores["noc"], "NoC" in done.stdout) == (None, False)
+    measured = [scores["box"], scores["closer_look"], *scores["clicks"]]
     assert all(0 <= value <= 1 for row in measured for value in row.values())
     assert scores["trivial"]["ellipse"] > scores["trivial"]["all_foreground"]
     assert scores["in_context"]["split"] == "train"
     html = page.read_text()
     assert "IoU over clicks" in html
     assert "worst: " in html
-    assert html.count("<img ") == 2 * min(9, scores["objects"])
+    assert html.count("<img ") == 3 * min(9, scores["objects"])
     assert f"written: {page}" in done.stdout
 
 

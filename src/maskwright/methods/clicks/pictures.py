@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from maskwright.data.geometry import on_canvas
 from maskwright.data.images import write_atomic
 from maskwright.data.pictures import overlay, palette
 from maskwright.rl.bank import Bank
-from maskwright.rl.clicks import ClickState, on_canvas
+from maskwright.rl.clicks import ClickState
 from maskwright.sam.prompts import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT
 
 _ON, _OFF, _BOX = (30, 200, 90), (230, 40, 40), (255, 255, 255)

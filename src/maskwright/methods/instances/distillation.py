@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskwright.sam.click_grid import cell_numbers
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Sam
 
@@ -33,13 +34,6 @@ def query_points(objects: Tensor, inside: Tensor, generator: torch.Generator, co
     anywhere = (draws[1] + valid).topk(count - half, 1).indices
     place = torch.cat([on, anywhere], 1).to(inside.device)
     return torch.stack([place % width, place // width], -1) + 0.5
-
-
-def cells_of(points: Tensor, canvas: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Which cell of a grid (h, w) over the canvas (H, W) each point (..., 2) lies in, counted row by row: (...)."""
-    column = (points[..., 0] * grid[1] / canvas[1]).long().clamp(0, grid[1] - 1)
-    row = (points[..., 1] * grid[0] / canvas[0]).long().clamp(0, grid[0] - 1)
-    return row * grid[1] + column
 
 
 def similarities(tokens: Tensor, cells: Tensor) -> Tensor:
@@ -75,7 +69,7 @@ def sam_similarities(sam: Sam, embedding: Embedding, points: Tensor, canvas: int
         (B, P, h·w) for SAM's grid (h, w).
     """
     grid = embedding.low.shape[-2], embedding.low.shape[-1]
-    cells = cells_of(points, (canvas, canvas), grid)
+    cells = cell_numbers(points, (canvas, canvas), grid)
     clicks = points[:, :, None] * (sam.size / canvas)
     parts = []
     for places, own in zip(clicks.split(max(1, chunk // len(points)), 1), cells.split(max(1, chunk // len(points)), 1)):
@@ -95,5 +89,5 @@ def distillation_loss(features: Tensor, target: Tensor, points: Tensor, canvas: 
     """
     with torch.autocast(features.device.type, enabled=False):
         resized = F.interpolate(features.float(), grid, mode="bilinear", align_corners=False)
-        own = similarities(resized.flatten(2).transpose(1, 2), cells_of(points, (canvas, canvas), grid))
+        own = similarities(resized.flatten(2).transpose(1, 2), cell_numbers(points, (canvas, canvas), grid))
         return F.smooth_l1_loss(own, target)

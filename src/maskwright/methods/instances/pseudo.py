@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskwright.data.geometry import on_canvas
 from maskwright.data.instances import InstanceBatch, Instances, boxes_of
 from maskwright.nets.instance import Queries
 from maskwright.sam.prompts import PADDING, POSITIVE, Prompts
@@ -48,7 +49,7 @@ class Candidates:
 
     def instances(self, size: int) -> Instances:
         """Their masks on the canvas, as the teacher drew them."""
-        return Instances(_on_canvas(self.logits, size), self.rows, self.categories)
+        return Instances(on_canvas(self.logits, size), self.rows, self.categories)
 
 
 def candidates(queries: Queries, certain: float = CERTAIN, min_area: float = MIN_AREA) -> Candidates:
@@ -183,15 +184,8 @@ def _ask(
     for chunk in torch.arange(len(rows), device=rows.device).split(_CHUNK):
         before = None if previous is None else previous[chunk]
         answer = sam.decode(embedding[rows[chunk]], prompts.rows(chunk), before, multimask=multimask)
-        parts.append(_on_canvas(answer.best[:, 0], size))
+        parts.append(on_canvas(answer.best[:, 0], size))
     return torch.cat(parts)
-
-
-def _on_canvas(logits: Tensor, size: int) -> Tensor:
-    """(N, h, w) logits → (N, size, size) bool."""
-    if not len(logits):
-        return torch.zeros(0, size, size, dtype=torch.bool, device=logits.device)
-    return F.interpolate(logits[None].float(), (size, size), mode="bilinear", align_corners=False)[0] > 0
 
 
 def _iou(first: Tensor, second: Tensor) -> Tensor:

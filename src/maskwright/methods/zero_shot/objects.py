@@ -49,14 +49,16 @@ class ImageTargets:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """An image on the canvas of S x S pixels.
+    """An image, and what is known of it on the canvas of S x S pixels.
 
     Attributes:
+        original: ``(H, W, 3)`` uint8, at its own size.
         image: ``(S, S, 3)`` uint8.
         ids: ``(S, S)`` instance ids, or category ids of a semantic mask.
         categories: ``(S, S)`` uint8 category ids, 255 = ignore.
     """
 
+    original: NDArray[np.uint8]
     image: NDArray[np.uint8]
     ids: NDArray[np.integer]
     categories: NDArray[np.uint8]
@@ -95,8 +97,8 @@ def draw_targets(dataset: Dataset, split: str, *, limit: int, objects: int, seed
 
 def read_view(dataset: Dataset, sample: Sample, size: int) -> View:
     """An image with its mask, squashed to the canvas without augmentation. Raises DataError."""
-    image = squash(read_image(dataset.image_path(sample)), size)
-    return View(image, *_read_labels(dataset, sample, size))
+    pixels = read_image(dataset.image_path(sample))
+    return View(pixels, squash(pixels, size), *_read_labels(dataset, sample, size))
 
 
 def reference_split(dataset: Dataset, split: str) -> str:

@@ -1,16 +1,19 @@
-"""A SAM's answers to prompts about a batch of objects: the exact box, and clicks of an oracle that correct."""
+"""A SAM's answers to prompts about a batch of objects: the exact box, also with a closer look, and clicks of an oracle that correct."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from maskwright.data.geometry import on_canvas
 from maskwright.data.shapes import tight_boxes
 from maskwright.methods.zero_shot.baselines import iou
+from maskwright.methods.zero_shot.objects import View
 from maskwright.rl.oracle import next_click
+from maskwright.sam.closer_look import look_closer
 from maskwright.sam.prompts import PADDING, Prompts
 from maskwright.sam.sam import Embedding, Sam
 
@@ -33,13 +36,14 @@ class BoxAnswers:
 
 @dataclass(frozen=True)
 class ClickAnswers:
-    """Answers to T clicks on each of N objects.
+    """Answers to T clicks on each of N objects, and how good those to further clicks were.
 
     Attributes:
         points: ``(N, T, 2)`` x y on the canvas.
         labels: ``(N, T)`` 1 = on the object, 0 = off it, -1 = no click, as nothing was wrong any more.
         masks: ``(N, S, S)`` bool, after the last click.
         iou, predicted: ``(N, T)`` the true IoU and SAM's own guess after each click.
+        all_iou: ``(N, T + F)`` the true IoU also after F further clicks.
     """
 
     points: Tensor
@@ -47,18 +51,41 @@ class ClickAnswers:
     masks: Tensor
     iou: Tensor
     predicted: Tensor
+    all_iou: Tensor
 
 
 def ask_boxes(sam: Sam, embedding: Embedding, truths: Tensor, valid: Tensor) -> BoxAnswers:
     """Prompt N objects, one in each row of ``embedding``, with the boxes of their masks ``(N, S, S)`` bool."""
     boxes = tight_boxes(truths)
     answers = sam.decode(embedding, Prompts.of_boxes(boxes[:, None]))
-    masks = on_canvas(answers.best, sam.size)
+    masks = on_canvas(answers.best[:, 0], sam.size)
     return BoxAnswers(boxes, masks, iou(masks, truths, valid), answers.best_iou[:, 0].float())
 
 
-def ask_clicks(sam: Sam, embedding: Embedding, truths: Tensor, valid: Tensor, clicks: int) -> ClickAnswers:
-    """Click on N objects, one in each row of ``embedding``, and correct.
+def look_at_boxes(
+    sam: Sam, views: Sequence[View], rows: Sequence[int], boxes: Tensor, truths: Tensor, valid: Tensor
+) -> BoxAnswers:
+    """The same boxes ``(N, 4)`` on the canvas, asked again with a closer look at the originals of ``views[rows]``.
+
+    The answer ends with the box, which is exact here.
+    """
+    masks, predicted = torch.zeros_like(truths), boxes.new_zeros(len(boxes))
+    # Image by image: originals differ in size.
+    for row in dict.fromkeys(rows):
+        places = torch.tensor([n for n, other in enumerate(rows) if other == row], device=boxes.device)
+        image = torch.from_numpy(views[row].original).to(boxes.device).permute(2, 0, 1)[None].float() / 255
+        height, width = image.shape[-2:]
+        enlarged = boxes[places] * (boxes.new_tensor([width, height] * 2) / sam.size)
+        looks = look_closer(sam, image, torch.zeros_like(places), enlarged, margin=0.0)
+        masks[places] = looks.resized((width, height), sam.size).on_image((sam.size, sam.size)) > 0
+        predicted[places] = looks.iou
+    return BoxAnswers(boxes, masks, iou(masks, truths, valid), predicted)
+
+
+def ask_clicks(
+    sam: Sam, embedding: Embedding, truths: Tensor, valid: Tensor, clicks: int, further: int = 0
+) -> ClickAnswers:
+    """Click on N objects, one in each row of ``embedding``, and correct: ``clicks`` times, and ``further`` times more for their IoU.
 
     The first click is on an empty answer; of its three candidates the one with the highest predicted IoU counts. Each
     further one is given with all clicks so far and the logits before. An object without an error left gets no click
@@ -71,8 +98,8 @@ def ask_clicks(sam: Sam, embedding: Embedding, truths: Tensor, valid: Tensor, cl
     prompts = Prompts(
         torch.zeros(count, 1, 0, 2, device=device), torch.zeros(count, 1, 0, dtype=torch.long, device=device)
     )
-    ious, guesses = [], []
-    for click in range(clicks):
+    ious, guesses, kept = [], [], masks
+    for click in range(clicks + further):
         points, labels, is_click = next_click(torch.where(valid, masks, truths), truths, clicks_so_far)
         column, row = points.long().unbind(1)
         clicks_so_far[number, row, column] |= is_click
@@ -85,14 +112,31 @@ def ask_clicks(sam: Sam, embedding: Embedding, truths: Tensor, valid: Tensor, cl
             answers = sam.decode(embedding, prompts, previous=logits)
             logits = torch.where(is_click[:, None, None, None], answers.best, logits)
             predicted = torch.where(is_click, answers.best_iou[:, 0].float(), predicted)
-        masks = on_canvas(logits, sam.size)
+        masks = on_canvas(logits[:, 0], sam.size)
         ious.append(iou(masks, truths, valid))
         guesses.append(predicted)
+        if click == clicks - 1:
+            kept = masks
+    every = torch.stack(ious, dim=1)
     return ClickAnswers(
-        prompts.points[:, 0], prompts.labels[:, 0], masks, torch.stack(ious, dim=1), torch.stack(guesses, dim=1)
+        points=prompts.points[:, 0, :clicks],
+        labels=prompts.labels[:, 0, :clicks],
+        masks=kept,
+        iou=every[:, :clicks],
+        predicted=torch.stack(guesses[:clicks], dim=1),
+        all_iou=every,
     )
 
 
-def on_canvas(logits: Tensor, size: int) -> Tensor:
-    """Logits ``(N, 1, S/4, S/4)`` of one object in each row → ``(N, S, S)`` bool."""
-    return F.interpolate(logits.float(), (size, size), mode="bilinear", align_corners=False)[:, 0] > 0
+def clicks_to_reach(ious: Tensor, goal: float) -> Tensor:
+    """NoC (RITM, section 4): how many clicks it took to reach an IoU.
+
+    Args:
+        ious: ``(N, T)`` after each click.
+        goal: the IoU.
+
+    Returns:
+        ``(N,)`` int64: 1 to T, and T + 1 where none of them reached it.
+    """
+    reached = ious >= goal
+    return torch.where(reached.any(1), reached.int().argmax(1) + 1, ious.shape[1] + 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from maskwright.data.dataset import Dataset
@@ -33,7 +34,7 @@ class ObjectAnswer:
         object: id in its mask.
         box: ``(4,)`` on the canvas.
         points, labels: ``(T, 2)`` and ``(T,)``, the clicks; label -1 = no click.
-        by_box, by_clicks: the answers ``(S, S)``, packed by ``np.packbits`` along the rows.
+        by_box, by_look, by_clicks: the answers ``(S, S)``, packed by ``np.packbits`` along the rows.
     """
 
     image: ImageTargets
@@ -42,22 +43,31 @@ class ObjectAnswer:
     points: np.ndarray
     labels: np.ndarray
     by_box: np.ndarray
+    by_look: np.ndarray
     by_clicks: np.ndarray
 
 
 def score_table(scores: dict[str, Any]) -> ScoreTable:
     """What ``evaluate_sam`` returns, to be printed; the error is None where nothing predicted an IoU."""
-    columns = ("", "mean IoU", "error of the predicted IoU")
+    columns = ["", "mean IoU", "error of the predicted IoU"]
+    rows: list[list[Any]] = _rows(scores)
+    if scores["noc"] is not None:
+        columns += ["mean clicks", "never reached"]
+        rows = [[*row, None, None] for row in rows] + [
+            [f"NoC@{goal}: clicks to IoU .{goal}", None, None, noc["clicks"], noc["failures"]]
+            for goal, noc in scores["noc"].items()
+        ]
     title = (
         f"{scores['sam']} at {scores['size']} pixels on {scores['split']} of {scores['dataset']}: "
         f"{_count(scores['objects'], 'object')} in {_count(scores['images'], 'image')}"
     )
-    return ScoreTable(columns, _rows(scores), "\n".join(_explanation(scores)), title)
+    return ScoreTable(columns, rows, "\n".join(_explanation(scores)), title)
 
 
 def _rows(scores: dict[str, Any]) -> list[list[Any]]:
     trivial = scores["trivial"]
-    rows: list[list[Any]] = [["exact box", scores["box"]["iou"], scores["box"]["iou_error"]]]
+    asked = {"exact box": scores["box"], "exact box, closer look": scores["closer_look"]}
+    rows: list[list[Any]] = [[name, score["iou"], score["iou_error"]] for name, score in asked.items()]
     rows += [
         ["no model: ellipse in the box", trivial["ellipse"], None],
         ["no model: filled box", trivial["filled_box"], None],
@@ -93,7 +103,12 @@ def _explanation(scores: dict[str, Any]) -> list[str]:
         )
     else:
         lines.append("Nothing in context: no other image with a mask shows the categories.")
-    return lines + [f"Note: {note}." for note in scores["notes"]]
+    if scores["noc"] is not None:
+        lines.append(
+            "NoC: an IoU that 20 clicks did not reach counts as 20 clicks; the last column is the share of such objects."
+        )
+    lines += [f"Note: {note}." for note in scores["notes"]]
+    return lines + [f"Warning: {warning}." for warning in scores["warnings"]]
 
 
 def write_report(
@@ -121,12 +136,20 @@ def write_report(
     page.curves("IoU over clicks", series, x="clicks", y="mean IoU", note="Predicted is SAM's own guess of its IoU.")
     rows = scores["per_object"]
     note = "Blue: SAM's answer and its prompt (black: a click that says off). Yellow: the outline of the truth."
-    for name, by_box, values in (
-        ("Exact box", True, [row["box"] for row in rows]),
-        (_count(len(steps), "click").capitalize(), False, [row["clicks"][-1] for row in rows]),
+    for name, by_box, masks, values in (
+        ("Exact box", True, [answer.by_box for answer in answers], [row["box"] for row in rows]),
+        ("Closer look", True, [answer.by_look for answer in answers], [row["closer_look"] for row in rows]),
+        (
+            _count(len(steps), "click").capitalize(),
+            False,
+            [answer.by_clicks for answer in answers],
+            [row["clicks"][-1] for row in rows],
+        ),
     ):
         pictures = [
-            _picture(dataset, answers[n], size, f"{rank}: {rows[n]['image']}", values[n], by_box)
+            Picture(
+                _drawn(dataset, answers[n], masks[n], by_box, size), f"{rank}: {rows[n]['image']}, IoU {values[n]:.2f}"
+            )
             for rank, n in _ranked(values)
         ]
         page.pictures(f"{name}: worst, median, best", note, pictures)
@@ -145,10 +168,10 @@ def _ranked(values: Sequence[float], each: int = 3) -> list[tuple[str, int]]:
     return [(rank, place) for place, rank in ranks.items()]
 
 
-def _picture(dataset: Dataset, answer: ObjectAnswer, size: int, caption: str, value: float, by_box: bool) -> Picture:
-    """The part of the image around the object and its prompts, in the image's own proportions."""
+def _drawn(dataset: Dataset, answer: ObjectAnswer, packed: np.ndarray, by_box: bool, size: int) -> NDArray[np.uint8]:
+    """The part of the image around an object with one of its answers and the prompt, in the image's own proportions."""
     view = read_view(dataset, answer.image.sample, size)
-    mask = np.unpackbits(answer.by_box if by_box else answer.by_clicks, axis=-1, count=size)
+    mask = np.unpackbits(packed, axis=-1, count=size)
     truth = (view.ids == answer.object) * np.uint8(2)
     prompts = np.zeros(0, np.int64) if by_box else np.flatnonzero(answer.labels >= 0)
     clicks = answer.points[prompts].tolist()
@@ -164,8 +187,7 @@ def _picture(dataset: Dataset, answer: ObjectAnswer, size: int, caption: str, va
     x0, y0, x1, y1 = ((answer.box.reshape(2, 2) - offset) * scale).ravel().tolist()
     places = ((answer.points[prompts] - offset) * scale).tolist()
     points = [Point(x, y, label) for (x, y), label in zip(places, answer.labels[prompts].tolist(), strict=True)]
-    drawn = draw_labels(drawn, boxes=[Box(x0, y0, x1, y1, 1)] if by_box else [], points=points, palette=_COLOURS)
-    return Picture(drawn, f"{caption}, IoU {value:.2f}")
+    return draw_labels(drawn, boxes=[Box(x0, y0, x1, y1, 1)] if by_box else [], points=points, palette=_COLOURS)
 
 
 def _window(points: list[list[float]], size: int) -> tuple[int, int, int]:

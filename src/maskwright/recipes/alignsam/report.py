@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from maskwright.data.geometry import on_canvas
 from maskwright.data.labels import IGNORE, Point
 from maskwright.data.pictures import draw_labels, side_by_side
 from maskwright.engine.model import describe, weights_beside
@@ -21,7 +22,7 @@ from maskwright.methods.autoprompt.predictor import SCORES
 from maskwright.methods.autoprompt.scores import scores_on_canvas
 from maskwright.recipes.alignsam.trainer import Trainer
 from maskwright.rl.bank import Bank
-from maskwright.rl.clicks import ClickState, on_canvas
+from maskwright.rl.clicks import ClickState
 from maskwright.sam.store import weights_signature
 
 CHARTS = {

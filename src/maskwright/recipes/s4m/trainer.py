@@ -57,8 +57,6 @@ class Trainer(Trainable):
         self.config, self.session, self.device = config, session, session.device
         dataset = session.dataset
         self.categories = dataset.categories
-        if len(self.categories) < 2:
-            raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
         train = dataset.split("train")
         refuse_semantic(train)
         train = keep_labels(train, config.labelled, config.seed)

@@ -63,8 +63,6 @@ class Trainer(Trainable):
         self.config, self.session, self.device = config, session, session.device
         dataset = session.dataset
         self.categories = dataset.categories
-        if len(self.categories) < 2:
-            raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
         train = dataset.split("train")
         if config.labels == "masks-only":
             train = train.with_samples([s for s in train if s.labels.kind == Kind.MASK])

@@ -24,6 +24,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_image, read_mask
 from maskwright.data.labels import Labels, Mask, Sample
 from maskwright.engine import predictor as predictor_module
+from maskwright.engine.prediction import pixels_of
 from maskwright.engine.predictor import Predictor
 from maskwright.errors import DataError, MaskwrightError, WeightsError
 from tests.tiny_model import CATEGORIES, Colours, predictor, save_run, tiny_segmenter
@@ -198,7 +199,7 @@ def test_pictures_and_arrays_give_what_their_file_gives(colours: Predictor, tmp_
         from_file, from_picture = (next(colours.predict(image)) for image in (path, Image.open(path)))
         np.testing.assert_array_equal(from_file.mask, from_picture.mask)
         assert from_picture.id == path.stem
-        np.testing.assert_array_equal(predictor_module._pixels(Image.open(path), ""), read_image(path))
+        np.testing.assert_array_equal(pixels_of(Image.open(path), ""), read_image(path))
     arrays = [
         halves(),
         halves()[..., :1],

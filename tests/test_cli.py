@@ -103,7 +103,9 @@ def test_options_of_one_kind_of_model_stand_together(capsys):
         cli.main(["predict", "--help"])
     _, *parts = title.split(capsys.readouterr().out)
     assert parts[::2] == list(groups)
-    assert [tuple(re.findall(r"^[ │]+(--[a-z][a-z-]+)", box, re.MULTILINE)) for box in parts[1::2]] == list(groups.values())
+    assert [tuple(re.findall(r"^[ │]+(--[a-z][a-z-]+)", box, re.MULTILINE)) for box in parts[1::2]] == list(
+        groups.values()
+    )
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--help"])
     assert title.findall(capsys.readouterr().out) == ["semantic", "in-context", "click-agent"]

@@ -21,7 +21,8 @@ from maskwright.version import __version__
 if TYPE_CHECKING:
     from maskwright.api import check, evaluate, load, precompute, predict, sam_info, train
     from maskwright.data.dataset import Dataset
-    from maskwright.engine.predictor import Prediction, Predictor
+    from maskwright.engine.prediction import Prediction
+    from maskwright.engine.predictor import Predictor
     from maskwright.sam.sam import Sam
 
 __all__ = [
@@ -42,7 +43,7 @@ __all__ = [
 # PyTorch takes seconds to import, so names are fetched when they are first used.
 _HOMES = {
     "Dataset": "maskwright.data.dataset",
-    "Prediction": "maskwright.engine.predictor",
+    "Prediction": "maskwright.engine.prediction",
     "Predictor": "maskwright.engine.predictor",
     "Sam": "maskwright.sam.sam",
     **dict.fromkeys(("check", "evaluate", "load", "precompute", "predict", "sam_info", "train"), "maskwright.api"),

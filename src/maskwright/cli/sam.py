@@ -39,13 +39,14 @@ class SamInfo:
 
         with busy("measuring"):
             facts = sam_info(self.sam, size=self.size, device=self.device)
-        files = facts.pop("files")
+        files, threads = facts["files"], facts["threads"]
+        cores = f"{threads} CPU thread{'s' if threads != 1 else ''}"
         lines = {
             "parameters": f"{facts['parameters'] / 1e6:.2f} M, {facts['encoder_parameters'] / 1e6:.2f} M to encode",
             "canvas": f"{facts['size']} x {facts['size']} pixels",
             "embedding": f"{facts['width']} channels",
             "files": "\n".join(f"{path} ({size / 2**20:.1f} MiB)" for path, size in files.items()) or "none here",
-            "encode": f"{facts['encode_ms']:.1f} ms for an image on {facts['device']}, {facts['threads']} CPU threads",
+            "encode": f"{facts['encode_ms']:.1f} ms for an image on {facts['device']}, {cores}",
             "decode": f"{facts['decode_ms']:.1f} ms for a click",
         }
         print_table(facts["name"], ["", ""], list(lines.items()), header=False)

@@ -30,7 +30,8 @@ from maskwright.data.fields import leaves_folder
 from maskwright.data.images import IMAGE_SUFFIXES, write_atomic
 from maskwright.data.lookahead import ahead
 from maskwright.data.pictures import palette
-from maskwright.engine.predictor import Prediction, Predictor
+from maskwright.engine.prediction import Prediction
+from maskwright.engine.predictor import Predictor
 from maskwright.engine.processes import Alone, Processes
 from maskwright.engine.values import plain
 from maskwright.errors import DataError, MaskwrightError

@@ -1,114 +1,35 @@
-"""Prediction with a trained model: images of any size and mode in, masks of their own size out.
+"""A trained model at work: images of any size and mode in, masks of their own size out.
 
-Images are decoded ahead by threads, squashed to the network's canvas and released, so that memory is bounded whatever their number
-and size. :class:`Predictor` is the base of all kinds of models.
+Images are decoded ahead by threads, squashed to the network's canvas and forgotten, so memory is bounded however many
+and however large they are. :class:`Predictor` is what all kinds of model share; each method has its own.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from io import BytesIO
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, compose, resize_matrix, squash, unwarp_logits
-from maskwright.data.images import image_size, read_image, rgb_of, turn, write_atomic, write_mask
 from maskwright.data.lookahead import ahead_readable
-from maskwright.data.pictures import overlay, palette, thumbnail, thumbnail_mask
 from maskwright.engine.devices import find_device
 from maskwright.engine.model import Model
+from maskwright.engine.prediction import ImageLike, Prediction, name_of, pixels_of, turn_of
 from maskwright.engine.scoring import ScoreTable, category_problems, split_problems
 from maskwright.errors import DataError, MaskwrightError
 
-ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any]
-
 _PIECE = 1 << 24
 # Logits of this many pixels times categories are brought back to the original resolution at once (64 MiB in float32).
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The mask of one image.
-
-    Attributes:
-        id: the file's name without its suffix, or the image's position where it came without a name.
-        image: as in the call of ``predict``: a path, a Pillow image or an array.
-        mask: ``(H, W)`` uint8 category ids, of the size in which the image is displayed.
-        categories: names by id, ``background`` first.
-        scores: 0..1, the mean probability of each predicted category over the pixels it was predicted for.
-    """
-
-    id: str
-    image: ImageLike = field(repr=False)
-    mask: NDArray[np.uint8] | NDArray[np.uint16] = field(repr=False)
-    categories: tuple[str, ...]
-    scores: dict[str, float]
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """The share 0..1 of the image that each predicted category covers."""
-        counts = np.bincount(self.mask.reshape(-1), minlength=len(self.categories))
-        return {name: float(n) / self.mask.size for name, n in zip(self.categories, counts) if n}
-
-    def record(self) -> dict[str, Any]:
-        """The entry in the index of a folder of predictions, as JSON."""
-        return {
-            "area": {name: round(share, 6) for name, share in self.shares.items()},
-            "score": {name: round(score, 4) for name, score in self.scores.items()},
-        }
-
-    def overlay(self, *, alpha: float = 0.45, outline: bool = True, side: int | None = None) -> Image.Image:
-        """The image with the mask painted over it, in the colours of ``data.pictures.palette``.
-
-        Args:
-            alpha: 0..1, how much of the image the colour hides.
-            outline: draw borders in full colour.
-            side: longest side in pixels; left out, the image's own size.
-        """
-        with _turn(self.image):
-            pixels, mask = _pixels(self.image, self.id), self.mask
-            if side is not None:
-                pixels = thumbnail(pixels, side)
-                mask = thumbnail_mask(mask, (pixels.shape[1], pixels.shape[0]))
-        return Image.fromarray(self.paint(pixels, mask, alpha, outline))
-
-    def paint(
-        self, pixels: NDArray[np.uint8], mask: NDArray[np.integer], alpha: float, outline: bool
-    ) -> NDArray[np.uint8]:
-        """A mask of this kind over its image, both at any one size."""
-        return overlay(pixels, mask, palette(len(self.categories)), alpha, outline)
-
-    def save(
-        self, folder: str | Path, *, name: str | None = None, overlay: bool = True, side: int | None = 1600
-    ) -> Path:
-        """Write ``folder/masks/<name>.png`` (category ids) and ``folder/overlays/<name>.jpg``, each by rename.
-
-        Args:
-            name: may name sub-folders with ``/``; left out, the id.
-            overlay: write the overlay too.
-            side: its longest side in pixels; None keeps the image's own size.
-
-        Returns:
-            The path of the mask.
-
-        Raises:
-            DataError: a file cannot be written.
-        """
-        name = name or self.id
-        if overlay:
-            write_atomic(Path(folder, "overlays", f"{name}.jpg"), _jpeg(self.overlay(side=side)))
-        return write_mask(Path(folder, "masks", f"{name}.png"), self.mask)
 
 
 @dataclass(frozen=True)
@@ -131,14 +52,14 @@ class Predictor(ABC):
     """A trained model, ready for images of any size and mode. Made by :func:`maskwright.load`.
 
     Attributes:
-        network: all networks of the model, in evaluation mode.
+        network: what computes, in evaluation mode.
         categories: names by id, ``background`` first.
         size: side of the square canvas in pixels.
         folder: the model folder it came from.
         recipe: the recipe that made it.
         signature: 16 hexadecimal digits that change with the weights and the configuration.
-        options: further options of :meth:`predict` for this kind of model, with their defaults.
-        holds_instances: whether masks hold ids of instances instead of categories.
+        options: what :meth:`predict` takes beyond what all take, with the defaults.
+        holds_instances: masks hold ids of instances instead of categories.
     """
 
     options: ClassVar[Mapping[str, Any]] = {}
@@ -154,7 +75,7 @@ class Predictor(ABC):
         return next(self.network.parameters()).device
 
     def to(self, device: str | torch.device) -> Self:
-        """Move to another device. Raises MaskwrightError where this machine cannot use it."""
+        """Move to another device. Raises MaskwrightError for one that is not here."""
         self.network.to(find_device(device))
         return self
 
@@ -194,15 +115,15 @@ class Predictor(ABC):
         """
         foreign = sorted(options.keys() - self.options.keys())
         if foreign:
-            available = ", ".join(_flag(name) for name in self.options) or "none"
+            own = ", ".join(_flag(name) for name in self.options) or "none"
             raise MaskwrightError(
                 f"{self.folder}: a model of the recipe {self.recipe} has no {', '.join(map(_flag, foreign))} "
-                f"(its options: {available}); leave it out"
+                f"(its options: {own}); leave it out"
             )
         return {**self.options, **options}
 
     def prepare_folder(self, options: Mapping[str, Any], task: FolderTask) -> dict[str, Any]:
-        """Prepare for the prediction of images into a folder, such as by making the masks that are to be refined.
+        """Do what has to be done before images are predicted into a folder, such as making masks that are refined then.
 
         Args:
             options: as :meth:`predict` takes them; those of some kinds of model may mean more for a folder.
@@ -234,17 +155,17 @@ class Predictor(ABC):
             number, image = numbered
             return _canvas(image, number, self.prepare)
 
-        canvases: list[Canvas] = []
+        ready: list[Canvas] = []
         for canvas in ahead_readable(canvas_of, enumerate(images), workers, 2 * batch, unreadable):
-            canvases.append(canvas)
-            if len(canvases) == batch:
-                yield from self.finish(canvases, **options)
-                canvases = []
-        if canvases:
-            yield from self.finish(canvases, **options)
+            ready.append(canvas)
+            if len(ready) == batch:
+                yield from self.finish(ready, **options)
+                ready = []
+        if ready:
+            yield from self.finish(ready, **options)
 
     def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The form of an image ``(H, W, 3)`` that is kept until its batch is full: ``(S, S, 3)``, squashed. Called by the threads."""
+        """What of an image ``(H, W, 3)`` is kept until its batch is full: ``(S, S, 3)``, squashed. Called by the threads."""
         return squash(pixels, self.size)
 
     @abstractmethod
@@ -290,7 +211,7 @@ class Predictor(ABC):
         files; then :meth:`score` them.
 
         Returns:
-            ``model`` (its signature), ``dataset`` and ``split``, and the result of :meth:`score`.
+            ``model`` (its signature), ``dataset`` and ``split``, and what :meth:`score` gives.
         """
         complete = self.scoring_options(options)
         part = self.require_scorable(dataset, split)
@@ -302,7 +223,7 @@ class Predictor(ABC):
         return self.with_defaults(options)
 
     def require_scorable(self, dataset: Dataset, split: str) -> Dataset:
-        """The samples of a split that can be scored. Raises DataError with all problems."""
+        """The samples of a split that can be scored. Raises DataError with all that keeps it from being scored."""
         if problems := self.score_problems(dataset, split):
             raise DataError(problems, dataset.source or str(dataset.root))
         part = dataset.split(split)
@@ -310,7 +231,7 @@ class Predictor(ABC):
         return part
 
     def score_problems(self, dataset: Dataset, split: str) -> list[str]:
-        """The problems in a dataset's records that prevent scoring on a split, one line each; files are checked later."""
+        """What keeps a split from being scored by what the dataset says of itself, one line each; files are checked later."""
         return category_problems(self.categories, dataset) + split_problems(dataset, split)
 
     @abstractmethod
@@ -321,17 +242,17 @@ class Predictor(ABC):
 
     @abstractmethod
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
-        """The result of :meth:`evaluate` as a table to be printed."""
+        """What :meth:`evaluate` gave, to be printed."""
 
     def scores_path(self, run: str | Path, split: str, **options: Any) -> Path | None:
-        """The file for scores: ``evaluation-<split>.json`` in the run directory, with other endings for other ways to predict.
+        """Where scores are kept: ``evaluation-<split>.json`` in the run directory, with other endings for other ways to predict.
 
         Args:
-            run: the folder that the model was loaded from.
+            run: what the model was loaded from.
             split, options: as :meth:`evaluate` takes them.
 
         Returns:
-            None for a model folder without a run around it, as it is to hold nothing but the model.
+            None for a model folder by itself: there is no run around it, and nothing but the model belongs into it.
         """
         if Path(run).resolve() == self.folder.resolve():
             return None
@@ -339,11 +260,11 @@ class Predictor(ABC):
         return Path(run, f"evaluation-{name}{self.scores_ending(options)}.json")
 
     def scores_ending(self, options: Mapping[str, Any]) -> str:
-        """The ending of the file of scores for another way to predict, such as ``-in-context``."""
+        """What tells scores of another way to predict from the usual ones, such as ``-in-context``."""
         return ""
 
     def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
-        """Write the files that a folder of predictions has beside its index, and return their paths.
+        """Write what a whole folder of predictions has beside its index, and say which files these are.
 
         Args:
             folder: of the predictions.
@@ -376,46 +297,9 @@ class Canvas:
 
 
 def _canvas(image: ImageLike, number: int, prepare: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> Canvas:
-    id = _name(image) or str(number)
-    with _turn(image):
-        pixels = _pixels(image, id)
+    id = name_of(image) or str(number)
+    with turn_of(image):
+        pixels = pixels_of(image, id)
         height, width = pixels.shape[:2]
         prepared = prepare(pixels)
     return Canvas(id, image, (width, height), prepared)
-
-
-def _turn(image: ImageLike) -> AbstractContextManager[Any]:
-    """A context to hold while an image is decoded: large files take turns."""
-    return turn(image_size(image)) if isinstance(image, str | Path) else nullcontext()
-
-
-def _name(image: ImageLike) -> str:
-    path = image if isinstance(image, str | Path) else getattr(image, "filename", "")
-    return Path(path).stem if path else ""
-
-
-def _pixels(image: ImageLike, id: str) -> NDArray[np.uint8]:
-    """``(H, W, 3)`` uint8 RGB as displayed, by the same rules as ``read_image``, wherever the image is."""
-    if isinstance(image, str | Path):
-        return read_image(image)
-    if not isinstance(image, Image.Image):
-        image = _from_array(np.asarray(image), id)
-    if not image.width or not image.height:
-        raise DataError([f"image {id}: has {image.width} x {image.height} pixels; give one that has any"])
-    return rgb_of(ImageOps.exif_transpose(image), f"image {id}")
-
-
-def _from_array(array: NDArray[Any], id: str) -> Image.Image:
-    grey = array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
-    deep = grey.ndim == 2 and grey.dtype in (np.uint16, np.int32, np.float32, np.float64)
-    colour = grey.ndim == 3 and grey.shape[2] in (3, 4) and grey.dtype == np.uint8
-    if not (deep or colour or (grey.ndim == 2 and grey.dtype in (np.bool_, np.uint8))):
-        expected = "(H, W), (H, W, 3) or (H, W, 4) of uint8 in 0..255, or grey of uint16, int32 or float"
-        raise DataError([f"image {id}: an array {array.shape} of {array.dtype} is no image; expected {expected}"])
-    return Image.fromarray(np.ascontiguousarray(grey.astype(np.float32) if grey.dtype == np.float64 else grey))
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()

@@ -16,7 +16,8 @@ from maskwright.data.geometry import Size, resize_matrix, unwarp_logits
 from maskwright.data.labels import IGNORE
 from maskwright.engine.metrics import BinaryMetrics
 from maskwright.engine.model import Model
-from maskwright.engine.predictor import Canvas, Prediction, Predictor
+from maskwright.engine.prediction import Prediction
+from maskwright.engine.predictor import Canvas, Predictor
 from maskwright.engine.scoring import ScoreTable, split_problems, true_mask
 from maskwright.errors import MaskwrightError
 from maskwright.methods.autoprompt.agent import OPENING, SelfPrompter, SelfPromptRules, Trace

@@ -22,7 +22,8 @@ from maskwright.data.geometry import Size, resize_matrix, unwarp_logits, warp_ma
 from maskwright.data.images import read_mask
 from maskwright.data.labels import IGNORE
 from maskwright.engine.model import Model
-from maskwright.engine.predictor import Canvas, FolderTask, Prediction, Predictor
+from maskwright.engine.prediction import Prediction
+from maskwright.engine.predictor import Canvas, FolderTask, Predictor
 from maskwright.engine.scoring import ScoreTable
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.clicks.agent import ClickAgent, ClickRules, Refinement, mask_logits

@@ -19,7 +19,8 @@ from torch import Tensor
 from maskwright.data.batch import Batch
 from maskwright.engine.devices import find_device
 from maskwright.engine.model import Model
-from maskwright.engine.predictor import Canvas, Prediction
+from maskwright.engine.prediction import Prediction
+from maskwright.engine.predictor import Canvas
 from maskwright.engine.state import seeded
 from maskwright.errors import MaskwrightError
 from maskwright.methods.in_context import pseudo

@@ -17,7 +17,8 @@ from maskwright.data.images import write_atomic
 from maskwright.data.instances import is_labelled, read_ids
 from maskwright.data.pictures import overlay_instances
 from maskwright.engine.model import Model
-from maskwright.engine.predictor import Canvas, Prediction, Predictor
+from maskwright.engine.prediction import Prediction
+from maskwright.engine.predictor import Canvas, Predictor
 from maskwright.engine.scoring import ScoreTable
 from maskwright.errors import WeightsError
 from maskwright.methods.instances import coco

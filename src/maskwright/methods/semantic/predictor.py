@@ -12,7 +12,8 @@ from torch import Tensor
 
 from maskwright.data.dataset import Dataset
 from maskwright.engine.model import Model
-from maskwright.engine.predictor import Canvas, Prediction, Predictor
+from maskwright.engine.prediction import Prediction
+from maskwright.engine.predictor import Canvas, Predictor
 from maskwright.engine.scoring import ScoreTable
 from maskwright.errors import WeightsError
 from maskwright.methods.semantic.scores import semantic_scores, semantic_table

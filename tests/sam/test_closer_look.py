@@ -24,6 +24,7 @@ from maskwright.sam.closer_look import (
     boxes_of_answers,
     cut,
     look_closer,
+    look_closer_at_clicks,
     window_matrices,
     windows,
 )
@@ -43,13 +44,14 @@ class Stand:
     device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, answer) -> None:
-        self.answer, self.encoded = answer, []
+        self.answer, self.encoded, self.multimask = answer, [], []
 
     def encode(self, images: Tensor) -> Embedding:
         self.encoded.append(len(images))
         return Embedding(images, images, images)
 
     def decode(self, embedding: Embedding, prompts: Prompts, previous=None, multimask=False) -> Masks:
+        self.multimask.append(multimask)
         logits = self.answer(embedding.low, prompts, previous)[:, None, None]
         return Masks(logits, torch.full(logits.shape[:3], 0.75), logits.new_ones(len(logits), 1), logits)
 
@@ -332,6 +334,27 @@ def test_the_box_of_an_answer_holds_the_clicks_on_the_object():
     assert boxes_of_answers(logits, clicks, (80, 80)).tolist() == [[40, 20, 48, 40], [0, 0, 80, 80], [40, 20, 48, 40]]
     clicks = replace(clicks, labels=torch.ones_like(clicks.labels))
     assert boxes_of_answers(logits, clicks, (80, 80))[2].tolist() == [40, 20, 71, 40]
+
+
+def test_a_click_is_asked_again_on_a_crop_around_its_first_answer():
+    seen = []
+
+    def note(crops: Tensor, prompts: Prompts, previous: Tensor | None) -> Tensor:
+        seen.append(prompts)
+        return the_crop(crops, prompts, previous)
+
+    first = torch.full((1, 20, 20), -1.0)
+    first[0, 5:10, 10:12] = 1.0  # pixels 20..40 and 40..48
+    clicks = Prompts.of_points(torch.tensor([[[[44.5, 30.5], [2.0, 2.0]]]]), torch.tensor([[[1, 0]]]))
+    stand = Stand(note)
+    looks = look_closer_at_clicks(stand, ramp(80, 80), torch.tensor([0]), clicks, first)  # type: ignore[arg-type]
+    # The window is 29..59 and 15..45.
+    assert looks.limits.tolist() == [[29, 15, 59, 45]]
+    assert seen[0].labels.tolist() == [[[1, -1]]]
+    assert seen[0].points[0, 0, 0].tolist() == pytest.approx([15.5 * 64 / 30, 15.5 * 64 / 30], abs=1e-4)
+    assert stand.multimask == [True]
+    inside = filled_boxes(torch.tensor([[33.0, 19, 55, 41]]), 80, 80)
+    assert (looks.on_image((80, 80)) - ramp(80, 80)[0, 0])[inside].abs().max() < 1e-3
 
 
 def test_a_look_needs_a_prompt_and_a_store_its_files(some, tmp_path: Path):

@@ -7,6 +7,8 @@ than the image it ends with it, so that a large object is seen as in the whole i
     looks = look_closer(sam, images, rows, boxes)  # N boxes on images (B, 3, H, W)
     masks = looks.on_image((W, H)) > 0             # (N, H, W) bool
 
+A click is asked on the whole image first, and again on a crop around what came back: :func:`look_closer_at_clicks`.
+
 Everything is batched over the boxes. Coordinates are pixels of the images that are given: canvases, or originals, which show more.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -162,6 +165,22 @@ def look_closer(
     to_cells = torch.from_numpy(resize_matrix((sam.size, sam.size), sam.size // 4)).to(matrices)
     limits = frames if margin is None else _grown(boxes, margin)
     return Looks(torch.cat(logits), torch.cat(iou), compose(to_cells, matrices), limits)
+
+
+def look_closer_at_clicks(
+    sam: Sam, images: Tensor, rows: Tensor, clicks: Prompts, first: Tensor, *, multimask: bool = True, **options: Any
+) -> Looks:
+    """Ask again for what was clicked, on crops around the first answers. The clicks alone are the prompt: a first box is but a guess.
+
+    Args:
+        images, rows: see :func:`look_closer`.
+        clicks: (N, 1) clicks on the objects, in pixels of the images.
+        first: (N, h, w) logits of SAM's answers to them on the whole images.
+        multimask: see :func:`look_closer`; False where each object has several clicks.
+        options: ``scale``, ``chunk``, ``condition``, ``store`` and ``files`` of :func:`look_closer`.
+    """
+    boxes = boxes_of_answers(first, clicks, (images.shape[-1], images.shape[-2]))
+    return look_closer(sam, images, rows, boxes, clicks, show_box=False, multimask=multimask, margin=None, **options)
 
 
 def windows(boxes: Tensor, size: Size, scale: float = SCALE) -> Tensor:

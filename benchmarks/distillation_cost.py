@@ -19,7 +19,6 @@ from torch import Tensor
 from frame import Table, TimingOptions, publish
 from maskwright.data.instances import Instances
 from maskwright.methods.instances.distillation import (
-    cells_of,
     distillation_loss,
     query_points,
     sam_similarities,
@@ -27,6 +26,7 @@ from maskwright.methods.instances.distillation import (
 )
 from maskwright.methods.instances.set_loss import SetLoss
 from maskwright.nets.instance import create
+from maskwright.sam.click_grid import cell_numbers
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Sam
 from measure import in_own_process, load_sam, median_seconds, peak_bytes
@@ -62,7 +62,7 @@ def naive(sam: Sam, embedding: Embedding, points: Tensor, canvas: int) -> Tensor
             sam.decode(
                 embedding[[image]], Prompts.of_points(click, torch.ones(1, 1, 1, dtype=torch.long)), multimask=True
             )
-            cell = cells_of(points[image, point], (canvas, canvas), grid).view(1, 1)
+            cell = cell_numbers(points[image, point], (canvas, canvas), grid).view(1, 1)
             rows.append(similarities(caught.pop()[:, 0][:, None], cell)[0, 0])
     hook.remove()
     return torch.stack(rows).view(*points.shape[:2], -1)

@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CONTRACTS = {
     "rooms": "Rooms import downwards only",
+    "commands": "The commands call the API and nothing below it",
     "engine": "The engine imports data alone",
     "below": "The engine is used by methods and above",
     "recipes": "A recipe imports no other recipe",
@@ -41,9 +42,8 @@ def _without_code(folder: str, names: list[str]) -> list[str]:
 def broken(folder: Path) -> set[str]:
     """The names of the contracts that `lint-imports` finds broken in a tree."""
     program = Path(sys.executable).parent / "lint-imports"
-    command = [program, "--no-cache", "--config", folder / "pyproject.toml"]
     environment = os.environ | {"PYTHONPATH": str(folder / "src"), "COLUMNS": "200"}
-    result = subprocess.run(command, cwd=folder / "src", env=environment, capture_output=True, text=True)
+    result = subprocess.run([program, "--no-cache"], cwd=folder, env=environment, capture_output=True, text=True)
     states = dict(re.findall(r"^(.+?) (KEPT|BROKEN)", result.stdout, re.MULTILINE))
     assert states.keys() == set(CONTRACTS.values()), result.stdout + result.stderr
     names = {name for name, state in states.items() if state == "BROKEN"}
@@ -61,6 +61,7 @@ def test_the_contract_holds() -> None:
         ("sam/prompts.py", "nets.losses", "import {module}\n", {"rooms", "circles"}),
         ("version.py", "errors", FOR_TYPES, {"rooms"}),
         ("recipes/__init__.py", "api", IN_A_FUNCTION, {"rooms", "circles"}),
+        ("cli/data.py", "data.check", IN_A_FUNCTION, {"commands"}),
         ("engine/ema.py", "sam.prompts", IN_A_FUNCTION, {"engine"}),
         ("rl/rules.py", "engine.ema", FOR_TYPES, {"below"}),
         ("recipes/s4m/trainer.py", "recipes.samix.trainer", IN_A_FUNCTION, {"recipes"}),
@@ -77,6 +78,14 @@ def test_a_forbidden_import_turns_it_red(tree: Path, importer: str, module: str,
 def test_a_new_room_needs_a_place(tree: Path) -> None:
     (tree / "attic.py").touch()
     assert broken(tree.parents[1]) == {CONTRACTS["rooms"]}
+
+
+def test_optional_packages_are_imported_in_one_place_each() -> None:
+    graph = grimp.build_graph("maskwright", include_external_packages=True, cache_dir=None)
+    assert graph.find_modules_that_directly_import("stable_baselines3") == {"maskwright.rl.sb3"}
+    users = {"maskwright.methods.clicks.pixel_agent", "maskwright.recipes.clicks.sb3"}
+    assert graph.find_modules_that_directly_import("maskwright.rl.sb3") == users
+    assert "tensorboard" not in graph.modules
 
 
 def test_no_package_is_in_a_circle_with_a_module_of_its_own() -> None:

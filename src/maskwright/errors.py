@@ -42,3 +42,18 @@ class WeightsError(MaskwrightError):
 
 class RunError(MaskwrightError):
     """A run directory that cannot be used as asked."""
+
+
+class MissingPackageError(MaskwrightError, ImportError):
+    """A package that not everybody needs is not installed."""
+
+    def __init__(self, need: str, extra: str, error: ImportError) -> None:
+        """
+        Args:
+            need: what needs which package, "A needs B".
+            extra: the name under which maskwright's own metadata list it.
+            error: what came of importing it.
+        """
+        super().__init__(
+            f"{need}, which cannot be imported ({error}); install it with: pip install 'maskwright[{extra}]'"
+        )

@@ -175,6 +175,21 @@ def test_a_damaged_line_inside_the_log_is_an_error(tmp_path: Path) -> None:
         start(tmp_path, resume=True)
 
 
+def test_without_tensorboard_the_log_is_metrics_jsonl_alone_and_that_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    with caplog.at_level(logging.WARNING), start(tmp_path) as run:
+        run.log(1, loss=0.5)
+        run.log(2, loss=0.25)
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+    assert not (tmp_path / "tb").exists()
+    (record,) = caplog.records
+    assert "no files for TensorBoard are written" in record.getMessage()
+    assert "pip install 'maskwright[tensorboard]'" in record.getMessage()
+
+
 def test_resumed_with_other_versions_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     start(tmp_path).close()
     stored = json.loads((tmp_path / "config.json").read_text())

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from maskwright.cli import main
 from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Kind
-from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
+from maskwright.errors import DataError, MaskwrightError, MissingPackageError, RunError, WeightsError
 from maskwright.methods.clicks import predictor
 from maskwright.recipes import clicks
 from maskwright.recipes.clicks import calibration
@@ -143,6 +144,25 @@ def test_every_stage_can_be_switched_off(changed: dict[str, Any], scenes: Path, 
 
 
 @pytest.mark.slow
+def without_sb3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if Stable-Baselines3 were not installed."""
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    for name in ("maskwright.rl.sb3", "maskwright.methods.clicks.pixel_agent", "maskwright.recipes.clicks.sb3"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def test_without_sb3_its_learner_is_refused_in_one_line_before_anything_is_written(
+    scenes: Path, tiny_sam_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    without_sb3(monkeypatch)
+    command = ["train", "clicks", str(scenes), "--out", str(tmp_path / "run"), "--sam", str(tiny_sam_folder)]
+    assert main([*command, "--learner", "sb3", "--steps", "1", "--batch", "1", "--device", "cpu"]) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--learner sb3 and Sb3ClickVecEnv need Stable-Baselines3" in told
+    assert told.endswith("pip install 'maskwright[sb3]'")
+    assert not (tmp_path / "run").exists()
+
+
 def test_ppo_on_pixels_is_a_baseline(
     scenes: Path, tiny_sam_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -161,6 +181,9 @@ def test_ppo_on_pixels_is_a_baseline(
     assert len(prediction.record()["clicks"]["disc"]) == 2
     with pytest.raises(RunError, match="cannot be continued"):
         clicks.main(replace(config, resume=True))
+    without_sb3(monkeypatch)
+    with pytest.raises(MissingPackageError, match=r"pip install 'maskwright\[sb3\]'"):
+        load(run, device="cpu")
 
 
 def test_scores_do_not_depend_on_what_fits_in_memory(run: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch):
@@ -187,7 +210,7 @@ def test_images_without_an_object_are_no_reason_to_fail(scenes: Path, tiny_sam_f
         config = settings(data, tmp_path / "run", tiny_sam_folder, seed=seed, mirror=False)
         trainer = clicks.Trainer(config, session_of(config))
         assert trainer.val is None
-        assert len(trainer.held.pixels) + len(trainer.bank.pixels) == 5
+        assert len(trainer.held_out.pixels) + len(trainer.bank.pixels) == 5
 
 
 def test_resuming_a_finished_run_changes_nothing(run: Path, scenes: Path, tiny_sam_folder: Path, tmp_path: Path):

@@ -19,9 +19,10 @@ from maskwright.data.images import read_mask
 from maskwright.data.instances import is_labelled
 from maskwright.data.labels import Box, Labels, Point
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
-from maskwright.methods.instances.distillation import cells_of, similarities
+from maskwright.methods.instances.distillation import similarities
 from maskwright.recipes import s4m
 from maskwright.recipes.s4m.images import keep_labels
+from maskwright.sam.click_grid import cell_numbers
 from tests.recipes.instance_training import assert_same_run, instance_scenes, settings, write_instances
 from tests.recipes.training import Stopped, log, session_of, stop_after, tensors
 
@@ -205,7 +206,7 @@ def test_equal_features_cost_nothing_in_a_step(data: Path, tmp_path: Path, tiny_
 
     def told(sam, embedding, points, canvas):  # SAM says what the segmenter says
         features = torch.nn.functional.interpolate(real(batch.images).features, (4, 4), mode="bilinear")
-        cells = cells_of(points, (canvas, canvas), (4, 4))
+        cells = cell_numbers(points, (canvas, canvas), (4, 4))
         return similarities(features.flatten(2).transpose(1, 2), cells).detach()
 
     monkeypatch.setattr(s4m.trainer, "sam_similarities", told)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from maskwright.data.dataset import Dataset
+from maskwright.data.geometry import on_canvas
 from maskwright.data.labels import IGNORE, Labels, Mask, Sample
 from maskwright.data.scenes import render
 from maskwright.errors import DataError
@@ -23,7 +24,6 @@ from maskwright.rl.clicks import (
     dice,
     entropy,
     first_click,
-    on_canvas,
     oracle_click,
     stability,
     start,

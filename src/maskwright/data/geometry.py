@@ -253,6 +253,11 @@ def warp_maps(
     return moved.to(maps.dtype).masked_fill(outside[:, None], fill)
 
 
+def on_canvas(logits: Tensor, size: int) -> Tensor:
+    """Logits ``(N, h, w)`` that cover a square canvas → masks ``(N, S, S)`` bool, enlarged bilinearly. N may be 0."""
+    return F.interpolate(logits[:, None].float(), (size, size), mode="bilinear", align_corners=False)[:, 0] > 0
+
+
 def unwarp_logits(
     logits: Tensor,
     matrices: Tensor,

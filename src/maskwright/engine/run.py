@@ -4,7 +4,7 @@
 
     runs/polyps/
       config.json      what is needed to repeat the run: settings with seeds, versions, command line
-      metrics.jsonl    one JSON object per logged step; TensorBoard files in tb/
+      metrics.jsonl    one JSON object per logged step; TensorBoard files in tb/, if that is installed
       last/            the newest checkpoint, ``step-000001200/`` with ``*.safetensors`` and ``state.json``
       model/           the exported model: config.json, model.safetensors, README.md
 
@@ -40,8 +40,8 @@ from maskwright.errors import RunError
 logger = logging.getLogger(__name__)
 
 _FORMAT = "maskwright run 1"
-# config.json comes last: it marks a folder as ours
-_OWN = ("last", "model", "tb", "metrics.jsonl", "report.html", "config.json")
+# config.json comes last: as long as it is there, the folder is recognised as a run
+_FILES = ("last", "model", "tb", "metrics.jsonl", "report.html", "config.json")
 _SCORES = re.compile(r"evaluation-.*\.json")
 _ASIDE = re.compile(r"(.+)\.(tmp|old)-\d+")
 _PACKAGES = ("maskwright", "torch", "transformers", "safetensors", "numpy")
@@ -71,6 +71,7 @@ class Run:
         self.is_main = is_main
         self._purge_step: int | None = None
         self._writer: Any = None
+        self._without_tensorboard = False
         self._metrics: Any = None
         self._files: tuple[str, ...] = ()
         self._folders: tuple[str, ...] = ("model",)
@@ -94,10 +95,10 @@ class Run:
             folder: the run directory, made if need be.
             config: all settings and seeds: str keys, and numbers, strings, None, paths, enums, dataclasses, lists,
                 dicts.
-            resume: continue the run found in ``folder``; where there is none yet, simply start. Metrics that were
+            resume: continue the run in ``folder``; where there is none yet, start one. Metrics that were
                 logged after the last checkpoint are dropped, so that the log ends up equal to that of an uninterrupted
                 run.
-            overwrite: delete the run found in ``folder`` and start anew. Files that are not a run's own stay.
+            overwrite: delete the run in ``folder`` and start anew. Files that are not a run's own stay.
             may_differ: settings (dotted for nested ones, a prefix covers what is under it) that a resumed run may
                 change, such as ``workers``.
             is_main: False in all but one process of a distributed run: nothing is checked or written then, so let the
@@ -131,7 +132,7 @@ class Run:
         return run
 
     def log(self, step: int, **scalars: Any) -> None:
-        """Append one line to ``metrics.jsonl`` and the same scalars to TensorBoard, flushed.
+        """Append one line to ``metrics.jsonl`` and, where it is installed, the same scalars to TensorBoard, flushed.
 
         Args:
             step: optimiser steps done, counted over the whole run.
@@ -145,13 +146,13 @@ class Run:
         with disk(self.folder, "the metrics cannot be written"):
             self._metrics.write(json.dumps(line) + "\n")
             self._metrics.flush()
-            writer = self._tensorboard()
-            for name, value in values.items():
-                writer.add_scalar(name, value, step)
-            writer.flush()
+            if writer := self._tensorboard():
+                for name, value in values.items():
+                    writer.add_scalar(name, value, step)
+                writer.flush()
 
     def log_once(self, step: int, **scalars: Any) -> None:
-        """The same, unless it is logged: for what follows the checkpoint of its step, which a resumed run does again."""
+        """The same, unless the line is there already: for scalars of after the last checkpoint, which a resumed run computes again."""
         if self.is_main and not any(
             entry["step"] == step and scalars.keys() <= entry.keys() for entry in read_metrics(self.folder)
         ):
@@ -237,18 +238,17 @@ class Run:
         names = os.listdir(self.folder)
         leftovers = [*filter(self._is_aside, names), *filter(_SCORES.fullmatch, names)]
         recorded = (stored or {}).get("files", [])
-        for name in [*leftovers, *(own for own in (*recorded, *self._files, *_OWN) if own in names)]:
+        for name in [*leftovers, *(name for name in (*recorded, *self._files, *_FILES) if name in names)]:
             remove(self.folder / name)
         record = {"format": _FORMAT, "config": self.config, "files": self._files, **_circumstances(), "resumed": []}
         replace_text(self.folder / "config.json", json.dumps(record, indent=2))
 
     def _resume(self, stored: dict[str, Any], may_differ: Sequence[str]) -> None:
         then, now = _flat(stored["config"]), _flat(self.config)
-        free = tuple(may_differ)
         differing = [
             f"{key}: {_show(then, key)} there, {_show(now, key)} now"
             for key in sorted(then.keys() | now.keys())
-            if _show(then, key) != _show(now, key) and not any(key == f or key.startswith(f + ".") for f in free)
+            if _show(then, key) != _show(now, key) and not any(key == f or key.startswith(f + ".") for f in may_differ)
         ]
         if differing:
             raise RunError(
@@ -271,10 +271,21 @@ class Run:
         replace_text(self.folder / "config.json", json.dumps(stored, indent=2))
 
     def _tensorboard(self) -> Any:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # seconds to import, and only the main process needs it
-
-            self._writer = SummaryWriter(str(self.folder / "tb"), purge_step=self._purge_step)
+        """The writer of TensorBoard's files; None where the package is missing, which is said once."""
+        if self._writer is None and not self._without_tensorboard:
+            try:
+                # Seconds to import, and only the main process needs it.
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                self._without_tensorboard = True
+                logger.warning(
+                    "%s: no files for TensorBoard are written (%s); metrics.jsonl holds the same numbers. "
+                    "For TensorBoard: pip install 'maskwright[tensorboard]'",
+                    self.folder,
+                    error,
+                )
+            else:
+                self._writer = SummaryWriter(str(self.folder / "tb"), purge_step=self._purge_step)
         return self._writer
 
 
@@ -288,7 +299,7 @@ def read_metrics(folder: str | Path) -> list[dict[str, float]]:
 
 
 def _metric_lines(path: Path) -> list[dict[str, Any]]:
-    """The log as it was written. A last line that a kill cut off is no line; damage elsewhere is an error."""
+    """The lines of the log. A last line that a kill cut off is left out; damage elsewhere is an error."""
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     entries: list[dict[str, Any]] = []
     for place, line in enumerate(lines, 1):
@@ -305,8 +316,8 @@ def _metric_lines(path: Path) -> list[dict[str, Any]]:
 
 def _truncate_metrics(path: Path, step: int) -> None:
     """Drop the lines after ``step``."""
-    kept = [json.dumps(entry) + "\n" for entry in _metric_lines(path) if entry["step"] <= step]
-    replace_text(path, "".join(kept))
+    lines = [json.dumps(entry) + "\n" for entry in _metric_lines(path) if entry["step"] <= step]
+    replace_text(path, "".join(lines))
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskwright.data.geometry import on_canvas
 from maskwright.rl.bank import Bank
 from maskwright.rl.oracle import next_click
 from maskwright.sam.frozen import FrozenDecoder
@@ -215,11 +216,6 @@ def canvas_dice(bank: Bank, rows: Tensor, logits: Tensor) -> Tensor:
         both, total = (masks & true).sum((1, 2)), masks.sum((1, 2)) + true.sum((1, 2))
         scores.append(torch.where(total > 0, 2 * both / total.clamp(min=1), 1.0))
     return torch.cat(scores) if scores else logits.new_zeros(0)
-
-
-def on_canvas(logits: Tensor, size: int) -> Tensor:
-    """Logits (B, h, w) → masks (B, S, S) bool, enlarged bilinearly."""
-    return F.interpolate(logits[:, None].float(), (size, size), mode="bilinear", align_corners=False)[:, 0] > 0
 
 
 def stability(logits: Tensor, offset: float = STABILITY_OFFSET) -> Tensor:

@@ -19,11 +19,12 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maskwright.data.geometry import on_canvas
 from maskwright.data.labels import Point
 from maskwright.data.pictures import draw_labels
 from maskwright.data.scenes import render
 from maskwright.rl.bank import Bank
-from maskwright.rl.clicks import ClickState, click, dice, on_canvas
+from maskwright.rl.clicks import ClickState, click, dice
 from maskwright.rl.observations import PixelView, RowView, SamView
 from maskwright.rl.rules import ClickLabeller, DiceReward, Opening, Reward, Transition, oracle_opening
 from maskwright.sam import click_grid as cells

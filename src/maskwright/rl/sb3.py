@@ -1,4 +1,7 @@
-"""Stable-Baselines3 in the batched environment: ``PPO("CnnPolicy", Sb3ClickVecEnv(env))`` trains without processes."""
+"""Stable-Baselines3 in the batched environment: ``PPO("CnnPolicy", Sb3ClickVecEnv(env))`` trains without processes.
+
+The package is optional (``pip install 'maskwright[sb3]'``), and is imported here alone.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,20 @@ from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from maskwright.errors import MissingPackageError
 from maskwright.rl.envs import ClickVectorEnv
+
+try:
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.policies import ActorCriticCnnPolicy
+    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+except ImportError as error:
+    raise MissingPackageError("--learner sb3 and Sb3ClickVecEnv need Stable-Baselines3", "sb3", error) from error
+
+__all__ = ["PPO", "ActorCriticCnnPolicy", "BaseCallback", "Sb3ClickVecEnv"]
 
 
 class Sb3ClickVecEnv(VecEnv):

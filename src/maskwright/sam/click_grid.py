@@ -28,8 +28,13 @@ def places_of(cells: Tensor, size: int, grid: int) -> tuple[Tensor, Tensor]:
 
 def cells_of(places: Tensor, labels: Tensor, size: int, grid: int) -> Tensor:
     """The cells (...) that hold places (..., 2) with labels (...): the inverse of ``places_of``."""
-    column, row = (places * (grid / size)).floor().long().clamp(0, grid - 1).unbind(-1)
-    return (labels * grid + row) * grid + column
+    return labels * (grid * grid) + cell_numbers(places, (size, size), (grid, grid))
+
+
+def cell_numbers(places: Tensor, canvas: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Which cell of a grid (h, w) over the canvas (H, W) each place (..., 2) lies in, counted row by row: (...)."""
+    column, row = ((places[..., axis] * grid[1 - axis] / canvas[1 - axis]).long() for axis in range(2))
+    return row.clamp(0, grid[0] - 1) * grid[1] + column.clamp(0, grid[1] - 1)
 
 
 def near(place: Tensor, size: int, grid: int) -> Tensor:

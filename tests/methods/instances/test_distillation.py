@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskwright.methods.instances.distillation import (
-    cells_of,
     distillation_loss,
     query_points,
     sam_similarities,
     similarities,
 )
+from maskwright.sam.click_grid import cell_numbers
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Sam
 
@@ -60,7 +60,7 @@ def test_equal_features_give_zero(batch: int, height: int, width: int, points: i
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(batch, 6, height, width, generator=generator)
     places = torch.rand(batch, points, 2, generator=generator) * 64
-    cells = cells_of(places, (64, 64), (height, width))
+    cells = cell_numbers(places, (64, 64), (height, width))
     tokens = features.flatten(2).transpose(1, 2)
     target = similarities(tokens[:, None].expand(-1, points, -1, -1), cells)
     assert target.shape == (batch, points, height * width)
@@ -74,8 +74,8 @@ def test_equal_features_give_zero(batch: int, height: int, width: int, points: i
 def test_a_cell_is_where_the_click_is_on_the_canvas():
     # Not square: rows count first.
     points = torch.tensor([[[0.5, 0.5], [63.9, 0.5], [0.5, 31.9], [63.9, 31.9]]])
-    assert cells_of(points, (32, 64), (2, 4)).tolist() == [[0, 3, 4, 7]]
-    assert cells_of(torch.tensor([[64.0, 32.0]]), (32, 64), (2, 4)).tolist() == [7]
+    assert cell_numbers(points, (32, 64), (2, 4)).tolist() == [[0, 3, 4, 7]]
+    assert cell_numbers(torch.tensor([[64.0, 32.0]]), (32, 64), (2, 4)).tolist() == [7]
 
 
 def test_the_loss_is_huber_and_pulls():
@@ -83,7 +83,7 @@ def test_the_loss_is_huber_and_pulls():
     target = torch.full((1, 2, 9), 0.3)
     points = torch.tensor([[[5.0, 5.0], [40.0, 40.0]]])
     loss = distillation_loss(features, target, points, 48, (3, 3))
-    own = similarities(features.flatten(2).transpose(1, 2), cells_of(points, (48, 48), (3, 3)))
+    own = similarities(features.flatten(2).transpose(1, 2), cell_numbers(points, (48, 48), (3, 3)))
     error = (own - target).abs()
     wanted = torch.where(error < 1, error**2 / 2, error - 0.5).mean()
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)

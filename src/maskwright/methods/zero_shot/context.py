@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maskwright.data.dataset import Dataset
+from maskwright.data.geometry import on_canvas
 from maskwright.data.labels import IGNORE, Sample
 from maskwright.methods.zero_shot.baselines import ThresholdScan, iou, prototypes, similarity
 from maskwright.methods.zero_shot.objects import (
@@ -21,7 +22,6 @@ from maskwright.methods.zero_shot.objects import (
     read_view,
     reference_split,
 )
-from maskwright.methods.zero_shot.prompted import on_canvas
 from maskwright.sam.sam import Embedding, Memory, Sam
 
 SHOTS = (1, 5)
@@ -110,7 +110,7 @@ class ContextQueries:
         ious: dict[str, list[float]] = {}
         for shots in SHOTS:
             answers = self.sam.decode(self.sam.recall(embedding, memory[:, :shots])).best
-            ious[str(shots)] = iou(on_canvas(answers, self.sam.size), truths, valid).tolist()
+            ious[str(shots)] = iou(on_canvas(answers[:, 0], self.sam.size), truths, valid).tolist()
             maps = similarity(embedding.low, means[:, :shots], self.sam.size)
             self._scans[shots].update(maps, truths, valid)
         everywhere = iou(valid, truths, valid).tolist()

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from maskwright.data.geometry import on_canvas
 from maskwright.data.shapes import tight_boxes
 from maskwright.methods.zero_shot.baselines import iou
 from maskwright.methods.zero_shot.objects import View
@@ -58,7 +58,7 @@ def ask_boxes(sam: Sam, embedding: Embedding, truths: Tensor, valid: Tensor) -> 
     """Prompt N objects, one in each row of ``embedding``, with the boxes of their masks ``(N, S, S)`` bool."""
     boxes = tight_boxes(truths)
     answers = sam.decode(embedding, Prompts.of_boxes(boxes[:, None]))
-    masks = on_canvas(answers.best, sam.size)
+    masks = on_canvas(answers.best[:, 0], sam.size)
     return BoxAnswers(boxes, masks, iou(masks, truths, valid), answers.best_iou[:, 0].float())
 
 
@@ -112,7 +112,7 @@ def ask_clicks(
             answers = sam.decode(embedding, prompts, previous=logits)
             logits = torch.where(is_click[:, None, None, None], answers.best, logits)
             predicted = torch.where(is_click, answers.best_iou[:, 0].float(), predicted)
-        masks = on_canvas(logits, sam.size)
+        masks = on_canvas(logits[:, 0], sam.size)
         ious.append(iou(masks, truths, valid))
         guesses.append(predicted)
         if click == clicks - 1:
@@ -140,8 +140,3 @@ def clicks_to_reach(ious: Tensor, goal: float) -> Tensor:
     """
     reached = ious >= goal
     return torch.where(reached.any(1), reached.int().argmax(1) + 1, ious.shape[1] + 1)
-
-
-def on_canvas(logits: Tensor, size: int) -> Tensor:
-    """Logits ``(N, 1, S/4, S/4)`` of one object in each row → ``(N, S, S)`` bool."""
-    return F.interpolate(logits.float(), (size, size), mode="bilinear", align_corners=False)[:, 0] > 0

@@ -17,7 +17,6 @@ from torch import Tensor
 from maskwright.data.geometry import warp_maps
 from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.sam.closer_look import (
-    CHUNK,
     OUTSIDE,
     SMALLEST,
     Looks,
@@ -366,21 +365,7 @@ def test_a_look_needs_a_prompt_and_a_store_its_files(some, tmp_path: Path):
         look_closer(sam, images, rows, boxes, store=store, files=[b"one"])
 
 
-# ------------------------------------------------------------------------------------------- conditions and the store
-
-
-def test_what_is_decoded_may_be_conditioned_object_by_object():
-    which = []
-
-    def darken(embedding: Embedding, places: Tensor) -> Embedding:
-        which.extend(places.tolist())
-        return replace(embedding, low=embedding.low * places[:, None, None, None])
-
-    count = CHUNK + 3
-    boxes, rows = torch.tensor([[8.0, 8, 24, 24]]).expand(count, 4), torch.zeros(count, dtype=torch.long)
-    looks = look(the_crop, torch.ones(1, 3, 64, 64), rows, boxes, condition=darken)
-    assert which == list(range(count))
-    assert looks.logits.mean((1, 2)).tolist() == list(range(count))
+# ------------------------------------------------------------------------------------------- the store
 
 
 def test_a_stored_crop_is_not_encoded_again_and_answers_the_same(some, tmp_path: Path, monkeypatch):

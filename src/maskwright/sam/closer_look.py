@@ -14,7 +14,7 @@ Everything is batched over the boxes. Coordinates are pixels of the images that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,6 @@ def look_closer(
     scale: float = SCALE,
     margin: float | None = MARGIN,
     chunk: int = CHUNK,
-    condition: Callable[[Embedding, Tensor], Embedding] | None = None,
     store: EmbeddingStore | None = None,
     files: Sequence[str | Path | bytes] = (),
 ) -> Looks:
@@ -129,8 +128,6 @@ def look_closer(
         scale: side of a window in longer sides of its box, see :func:`windows`.
         margin: how far an answer may reach beyond its box, in longer sides of the box; None: as far as the window.
         chunk: crops that pass through SAM at once.
-        condition: ``condition(embedding, which)`` gives what is decoded instead of the crops' embedding, for example one that recalls
-            references; ``which`` (M,) are the places of these crops among the N.
         store: of embeddings of crops, opened with the signature of ``sam``; what is there is not encoded again.
         files: with a store, B paths or contents of the files that the images were read from, without augmentation.
 
@@ -150,8 +147,6 @@ def look_closer(
     for start in range(0, len(rows), chunk):
         which = torch.arange(start, min(start + chunk, len(rows)), device=rows.device)
         embedding = encoder.encode(rows[which], frames[which])
-        if condition is not None:
-            embedding = condition(embedding, which)
         own_boxes = _move_boxes(boxes[which], matrices[which]) if show_box else None
         prompts = _prompts(own_boxes, clicks, matrices, which, sam.size)
         hint = None
@@ -177,7 +172,7 @@ def look_closer_at_clicks(
         clicks: (N, 1) clicks on the objects, in pixels of the images.
         first: (N, h, w) logits of SAM's answers to them on the whole images.
         multimask: see :func:`look_closer`; False where each object has several clicks.
-        options: ``scale``, ``chunk``, ``condition``, ``store`` and ``files`` of :func:`look_closer`.
+        options: ``scale``, ``chunk``, ``store`` and ``files`` of :func:`look_closer`.
     """
     boxes = boxes_of_answers(first, clicks, (images.shape[-1], images.shape[-2]))
     return look_closer(sam, images, rows, boxes, clicks, show_box=False, multimask=multimask, margin=None, **options)

@@ -17,13 +17,13 @@ from torch import Tensor
 from maskwright.data.geometry import warp_maps
 from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.sam.closer_look import (
-    CHUNK,
     OUTSIDE,
     SMALLEST,
     Looks,
     boxes_of_answers,
     cut,
     look_closer,
+    look_closer_at_clicks,
     window_matrices,
     windows,
 )
@@ -43,13 +43,14 @@ class Stand:
     device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, answer) -> None:
-        self.answer, self.encoded = answer, []
+        self.answer, self.encoded, self.multimask = answer, [], []
 
     def encode(self, images: Tensor) -> Embedding:
         self.encoded.append(len(images))
         return Embedding(images, images, images)
 
     def decode(self, embedding: Embedding, prompts: Prompts, previous=None, multimask=False) -> Masks:
+        self.multimask.append(multimask)
         logits = self.answer(embedding.low, prompts, previous)[:, None, None]
         return Masks(logits, torch.full(logits.shape[:3], 0.75), logits.new_ones(len(logits), 1), logits)
 
@@ -334,6 +335,27 @@ def test_the_box_of_an_answer_holds_the_clicks_on_the_object():
     assert boxes_of_answers(logits, clicks, (80, 80))[2].tolist() == [40, 20, 71, 40]
 
 
+def test_a_click_is_asked_again_on_a_crop_around_its_first_answer():
+    seen = []
+
+    def note(crops: Tensor, prompts: Prompts, previous: Tensor | None) -> Tensor:
+        seen.append(prompts)
+        return the_crop(crops, prompts, previous)
+
+    first = torch.full((1, 20, 20), -1.0)
+    first[0, 5:10, 10:12] = 1.0  # pixels 20..40 and 40..48
+    clicks = Prompts.of_points(torch.tensor([[[[44.5, 30.5], [2.0, 2.0]]]]), torch.tensor([[[1, 0]]]))
+    stand = Stand(note)
+    looks = look_closer_at_clicks(stand, ramp(80, 80), torch.tensor([0]), clicks, first)  # type: ignore[arg-type]
+    # The window is 29..59 and 15..45.
+    assert looks.limits.tolist() == [[29, 15, 59, 45]]
+    assert seen[0].labels.tolist() == [[[1, -1]]]
+    assert seen[0].points[0, 0, 0].tolist() == pytest.approx([15.5 * 64 / 30, 15.5 * 64 / 30], abs=1e-4)
+    assert stand.multimask == [True]
+    inside = filled_boxes(torch.tensor([[33.0, 19, 55, 41]]), 80, 80)
+    assert (looks.on_image((80, 80)) - ramp(80, 80)[0, 0])[inside].abs().max() < 1e-3
+
+
 def test_a_look_needs_a_prompt_and_a_store_its_files(some, tmp_path: Path):
     sam, images, rows, boxes = some
     with pytest.raises(ValueError, match="show the box, or give clicks"):
@@ -343,21 +365,7 @@ def test_a_look_needs_a_prompt_and_a_store_its_files(some, tmp_path: Path):
         look_closer(sam, images, rows, boxes, store=store, files=[b"one"])
 
 
-# ------------------------------------------------------------------------------------------- conditions and the store
-
-
-def test_what_is_decoded_may_be_conditioned_object_by_object():
-    which = []
-
-    def darken(embedding: Embedding, places: Tensor) -> Embedding:
-        which.extend(places.tolist())
-        return replace(embedding, low=embedding.low * places[:, None, None, None])
-
-    count = CHUNK + 3
-    boxes, rows = torch.tensor([[8.0, 8, 24, 24]]).expand(count, 4), torch.zeros(count, dtype=torch.long)
-    looks = look(the_crop, torch.ones(1, 3, 64, 64), rows, boxes, condition=darken)
-    assert which == list(range(count))
-    assert looks.logits.mean((1, 2)).tolist() == list(range(count))
+# ------------------------------------------------------------------------------------------- the store
 
 
 def test_a_stored_crop_is_not_encoded_again_and_answers_the_same(some, tmp_path: Path, monkeypatch):

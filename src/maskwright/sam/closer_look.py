@@ -7,14 +7,17 @@ than the image it ends with it, so that a large object is seen as in the whole i
     looks = look_closer(sam, images, rows, boxes)  # N boxes on images (B, 3, H, W)
     masks = looks.on_image((W, H)) > 0             # (N, H, W) bool
 
+A click is asked on the whole image first, and again on a crop around what came back: :func:`look_closer_at_clicks`.
+
 Everything is batched over the boxes. Coordinates are pixels of the images that are given: canvases, or originals, which show more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -107,7 +110,6 @@ def look_closer(
     scale: float = SCALE,
     margin: float | None = MARGIN,
     chunk: int = CHUNK,
-    condition: Callable[[Embedding, Tensor], Embedding] | None = None,
     store: EmbeddingStore | None = None,
     files: Sequence[str | Path | bytes] = (),
 ) -> Looks:
@@ -126,8 +128,6 @@ def look_closer(
         scale: side of a window in longer sides of its box, see :func:`windows`.
         margin: how far an answer may reach beyond its box, in longer sides of the box; None: as far as the window.
         chunk: crops that pass through SAM at once.
-        condition: ``condition(embedding, which)`` gives what is decoded instead of the crops' embedding, for example one that recalls
-            references; ``which`` (M,) are the places of these crops among the N.
         store: of embeddings of crops, opened with the signature of ``sam``; what is there is not encoded again.
         files: with a store, B paths or contents of the files that the images were read from, without augmentation.
 
@@ -147,8 +147,6 @@ def look_closer(
     for start in range(0, len(rows), chunk):
         which = torch.arange(start, min(start + chunk, len(rows)), device=rows.device)
         embedding = encoder.encode(rows[which], frames[which])
-        if condition is not None:
-            embedding = condition(embedding, which)
         own_boxes = _move_boxes(boxes[which], matrices[which]) if show_box else None
         prompts = _prompts(own_boxes, clicks, matrices, which, sam.size)
         hint = None
@@ -162,6 +160,22 @@ def look_closer(
     to_cells = torch.from_numpy(resize_matrix((sam.size, sam.size), sam.size // 4)).to(matrices)
     limits = frames if margin is None else _grown(boxes, margin)
     return Looks(torch.cat(logits), torch.cat(iou), compose(to_cells, matrices), limits)
+
+
+def look_closer_at_clicks(
+    sam: Sam, images: Tensor, rows: Tensor, clicks: Prompts, first: Tensor, *, multimask: bool = True, **options: Any
+) -> Looks:
+    """Ask again for what was clicked, on crops around the first answers. The clicks alone are the prompt: a first box is but a guess.
+
+    Args:
+        images, rows: see :func:`look_closer`.
+        clicks: (N, 1) clicks on the objects, in pixels of the images.
+        first: (N, h, w) logits of SAM's answers to them on the whole images.
+        multimask: see :func:`look_closer`; False where each object has several clicks.
+        options: ``scale``, ``chunk``, ``store`` and ``files`` of :func:`look_closer`.
+    """
+    boxes = boxes_of_answers(first, clicks, (images.shape[-1], images.shape[-2]))
+    return look_closer(sam, images, rows, boxes, clicks, show_box=False, multimask=multimask, margin=None, **options)
 
 
 def windows(boxes: Tensor, size: Size, scale: float = SCALE) -> Tensor:

@@ -163,10 +163,7 @@ class Answerer:
 
     def condition(self, embedding: Embedding, rows: Rows, has_references: Tensor, memory: Memory | None) -> Embedding:
         """Recall the references of the rows that have any, see ``answer``; the other rows keep the plain embedding."""
-        return self.recall(embedding[rows.image], has_references, memory)
-
-    def recall(self, row_embedding: Embedding, has_references: Tensor, memory: Memory | None) -> Embedding:
-        """The same from an embedding of each row."""
+        row_embedding = embedding[rows.image]
         low = row_embedding.low + self.sam.model.no_memory_embedding[0, :, :, None, None]
         if memory is not None:
             at = has_references.nonzero()[:, 0]

@@ -193,9 +193,7 @@ class Labeller(Answerer):
         loss, logits, iou = self._answer_and_learn(embedding, requests, batch.target, number, teacher)
         with torch.no_grad():
             if self.closer_look and len(requests):
-                at, *closer = answer_boxes(
-                    self, batch.images, requests.rows, requests.prompts, requests.has_references, requests.places
-                )
+                at, *closer = answer_boxes(self.sam, batch, requests.rows)
                 logits[at], iou[at] = closer
             probabilities, confidence = self._merge(requests.rows, logits, iou, len(batch))
             visit = Visit(self._new_masks(requests, probabilities, confidence))

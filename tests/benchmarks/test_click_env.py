@@ -54,7 +54,6 @@ def test_the_bank_is_filled_up(bench: ModuleType, tiny_sam_folder: Path) -> None
     assert (len(bank), actions.shape) == (9, (2, 9))
 
 
-@pytest.mark.slow
 def test_the_table_and_its_figures(bench: ModuleType, tiny_sam_folder: Path, tmp_path: Path, capsys) -> None:
     bench.main(config(bench, tiny_sam_folder, json=tmp_path / "figures.json"))
     told = json.loads((tmp_path / "figures.json").read_text())

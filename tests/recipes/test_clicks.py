@@ -210,7 +210,7 @@ def test_images_without_an_object_are_no_reason_to_fail(scenes: Path, tiny_sam_f
         config = settings(data, tmp_path / "run", tiny_sam_folder, seed=seed, mirror=False)
         trainer = clicks.Trainer(config, session_of(config))
         assert trainer.val is None
-        assert len(trainer.held.pixels) + len(trainer.bank.pixels) == 5
+        assert len(trainer.held_out.pixels) + len(trainer.bank.pixels) == 5
 
 
 def test_resuming_a_finished_run_changes_nothing(run: Path, scenes: Path, tiny_sam_folder: Path, tmp_path: Path):

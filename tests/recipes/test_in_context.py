@@ -294,7 +294,7 @@ def test_damaged_and_older_folders_are_told(run: Path, tmp_path: Path):
 def test_a_large_pool_is_cut_to_its_share(trained: samix.Trainer):
     pool = trained.labeller.pool.tensors
     each = pool["features"][0].nbytes
-    kept = in_context_files._kept(pool, 4 * each)
+    kept = in_context_files._places_within(pool, 4 * each)
     assert len(kept) == 4
     categories = pool["category"][kept].tolist()
     assert sorted(categories) == [1, 1, 2, 2]
@@ -302,5 +302,5 @@ def test_a_large_pool_is_cut_to_its_share(trained: samix.Trainer):
         mine = pool["kind"][kept][pool["category"][kept] == category]
         rest = pool["kind"][pool["category"] == category]
         assert mine.sort(descending=True).values.tolist() == rest.sort(descending=True).values[:2].tolist()
-    assert len(in_context_files._kept(pool, 0)) == 2
-    assert len(in_context_files._kept(pool, 1 << 30)) == len(trained.labeller.pool)
+    assert len(in_context_files._places_within(pool, 0)) == 2
+    assert len(in_context_files._places_within(pool, 1 << 30)) == len(trained.labeller.pool)

@@ -79,13 +79,13 @@ from tests.recipes.training import settings
 
 data, out, sam, digests = map(Path, sys.argv[1:])
 rank = int(os.environ["RANK"])
-ask, finish, asked = trainer.ask, Session.finish, []
+draw, finish, batches = trainer.draw_policy_batch, Session.finish, []
 
 
 def now_and_then(labeller, batch, *rest):
     # Every second time the second process has no query of its own.
-    asked.append(ask(labeller, batch, *rest))
-    return None if rank and len(asked) % 2 == 0 else asked[-1]
+    batches.append(draw(labeller, batch, *rest))
+    return None if rank and len(batches) % 2 == 0 else batches[-1]
 
 
 def told(self):
@@ -93,11 +93,11 @@ def told(self):
     net = trained.policy.net.state_dict()
     sums = {name: float(tensor.double().sum()) for name, tensor in net.items()}
     pool = {name: float(tensor.double().sum()) for name, tensor in trained.labeller.pool.tensors.items()}
-    (digests / f"{rank}.json").write_text(json.dumps([sums, pool, len(asked)]))
+    (digests / f"{rank}.json").write_text(json.dumps([sums, pool, len(batches)]))
     return finish(self)
 
 
-trainer.ask, Session.finish = now_and_then, told
+trainer.draw_policy_batch, Session.finish = now_and_then, told
 samix.main(settings(data, out, sam, selector="policy", steps=6, warm_up=2, sam_every=2, policy_warm_up=4, batch=8))
 """
 

@@ -291,4 +291,4 @@ def test_the_clock_of_a_run_by_minutes_is_that_of_stage_2(
 def test_a_large_image_is_drawn_category_by_category():
     maps = torch.rand(4, 6, 5, generator=torch.Generator().manual_seed(0)).softmax(0)
     whole = torch.nn.functional.interpolate(maps[None], (37, 41), mode="bilinear", align_corners=False)[0].argmax(0)
-    assert np.array_equal(samix_report._drawn(maps, (37, 41)), whole.numpy())
+    assert np.array_equal(samix_report._category_ids(maps, (37, 41)), whole.numpy())

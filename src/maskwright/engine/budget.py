@@ -1,4 +1,4 @@
-"""How long to train, and how far it got."""
+"""How long a training lasts, and a progress bar for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Budget:
     """How long a stage of a training lasts: exactly one of epochs, steps or minutes.
 
     With epochs or steps the share that is used is a function of the step alone, so schedules that follow it are
-    deterministic. With minutes it follows the clock: two runs are never quite alike.
+    deterministic. With minutes it follows the clock, so that two runs differ.
 
     Attributes:
         epochs: passes over the data; may be a fraction.
@@ -39,11 +39,11 @@ class Budget:
     steps_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
-        given = {k: v for k in ("epochs", "steps", "minutes") if (v := getattr(self, k)) is not None}
-        if len(given) != 1:
-            named = " and ".join(f"--{name}" for name in given) or "none"
+        lengths = {k: v for k in ("epochs", "steps", "minutes") if (v := getattr(self, k)) is not None}
+        if len(lengths) != 1:
+            named = " and ".join(f"--{name}" for name in lengths) or "none"
             raise RunError(f"give exactly one of --epochs, --steps and --minutes; given: {named}")
-        for name, value in given.items():
+        for name, value in lengths.items():
             if not (math.isfinite(value) and value > 0):
                 raise RunError(f"--{name} must be a number above 0, not {value}")
         if self.epochs is not None and self.steps_per_epoch is not None and self.steps_per_epoch < 1:
@@ -68,12 +68,12 @@ class Budget:
         return min(1.0, step / total if total is not None else minutes_used / (self.minutes or math.inf))
 
     def bar(self, step: int, minutes_used: float) -> tuple[float, float]:
-        """Length of a progress bar, and how much of it is done: steps, or percent by the clock."""
+        """Length of a progress bar and its position: in steps, or in percent of the minutes."""
         total = self.total_steps
         return (total, step) if total is not None else (100, 100 * self.share(step, minutes_used))
 
     def stride(self, before: float, after: float) -> float:
-        """What a step from one share to another adds to the ``bar``."""
+        """How far the ``bar`` advances in a step that took the share from ``before`` to ``after``."""
         return 1 if self.total_steps is not None else 100 * (after - before)
 
 
@@ -113,12 +113,14 @@ class _ProgressLines:
         if now - self.printed < self.interval:
             return
         self.printed = now
-        done = self.completed - self.first
-        left = ""
-        if done > 0.005 * self.total:  # a guess from less is none
-            left = f", about {max(0.0, self.total - self.completed) * (now - self.started) / done / 60:.1f} min left"
+        progress = self.completed - self.first
+        remaining = ""
+        if progress > 0.005 * self.total:  # an estimate from less is too inaccurate
+            remaining = (
+                f", about {max(0.0, self.total - self.completed) * (now - self.started) / progress / 60:.1f} min left"
+            )
         share = self.completed / self.total if self.total else 1.0
-        text = f"{self.description}: {self.completed:.4g} of {self.total:g} ({share:.0%}){left}  {_note(scalars)}"
+        text = f"{self.description}: {self.completed:.4g} of {self.total:g} ({share:.0%}){remaining}  {_note(scalars)}"
         self.console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -31,7 +31,7 @@ class Checkpoint:
     Attributes:
         step: the step after which it was saved.
         tensors: group name → tensor name → tensor on the CPU.
-        state: whatever JSON-able state was saved with it.
+        state: the JSON-able state that was saved with it.
         folder: where it was read from.
     """
 
@@ -72,22 +72,22 @@ def write_checkpoint(
             sync_folder(final.parent)
             sync_folder(run)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)  # the error that is under way matters more than a leftover folder
+        shutil.rmtree(aside, ignore_errors=True)  # a failure here must not hide the error that is being raised
         raise
     for path in older:
         try:
             shutil.rmtree(path)
-        except OSError as error:  # no reason to end a run: the next save tries again
+        except OSError as error:  # no reason to end the run: the next save tries again
             logger.warning("%s: an old checkpoint cannot be deleted: %s", path, error.strerror)
 
 
 def read_checkpoint(run: Path) -> Checkpoint | None:
     """The newest checkpoint of a run directory; see :meth:`Run.load_checkpoint`."""
     with disk(run, "the checkpoint cannot be read"):
-        found = _checkpoints(run / "last")
-    if not found:
+        folders = _checkpoints(run / "last")
+    if not folders:
         return None
-    folder = found[-1]
+    folder = folders[-1]
     header = _read_json(folder / "state.json")
     tensors = {group: load_tensors(folder / f"{group}.safetensors") for group in header["tensors"]}
     problems = [
@@ -101,16 +101,16 @@ def read_checkpoint(run: Path) -> Checkpoint | None:
 
 def newest_step(run: Path) -> int:
     """The step of a run directory's newest checkpoint, -1 where there is none."""
-    found = _checkpoints(run / "last")
-    return _read_json(found[-1] / "state.json")["step"] if found else -1
+    folders = _checkpoints(run / "last")
+    return _read_json(folders[-1] / "state.json")["step"] if folders else -1
 
 
 def _checkpoints(last: Path) -> list[Path]:
-    """Checkpoint folders from old to new. A name without the prefix ``step-`` is none."""
-    found = [
+    """Checkpoint folders from old to new, those with names ``step-...``."""
+    matches = [
         (m, last / m[0]) for name in (os.listdir(last) if last.is_dir() else []) if (m := _CHECKPOINT.fullmatch(name))
     ]
-    return [path for _, path in sorted(found, key=lambda item: (int(item[0][1]), int(item[0][2] or 0)))]
+    return [path for _, path in sorted(matches, key=lambda item: (int(item[0][1]), int(item[0][2] or 0)))]
 
 
 def _checkpoint_name(step: int, older: Sequence[Path]) -> str:

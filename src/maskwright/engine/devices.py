@@ -8,7 +8,7 @@ from maskwright.errors import MaskwrightError
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of that name; ``"auto"`` is a GPU if there is one. Raises MaskwrightError where it is not here."""
+    """The device of that name; ``"auto"`` is a GPU if there is one. Raises MaskwrightError where this machine cannot use it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

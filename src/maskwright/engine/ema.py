@@ -26,8 +26,8 @@ class Ema:
         model: the student; unwrapped, if a distributed wrapper is around it.
         decay: 0..1, the share of the teacher that stays at each update.
         warmup: during the first ``warmup`` updates the decay is at most ``n / (n + 1)`` after ``n`` updates, so that
-            the teacher is the plain mean of the students so far and the random start is forgotten at once (Tarvainen &
-            Valpola's own rule). 0 = constant decay.
+            the teacher is the plain mean of the students so far and keeps nothing of the random start (the rule of Tarvainen &
+            Valpola). 0 = constant decay.
 
     >>> teacher = Ema(student, decay=0.999, warmup=1000)
     >>> teacher.update(student)                       # after every optimiser step
@@ -65,7 +65,7 @@ class Ema:
         return tensors | {_UPDATES: torch.tensor(self.updates)}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load what :meth:`state_dict` gave. Raises WeightsError that names all missing and unexpected tensors."""
+        """The counterpart of :meth:`state_dict`. Raises WeightsError that names all missing and unexpected tensors."""
         if _UPDATES not in tensors:
             raise WeightsError(f"teacher: the tensor {_UPDATES!r} is missing")
         rest = {name.removeprefix(_PREFIX): value for name, value in tensors.items() if name != _UPDATES}
@@ -78,16 +78,16 @@ class Ema:
         if teacher.keys() != student.keys():
             differing = ", ".join(sorted(teacher.keys() ^ student.keys()))
             raise ValueError(f"teacher and student differ in: {differing}")
-        for name, mine in teacher.items():
-            theirs = student[name].to(mine.device)
-            if mine.is_floating_point() and decay > 0.0:
-                mine.lerp_(theirs.to(mine.dtype), 1.0 - decay)
+        for name, average in teacher.items():
+            value = student[name].to(average.device)
+            if average.is_floating_point() and decay > 0.0:
+                average.lerp_(value.to(average.dtype), 1.0 - decay)
             else:
-                mine.copy_(theirs)
+                average.copy_(value)
 
 
 def spanning(decay: float, steps: float, share: float) -> float:
-    """The decay, lowered so that the average spans at most ``share`` of a run of so many steps."""
+    """The decay, lowered so that the average spans at most ``share`` (0..1) of a run of ``steps`` steps."""
     return min(decay, 1 - 1 / max(2.0, steps * share))
 
 

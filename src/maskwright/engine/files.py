@@ -19,13 +19,15 @@ from maskwright.errors import RunError
 
 @contextlib.contextmanager
 def disk(folder: Path, consequence: str) -> Iterator[None]:
-    """Turn a failing disk into one message. safetensors has I/O errors of its own, with the number in the text."""
+    """Raise errors of the disk as one RunError that says ``consequence``. safetensors has I/O errors of its own, with the number in the
+    text.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
         number = getattr(error, "errno", None)
-        if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
-            number = int(found[1])
+        if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
+            number = int(match[1])
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(
                 f"{folder}: the disk of this folder is full: {consequence}. Free some space and resume."
@@ -35,16 +37,16 @@ def disk(folder: Path, consequence: str) -> Iterator[None]:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file and bring it to the disk. Tensors that share memory are written once per name."""
-    ready: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    contents: dict[str, Tensor] = {}
+    pointers: set[int] = set()
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
         pointer = value.untyped_storage().data_ptr()
-        ready[name] = value.clone() if pointer in seen else value  # safetensors refuses memory that is shared
-        seen.add(pointer)
+        contents[name] = value.clone() if pointer in pointers else value  # safetensors refuses memory that is shared
+        pointers.add(pointer)
     with open(path, "wb") as stream:
         mode = os.fstat(stream.fileno()).st_mode & 0o777
-    save_file(ready, path, metadata={"format": "pt"})
+    save_file(contents, path, metadata={"format": "pt"})
     os.chmod(path, mode)  # safetensors leaves its files readable by their owner alone, whatever the umask
     with open(path, "rb+") as stream:
         os.fsync(stream.fileno())
@@ -81,7 +83,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link or a whole folder; nothing there is fine."""
+    """Delete a file, a link or a whole folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -3,8 +3,8 @@
 Conventions
     - Pixels with the target 255 (``IGNORE``) count nowhere. Category 0 is background.
     - A category that is absent from both prediction and target of an image has no score there and is skipped.
-    - An image's score is the mean over its foreground categories that have one. Where none has, nothing was there and
-      nothing was seen: 1. An image without a known pixel has no score.
+    - An image's score is the mean over its foreground categories that have one. Where none has (no foreground in target and
+      prediction) it is 1. An image without a labelled pixel has no score.
     - The headline (``dice``, ``iou``) is the mean of the images' scores; for one foreground category this is mDice and
       mIoU as polyp and saliency papers give them. ``pooled.miou`` over all categories, background included, is mIoU as
       VOC and Cityscapes papers give it.
@@ -35,7 +35,7 @@ from maskwright.engine.saliency import (
 from maskwright.errors import DataError
 
 _OF_IMAGE = ("iou", "mae", "f", "f_adaptive", "e", "e_adaptive", "s")
-"""What ``BinaryMetrics`` keeps of each image; the mean of "iou" is called mIoU."""
+"""The scores of one image in ``BinaryMetrics``; the mean of "iou" is called mIoU."""
 
 
 def confusion_matrix(pred: NDArray[Any], target: NDArray[Any], categories: int) -> NDArray[np.int64]:
@@ -54,8 +54,8 @@ def confusion_matrix(pred: NDArray[Any], target: NDArray[Any], categories: int) 
     """
     if pred.shape != target.shape:
         raise ValueError(f"prediction {pred.shape} and target {target.shape} differ in size")
-    known = target != IGNORE
-    truth, guess = target[known].astype(np.int64), pred[known].astype(np.int64)
+    labelled = target != IGNORE
+    truth, guess = target[labelled].astype(np.int64), pred[labelled].astype(np.int64)
     problems = [
         f"the {side} holds {sorted(set(np.unique(ids[(ids < 0) | (ids >= categories)]).tolist()))}"
         for side, ids in (("target", truth), ("prediction", guess))
@@ -68,14 +68,14 @@ def confusion_matrix(pred: NDArray[Any], target: NDArray[Any], categories: int) 
 
 def dice_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """``2·TP / (2·TP + FP + FN)`` per category: (..., C, C) → (..., C), NaN where it is absent on both sides."""
-    hit, either = _hits(confusion)
-    return np.divide(2.0 * hit, either, out=np.full(hit.shape, np.nan), where=either > 0)
+    hits, both = _hits(confusion)
+    return np.divide(2.0 * hits, both, out=np.full(hits.shape, np.nan), where=both > 0)
 
 
 def iou_from_confusion(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """``TP / (TP + FP + FN)`` per category: (..., C, C) → (..., C), NaN where it is absent on both sides."""
-    hit, either = _hits(confusion)
-    return np.divide(1.0 * hit, either - hit, out=np.full(hit.shape, np.nan), where=either > 0)
+    hits, both = _hits(confusion)
+    return np.divide(1.0 * hits, both - hits, out=np.full(hits.shape, np.nan), where=both > 0)
 
 
 class SegmentationMetrics:
@@ -157,20 +157,20 @@ class SegmentationMetrics:
 
 
 def soft_dice(a: Tensor, b: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Dice of masks that may be soft: twice what both have of a pixel over what each has.
+    """Dice of masks that may be soft: 2 Σ min(a, b) / Σ (a + b).
 
     Args:
         a, b: (..., h, w) bool or in 0..1.
-        counted: (..., h, w) in 0..1, how far a pixel counts; None: all do.
+        counted: (..., h, w) in 0..1, the weight of each pixel; None: all weigh 1.
 
     Returns:
         (...) in 0..1; 1 where both are empty.
     """
     a, b = a.float(), b.float()
-    both, each = torch.minimum(a, b), a + b
+    overlap, total = torch.minimum(a, b), a + b
     if counted is not None:
-        both, each = both * counted, each * counted
-    return (2 * both.sum((-2, -1)) + 1e-3) / (each.sum((-2, -1)) + 1e-3)
+        overlap, total = overlap * counted, total * counted
+    return (2 * overlap.sum((-2, -1)) + 1e-3) / (total.sum((-2, -1)) + 1e-3)
 
 
 class BinaryMetrics:
@@ -195,7 +195,8 @@ class BinaryMetrics:
 
         Args:
             probability: (H,W) in 0..1.
-            target: (H,W) with 1 = foreground, 0 = background, 255 = unknown. An image without a known pixel has no score.
+            target: (H,W) with 1 = foreground, 0 = background, 255 = unknown. An image without a labelled pixel has no
+                score.
             id: for messages and the list of images.
             places: for each place that was chosen (clicked) in this image, whether it lies on the foreground.
 
@@ -203,16 +204,16 @@ class BinaryMetrics:
             DataError: other shapes or values; names ``id``.
         """
         try:
-            values, truth, known = binary_inputs(probability, target, IGNORE)
+            values, truth, labelled = binary_inputs(probability, target, IGNORE)
         except ValueError as error:
             raise DataError([str(error)], where=id) from error
         if places is not None:
-            on = np.asarray(places, bool)
-            self._places += [int(on.sum()), on.size]
-        if not known.any():
+            on_foreground = np.asarray(places, bool)
+            self._places += [int(on_foreground.sum()), on_foreground.size]
+        if not labelled.any():
             self._images.append({"id": id} | dict.fromkeys(_OF_IMAGE))
             return
-        flat, mask = values[known], truth[known]
+        flat, mask = values[labelled], truth[labelled]
         confusion = confusion_matrix((flat >= 0.5).astype(np.int64), mask.astype(np.int64), 2)
         fixed, adaptive = counts_at(flat, mask, 0.5), counts_at(flat, mask, adaptive_threshold(flat))
         levels = counts_of_levels(flat, mask)
@@ -230,7 +231,7 @@ class BinaryMetrics:
                 "f_adaptive": _mean(f_measure(adaptive)),
                 "e": _mean(e_measure(fixed)),
                 "e_adaptive": _mean(e_measure(adaptive)),
-                "s": s_measure(values, truth, known),
+                "s": s_measure(values, truth, labelled),
             }
         )
 
@@ -253,15 +254,15 @@ class BinaryMetrics:
             "miou" if name == "iou" else name: _mean(np.array([entry[name] for entry in self._images], np.float64))
             for name in _OF_IMAGE
         }
-        on, placed = self._places.tolist()
-        right, of = np.diagonal(self._confusion), self._confusion.sum(1)
+        on_foreground, places = self._places.tolist()
+        hits, pixels = np.diagonal(self._confusion), self._confusion.sum(1)
         return {
             **means,
             "f_max": float(self._f_curve.max() / self._f_images) if self._f_images else None,
             "e_max": float(self._e_curve.max() / scored) if scored else None,
             "e_mean": float(self._e_curve.mean() / scored) if scored else None,
-            "ber": float(100 * (1 - (right / of).mean())) if of.all() else None,
-            "fr": on / placed if placed else None,
+            "ber": float(100 * (1 - (hits / pixels).mean())) if pixels.all() else None,
+            "fr": on_foreground / places if places else None,
             "images": scored,
             "per_image": [dict(entry) for entry in self._images],
         }
@@ -289,10 +290,10 @@ def paired_bootstrap(a: ArrayLike, b: ArrayLike, n: int = 10_000, seed: int = 0)
         raise ValueError("scores must be finite: leave out the images without a score, in both lists")
     rng = np.random.default_rng(seed)
     means = np.empty(n)
-    rows = max(1, 1_000_000 // len(difference))  # keeps the table of drawn indices at 8 MB
+    rows = max(1, 1_000_000 // len(difference))  # keeps the table of indices at 8 MB
     for start in range(0, n, rows):
-        drawn = rng.integers(len(difference), size=(min(rows, n - start), len(difference)))
-        means[start : start + rows] = difference[drawn].mean(1)
+        index = rng.integers(len(difference), size=(min(rows, n - start), len(difference)))
+        means[start : start + rows] = difference[index].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(difference.mean()), float(low), float(high)
 
@@ -303,7 +304,7 @@ def _hits(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def _image_scores(confusions: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,C) scores of categories → (N,) scores of images, see the conventions above; NaN without a known pixel."""
+    """(N,C) scores of categories → (N,) scores of images, see the conventions above; NaN without a labelled pixel."""
     defined = np.isfinite(scores[:, 1:])
     count = defined.sum(1)
     total = np.where(defined, scores[:, 1:], 0.0).sum(1)

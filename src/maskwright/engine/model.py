@@ -1,4 +1,4 @@
-"""Model folders as recipes leave them: what each holds whatever the recipe, and how it is read and checked.
+"""Model folders: the part that is the same for all recipes, and how it is read and checked.
 
 ::
 
@@ -39,7 +39,7 @@ def describe(recipe: str, categories: Sequence[str], size: int, **parts: Any) ->
 
 
 def weights_beside(source: str, size: int, signature: str) -> dict[str, Any]:
-    """What a model folder says of weights that it needs and does not hold, for ``Model.require_weights``."""
+    """The entry of ``config.json`` for weights that a model needs and its folder does not hold; see ``Model.require_weights``."""
     return {"source": source, "size": size, "signature": signature}
 
 
@@ -49,7 +49,7 @@ class Model:
 
     Attributes:
         folder: with ``config.json`` and ``model.safetensors``.
-        config: what :func:`describe` gave.
+        config: see :func:`describe`.
         signature: 16 hexadecimal digits that change with the weights and the configuration.
     """
 
@@ -148,9 +148,9 @@ def _checked(path: Path, text: str, recipes: Sequence[str]) -> dict[str, Any]:
     except ValueError as error:
         raise WeightsError(f"{path}: not valid JSON ({error}); restore the file from the run that made it") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else None
+        other = config.get("format") if isinstance(config, dict) else None
         raise WeightsError(
-            f"{path}: the format is {found!r}, not {FORMAT!r}: this is no model that this maskwright reads; "
+            f"{path}: the format is {other!r}, not {FORMAT!r}: this is no model that this maskwright reads; "
             "give a run directory, or the model folder in it"
         )
     if config.get("version") != VERSION:

@@ -8,8 +8,8 @@
       overlays/<name>.jpg     the image with the mask painted over it
 
 ``<name>`` is the image's path without its suffix, relative to the folder that was given, so that equal names in
-different sub-folders stay apart; for a dataset it is the sample's id. While the work goes on every process appends what
-it finished to a part file of its own; the main one puts them together at the end, or at the next start after a kill.
+different sub-folders stay apart; for a dataset it is the sample's id. While the images are predicted, every process
+appends its entries to a part file of its own; the main process joins them at the end, or at the next start after a kill.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FORMAT, VERSION = "maskwright-predictions", 2
 INDEX = "predictions.json"
 
 _PART = ".predictions-{rank}.jsonl"
-_NEEDED = {"name", "file", "bytes", "modified", "mask", "overlay"}
+_REQUIRED = {"name", "file", "bytes", "modified", "mask", "overlay"}
 _WRITERS = 2
 
 
@@ -61,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What :func:`predict_folder` did. Of several processes the main one has the numbers, the others nothing.
+    """The result of :func:`predict_folder`. Of several processes only the main one has it, those of the others are empty.
 
     Attributes:
         predicted: images that were predicted.
@@ -162,9 +162,9 @@ def predict_folder(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Summary:
-    """Predict images into a folder. What an earlier call of the same model left there is kept, not made again.
+    """Predict images into a folder. Predictions of an earlier call of the same model are kept, not made again.
 
-    An image counts as done if its mask is there, was made by the same model with the same settings, and length and time of
+    An image counts as predicted if its mask is there, was made by the same model with the same settings, and length and time of
     modification of the image, and of its companion, are what they were.
 
     Args:
@@ -172,15 +172,15 @@ def predict_folder(
         out: new, empty, or with predictions of the same model.
         batch, options: see :meth:`maskwright.engine.predictor.Predictor.predict`.
         overlays: also write overlays.
-        overwrite: replace what another model, or another image of the same name, left there.
+        overwrite: replace predictions of another model, or of another image of the same name.
         processes: of a distributed call; each takes its part, and the main one writes the index.
         progress: called as ``progress(done, total)`` for this process' part.
 
     Returns:
-        The summary; unreadable images are in it, all others are done.
+        The summary; images that cannot be read are listed in it.
 
     Raises:
-        MaskwrightError: the folder holds something else, or predictions of another model or other images (all named).
+        MaskwrightError: the folder holds other files, or predictions of another model or other images (all named).
         DataError: a file cannot be written.
     """
     state = processes or Alone()
@@ -189,8 +189,10 @@ def predict_folder(
     head = _head(predictor, complete)
     entries, stale = _existing_entries(folder, head, jobs, overwrite)
     jobs = [replace(job, companion=predictor.companion_of(job.path)) for job in jobs]
-    todo = jobs if overwrite else [job for job in jobs if not _is_done(folder, job, entries.get(job.name), overlays)]
-    # All have looked at the folder, and refused it or not, before the main process changes anything in it.
+    todo = (
+        jobs if overwrite else [job for job in jobs if not _is_predicted(folder, job, entries.get(job.name), overlays)]
+    )
+    # Every process has checked the folder before the main one changes anything in it.
     state.wait_for_everyone()
     if state.is_main_process:
         _remove(folder, stale)
@@ -227,10 +229,13 @@ def _rows(
     unreadable: list[str] = []
 
     def predictions() -> Iterator[tuple[Prediction, Job]]:
-        left = iter(jobs)
+        remaining = iter(jobs)
         images = (job.path for job in jobs)
         for prediction in predictor.predict(images, batch=batch, unreadable=unreadable, **options):
-            yield prediction, next(job for job in left if job.path == prediction.image)  # passes over unreadable ones
+            yield (
+                prediction,
+                next(job for job in remaining if job.path == prediction.image),
+            )  # passes over unreadable ones
 
     yield from ahead(lambda pair: _write(*pair, folder, overlays), predictions(), _WRITERS)
     yield from ({"problem": problem} for problem in unreadable)
@@ -275,7 +280,7 @@ def _head(predictor: Predictor, options: Mapping[str, Any]) -> dict[str, Any]:
 def _existing_entries(
     folder: Path, head: dict[str, Any], jobs: Sequence[Job], overwrite: bool
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """What the folder holds of this model, by name, and entries of another one that are to be removed.
+    """The entries of this model in the folder, by name, and those of another model, which are to be removed.
 
     Reads only, so that every process may call it. Raises MaskwrightError where the folder may not be used.
     """
@@ -308,7 +313,7 @@ def _existing_entries(
     return entries, []
 
 
-def _is_done(folder: Path, job: Job, row: dict[str, Any] | None, overlays: bool) -> bool:
+def _is_predicted(folder: Path, job: Job, row: dict[str, Any] | None, overlays: bool) -> bool:
     if row is None or not (folder / row["mask"]).is_file():
         return False
     if overlays and not (row["overlay"] and (folder / row["overlay"]).is_file()):
@@ -336,7 +341,7 @@ def _read_index(path: Path, *, damaged_is_empty: bool) -> dict[str, Any] | None:
     try:
         index = json.loads(path.read_text("utf-8"))
         whole = index["format"] == FORMAT and index["version"] == VERSION and {"signature"} <= index["model"].keys()
-        whole = whole and isinstance(index["options"], dict) and all(row.keys() >= _NEEDED for row in index["images"])
+        whole = whole and isinstance(index["options"], dict) and all(row.keys() >= _REQUIRED for row in index["images"])
     except (ValueError, KeyError, TypeError, AttributeError):
         index, whole = None, False
     if not whole and not damaged_is_empty:
@@ -351,7 +356,7 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _read_part(path: Path) -> list[dict[str, Any]]:
-    """The lines of a part file; a last one that a kill cut off is none."""
+    """The lines of a part file, without a last one that a kill cut off."""
     rows = []
     for line in path.read_text("utf-8").splitlines():
         try:

@@ -1,8 +1,7 @@
-"""A trained model at work: images of any size and mode in, masks of their own size out.
+"""Prediction with a trained model: images of any size and mode in, masks of their own size out.
 
-Images are decoded ahead by threads, squashed to the network's canvas and forgotten, so memory is bounded however many
-and however large they are. :class:`Predictor` is what all recipes share, :class:`SegmenterPredictor` the one of a
-semantic segmenter.
+Images are decoded ahead by threads, squashed to the network's canvas and released, so that memory is bounded whatever their number
+and size. :class:`Predictor` is the base of all kinds of models.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Prediction:
 
     Attributes:
         id: the file's name without its suffix, or the image's position where it came without a name.
-        image: what was given: a path, a Pillow image or an array.
+        image: as in the call of ``predict``: a path, a Pillow image or an array.
         mask: ``(H, W)`` uint8 category ids, of the size in which the image is displayed.
         categories: names by id, ``background`` first.
         scores: 0..1, the mean probability of each predicted category over the pixels it was predicted for.
@@ -63,14 +62,14 @@ class Prediction:
         return {name: float(n) / self.mask.size for name, n in zip(self.categories, counts) if n}
 
     def record(self) -> dict[str, Any]:
-        """What the index of a folder of predictions says of it, as JSON."""
+        """The entry in the index of a folder of predictions, as JSON."""
         return {
             "area": {name: round(share, 6) for name, share in self.shares.items()},
             "score": {name: round(score, 4) for name, score in self.scores.items()},
         }
 
     def overlay(self, *, alpha: float = 0.45, outline: bool = True, side: int | None = None) -> Image.Image:
-        """The image with the mask painted over it, in the colours of ``engine.pictures.palette``.
+        """The image with the mask painted over it, in the colours of ``data.pictures.palette``.
 
         Args:
             alpha: 0..1, how much of the image the colour hides.
@@ -132,14 +131,14 @@ class Predictor(ABC):
     """A trained model, ready for images of any size and mode. Made by :func:`maskwright.load`.
 
     Attributes:
-        network: what computes, in evaluation mode.
+        network: all networks of the model, in evaluation mode.
         categories: names by id, ``background`` first.
         size: side of the square canvas in pixels.
         folder: the model folder it came from.
         recipe: the recipe that made it.
         signature: 16 hexadecimal digits that change with the weights and the configuration.
-        options: what :meth:`predict` takes beyond what all take, with the defaults.
-        holds_instances: masks hold ids of instances instead of categories.
+        options: further options of :meth:`predict` for this kind of model, with their defaults.
+        holds_instances: whether masks hold ids of instances instead of categories.
     """
 
     options: ClassVar[Mapping[str, Any]] = {}
@@ -155,7 +154,7 @@ class Predictor(ABC):
         return next(self.network.parameters()).device
 
     def to(self, device: str | torch.device) -> Self:
-        """Move to another device. Raises MaskwrightError for one that is not here."""
+        """Move to another device. Raises MaskwrightError where this machine cannot use it."""
         self.network.to(find_device(device))
         return self
 
@@ -195,15 +194,15 @@ class Predictor(ABC):
         """
         foreign = sorted(options.keys() - self.options.keys())
         if foreign:
-            own = ", ".join(_flag(name) for name in self.options) or "none"
+            available = ", ".join(_flag(name) for name in self.options) or "none"
             raise MaskwrightError(
                 f"{self.folder}: a model of the recipe {self.recipe} has no {', '.join(map(_flag, foreign))} "
-                f"(its options: {own}); leave it out"
+                f"(its options: {available}); leave it out"
             )
         return {**self.options, **options}
 
     def prepare_folder(self, options: Mapping[str, Any], task: FolderTask) -> dict[str, Any]:
-        """Do what has to be done before images are predicted into a folder, such as making masks that are refined then.
+        """Prepare for the prediction of images into a folder, such as by making the masks that are to be refined.
 
         Args:
             options: as :meth:`predict` takes them; those of some kinds of model may mean more for a folder.
@@ -235,17 +234,17 @@ class Predictor(ABC):
             number, image = numbered
             return _canvas(image, number, self.prepare)
 
-        ready: list[Canvas] = []
+        canvases: list[Canvas] = []
         for canvas in ahead_readable(canvas_of, enumerate(images), workers, 2 * batch, unreadable):
-            ready.append(canvas)
-            if len(ready) == batch:
-                yield from self.finish(ready, **options)
-                ready = []
-        if ready:
-            yield from self.finish(ready, **options)
+            canvases.append(canvas)
+            if len(canvases) == batch:
+                yield from self.finish(canvases, **options)
+                canvases = []
+        if canvases:
+            yield from self.finish(canvases, **options)
 
     def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What of an image ``(H, W, 3)`` is kept until its batch is full: ``(S, S, 3)``, squashed. Called by the threads."""
+        """The form of an image ``(H, W, 3)`` that is kept until its batch is full: ``(S, S, 3)``, squashed. Called by the threads."""
         return squash(pixels, self.size)
 
     @abstractmethod
@@ -291,7 +290,7 @@ class Predictor(ABC):
         files; then :meth:`score` them.
 
         Returns:
-            ``model`` (its signature), ``dataset`` and ``split``, and what :meth:`score` gives.
+            ``model`` (its signature), ``dataset`` and ``split``, and the result of :meth:`score`.
         """
         complete = self.scoring_options(options)
         part = self.require_scorable(dataset, split)
@@ -303,7 +302,7 @@ class Predictor(ABC):
         return self.with_defaults(options)
 
     def require_scorable(self, dataset: Dataset, split: str) -> Dataset:
-        """The samples of a split that can be scored. Raises DataError with all that keeps it from being scored."""
+        """The samples of a split that can be scored. Raises DataError with all problems."""
         if problems := self.score_problems(dataset, split):
             raise DataError(problems, dataset.source or str(dataset.root))
         part = dataset.split(split)
@@ -311,7 +310,7 @@ class Predictor(ABC):
         return part
 
     def score_problems(self, dataset: Dataset, split: str) -> list[str]:
-        """What keeps a split from being scored by what the dataset says of itself, one line each; files are checked later."""
+        """The problems in a dataset's records that prevent scoring on a split, one line each; files are checked later."""
         return category_problems(self.categories, dataset) + split_problems(dataset, split)
 
     @abstractmethod
@@ -322,17 +321,17 @@ class Predictor(ABC):
 
     @abstractmethod
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
-        """What :meth:`evaluate` gave, to be printed."""
+        """The result of :meth:`evaluate` as a table to be printed."""
 
     def scores_path(self, run: str | Path, split: str, **options: Any) -> Path | None:
-        """Where scores are kept: ``evaluation-<split>.json`` in the run directory, with other endings for other ways to predict.
+        """The file for scores: ``evaluation-<split>.json`` in the run directory, with other endings for other ways to predict.
 
         Args:
-            run: what the model was loaded from.
+            run: the folder that the model was loaded from.
             split, options: as :meth:`evaluate` takes them.
 
         Returns:
-            None for a model folder by itself: there is no run around it, and nothing but the model belongs into it.
+            None for a model folder without a run around it, as it is to hold nothing but the model.
         """
         if Path(run).resolve() == self.folder.resolve():
             return None
@@ -340,11 +339,11 @@ class Predictor(ABC):
         return Path(run, f"evaluation-{name}{self.scores_ending(options)}.json")
 
     def scores_ending(self, options: Mapping[str, Any]) -> str:
-        """What tells scores of another way to predict from the usual ones, such as ``-in-context``."""
+        """The ending of the file of scores for another way to predict, such as ``-in-context``."""
         return ""
 
     def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
-        """Write what a whole folder of predictions has beside its index, and say which files these are.
+        """Write the files that a folder of predictions has beside its index, and return their paths.
 
         Args:
             folder: of the predictions.
@@ -386,7 +385,7 @@ def _canvas(image: ImageLike, number: int, prepare: Callable[[NDArray[np.uint8]]
 
 
 def _turn(image: ImageLike) -> AbstractContextManager[Any]:
-    """What to hold while an image is decoded: large files take turns."""
+    """A context to hold while an image is decoded: large files take turns."""
     return turn(image_size(image)) if isinstance(image, str | Path) else nullcontext()
 
 

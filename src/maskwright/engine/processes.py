@@ -11,7 +11,7 @@ from maskwright.engine.devices import find_device
 
 
 class Processes(Protocol):
-    """What is needed of ``accelerate.PartialState``."""
+    """The part of ``accelerate.PartialState`` that is used here."""
 
     @property
     def is_main_process(self) -> bool: ...
@@ -23,14 +23,14 @@ class Processes(Protocol):
 
 
 class Alone:
-    """One process that has no others to wait for."""
+    """A single process."""
 
     is_main_process = True
     num_processes = 1
     process_index = 0
 
     def wait_for_everyone(self) -> None:
-        """Nobody to wait for."""
+        """Nothing: there is no other process."""
 
 
 def processes_for(device: str | torch.device = "auto") -> tuple[Processes, torch.device]:
@@ -40,13 +40,13 @@ def processes_for(device: str | torch.device = "auto") -> tuple[Processes, torch
         device: ``"auto"``: a GPU if there is one, of several processes each its own.
 
     Raises:
-        MaskwrightError: the device is not here.
+        MaskwrightError: this machine cannot use the device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Alone(), find_device(device)
     from accelerate import PartialState  # a second to import, and only several processes need it
 
     state = PartialState(cpu=str(device) == "cpu")
-    own = state.device if str(device) in ("auto", "cuda") else find_device(device)
-    assert own is not None
-    return state, own
+    this_device = state.device if str(device) in ("auto", "cuda") else find_device(device)
+    assert this_device is not None
+    return state, this_device

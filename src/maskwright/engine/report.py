@@ -96,14 +96,14 @@ class Report:
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> Report:
         """A table; columns of numbers are aligned to the right. Raises ValueError for rows of another length."""
-        wrong = [number for number, row in enumerate(rows) if len(row) != len(columns)]
-        if wrong:
-            raise ValueError(f"table {title!r}: rows {wrong} do not have {len(columns)} cells")
+        uneven = [number for number, row in enumerate(rows) if len(row) != len(columns)]
+        if uneven:
+            raise ValueError(f"table {title!r}: rows {uneven} do not have {len(columns)} cells")
         numeric = [bool(rows) and all(_is_number(row[c]) for row in rows) for c in range(len(columns))]
         kinds = [' class="number"' if number else "" for number in numeric]
         head = "".join(f'<th scope="col"{kind}>{_escape(name)}</th>' for name, kind in zip(columns, kinds))
         body = "".join(
-            "<tr>" + "".join(f"<td{kind}>{_escape(_shown(cell))}</td>" for cell, kind in zip(row, kinds)) + "</tr>"
+            "<tr>" + "".join(f"<td{kind}>{_escape(_text_of(cell))}</td>" for cell, kind in zip(row, kinds)) + "</tr>"
             for row in rows
         )
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -130,15 +130,15 @@ class Report:
             return self._add(title, _note(note) + "<p>There are no values yet.</p>")
         figure, axes = _figure()
         for number, (name, (steps, values)) in enumerate(lines.items()):
-            shown = np.unique(np.linspace(0, len(steps) - 1, _CURVE_POINTS).round().astype(int))
+            points = np.unique(np.linspace(0, len(steps) - 1, _CURVE_POINTS).round().astype(int))
             marker = "o" if len(steps) == 1 else None
             colour = _LINES[number % len(_LINES)]
-            axes.plot(steps[shown], values[shown], label=_literal(name), color=colour, lw=1.8, marker=marker)
+            axes.plot(steps[points], values[points], label=_literal(name), color=colour, lw=1.8, marker=marker)
         axes.set_xlabel(_literal(x))
         axes.set_ylabel(_literal(y))
         if len(lines) > 1 or not y:
             axes.legend(frameon=False, labelcolor=_INK)
-        last = ", ".join(f"{name} {_shown(float(values[-1]))}" for name, (_, values) in lines.items())
+        last = ", ".join(f"{name} {_text_of(float(values[-1]))}" for name, (_, values) in lines.items())
         return self._add(title, _note(note) + self._chart(figure, f"{title}: curves over {x}; last values: {last}"))
 
     def bars(
@@ -167,7 +167,7 @@ class Report:
             if errors and name in errors:
                 axes.plot([low, high], [place, place], color=_INK, lw=1.4)
             axes.annotate(
-                _shown(float(length)),
+                _text_of(float(length)),
                 (max(high, 0) if math.isfinite(high) else 0, place),
                 (4, 0),
                 textcoords="offset points",
@@ -179,8 +179,8 @@ class Report:
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.15)
         axes.set_xlabel(_literal(y))
-        told = ", ".join(f"{name} {_shown(float(value))}" for name, value in values.items())
-        return self._add(title, _note(note) + self._chart(figure, f"{title}: bars of {y or 'values'}: {told}"))
+        listed = ", ".join(f"{name} {_text_of(float(value))}" for name, value in values.items())
+        return self._add(title, _note(note) + self._chart(figure, f"{title}: bars of {y or 'values'}: {listed}"))
 
     def pictures(self, title: str, note: str, rows: Sequence[Picture], *, side: int = 320) -> Report:
         """A grid of pictures with captions.
@@ -221,10 +221,10 @@ class Report:
         """The figure as inline SVG. Ids in it are unique on the page, and the same on every run."""
         import matplotlib
 
-        drawn = StringIO()
+        buffer = StringIO()
         with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"chart {len(self._sections)}"}):
-            figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        svg = drawn.getvalue()
+            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        svg = buffer.getvalue()
         svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
         svg = re.sub(r"\sid=\"[A-Za-z.]+\d?d?_\d+\"", "", svg)  # names of groups, the same in every chart
@@ -296,7 +296,7 @@ def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float | np.number) and not isinstance(value, bool))
 
 
-def _shown(value: Any) -> str:
+def _text_of(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float | np.floating):

@@ -40,8 +40,8 @@ from maskwright.errors import RunError
 logger = logging.getLogger(__name__)
 
 _FORMAT = "maskwright run 1"
-# config.json comes last: it marks a folder as ours
-_OWN = ("last", "model", "tb", "metrics.jsonl", "report.html", "config.json")
+# config.json comes last: as long as it is there, the folder is recognised as a run
+_FILES = ("last", "model", "tb", "metrics.jsonl", "report.html", "config.json")
 _SCORES = re.compile(r"evaluation-.*\.json")
 _ASIDE = re.compile(r"(.+)\.(tmp|old)-\d+")
 _PACKAGES = ("maskwright", "torch", "transformers", "safetensors", "numpy")
@@ -95,10 +95,10 @@ class Run:
             folder: the run directory, made if need be.
             config: all settings and seeds: str keys, and numbers, strings, None, paths, enums, dataclasses, lists,
                 dicts.
-            resume: continue the run found in ``folder``; where there is none yet, simply start. Metrics that were
+            resume: continue the run in ``folder``; where there is none yet, start one. Metrics that were
                 logged after the last checkpoint are dropped, so that the log ends up equal to that of an uninterrupted
                 run.
-            overwrite: delete the run found in ``folder`` and start anew. Files that are not a run's own stay.
+            overwrite: delete the run in ``folder`` and start anew. Files that are not a run's own stay.
             may_differ: settings (dotted for nested ones, a prefix covers what is under it) that a resumed run may
                 change, such as ``workers``.
             is_main: False in all but one process of a distributed run: nothing is checked or written then, so let the
@@ -152,7 +152,7 @@ class Run:
                 writer.flush()
 
     def log_once(self, step: int, **scalars: Any) -> None:
-        """The same, unless it is logged: for what follows the checkpoint of its step, which a resumed run does again."""
+        """The same, unless the line is there already: for scalars of after the last checkpoint, which a resumed run computes again."""
         if self.is_main and not any(
             entry["step"] == step and scalars.keys() <= entry.keys() for entry in read_metrics(self.folder)
         ):
@@ -238,18 +238,17 @@ class Run:
         names = os.listdir(self.folder)
         leftovers = [*filter(self._is_aside, names), *filter(_SCORES.fullmatch, names)]
         recorded = (stored or {}).get("files", [])
-        for name in [*leftovers, *(own for own in (*recorded, *self._files, *_OWN) if own in names)]:
+        for name in [*leftovers, *(name for name in (*recorded, *self._files, *_FILES) if name in names)]:
             remove(self.folder / name)
         record = {"format": _FORMAT, "config": self.config, "files": self._files, **_circumstances(), "resumed": []}
         replace_text(self.folder / "config.json", json.dumps(record, indent=2))
 
     def _resume(self, stored: dict[str, Any], may_differ: Sequence[str]) -> None:
         then, now = _flat(stored["config"]), _flat(self.config)
-        free = tuple(may_differ)
         differing = [
             f"{key}: {_show(then, key)} there, {_show(now, key)} now"
             for key in sorted(then.keys() | now.keys())
-            if _show(then, key) != _show(now, key) and not any(key == f or key.startswith(f + ".") for f in free)
+            if _show(then, key) != _show(now, key) and not any(key == f or key.startswith(f + ".") for f in may_differ)
         ]
         if differing:
             raise RunError(
@@ -300,7 +299,7 @@ def read_metrics(folder: str | Path) -> list[dict[str, float]]:
 
 
 def _metric_lines(path: Path) -> list[dict[str, Any]]:
-    """The log as it was written. A last line that a kill cut off is no line; damage elsewhere is an error."""
+    """The lines of the log. A last line that a kill cut off is left out; damage elsewhere is an error."""
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     entries: list[dict[str, Any]] = []
     for place, line in enumerate(lines, 1):
@@ -317,8 +316,8 @@ def _metric_lines(path: Path) -> list[dict[str, Any]]:
 
 def _truncate_metrics(path: Path, step: int) -> None:
     """Drop the lines after ``step``."""
-    kept = [json.dumps(entry) + "\n" for entry in _metric_lines(path) if entry["step"] <= step]
-    replace_text(path, "".join(kept))
+    lines = [json.dumps(entry) + "\n" for entry in _metric_lines(path) if entry["step"] <= step]
+    replace_text(path, "".join(lines))
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

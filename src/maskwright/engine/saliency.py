@@ -1,8 +1,8 @@
 """Scores of one map of probabilities against a binary mask: F-measure, E-measure and S-measure.
 
 As the salient-object literature computes them, with all constants of the authors' programs: Achanta et al., CVPR 2009 (F); Fan et al.,
-IJCAI 2018 (E); Fan et al., ICCV 2017 (S). Pixels that are not ``known`` count nowhere, which the authors do not foresee; where all
-are known, the numbers are theirs. Unlike most programs these do not stretch a prediction to 0..1 first: it is a probability.
+IJCAI 2018 (E); Fan et al., ICCV 2017 (S). Pixels without a label count nowhere, which the authors do not provide for; where all
+are labelled, the numbers equal theirs. Unlike most programs these do not stretch a prediction to 0..1 first: it is a probability.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class Counts:
 
     Attributes:
         hit: of the foreground.
-        shown: of the whole image.
+        positive: of the whole image.
         foreground: pixels of the foreground.
-        size: known pixels.
+        size: labelled pixels.
     """
 
     hit: NDArray[Any]
-    shown: NDArray[Any]
+    positive: NDArray[Any]
     foreground: int
     size: int
 
 
 def counts_at(probability: NDArray[Any], target: NDArray[np.bool_], threshold: float) -> Counts:
-    """Counts for ``probability >= threshold``: both (N,), the known pixels alone."""
+    """Counts for ``probability >= threshold``: both (N,), the labelled pixels alone."""
     mask = probability >= threshold
     hit = np.asarray(np.count_nonzero(mask & target))
     return Counts(hit, np.asarray(np.count_nonzero(mask)), int(np.count_nonzero(target)), target.size)
@@ -63,43 +63,45 @@ def adaptive_threshold(probability: NDArray[Any]) -> float:
 
 
 def f_measure(counts: Counts) -> NDArray[np.float64]:
-    """``(1 + β²) P R / (β² P + R)`` per threshold; 0 without a hit; NaN where the image has no foreground to be found."""
+    """``(1 + β²) P R / (β² P + R)`` per threshold; 0 without a hit; NaN where the image has no foreground."""
     if not counts.foreground:
         return np.full(counts.hit.shape, np.nan)
-    # With P = hit / shown and R = hit / foreground the hits cancel out.
-    return (1 + BETA2) * counts.hit / (BETA2 * counts.foreground + counts.shown)
+    # With P = hit / positive and R = hit / foreground the hits cancel out.
+    return (1 + BETA2) * counts.hit / (BETA2 * counts.foreground + counts.positive)
 
 
 def e_measure(counts: Counts) -> NDArray[np.float64]:
     """Enhanced alignment per threshold: how well mask and truth agree pixel by pixel, each relative to its own mean.
 
-    The sum over pixels is divided by their number less 1, as the authors do, so that full agreement is a trifle above 1.
+    The sum over pixels is divided by their number less 1, as the authors do, so that full agreement is slightly above 1.
     """
-    hit, shown, size = counts.hit, counts.shown, counts.size
+    hit, positive, size = counts.hit, counts.positive, counts.size
     missed = counts.foreground - hit
     if counts.foreground == 0:
-        total = (size - shown).astype(np.float64)
+        total = (size - positive).astype(np.float64)
     elif counts.foreground == size:
-        total = shown.astype(np.float64)
+        total = positive.astype(np.float64)
     else:
-        mask, truth = shown / size, counts.foreground / size
+        mask, truth = positive / size, counts.foreground / size
         parts = (
             (hit, 1 - mask, 1 - truth),
-            (shown - hit, 1 - mask, -truth),
+            (positive - hit, 1 - mask, -truth),
             (missed, -mask, 1 - truth),
-            (size - shown - missed, -mask, -truth),
+            (size - positive - missed, -mask, -truth),
         )
         total = sum(number * (2 * a * b / (a**2 + b**2 + _EPS) + 1) ** 2 / 4 for number, a, b in parts)
     return np.asarray(total / max(size - 1, 1))
 
 
-def s_measure(probability: NDArray[Any], target: NDArray[np.bool_], known: NDArray[np.bool_]) -> float:
-    """Structure: half of it by object, half by the four regions around the object's centre. All three (H,W); some pixel known."""
-    share = float(target[known].mean())
+def s_measure(probability: NDArray[Any], target: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> float:
+    """Structure: half of it by object, half by the four regions around the object's centre. All three (H,W); some pixel labelled."""
+    share = float(target[labelled].mean())
     if share in (0.0, 1.0):
-        mean = float(probability[known].mean())
+        mean = float(probability[labelled].mean())
         return mean if share else 1 - mean
-    score = 0.5 * _by_object(probability[known], target[known], share) + 0.5 * _by_region(probability, target, known)
+    score = 0.5 * _by_object(probability[labelled], target[labelled], share) + 0.5 * _by_region(
+        probability, target, labelled
+    )
     return max(0.0, score)
 
 
@@ -113,14 +115,14 @@ def _alike(values: NDArray[Any]) -> float:
     return 2 * mean / (mean**2 + 1 + deviation + _EPS)
 
 
-def _by_region(probability: NDArray[Any], target: NDArray[np.bool_], known: NDArray[np.bool_]) -> float:
-    row, column = (int(place) + 1 for place in np.argwhere(target & known).mean(0).round())
+def _by_region(probability: NDArray[Any], target: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> float:
+    row, column = (int(place) + 1 for place in np.argwhere(target & labelled).mean(0).round())
     total = 0.0
     for rows in (slice(None, row), slice(row, None)):
         for columns in (slice(None, column), slice(column, None)):
-            here = known[rows, columns]
+            here = labelled[rows, columns]
             total += here.sum() * _similarity(probability[rows, columns][here], target[rows, columns][here])
-    return total / known.sum()
+    return total / labelled.sum()
 
 
 def _similarity(probability: NDArray[Any], target: NDArray[np.bool_]) -> float:
@@ -138,7 +140,7 @@ def _similarity(probability: NDArray[Any], target: NDArray[np.bool_]) -> float:
 
 
 def binary_inputs(probability: ArrayLike, target: ArrayLike, ignore: int) -> tuple[NDArray[Any], ...]:
-    """(H,W) float64 probability, bool target, bool known. Raises ValueError naming all that is wrong."""
+    """(H,W) float64 probability, bool target, bool labelled. Raises ValueError naming all that is wrong."""
     values, truth = np.asarray(probability, np.float64), np.asarray(target)
     problems = []
     if values.shape != truth.shape or values.ndim != 2:

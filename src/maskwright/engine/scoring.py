@@ -1,4 +1,4 @@
-"""What scoring a split shares, whatever the kind of model: what keeps a split from being scored, its true masks, the printed table."""
+"""Scoring of a split by any kind of model: problems that prevent it, the true masks, the table that is printed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def category_problems(categories: Sequence[str], dataset: Dataset) -> list[str]:
 
 
 def split_problems(dataset: Dataset, split: str) -> list[str]:
-    """What keeps a split from being scored against its masks, whatever the model: one line each."""
+    """The problems that prevent any model from being scored on the masks of a split, one line each."""
     problems, part = [], dataset.split(split)
     if not len(part):
         splits = _names(sorted({sample.split for sample in dataset})) or "none"

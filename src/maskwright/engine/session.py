@@ -1,4 +1,4 @@
-"""What every training does around its algorithm: the data's check, the folder, resuming, the bar, the clock, checkpoints, the log.
+"""All of a training but its algorithm: the data's check, the folder, resuming, the bar, the clock, checkpoints, the log.
 
 A recipe's ``main`` reads like its paper and leaves the rest to a session::
 
@@ -185,8 +185,16 @@ class Session:
         """Steps of all stages together."""
         return sum(stage.step for stage in self.stages)
 
-    def stage(self, name: str, text: str, budget: Budget, *, left_out: bool = False) -> Stage:
-        """Declare a stage; call it in the order in which the stages happen, before :meth:`begin`."""
+    def stage(self, name: str, text: str, budget: Budget | int) -> Stage:
+        """Declare a stage; call it in the order in which the stages happen, before :meth:`begin`.
+
+        Args:
+            name, text: see :class:`Stage`.
+            budget: or a number of steps; 0 leaves the stage out.
+        """
+        left_out = budget == 0
+        if not isinstance(budget, Budget):
+            budget = Budget(steps=max(1, budget))
         self.stages.append(Stage(name, text, budget, left_out=left_out))
         return self.stages[-1]
 

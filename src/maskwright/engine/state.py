@@ -1,4 +1,4 @@
-"""What makes a resumed run the same as an uninterrupted one: everything's state as tensors and JSON, and stateless random numbers."""
+"""State of a training as tensors and JSON, and stateless random numbers, so that a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -53,23 +53,23 @@ def pack(parts: Mapping[str, Part]) -> tuple[Groups, dict[str, Any]]:
 
 
 def unpack(parts: Mapping[str, Part], tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
-    """Fill the parts of a training with what :func:`pack` gave.
+    """Load the state from :func:`pack` into the parts of a training.
 
     Raises:
         WeightsError: parts are missing, or tensors do not fit; all of a part are named at once.
     """
     owners = {group: group if group in parts else group.partition(".")[0] for group in tensors}
     plain_parts = [name for name, part in parts.items() if not isinstance(part, Composite)]
-    known = [group for group, owner in owners.items() if owner in parts]
-    raise_weights("the checkpoint", key_problems([*plain_parts, *known], tensors))
+    expected = [group for group, owner in owners.items() if owner in parts]
+    raise_weights("the checkpoint", key_problems([*plain_parts, *expected], tensors))
     for name, part in parts.items():
         if isinstance(part, torch.optim.Optimizer):
             unflatten_optimizer(part, tensors[name], state[name])
         elif isinstance(part, nn.Module):
             load_state(part, tensors[name], name)
         elif isinstance(part, Composite):
-            own = {group.partition(".")[2]: dict(tensors[group]) for group, owner in owners.items() if owner == name}
-            part.load_state(own, state[name])
+            groups = {group.partition(".")[2]: dict(tensors[group]) for group, owner in owners.items() if owner == name}
+            part.load_state(groups, state[name])
         else:
             part.load_state_dict(dict(tensors[name]))
 
@@ -101,7 +101,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 def unflatten_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> None:
-    """Load what :func:`flatten_optimizer` gave into an optimiser over the same parameters in the same order.
+    """Load the state from :func:`flatten_optimizer` into an optimiser over the same parameters in the same order.
 
     Raises:
         WeightsError: tensors missing or unexpected, or the optimiser has other parameters; all are named at once.
@@ -110,14 +110,14 @@ def unflatten_optimizer(
     shapes = _shapes(optimizer)
     if len(shapes) != len(state["shapes"]):
         problems.append(f"{len(state['shapes'])} parameter groups, and the optimiser has {len(shapes)}")
-    for number, (theirs, ours) in enumerate(zip(state["shapes"], shapes, strict=False)):
-        if theirs != ours:
-            problems.append(f"group {number}: parameters of shapes {theirs}, and the optimiser has {ours}")
+    for number, (stored, present) in enumerate(zip(state["shapes"], shapes, strict=False)):
+        if stored != present:
+            problems.append(f"group {number}: parameters of shapes {stored}, and the optimiser has {present}")
     raise_weights("optimiser state", problems)
     groups = [dict(group) for group in state["groups"]]
-    for number, (group, own) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
+    for number, (group, present) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
         for name, value in group.items():  # JSON knows no tuples
-            if isinstance(own.get(name), tuple):
+            if isinstance(present.get(name), tuple):
                 group[name] = tuple(value)
         prefix = f"group.{number}."
         group.update({key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})

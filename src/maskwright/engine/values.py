@@ -33,7 +33,7 @@ def plain(value: Any, where: str) -> Any:
 
 
 def number(name: str, value: Any) -> float:
-    """A number, or a tensor or array of one element, as a Python number. Raises TypeError naming what is none."""
+    """A number, or a tensor or array of one element, as a Python number. Raises TypeError naming a value that is not a number."""
     if hasattr(value, "item"):  # named rather than by type, as PyTorch takes seconds to import
         value = value.item()
     if not isinstance(value, int | float):

@@ -37,7 +37,7 @@ def save_model(
         modules_state: tensor name → tensor; tied weights may appear under several names.
         config: JSON-able description that is enough to build the module again.
         card: Markdown.
-        beside: tensors of further networks by name, for ``<name>.safetensors``.
+        beside: tensors of further networks by name, written to ``<name>.safetensors``.
 
     Raises:
         RunError: the folder holds other files, or the disk is full or cannot be written; an older model is intact.
@@ -63,7 +63,7 @@ def save_model(
         except BaseException:
             if old.exists() and not folder.exists():
                 os.rename(old, folder)
-            shutil.rmtree(aside, ignore_errors=True)  # the error that is under way matters more than a leftover folder
+            shutil.rmtree(aside, ignore_errors=True)  # a failure here must not hide the error that is being raised
             raise
         remove(old)
     return folder
@@ -112,11 +112,11 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Pa
     Raises:
         WeightsError: any missing or unexpected name, or other shape; all are named at once and nothing is loaded.
     """
-    own = module.state_dict()
-    problems = key_problems(own, tensors)
+    expected = module.state_dict()
+    problems = key_problems(expected, tensors)
     problems += [
         f"{name}: shape {tuple(tensors[name].shape)}, and the model has {tuple(value.shape)}"
-        for name, value in own.items()
+        for name, value in expected.items()
         if name in tensors and tensors[name].shape != value.shape
     ]
     raise_weights(str(where), problems)
@@ -124,7 +124,7 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Pa
 
 
 def restore_folder(folder: Path) -> None:
-    """Undo what a kill inside :func:`save_model` left: put the old folder back if the new one never came, then tidy."""
+    """Repair a folder after a kill inside :func:`save_model`: put the old one back if the new one is missing, then delete leftovers."""
     escaped = re.escape(folder.name)
     names = sorted(os.listdir(folder.parent)) if folder.parent.is_dir() else []
     for name in names:
@@ -146,10 +146,10 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
-def key_problems(expected: Iterable[str], found: Iterable[str]) -> list[str]:
+def key_problems(expected: Iterable[str], actual: Iterable[str]) -> list[str]:
     """What is wrong with a set of names, as messages: those missing and those unexpected. Empty if nothing is."""
-    expected, found = set(expected), set(found)
-    missing, unexpected = sorted(expected - found), sorted(found - expected)
+    expected, actual = set(expected), set(actual)
+    missing, unexpected = sorted(expected - actual), sorted(actual - expected)
     problems = [f"{len(missing)} missing: {_listing(missing)}"] if missing else []
     return problems + ([f"{len(unexpected)} unexpected: {_listing(unexpected)}"] if unexpected else [])
 

@@ -155,7 +155,7 @@ def test_refining_starts_from_the_best_answer_so_far(agent, bank) -> None:
     for row in range(len(bank)):
         alone = strong.segment(bank.select(torch.tensor([row])))
         torch.testing.assert_close(alone.answer.logits[0], trace.answer.logits[row], atol=1e-3, rtol=1e-3)
-    with pytest.raises(ValueError, match="nothing was trained to refine with"):
+    with pytest.raises(ValueError, match="refining needs a click agent with a quality head"):
         agent.segment(bank, SelfPromptRules(1, refine=True))
 
 

@@ -45,13 +45,13 @@ def encoded(answerer: Answerer) -> Embedding:
 
 def test_what_is_looked_for(answerer: Answerer):
     batch = batch_of()
-    assert answerer.wanted_categories(batch, None).tolist() == [[0, 1, 1], [0, 1, 1], [0, 0, 1], [0, 1, 0], [0, 1, 1]]
+    assert answerer.query_categories(batch, None).tolist() == [[0, 1, 1], [0, 1, 1], [0, 0, 1], [0, 1, 0], [0, 1, 1]]
     teacher = torch.zeros(5, C, 16, 16)
     teacher[:, 0] = 0.5
     teacher[4, 2, 3, :2] = 0.9  # 2 of 256 pixels
-    wanted = answerer.wanted_categories(batch, teacher)
-    assert wanted[:4].tolist() == [[0, 1, 1], [0, 1, 1], [0, 0, 1], [0, 1, 0]]
-    assert wanted[4].tolist() == [0, 0, 1]
+    categories = answerer.query_categories(batch, teacher)
+    assert categories[:4].tolist() == [[0, 1, 1], [0, 1, 1], [0, 0, 1], [0, 1, 0]]
+    assert categories[4].tolist() == [0, 0, 1]
 
 
 @torch.no_grad()

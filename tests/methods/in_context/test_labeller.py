@@ -7,7 +7,7 @@ import torch
 
 from maskwright.data.labels import Kind
 from maskwright.methods.in_context import pseudo
-from maskwright.methods.in_context.episodes import MOST_ROWS, few_rows
+from maskwright.methods.in_context.episodes import MOST_ROWS, sample_rows
 from maskwright.methods.in_context.labeller import FLOOR, Labeller, PseudoMask
 from maskwright.methods.in_context.pseudo import EMPTY
 from maskwright.sam.sam import Sam
@@ -110,12 +110,12 @@ def test_the_teacher_is_blended_in_as_far_as_it_is_mature(labeller: Labeller):
     assert (half[(slice(3, None), 1, *far)] < 0.5).all()
 
 
-def test_few_rows_are_whole_categories():
+def test_sampled_rows_are_whole_categories():
     categories = torch.arange(40) % 10
-    some = few_rows(categories, 10, torch.Generator().manual_seed(0))
+    some = sample_rows(categories, 10, torch.Generator().manual_seed(0))
     assert len(some) == MOST_ROWS
     assert (some[1:] > some[:-1]).all()
     counts = categories[some].bincount(minlength=10)
     # Four rows each: four categories are whole.
     assert counts.tolist().count(4) == MOST_ROWS // 4
-    assert few_rows(categories[:5], 10, torch.Generator()).tolist() == [0, 1, 2, 3, 4]
+    assert sample_rows(categories[:5], 10, torch.Generator()).tolist() == [0, 1, 2, 3, 4]

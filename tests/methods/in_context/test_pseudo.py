@@ -194,15 +194,15 @@ def test_the_truth_of_rows_on_a_grid_leaves_out_unknown_pixels():
 
 def test_blind_are_labels_that_name_no_place():
     kinds = torch.tensor([int(kind) for kind in Kind])
-    assert {kind for kind, found in zip(Kind, pseudo.blind(kinds).tolist()) if found} == {Kind.TAG, Kind.NONE}
+    assert {kind for kind, found in zip(Kind, pseudo.is_unlocated(kinds).tolist()) if found} == {Kind.TAG, Kind.NONE}
 
 
 def test_rough_masks_resemble_the_truth_and_no_two_are_alike():
     truth = torch.zeros(40, SIZE, SIZE)
     truth[:, 16:44, 20:52] = 1
-    masks = pseudo.rough(truth, torch.Generator().manual_seed(0))
+    masks = pseudo.rough_copies(truth, torch.Generator().manual_seed(0))
     assert masks.shape == (40, 16, 16)
-    assert torch.equal(masks, pseudo.rough(truth, torch.Generator().manual_seed(0)))
+    assert torch.equal(masks, pseudo.rough_copies(truth, torch.Generator().manual_seed(0)))
     guess, small = masks > 0, truth[:, 2::4, 2::4] > 0
     iou = (guess & small).sum((1, 2)) / (guess | small).sum((1, 2))
     assert 0.4 < iou.mean() < 0.95

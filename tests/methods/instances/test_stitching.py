@@ -64,7 +64,7 @@ def test_the_whole_is_taken_from_where_it_is_seen_and_the_score_from_the_surest(
     assert [one.is_cut for one in parts].count(False) >= 1
     (found,) = stitched(parts)
     same([found], truth)
-    assert found.score == max(one.found.score for one in parts)
+    assert found.score == max(one.detection.score for one in parts)
 
 
 def test_two_of_one_tile_are_two():

@@ -1,7 +1,7 @@
-"""A frozen SAM that prompts itself (AlignSAM, Huang et al., CVPR 2024): no click, no box, no truth.
+"""A frozen SAM that prompts itself (AlignSAM, Huang et al., CVPR 2024): it needs no click, no box and no truth.
 
-A policy chooses where to click, SRM says whether that place is foreground, and SAM answers to all clicks so far. Everything here goes
-side by side for all images of a bank; an image's answer does not depend on the others.
+A policy chooses where to click, SRM (semantic recalibration) says whether that place is foreground, and SAM answers all clicks so far.
+All images of a bank are processed in one batch; the answer for an image does not depend on the others.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class SelfPromptRules:
 
     Attributes:
         clicks: T, clicks of the policy.
-        places: ``random`` cells instead of the policy's, to be compared with.
-        labels: who says whether a place is foreground: SRM; the map of CLIP Surgery (above 0.5); the last mask; or nobody, so that
-            all clicks, the first ones too, are ``positive``. All but SRM are there to be compared with.
-        refine: what comes after (preset ``strong``): the quality head chooses between SRM's own mask and all of SAM's answers on the
-            way, and a click agent goes on from there, keeping what is better, undoing what is not, until it stops.
+        places: of the clicks: the policy's, or ``random`` cells as a baseline.
+        labels: source of the clicks' labels: SRM; the map of CLIP Surgery (foreground above 0.5); the last mask; or all
+            ``positive``, the first clicks too. All but SRM are baselines.
+        refine: afterwards (preset ``strong``) the quality head chooses between SRM's mask and all answers of SAM, and a click agent
+            corrects the best of them until it stops.
     """
 
     clicks: int = 15
@@ -53,13 +53,13 @@ class SelfPromptRules:
 
 @dataclass(frozen=True)
 class Trace:
-    """What became of B images.
+    """The answers for B images, click by click.
 
     Attributes:
         states: after the opening and after each of the T clicks, T + 1 in all.
         recalibrated: (B, h, w) probabilities of SRM before the first click.
-        semantic: (B, h, w) in 0..1, where the text is; None without one.
-        refined: what became of the best of them; None without ``SelfPromptRules.refine``.
+        semantic: (B, h, w) in 0..1, how well each place matches the text; None without a text.
+        refined: the best answer after the click agent's corrections; None without ``SelfPromptRules.refine``.
     """
 
     states: list[ClickState]
@@ -74,7 +74,7 @@ class Trace:
 
     @property
     def answer(self) -> ClickState:
-        """What is given back."""
+        """The final answer."""
         return self.last if self.refined is None else self.refined
 
     def __getitem__(self, rows: Tensor | slice) -> Trace:
@@ -85,18 +85,18 @@ class Trace:
 
 
 class Recalibrator:
-    """SRM on the images of a bank, and the labeller that environments ask.
+    """SRM on the images of a bank; as a function, the ``ClickLabeller`` of a click environment.
 
     Args:
         srm: may be in training.
-        semantic: (M, h, w) in 0..1, where the text is in each of the bank's images; None for the implicit branch.
+        semantic: (M, h, w) in 0..1, how well each place of the bank's images matches the text; None for the implicit branch.
     """
 
     def __init__(self, srm: SemanticRecalibration, semantic: Tensor | None) -> None:
         self.srm, self.semantic = srm, semantic
 
     def logits(self, bank: Bank, rows: Tensor, mask: Tensor) -> Tensor:
-        """(B, h, w) logits of the foreground for targets (B,) whose last mask (B, h, w) is known; see ``last_mask``."""
+        """(B, h, w) logits of the foreground for targets (B,) with their last masks (B, h, w); see ``last_mask``."""
         image = bank.image[rows]
         features = bank.embedding.low[image].float()
         return self.srm(features, mask, None if self.semantic is None else self.semantic[image])
@@ -108,12 +108,12 @@ class Recalibrator:
 
 
 class SelfPrompter(nn.Module):
-    """SAM with what it needs to prompt itself.
+    """SAM with the networks that prompt it.
 
     Args:
         sam: frozen.
         srm, policy: trained for this SAM.
-        clip, names: for SRM's explicit branch: what is looked for. Several names are one foreground: where any of them is.
+        clip, names: for SRM's explicit branch, the foreground in words. Several names are one foreground: the union of their regions.
         rules: see there.
         refiner: a click agent with a quality head, for ``SelfPromptRules.refine``.
     """
@@ -134,16 +134,17 @@ class SelfPrompter(nn.Module):
         self.sam, self.srm, self.policy, self.clip = sam, srm, policy, clip
         self.names, self.rules, self.refiner = tuple(names), rules or SelfPromptRules(), refiner
         if refiner is not None:
-            # So that they move to other devices with all else.
+            # As sub-modules, so that they move to other devices with the rest.
             self.prompter, self.quality = refiner.prompter, refiner.quality
 
     @torch.no_grad()
     def semantic(self, bank: Bank, batch: int = 32) -> Tensor | None:
-        """(M, h, w) in 0..1 at the embedding's size: where any of the names is in each image of the bank; None without names."""
+        """(M, h, w) in 0..1 at the embedding's size: how well each place of the bank's images matches any of the names; None
+        without names."""
         if self.clip is None:
             return None
         maps = [
-            # Every name by itself, so that it does not matter which others are looked for; then where any of them is.
+            # Each name by itself, so that its map does not depend on the other names; then the maximum over the names.
             self.clip.maps(pixels.float() / 255, self.names, "empty").amax(1)
             for pixels in bank.pixels.split(batch)
         ]
@@ -153,21 +154,21 @@ class SelfPrompter(nn.Module):
     def segment(
         self, bank: Bank, rules: SelfPromptRules | None = None, generator: torch.Generator | None = None
     ) -> Trace:
-        """Find the foreground of every image; the bank's truth, if there is one, is not looked at.
+        """Segment the foreground of every image; the bank's truth, if there is one, is not used.
 
         Args:
             bank: with one target for each image.
-            rules: left out, its own.
+            rules: left out, those of this ``SelfPrompter``.
             generator: on the CPU, for ``places="random"``.
         """
         rules = rules or self.rules
         rows = torch.arange(len(bank), device=bank.device)
         maps = self.semantic(bank)
-        judge = Recalibrator(self.srm, maps)
+        recalibrator = Recalibrator(self.srm, maps)
         semantic = None if maps is None else maps[bank.image]
-        # The mask before there is any: 1 everywhere, as SRM has learnt it.
+        # In place of the mask before the first: 1 everywhere, as in SRM's training.
         blank = torch.ones(len(bank), *bank.embedding.low.shape[-2:], device=bank.device)
-        recalibrated = judge.logits(bank, rows, blank).sigmoid()
+        recalibrated = recalibrator.logits(bank, rows, blank).sigmoid()
         free = torch.ones(len(bank), self.policy.grid**2, dtype=torch.bool, device=bank.device)
         if rules.labels == "positive":
             scores = self._place_scores(bank, rows, blank, rules.places, generator)
@@ -183,53 +184,55 @@ class SelfPrompter(nn.Module):
         for _ in range(rules.clicks):
             mask = last_mask(bank, state)
             scores = self._place_scores(bank, rows, mask, rules.places, generator)
-            # Once every cell was clicked on, all are free again.
+            # Once every cell has been clicked on, all are free again.
             free = free | ~free.any(1, keepdim=True)
             cell = scores.masked_fill(~free, -torch.inf).argmax(1)
             free = free.scatter(1, cell[:, None], False)
             place, _ = places_of(cell, bank.size, self.policy.grid)
-            label = self._label(bank, state, place, judge, rules.labels)
+            label = self._label(bank, state, place, recalibrator, rules.labels)
             state = click(self.sam, bank, state, place, label)
             states.append(state)
         trace = Trace(states, recalibrated, semantic)
         return replace(trace, refined=self._refine(bank, rows, trace)) if rules.refine else trace
 
     def _refine(self, bank: Bank, rows: Tensor, trace: Trace) -> ClickState:
-        """Choose the best answer so far, and let the click agent go on from it."""
+        """Choose the best answer so far, and let the click agent correct it."""
         agent = self.refiner
         if agent is None or agent.prompter is None or agent.quality is None:
-            raise ValueError("nothing was trained to refine with (preset strong)")
+            raise ValueError("refining needs a click agent with a quality head (preset strong)")
         states = [as_answer(self.sam, bank, rows, trace.recalibrated, agent.rules.clicks), *trace.states]
         guesses = agent.quality(agent.prompter(observe(bank, trace.last)), answers_of(states, trace.last))
         best = guesses[:, 1:].argmax(1)
         slots = trace.last.labels.shape[1] + agent.rules.clicks
-        chosen = with_slots(states[0], slots)
+        state_to_refine = with_slots(states[0], slots)
         for number, state in enumerate(states[1:], start=1):
-            chosen = with_slots(state, slots).where(best == number, chosen)
-        return agent.refine(bank, chosen).last
+            state_to_refine = with_slots(state, slots).where(best == number, state_to_refine)
+        return agent.refine(bank, state_to_refine).last
 
     def _place_scores(
         self, bank: Bank, rows: Tensor, mask: Tensor, places: Places, generator: torch.Generator | None
     ) -> Tensor:
-        """(B, g·g) how much each cell is worth a click."""
+        """(B, g·g) scores of the cells; the highest is clicked on next."""
         if places == "random":
             return torch.rand(len(rows), self.policy.grid**2, generator=generator).to(bank.device)
         features = bank.embedding.low[bank.image[rows]].float()
         return self.policy(self.policy.state(features, mask))[0]
 
-    def _label(self, bank: Bank, state: ClickState, place: Tensor, judge: Recalibrator, labels: Labels) -> Tensor:
+    def _label(
+        self, bank: Bank, state: ClickState, place: Tensor, recalibrator: Recalibrator, labels: Labels
+    ) -> Tensor:
         if labels == "srm":
-            return judge(bank, state, place)
+            return recalibrator(bank, state, place)
         if labels == "positive":
             return torch.ones_like(state.rows)
         if labels == "mask":
             return (value_at(state.logits, place, bank.size) > 0).long()
-        if judge.semantic is None:
+        if recalibrator.semantic is None:
             raise ValueError("labels by CLIP need a text")
-        return (value_at(judge.semantic[bank.image[state.rows]], place, bank.size) > 0.5).long()
+        return (value_at(recalibrator.semantic[bank.image[state.rows]], place, bank.size) > 0.5).long()
 
 
-# -------------------------------------------------------------------------------------------------------- small parts
+# ------------------------------------------------------------------------------------------------------ masks, clicks
 
 
 def last_mask(bank: Bank, state: ClickState) -> Tensor:
@@ -244,18 +247,18 @@ def as_answer(sam: Sam, bank: Bank, rows: Tensor, probabilities: Tensor, slots: 
 
 
 def answers_of(states: Sequence[ClickState], now: ClickState) -> Answers:
-    """What the quality head compares: the present answer first, then those of other states of the same B targets."""
-    compared = [now, *states]
-    logits = torch.stack([state.logits for state in compared], 1)
-    iou, stability = (torch.stack([getattr(state, name) for state in compared], 1) for name in ("iou", "stability"))
+    """The input of the quality head: the present answer first, then those of other states of the same B targets."""
+    candidates = [now, *states]
+    logits = torch.stack([state.logits for state in candidates], 1)
+    iou, stability = (torch.stack([getattr(state, name) for state in candidates], 1) for name in ("iou", "stability"))
     return Answers(logits, iou, stability, now.clicks)
 
 
 def with_slots(state: ClickState, slots: int) -> ClickState:
-    """The same with so many slots for prompts."""
-    more = slots - state.labels.shape[1]
+    """The same states with ``slots`` slots for prompts."""
+    extra = slots - state.labels.shape[1]
     return replace(
-        state, points=F.pad(state.points, (0, 0, 0, more)), labels=F.pad(state.labels, (0, more), value=PADDING)
+        state, points=F.pad(state.points, (0, 0, 0, extra)), labels=F.pad(state.labels, (0, extra), value=PADDING)
     )
 
 

@@ -1,4 +1,4 @@
-"""A SAM that prompts itself, at work on a user's images: no click, no box, no text."""
+"""A trained SAM that prompts itself, on a user's images: they need no click, no box and no text."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ SCORES = {
     "mae": "MAE (lower is better)",
     "fr": "share of clicks that lie on the foreground",
 }
-"""What ``BinaryMetrics`` measures, for people."""
+"""Names of the scores of ``BinaryMetrics`` in tables."""
 
 Output = Literal["mask", "srm", "clip"]
-"""Which of the agent's maps becomes the mask: SAM's last answer, or what SRM or CLIP said before the first click."""
+"""The map that becomes the mask: SAM's last answer, or the map of SRM or CLIP before the first click."""
 
 
 @dataclass(frozen=True)
 class PromptedPrediction(Prediction):
-    """A mask that SAM gave to clicks of its own.
+    """A mask with the clicks that SAM was prompted with.
 
     Attributes:
-        clicks: that led to the mask: x and y in pixels of the image, and ``fg`` or ``bg``, in the order they were placed.
+        clicks: those that led to the mask, in order: x and y in pixels of the image, and ``fg`` or ``bg``.
         policy_places: x and y of all clicks of the policy, whether or not the mask is its last answer.
         logits: ``(s, s)`` of the foreground on the canvas, at SAM's low resolution.
     """
@@ -185,8 +185,8 @@ class AutoPromptPredictor(Predictor):
     def probability(self, logits: Tensor, size: tuple[int, int]) -> NDArray[np.float64]:
         """Logits ``(s, s)`` of the canvas → probabilities ``(H, W)`` of an image of that (width, height)."""
         matrix = torch.from_numpy(resize_matrix(size, self.size))[None].float()
-        own = unwarp_logits(logits[None, None].float(), matrix, [size], canvas=self.size)[0][0]
-        return own.sigmoid().cpu().numpy().astype(np.float64)
+        image_logits = unwarp_logits(logits[None, None].float(), matrix, [size], canvas=self.size)[0][0]
+        return image_logits.sigmoid().cpu().numpy().astype(np.float64)
 
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
         rows = [[text, scores[name]] for name, text in SCORES.items()]
@@ -246,7 +246,7 @@ def load_self_prompter(model: Model) -> AutoPromptPredictor:
 
 
 def _refiner_parts(config: Mapping[str, Any] | None) -> tuple[Prompter | None, QualityHead | None, clicks.ClickRules]:
-    """The untrained networks of the preset ``strong``, and how its click agent acts; nothing for the preset ``paper``."""
+    """The untrained networks of the preset ``strong`` and the rules of its click agent; no networks for the preset ``paper``."""
     if config is None:
         return None, None, clicks.ClickRules()
     return Prompter(**config["prompter"]), QualityHead(**config["quality"]), clicks.ClickRules(**config["rules"])

@@ -1,4 +1,4 @@
-"""What is foreground in a dataset, and how well a SAM that prompts itself finds it."""
+"""The foreground of a dataset, its images as a bank, and the scores of a SAM that prompts itself on them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Foreground:
 
     Attributes:
         names: of the categories.
-        ids: theirs in the dataset.
+        ids: of the categories, in the dataset.
     """
 
     names: tuple[str, ...]
@@ -38,42 +38,42 @@ class Foreground:
 
 
 def foreground_of(dataset: Dataset, categories: Sequence[str], text: Sequence[str] = ()) -> Foreground:
-    """Which categories are meant.
+    """The categories that are foreground.
 
     Args:
         dataset: with the background and at least one more category.
         categories: their names; left out, those of the text if the dataset has them all, else all but the background.
-        text: what is asked for in words.
+        text: the foreground in words.
 
     Raises:
         DataError: names that the dataset does not have, or names twice; all at once.
     """
-    known = dataset.categories[1:]
-    wanted = tuple(categories) or (tuple(text) if text and set(text) <= set(known) else known)
+    available = dataset.categories[1:]
+    names = tuple(categories) or (tuple(text) if text and set(text) <= set(available) else available)
     problems = [
-        f"--category {name!r}: the dataset has {', '.join(map(repr, known)) or 'no category'}; name one of them"
-        for name in dict.fromkeys(wanted)
-        if name not in known
+        f"--category {name!r}: the dataset has {', '.join(map(repr, available)) or 'no category'}; name one of them"
+        for name in dict.fromkeys(names)
+        if name not in available
     ]
-    problems += [f"--category {name!r} is named twice; name it once" for name in set(wanted) if wanted.count(name) > 1]
-    if not known:
+    problems += [f"--category {name!r} is named twice; name it once" for name in set(names) if names.count(name) > 1]
+    if not available:
         problems.append("no category but the background is named; name what is to be found")
     if problems:
         raise DataError(problems, dataset.source or str(dataset.root))
-    return Foreground(wanted, tuple(dataset.categories.index(name) for name in wanted))
+    return Foreground(names, tuple(dataset.categories.index(name) for name in names))
 
 
 def foreground_bank(
     sam: Sam, dataset: Dataset, foreground: Foreground, *, both: bool = False, limit: int | None = None, batch: int = 16
 ) -> Bank:
-    """Images with masks, one target each: their foreground, which may be empty. Every image that is kept is encoded once.
+    """Images with masks, one target each: their foreground, which may be empty. Every image of the bank is encoded once.
 
     Args:
         sam: encodes.
         dataset: all samples have a mask.
         foreground: of this dataset.
         both: leave out images that do not show foreground and something else, each on at least ``MIN_SHARE`` of the canvas.
-        limit: the first so many that are not left out; left out, all.
+        limit: most images of the bank, the first ones; None: all.
         batch: images that are read and encoded at once.
     """
     ids = torch.tensor(foreground.ids)
@@ -135,16 +135,18 @@ def scores_on_canvas(
     Args:
         rules: left out, the agent's own.
         seed: of random places.
-        maps: what is scored, (B, S, S) probabilities; left out, those of the last answer.
+        maps: makes the probabilities (B, S, S) that are scored; left out, those of the last answer.
     """
     metrics = BinaryMetrics()
     generator = torch.Generator().manual_seed(seed)
     for rows in torch.arange(len(bank), device=bank.device).split(batch):
         part = bank.select(rows)
         trace = agent.segment(part, rules, generator)
-        foreground = probabilities(trace.answer.logits, bank.size) if maps is None else maps(trace, part)
-        truth, on = part.known_truth, places_on(part, trace).cpu().numpy()
+        probability = probabilities(trace.answer.logits, bank.size) if maps is None else maps(trace, part)
+        truth, on_foreground = part.known_truth, places_on(part, trace).cpu().numpy()
         target = torch.where(truth.known, truth.canvas.long(), IGNORE).cpu().numpy()
         for place, name in enumerate(part.names):
-            metrics.update(foreground[place].cpu().numpy().astype(np.float64), target[place], name, places=on[place])
+            metrics.update(
+                probability[place].cpu().numpy().astype(np.float64), target[place], name, places=on_foreground[place]
+            )
     return metrics.compute()

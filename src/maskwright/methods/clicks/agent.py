@@ -1,6 +1,6 @@
-"""The click agent at work: it proposes clicks, looks at what SAM would answer, keeps what is better and undoes what is not.
+"""The click agent: it proposes clicks, has SAM answer them, keeps an answer that is better and undoes one that is not.
 
-Nothing here sees a truth, but for the oracle among the ``Places``, which is there to be compared with.
+Only ``places="oracle"`` uses the truth; it is an upper bound to compare the agent with.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class ClickRules:
 
     Attributes:
         clicks: how many it may place.
-        looks: candidates that SAM answers, in one decode, for each click that is placed: the best of them. 1: no looking ahead.
-        places: where proposals come from. ``random`` and ``entropy`` contradict the answer at hand: positive off the
-            mask, negative on it. ``oracle`` needs the truth.
-        accept: what becomes of an answer: ``always`` kept; kept if SAM's own predicted IoU rises (``iou``); kept if the
-            quality head's calibrated guess rises by more than ``margin`` (``quality``). What is not kept is undone.
+        looks: candidates that SAM answers, in one decode, for each click; the best is placed. 1: no look-ahead.
+        places: source of the candidates. ``random`` and ``entropy`` contradict the present mask: positive off it, negative on
+            it. ``oracle`` needs the truth.
+        accept: when an answer is kept: ``always``; if SAM's own predicted IoU rises (``iou``); if the quality
+            head's calibrated guess rises by more than ``margin`` (``quality``). A click whose answer is not kept is undone.
         margin: in units of Dice.
-        mask_margin: the same for targets that began with somebody's mask, which may be better than any answer of SAM.
-        stop: end when all that was looked at was undone, or, where every click is kept, when the policy prefers to stop.
-            Otherwise other places are tried until the clicks are used up.
-        spread: share of the policy's proposals that are places all over the image instead, contradicting the answer: a judge
-            that sees several objects' worth of answers finds more than one that is shown the policy's favourites alone.
+        mask_margin: the same for targets that start from a mask of another source, which may be better than any answer of SAM.
+        stop: end when no candidate was kept, or, with ``accept="always"``, when the policy prefers to stop. Else other places
+            are tried until the clicks are used up.
+        spread: share of the candidates that lie all over the image, contradicting the answer, instead of where the policy is
+            highest: among more diverse answers the quality head finds better ones.
     """
 
     clicks: int = 4
@@ -68,23 +68,23 @@ class CandidateClicks:
     logits: Tensor
     iou: Tensor
 
-    def take(self, state: ClickState, chosen: Tensor) -> ClickState:
-        """The states after the ``chosen`` (B,) of the clicks."""
-        rows = torch.arange(len(state), device=chosen.device)
-        slot, logits = state.tokens, self.logits[rows, chosen]
+    def take(self, state: ClickState, choice: Tensor) -> ClickState:
+        """The states after one of the clicks each, ``choice`` (B,)."""
+        rows = torch.arange(len(state), device=choice.device)
+        slot, logits = state.tokens, self.logits[rows, choice]
         points, labels = state.points.clone(), state.labels.clone()
-        points[rows, slot], labels[rows, slot] = self.places[rows, chosen], self.labels[rows, chosen].to(labels)
+        points[rows, slot], labels[rows, slot] = self.places[rows, choice], self.labels[rows, choice].to(labels)
         return replace(
             state,
             points=points,
             labels=labels,
             logits=logits,
-            iou=self.iou[rows, chosen],
+            iou=self.iou[rows, choice],
             stability=stability(logits),
         )
 
     def answers(self, state: ClickState) -> Answers:
-        """What the quality head judges: for each state its own answer first, then the M others."""
+        """The input of the quality head: for each state its own answer first, then the M others."""
         logits = torch.cat([state.logits[:, None], self.logits], 1)
         iou = torch.cat([state.iou[:, None], self.iou], 1)
         return Answers(logits, iou, stability(logits), state.clicks)
@@ -92,12 +92,12 @@ class CandidateClicks:
 
 @dataclass(frozen=True)
 class Refinement:
-    """What became of B targets.
+    """The answers for B targets, click by click.
 
     Attributes:
-        states: what the agent would give back after 0, 1, ... clicks.
-        quality: (B, clicks + 1) calibrated guesses of their Dice; 0 where nothing judged them.
-        clicks: (B,) clicks that SAM was given and that were looked at one by one; ``kept``: (B,) those that were not undone.
+        states: the agent's answers after 0, 1, ... clicks.
+        quality: (B, clicks + 1) the quality head's calibrated Dice of them, 0..1; 0 without a quality head.
+        clicks: (B,) clicks that were placed; ``kept``: (B,) those that were not undone.
     """
 
     states: list[ClickState]
@@ -114,8 +114,8 @@ class ClickAgent:
     """A trained agent.
 
     Args:
-        sam: frozen; what it is asked decides the masks.
-        prompter, quality: trained for this SAM; ``quality`` may be None where nothing is to be accepted by it.
+        sam: frozen; makes the masks.
+        prompter, quality: trained for this SAM; ``quality`` may be None unless ``rules.accept`` is ``quality``.
     """
 
     def __init__(self, sam: Sam, prompter: Prompter | None, quality: QualityHead | None, rules: ClickRules) -> None:
@@ -137,51 +137,51 @@ class ClickAgent:
             state: with as many free slots as there are clicks.
             rules: left out, the agent's own.
             generator: for ``places="random"``.
-            watch: is called with the states that are not done, M clicks tried from each, and the quality head's guesses
-                (B, M + 1) before calibration, the state's own answer first (None where nothing judges).
+            watch: is called with the states that go on, the M candidates of each, and the quality head's guesses
+                (B, M + 1) before calibration, the state's own answer first (None without a quality head).
         """
         rules = rules or self.rules
         count, device = len(state), state.rows.device
         history, qualities = [state], [torch.zeros(count, device=device)]
         clicks = kept = torch.zeros(count, dtype=torch.long, device=device)
-        barred = self._nothing_barred(state)
-        done = state.done.clone()
+        barred = self._no_cells(state)
+        is_over = state.done.clone()
         margins = torch.where(state.tokens == 0, rules.mask_margin, rules.margin)
         quality = torch.zeros(count, device=device)
         for number in range(rules.clicks):
-            index = (~done).nonzero()[:, 0]
+            index = (~is_over).nonzero()[:, 0]
             if len(index):
                 part = state[index]
                 advice = self.prompter(observe(bank, part)) if self.prompter else None
                 places, labels, cells, should_stop = self._propose(bank, part, advice, barred[index], rules, generator)
                 answers = counterfactual(self.sam, bank, part, places, labels)
                 candidates = CandidateClicks(places, labels, *answers)
-                chosen, is_better, guesses = self._judge(part, candidates, advice, margins[index], rules)
+                best, is_better, guesses = self._judge(part, candidates, advice, margins[index], rules)
                 if watch:
                     watch(part, candidates, guesses)
                 is_better = is_better & ~should_stop
-                after = candidates.take(part, chosen).where(is_better, part)
+                after = candidates.take(part, best).where(is_better, part)
                 state = state.put(index, after)
                 clicks = clicks.index_add(0, index, (~should_stop).long())
                 kept = kept.index_add(0, index, is_better.long())
                 if guesses is not None and self.quality is not None:
                     dice = self.quality.calibrated(guesses)
-                    dice_of_chosen = dice.gather(1, (chosen + 1)[:, None])[:, 0]
+                    dice_of_best = dice.gather(1, (best + 1)[:, None])[:, 0]
                     if number == 0:
                         qualities[0] = qualities[0].index_copy(0, index, dice[:, 0])
-                    quality = quality.index_copy(0, index, torch.where(is_better, dice_of_chosen, dice[:, 0]))
-                # What was tried and undone is not proposed again from the same state.
-                tried = torch.zeros_like(barred[index]).scatter(1, cells, True) | barred[index]
-                barred = barred.index_copy(0, index, tried & ~is_better[:, None])
+                    quality = quality.index_copy(0, index, torch.where(is_better, dice_of_best, dice[:, 0]))
+                # A click that was undone is not proposed again from the same state.
+                cells_so_far = torch.zeros_like(barred[index]).scatter(1, cells, True) | barred[index]
+                barred = barred.index_copy(0, index, cells_so_far & ~is_better[:, None])
                 if rules.stop:
-                    done = done.index_copy(0, index, done[index] | should_stop | ~is_better)
+                    is_over = is_over.index_copy(0, index, is_over[index] | should_stop | ~is_better)
             history.append(state)
             qualities.append(quality)
         return Refinement(history, torch.stack(qualities, 1), clicks, kept)
 
-    # ------------------------------------------------------------------------------------------------ parts of it
+    # ------------------------------------------------------------------------------------------------ one click
 
-    def _nothing_barred(self, state: ClickState) -> Tensor:
+    def _no_cells(self, state: ClickState) -> Tensor:
         grid = state.logits.shape[-1] // 2
         return torch.zeros(len(state), 2 * grid * grid, dtype=torch.bool, device=state.rows.device)
 
@@ -194,19 +194,19 @@ class ClickAgent:
         rules: ClickRules,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Places (B, M, 2), labels (B, M), their cells (B, M), and (B,) bool: better stop."""
+        """Places (B, M, 2), labels (B, M), their cells (B, M), and (B,) bool, whether to stop instead."""
         should_stop = torch.zeros_like(state.done)
         grid = state.logits.shape[-1] // 2
         if rules.places == "oracle":
-            places, labels, wrong = oracle_click(bank, state)
-            return places[:, None], labels[:, None], cells_of(places, labels, bank.size, grid)[:, None], ~wrong
+            places, labels, has_error = oracle_click(bank, state)
+            return places[:, None], labels[:, None], cells_of(places, labels, bank.size, grid)[:, None], ~has_error
         allowed = allowed_cells(state, bank.size) & ~barred.unflatten(1, (2, grid, grid))
         if rules.places == "policy":
             if advice is None:
                 raise ValueError("this agent has no prompter to ask for places")
             scores = advice.policy[:, :-1].unflatten(1, (2, grid, grid))
             best = scores.masked_fill(~allowed, -torch.inf).flatten(1).amax(1)
-            # What SAM answers is a better reason to stop than what the policy expects of it.
+            # Else the answers of SAM decide on stopping: they are better evidence than the policy's expectation.
             if rules.stop and rules.accept == "always":
                 should_stop = advice.policy[:, -1] > best
         else:
@@ -243,12 +243,12 @@ class ClickAgent:
 
 
 def observe(bank: Bank, state: ClickState) -> Observation:
-    """What the prompter sees of B states."""
+    """The prompter's input for B states."""
     return Observation(bank.embed(state.rows), state.logits, state.points, state.labels)
 
 
 def mask_logits(area: Tensor) -> Tensor:
-    """Shares 0..1 of each cell that somebody's mask covers → logits of a size that SAM's own have."""
+    """The share 0..1 of each cell that a mask covers → logits of the magnitude of SAM's."""
     return 8 * (2 * area.clamp(0, 1) - 1)
 
 
@@ -256,11 +256,11 @@ def mask_logits(area: Tensor) -> Tensor:
 
 
 def allowed_cells(state: ClickState, size: int) -> Tensor:
-    """(B, 2, g, g) bool: neither beside an old click, nor where the answer is sure already. At least one is allowed."""
+    """(B, 2, g, g) bool: neither beside an earlier click, nor where the answer is sure. At least one is allowed."""
     grid = state.logits.shape[-1] // 2
     beside = near(state.points.flatten(0, 1), size, grid).unflatten(0, state.labels.shape)
-    taken = (beside & state.is_click[..., None, None]).any(1)
-    allowed = unsure(state.logits, grid) & ~taken[:, None]
+    is_clicked = (beside & state.is_click[..., None, None]).any(1)
+    allowed = unsure(state.logits, grid) & ~is_clicked[:, None]
     return allowed | ~allowed.flatten(1).any(1)[:, None, None, None]
 
 
@@ -281,7 +281,7 @@ def contradictions(
 
 
 def peaks(scores: Tensor, allowed: Tensor, count: int) -> Tensor:
-    """The ``count`` best cells (B, count) of scores (B, 2, g, g): local maxima first, so that they are different places."""
+    """The ``count`` best cells (B, count) of scores (B, 2, g, g): local maxima first, so that they lie apart."""
     scores = scores.masked_fill(~allowed, -1e4)
     highest = scores >= F.max_pool2d(scores, 3, 1, 1)
     ranked = torch.where(highest & allowed, scores, scores - 1e3).flatten(1)

@@ -11,7 +11,7 @@ from maskwright.rl.clicks import ClickState
 
 
 class Episodes:
-    """A batch of episodes; those that are over begin anew.
+    """A batch of episodes; one that is over is replaced by a new one.
 
     Args:
         count: episodes side by side.
@@ -21,8 +21,8 @@ class Episodes:
 
     def __init__(self, count: int, clicks: int, device: torch.device) -> None:
         self.clicks, self.device = clicks, device
-        self.live: ClickState | None = None
-        # All are over, so that all begin.
+        self.current: ClickState | None = None
+        # All count as over, so that the first call of ``states`` begins them.
         self.age = torch.full((count,), clicks, device=device)
 
     def states(self, begin: Callable[[int], ClickState]) -> ClickState:
@@ -30,22 +30,26 @@ class Episodes:
         over = (self.age >= self.clicks).nonzero()[:, 0]
         if len(over):
             first = begin(len(over))
-            self.live = first if self.live is None else self.live.put(over, first)
+            self.current = first if self.current is None else self.current.put(over, first)
             self.age[over] = 0
-        assert self.live is not None
-        return self.live
+        assert self.current is not None
+        return self.current
 
     def advance(self, states: ClickState) -> None:
-        """All episodes went on by one click, to ``states``."""
-        self.live = states
+        """Take over the ``states`` of all episodes after one more click."""
+        self.current = states
         self.age = self.age + 1
 
     def state_dict(self) -> dict[str, Tensor]:
-        live = {} if self.live is None else {name: getattr(self.live, name) for name in ClickState.__dataclass_fields__}
-        return live | {"age": self.age}
+        current = (
+            {}
+            if self.current is None
+            else {name: getattr(self.current, name) for name in ClickState.__dataclass_fields__}
+        )
+        return current | {"age": self.age}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what :meth:`state_dict` gave."""
-        own = {name: tensor.to(self.device) for name, tensor in tensors.items()}
-        self.age = own.pop("age")
-        self.live = ClickState(**own) if own else None
+        """The counterpart of :meth:`state_dict`."""
+        tensors = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        self.age = tensors.pop("age")
+        self.current = ClickState(**tensors) if tensors else None

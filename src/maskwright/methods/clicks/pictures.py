@@ -1,4 +1,4 @@
-"""What an agent did to a mask, click by click: a filmstrip, or the frames of an animation."""
+"""Pictures of a mask click by click: a filmstrip, or the frames of an animation."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _ON, _OFF, _BOX = (30, 200, 90), (230, 40, 40), (255, 255, 255)
 
 
 def frames(bank: Bank, states: Sequence[ClickState], place: int, *, truth: bool = True) -> list[NDArray[np.uint8]]:
-    """Pictures ``(S, S, 3)`` of one target: the mask after each state with the prompts so far, the truth first if known.
+    """Pictures ``(S, S, 3)`` of one target: the mask after each state with the prompts so far, the truth first if there is one.
 
     Args:
         states: of the same targets, one after the other.
         place: of the target in the states.
-        truth: show it, where the bank knows it.
+        truth: include the truth, if the bank has it.
     """
     row = int(states[0].rows[place])
     image = bank.pixels[bank.image[row]].permute(1, 2, 0).cpu().numpy()
     colours = palette(2)
-    shown = []
+    pictures = []
     if truth and bank.truth is not None:
-        shown.append(overlay(image, bank.truth.canvas[row].cpu().numpy().astype(np.uint8), colours))
+        pictures.append(overlay(image, bank.truth.canvas[row].cpu().numpy().astype(np.uint8), colours))
     for state in states:
         mask = on_canvas(state.logits[place : place + 1], bank.size)[0].cpu().numpy().astype(np.uint8)
-        shown.append(_with_prompts(overlay(image, mask, colours), state.points[place], state.labels[place]))
-    return shown
+        pictures.append(_with_prompts(overlay(image, mask, colours), state.points[place], state.labels[place]))
+    return pictures
 
 
 def write_gif(path: str | Path, pictures: Sequence[NDArray[np.uint8]], seconds: float = 0.9) -> Path:
@@ -54,8 +54,8 @@ def write_gif(path: str | Path, pictures: Sequence[NDArray[np.uint8]], seconds: 
 
 def _with_prompts(picture: NDArray[np.uint8], points: torch.Tensor, labels: torch.Tensor) -> NDArray[np.uint8]:
     """Clicks as discs, green on the object and red off it, the newest with the widest rim; the box as a rectangle."""
-    drawn = Image.fromarray(picture)
-    draw = ImageDraw.Draw(drawn)
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
     radius = max(2, round(len(picture) / 60))
     kinds, places = labels.tolist(), (points - 0.5).tolist()
     if TOP_LEFT in kinds:
@@ -67,4 +67,4 @@ def _with_prompts(picture: NDArray[np.uint8], points: torch.Tensor, labels: torc
         draw.circle(
             (x, y), radius + rim - 1, fill=_ON if kind == POSITIVE else _OFF, outline=(255, 255, 255), width=rim
         )
-    return np.asarray(drawn)
+    return np.asarray(image)

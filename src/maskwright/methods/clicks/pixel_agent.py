@@ -1,4 +1,4 @@
-"""The published agent's way of seeing, as a baseline: a convolutional network looks at pixels, mask and clicks.
+"""The published agent as a baseline: a convolutional network that sees pixels, mask and clicks.
 
 Its policy is that of Stable-Baselines3 (``CnnPolicy``), learnt by PPO in ``rl.envs``. Every click is kept, and it never stops.
 """
@@ -53,7 +53,7 @@ class PixelAgent(ClickAgent):
         generator: torch.Generator | None = None,
         watch: Callable[[ClickState, CandidateClicks, Tensor | None], None] | None = None,
     ) -> Refinement:
-        """As in ``ClickAgent``; rules for other ``places`` than the policy's are followed as there."""
+        """As in ``ClickAgent``; with other ``places`` than ``policy`` it acts as a ``ClickAgent``."""
         rules = rules or self.rules
         if rules.places != "policy":
             return super().refine(bank, state, rules, generator, watch)
@@ -82,8 +82,8 @@ class PixelAgent(ClickAgent):
             observation, *_ = env.step(actions)
             history.append(env.state)
         clicks = torch.full_like(state.rows, rules.clicks)
-        unjudged = torch.zeros(len(state), rules.clicks + 1, device=state.rows.device)
-        return Refinement(history, unjudged, clicks, clicks)
+        quality = torch.zeros(len(state), rules.clicks + 1, device=state.rows.device)
+        return Refinement(history, quality, clicks, clicks)
 
     def description(self) -> dict[str, Any]:
         """The arguments of :func:`pixel_policy`, as JSON."""

@@ -1,7 +1,7 @@
-"""A trained click agent at work on a user's images: from a click, a box, or masks that somebody else made.
+"""A trained click agent on a user's images: from a click, a box, or masks of another source.
 
 ``predict(images, click=[(x, y)], label=["fg"])``, ``predict(images, box=(x0, y0, x1, y1))`` or
-``predict(images, masks=folder)``: the agent takes SAM's answer, or the given masks, and corrects them by clicks of its own.
+``predict(images, masks=folder)``: the agent corrects SAM's answer to the prompt, or the masks of the folder, by clicks of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from maskwright.engine.predictor import Canvas, FolderTask, Prediction, Predicto
 from maskwright.engine.scoring import ScoreTable
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.clicks.agent import ClickAgent, ClickRules, Refinement, mask_logits
-from maskwright.methods.clicks.given_masks import GivenMasks
+from maskwright.methods.clicks.mask_folder import MaskFolder
 from maskwright.methods.clicks.scores import curve_table, curves_by_rules, head_room
 from maskwright.methods.semantic.scores import semantic_scores, semantic_table
 from maskwright.nets.prompter import Prompter
@@ -58,7 +58,7 @@ class ClickPrediction(Prediction):
 
 
 class ClickPredictor(Predictor):
-    """An agent, its SAM, and what a user may tell it.
+    """Predicts with an agent and its SAM, from a user's prompts or masks.
 
     Options of :meth:`predict`, of which ``click``, ``box`` or ``masks`` must be given:
 
@@ -66,7 +66,7 @@ class ClickPredictor(Predictor):
     - ``box``: x0, y0, x1, y1; clicks may be added to it.
     - ``category``: what a click or box is about (left out: the first after the background).
     - ``masks``: a folder with a category mask for each image: what ``maskwright predict`` wrote, or PNG files with the
-      images' names. A mask that the agent finds nothing to mend in stays as it is, to the pixel.
+      images' names. A mask that the agent does not improve stays as it is, to the pixel.
     """
 
     options: ClassVar[Mapping[str, Any]] = {"click": None, "label": None, "box": None, "category": None, "masks": None}
@@ -80,13 +80,13 @@ class ClickPredictor(Predictor):
         }
         super().__init__(nn.ModuleDict({name: part for name, part in parts.items() if part is not None}), model)
         self.agent = agent
-        self._masks: GivenMasks | None = None  # of the present call
+        self._masks: MaskFolder | None = None  # of the present call
 
     def with_defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
         complete = super().with_defaults(options)
         if problems := list(self._option_problems(**complete)):
             raise MaskwrightError("; ".join(problems))
-        self._masks = None if complete["masks"] is None else GivenMasks(Path(complete["masks"]))
+        self._masks = None if complete["masks"] is None else MaskFolder(Path(complete["masks"]))
         return complete
 
     def _option_problems(
@@ -138,9 +138,9 @@ class ClickPredictor(Predictor):
         if other.holds_instances:
             raise MaskwrightError(f"{other.folder}: its masks hold instances; an agent refines those of categories")
         if other.categories != self.categories:
-            theirs, own = (", ".join(each.categories[1:]) for each in (other, self))
+            theirs, ours = (", ".join(each.categories[1:]) for each in (other, self))
             raise MaskwrightError(
-                f"{other.folder}: its categories are {theirs}, those of {self.folder} {own}; they must agree"
+                f"{other.folder}: its categories are {theirs}, those of {self.folder} {ours}; they must agree"
             )
 
     @torch.no_grad()
@@ -167,7 +167,7 @@ class ClickPredictor(Predictor):
             mask = (logits > 0).cpu().numpy().astype(np.uint8) * self.categories.index(name)
             yield self._prediction(canvas, mask, refinement, {name: place})
 
-    # ------------------------------------------------------------------------------------------------ parts of it
+    # ------------------------------------------------------------------------------------------------ refining
 
     def _bank(self, canvases: Sequence[Canvas], images: list[int]) -> Bank:
         pixels = torch.from_numpy(np.stack([canvas.pixels for canvas in canvases])).permute(0, 3, 1, 2).contiguous()
@@ -215,7 +215,7 @@ class ClickPredictor(Predictor):
         return state
 
     def _refined(self, canvases: Sequence[Canvas]) -> Iterator[Prediction]:
-        """The given masks, corrected: every category of an image is a target of its own."""
+        """The masks of the folder, corrected: every category of an image is one target."""
         masks = [self._mask_of(canvas) for canvas in canvases]
         targets: list[tuple[int, int, Tensor]] = []
         for image, (canvas, mask) in enumerate(zip(canvases, masks)):
@@ -230,30 +230,30 @@ class ClickPredictor(Predictor):
         for image, (canvas, mask) in enumerate(zip(canvases, masks)):
             places = {category: place for place, (owner, category, _) in enumerate(targets) if owner == image}
             if refinement is not None:
-                mended = {category: place for category, place in places.items() if int(refinement.kept[place])}
-                if mended:
-                    logits = {category: refinement.last.logits[place] for category, place in mended.items()}
-                    mask = self._mended(canvas, mask, logits)
+                changed = {category: place for category, place in places.items() if int(refinement.kept[place])}
+                if changed:
+                    logits = {category: refinement.last.logits[place] for category, place in changed.items()}
+                    mask = self._redrawn(canvas, mask, logits)
             by_name = {self.categories[category]: place for category, place in places.items()}
             yield self._prediction(canvas, mask, refinement, by_name)
 
     def _refine_targets(self, canvases: Sequence[Canvas], targets: Sequence[tuple[int, int, Tensor]]) -> Refinement:
-        """What the agent makes of masks ``(image, category, share of each cell)``."""
+        """The agent's refinement of masks ``(image, category, share of each cell)``."""
         bank = self._bank(canvases, [image for image, _, _ in targets])
         rows = torch.arange(len(targets), device=bank.device)
         logits = mask_logits(torch.stack([share for *_, share in targets])).to(bank.device)
         slots = max(SLOTS, self.agent.rules.clicks)
         return self.agent.refine(bank, start_mask(self.agent.sam, bank, rows, logits, slots=slots))
 
-    def _mended(self, canvas: Canvas, mask: NDArray[np.uint8], logits: dict[int, Tensor]) -> NDArray[np.uint8]:
-        """The mask with some categories drawn anew, beside those that stay as they are; the surer of two that claim a pixel gets it."""
-        mended = np.where(np.isin(mask, list(logits)), 0, mask).astype(np.uint8)
-        free, best = mended == 0, np.zeros(mask.shape, np.float32)
+    def _redrawn(self, canvas: Canvas, mask: NDArray[np.uint8], logits: dict[int, Tensor]) -> NDArray[np.uint8]:
+        """The mask with the categories of ``logits`` drawn anew around the others; a pixel goes to the category with the highest logit."""
+        redrawn = np.where(np.isin(mask, list(logits)), 0, mask).astype(np.uint8)
+        free, best = redrawn == 0, np.zeros(mask.shape, np.float32)
         for category, low in logits.items():
             whole = self._image_logits(low, canvas.size).cpu().numpy()
             wins = free & (whole > best)
-            best[wins], mended[wins] = whole[wins], category
-        return mended
+            best[wins], redrawn[wins] = whole[wins], category
+        return redrawn
 
     def _image_logits(self, logits: Tensor, size: Size) -> Tensor:
         """Logits (h, w) on the image's own pixels (H, W)."""
@@ -277,7 +277,7 @@ class ClickPredictor(Predictor):
         return ClickPrediction(canvas.id, canvas.image, mask, self.categories, scores, clicks)
 
     def _mask_of(self, canvas: Canvas) -> NDArray[np.uint8]:
-        """The given mask of an image: category ids, of the image's size."""
+        """The mask of the folder for an image: category ids, of the image's size."""
         assert self._masks is not None
         image = Path(canvas.image) if isinstance(canvas.image, str | Path) else Path(canvas.id)
         path = self._masks.find(image)

@@ -28,14 +28,14 @@ class Curve:
 
     Attributes:
         dice: (N, T + 1) on the canvas, after 0, 1, ... T further clicks.
-        clicks, kept: (N,) further clicks that were given, and those that were not undone.
-        guessed: (N, T + 1) calibrated guesses of the Dice; 0 where nothing guessed.
+        clicks, kept: (N,) further clicks that were placed, and those that were not undone.
+        guesses: (N, T + 1) the quality head's calibrated Dice; 0 without a quality head.
     """
 
     dice: NDArray[np.float64]
     clicks: NDArray[np.int64]
     kept: NDArray[np.int64]
-    guessed: NDArray[np.float64]
+    guesses: NDArray[np.float64]
 
     @staticmethod
     def cat(parts: Sequence[Curve]) -> Curve:
@@ -93,8 +93,8 @@ def curve(
         parts.append((dice, refinement.clicks, refinement.kept, refinement.quality))
         if progress:
             progress(int(rows[-1]) + 1, len(bank))
-    dice, clicks, kept, guessed = (torch.cat(column).cpu().numpy() for column in zip(*parts))
-    return Curve(dice.astype(np.float64), clicks, kept, guessed.astype(np.float64))
+    dice, clicks, kept, guesses = (torch.cat(column).cpu().numpy() for column in zip(*parts))
+    return Curve(dice.astype(np.float64), clicks, kept, guesses.astype(np.float64))
 
 
 def curves_by_rules(

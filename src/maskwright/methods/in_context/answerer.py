@@ -1,4 +1,4 @@
-"""SAM 2 in context: shown reference images with their masks, it finds the same in other images (SAMIX, sec. 3).
+"""SAM 2 in context: from reference images with masks it segments the same categories in other images (SAMIX, sec. 3).
 
 For one query: a selector picks references from the pool → SAM's memory attention conditions the query on them → the query's own weak
 label, if any, is given as a prompt as well → ``decode(recall(F, references), prompts)``. With several categories once per category;
@@ -31,7 +31,9 @@ VISIBLE = 2e-3
 
 
 class Answerer:
-    """SAM, a pool of references, and a way to choose from it: all that prediction needs.
+    """SAM with a pool of references and a selector: makes the mask of one category in one image.
+
+    It is all that prediction needs; ``labeller.Labeller`` adds what training needs.
 
     Methods stand in the order in which an image passes through them. A row is one category in one image, see ``pseudo.Rows``.
 
@@ -39,7 +41,7 @@ class Answerer:
         sam: with or without adapters.
         categories: C, background included.
         selector: how references are chosen.
-        references: T, how many are shown for a row.
+        references: T, references of a row.
         policy: chooses the references where ``selector`` is ``policy``.
         pool: the references that there are; left out, none yet.
 
@@ -69,8 +71,8 @@ class Answerer:
         """Side of the decoder's maps, S/4."""
         return self.sam.size // 4
 
-    def wanted_categories(self, batch: Batch, teacher: Tensor | None) -> Tensor:
-        """What to look for in each image.
+    def query_categories(self, batch: Batch, teacher: Tensor | None) -> Tensor:
+        """The categories that are looked for in each image.
 
         Args:
             batch: of B images.
@@ -90,7 +92,7 @@ class Answerer:
         return torch.where((batch.kinds == Kind.NONE)[:, None], predicted, named).long()
 
     def query(self, embedding: Embedding, rows: Rows, prompts: RowPrompts, teacher: Tensor | None) -> Query:
-        """What references are compared with: pooled features of the rows' images, and of the places where their objects may be."""
+        """The vectors that references are compared with: pooled features of each row's image, and of the region where its object may be."""
         return Query(*pooled(embedding.low[rows.image], self._first_guess(rows, prompts, teacher)), rows.kind)
 
     def _first_guess(self, rows: Rows, prompts: RowPrompts, teacher: Tensor | None) -> Tensor:
@@ -100,8 +102,8 @@ class Answerer:
         guess = (touched_cells(prompts.boxes, side, self.sam.size) & boxed[..., None, None]).any(1).float()
         if teacher is None:
             return guess
-        teacher_view = F.interpolate(teacher, (side, side), mode="area")[rows.image, rows.category]
-        return torch.where(boxed.any(1)[:, None, None], guess, teacher_view)
+        teacher_share = F.interpolate(teacher, (side, side), mode="area")[rows.image, rows.category]
+        return torch.where(boxed.any(1)[:, None, None], guess, teacher_share)
 
     def choose(
         self, rows: Rows, query: Query, generator: torch.Generator, predict_masks: PredictMasks | None = None
@@ -112,7 +114,7 @@ class Answerer:
             rows, query: N rows, and what ``query`` made of them.
             generator: on the CPU, for the selector ``random``.
             predict_masks: SAM's answers to these rows. With it the policy tries several sets before it chooses one; other selectors
-                take no notice of it.
+                ignore it.
 
         Returns:
             (N,) bool, the rows for which there is any reference; and (N, T) places in the pool, 0 where there is none.
@@ -125,15 +127,15 @@ class Answerer:
         at = has_references.nonzero()[:, 0]
         if len(at) and self.selector == "policy":
             assert self.policy is not None
-            look = None if predict_masks is None else (lambda some, sets: predict_masks(at[some], sets))
-            places[at] = self.policy.choose(query[at], self.pool.entries(), allowed[at], look)
+            predict_part = None if predict_masks is None else (lambda some, sets: predict_masks(at[some], sets))
+            places[at] = self.policy.choose(query[at], self.pool.entries(), allowed[at], predict_part)
         elif len(at):
             assert self.selector != "policy"
-            entries, some = self.pool.entries(), query[at]
+            entries, query = self.pool.entries(), query[at]
             places[at] = select(
                 self.selector,
-                some.whole,
-                some.foreground,
+                query.whole,
+                query.foreground,
                 entries.whole,
                 entries.foreground,
                 allowed[at],
@@ -154,14 +156,17 @@ class Answerer:
             memory: (M, T) references of the M rows that have any, in order; None where M is 0.
 
         Returns:
-            The masks of all objects (N, K, 1, ...); and of each row, its objects united, (N, h, w) logits and (N,) predicted IoU.
+            The masks of all objects (N, K, 1, ...); and for each row the union of its objects: (N, h, w) logits and (N,) predicted IoU.
         """
         masks = self.decode(self.condition(embedding, rows, has_references, memory), prompts)
         return masks, *pseudo.row_logits(masks, prompts, self.sam.size)
 
     def condition(self, embedding: Embedding, rows: Rows, has_references: Tensor, memory: Memory | None) -> Embedding:
         """Recall the references of the rows that have any, see ``answer``; the other rows keep the plain embedding."""
-        row_embedding = embedding[rows.image]
+        return self.recall(embedding[rows.image], has_references, memory)
+
+    def recall(self, row_embedding: Embedding, has_references: Tensor, memory: Memory | None) -> Embedding:
+        """The same from an embedding of each row."""
         low = row_embedding.low + self.sam.model.no_memory_embedding[0, :, :, None, None]
         if memory is not None:
             at = has_references.nonzero()[:, 0]
@@ -190,7 +195,7 @@ class Answerer:
         )
 
     def mask_predictor(self, embedding: Embedding, rows: Rows, prompts: RowPrompts) -> PredictMasks:
-        """SAM's answers to some of the rows, as a function of the references that are shown for them."""
+        """SAM's answers to some of the rows as a function of their references; see ``judging.PredictMasks``."""
 
         def predict_masks(at: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
             every = torch.ones_like(at, dtype=torch.bool)

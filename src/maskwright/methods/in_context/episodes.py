@@ -1,6 +1,6 @@
-"""In-context learning inside a batch (SAMIX, stage 1): images whose mask is known serve as references for each other.
+"""In-context learning inside a batch (SAMIX, stage 1): images with masks serve as references for each other.
 
-``practice_batch`` says which images these are, ``episode_loss`` is what SAM's adapters learn by.
+``practice_batch`` chooses these images, ``episode_loss`` is the loss of SAM's adapters.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ MOST_ROWS = 16
 """Rows that SAM learns from in one step at most. An image of many categories has many, and each costs a recall and its gradient."""
 
 
-# ------------------------------------------------------------------------------------------- what SAM practises on
+# ------------------------------------------------------------------------------------------- images to practise on
 
 
 def practice_batch(
     batch: Batch, maps: Tensor, confidence: Tensor, generator: torch.Generator, trust: float = 0.7, clicks: int = 6
 ) -> Batch:
-    """What SAM can practise on: mask images, and box images of whose pseudo-mask it is sure, which stand in for masks.
+    """The images that SAM can practise on: those with masks, and those with boxes whose pseudo-mask it is sure of, which count as masks.
 
-    A box says so much that its answer can teach clicks and in-context answers, where a few masks alone are soon learnt by heart.
+    SAM's answer to a box is good enough to train its answers to clicks and references, and a few masks alone would be overfitted.
 
     Args:
         batch: without augmentation.
@@ -44,22 +44,22 @@ def practice_batch(
         The batch for ``episode_loss``; categories of other images are not ``present``.
     """
     is_mask, is_box = batch.kinds == Kind.MASK, batch.kinds == Kind.BOX
-    trusted = is_box & (confidence > trust)
+    is_trusted = is_box & (confidence > trust)
     mask = maps.argmax(1)
     points, point_categories = _clicks_inside(mask, maps.shape[1], clicks, generator)
     length = max(points.shape[1], batch.points.shape[1])
 
     def instead(new: Tensor, old: Tensor) -> Tensor:
         """The new values for images whose pseudo-mask is trusted."""
-        return torch.where(trusted.view(-1, *[1] * (old.ndim - 1)), new, old)
+        return torch.where(is_trusted.view(-1, *[1] * (old.ndim - 1)), new, old)
 
     return replace(
         batch,
-        kinds=torch.where(trusted, int(Kind.MASK), batch.kinds),
+        kinds=torch.where(is_trusted, int(Kind.MASK), batch.kinds),
         target=instead(mask.repeat_interleave(4, 1).repeat_interleave(4, 2), batch.target),
         points=instead(_lengthened(points.to(batch.points), length, 0), _lengthened(batch.points, length, 0)),
         point_categories=instead(
-            _lengthened(point_categories.to(trusted.device), length, -1),
+            _lengthened(point_categories.to(is_trusted.device), length, -1),
             _lengthened(batch.point_categories, length, -1),
         ),
         present=torch.where((is_mask | is_box)[:, None], batch.present, 0),
@@ -73,9 +73,9 @@ def _clicks_inside(mask: Tensor, categories: int, clicks: int, generator: torch.
     depth = (F.avg_pool2d(maps, 7, 1, 3) ** 4 * maps).flatten(0, 1).flatten(1).cpu()
     empty = depth.sum(1) <= 0
     index = torch.multinomial(depth.masked_fill(empty[:, None], 1.0), clicks, replacement=True, generator=generator)
-    drawn = torch.arange(clicks) <= torch.randint(clicks, (len(depth), 1), generator=generator)
+    is_click = torch.arange(clicks) <= torch.randint(clicks, (len(depth), 1), generator=generator)
     category = torch.arange(1, categories).repeat(len(mask))[:, None]
-    category = torch.where(drawn & ~empty[:, None], category, -1)
+    category = torch.where(is_click & ~empty[:, None], category, -1)
     width = mask.shape[-1]
     points = (torch.stack([index % width, index // width], -1) + 0.5) * 4
     return points.view(len(mask), -1, 2), category.view(len(mask), -1)
@@ -94,12 +94,14 @@ def episode_loss(
 ) -> Tensor:
     """In-context learning inside a batch: mask images are references for each other and for box images.
 
-    Every image is encoded and remembered once. SAM learns to answer every kind of weak label; a row's own mask is never shown to it.
+    Every image is encoded and remembered once. SAM learns to answer every kind of weak label; a row's own mask is never among its
+    references.
 
     Args:
         answerer: whose SAM learns.
         embedding: of the batch's images.
-        batch: mask images with the weak labels that their masks imply, and box images; categories of others must not be ``present``.
+        batch: images with masks and the weak labels that these imply, and images with boxes; other images must have no ``present``
+            category.
         generator: on the CPU; of the rows, their prompts and their references.
         weak_weight: weight of the loss on box rows.
 
@@ -109,7 +111,7 @@ def episode_loss(
     rows, size = pseudo.rows_of(batch.present, batch.kinds, batch.indices), answerer.sam.size
     if not len(rows):
         return embedding.low.sum() * 0
-    rows = rows[few_rows(rows.category, answerer.categories, generator)]
+    rows = rows[sample_rows(rows.category, answerer.categories, generator)]
     is_mask = rows.kind == Kind.MASK
     truth = (batch.target[rows.image] == rows.category[:, None, None]).float()
     prompts = _practice_prompts(batch, rows, truth, size, generator)
@@ -127,8 +129,10 @@ def episode_loss(
     return loss
 
 
-def few_rows(category: Tensor, categories: int, generator: torch.Generator) -> Tensor:
-    """(N,) categories of rows → places of at most ``MOST_ROWS``, in order: whole categories at random, to refer to each other."""
+def sample_rows(category: Tensor, categories: int, generator: torch.Generator) -> Tensor:
+    """(N,) categories of rows → positions of at most ``MOST_ROWS`` of them, ascending.
+
+    Whole categories are drawn at random, so that their rows can refer to each other."""
     if len(category) <= MOST_ROWS:
         return torch.arange(len(category), device=category.device)
     rank = torch.randperm(categories, generator=generator).to(category.device)[category]
@@ -136,21 +140,22 @@ def few_rows(category: Tensor, categories: int, generator: torch.Generator) -> T
 
 
 def _practice_prompts(batch: Batch, rows: Rows, truth: Tensor, size: int, generator: torch.Generator) -> RowPrompts:
-    """Boxes for box rows; for mask rows by chance boxes, clicks, clicks and a spoilt copy of the mask, such a copy alone, or nothing.
+    """Boxes for box rows; for mask rows at random boxes, clicks, clicks and a rough copy of the mask, such a copy alone, or nothing.
 
-    A spoilt copy is what the teacher's prediction of an image amounts to.
+    The rough copy stands for the teacher's prediction, which is the mask prompt in stage 2.
     """
     is_mask = rows.kind == Kind.MASK
     draw = torch.rand(len(rows), generator=generator).to(truth.device)
     boxes, points = ~is_mask | (draw < 0.35), is_mask & (draw >= 0.35) & (draw < 0.7)
     prompts = pseudo.weak_prompts(batch, rows, size, boxes=boxes, points=points)
-    return prompts.with_hint(pseudo.rough(truth, generator), is_mask & (draw >= 0.5) & (draw < 0.85))
+    return prompts.with_hint(pseudo.rough_copies(truth, generator), is_mask & (draw >= 0.5) & (draw < 0.85))
 
 
 def _references_in_batch(
     answerer: Answerer, embedding: Embedding, rows: Rows, truth: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Memory | None]:
-    """1 to T other mask images of the batch as references for every row, at random; for what is returned see ``Answerer.answer``."""
+    """1 to T other mask images of the batch as references for every row, drawn at random. Returns ``has_references`` and ``memory`` of
+    ``Answerer.answer``."""
     column = (rows.kind == Kind.MASK).nonzero()[:, 0]
     allowed = (rows.category[:, None] == rows.category[column]) & (rows.image[:, None] != rows.image[column])
     has_references = allowed.any(1)
@@ -161,7 +166,7 @@ def _references_in_batch(
     noise = torch.rand(allowed.shape, generator=generator).to(truth.device).masked_fill(~allowed, -1)
     count = 1 + int(torch.randint(answerer.references, (), generator=generator))
     order = noise.topk(min(count, len(column)), 1).indices
-    # Rows for which there are fewer are shown their first reference again.
+    # A row with fewer references repeats its first one.
     return has_references, memory[torch.where(allowed.gather(1, order), order, order[:, :1])]
 
 

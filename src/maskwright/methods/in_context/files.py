@@ -1,14 +1,14 @@
-"""What a model folder holds to segment in context: the trained part of SAM, the reference pool, and the policy, if there is one.
+"""The files of a model folder for segmentation in context: the trained part of SAM, the reference pool, and the policy, if there is one.
 
 ::
 
     model/
-      config.json           "in_context": what SAM it was, the selector, the names of the references
-      sam.safetensors       what was trained of SAM (adapters, decoder ...), in float16; not there where nothing was
+      config.json           "in_context": the SAM's source and signature, the selector, the names of the references
+      sam.safetensors       the trained parameters of SAM (adapters, decoder ...), in float16; absent where nothing was trained
       pool.safetensors      memories in float16, pooled vectors, and a small picture of each reference
       selector.safetensors  the policy, with the selector "policy"
 
-The frozen part of SAM is not copied: it is loaded again from where it came from, and must be what it was.
+The frozen part of SAM is not copied: it is loaded again from its source, and its signature must be the same.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from maskwright.sam.sam import Sam
 from maskwright.sam.store import tensors_signature
 
 POOL_BYTES = 32 << 20
-"""What the memories in a model folder may take; of a larger pool some references are kept, finest labels first."""
+"""Most bytes of the memories in a model folder; of a larger pool some references are kept, finest labels first."""
 
 _NEEDED = ("sam", "frozen", "adapters", "selector", "references", "names")
 _PICTURES = ("pictures", "picture_ends")
@@ -50,7 +50,7 @@ def pack(
     picture: Callable[[int, int], bytes],
     limit: int = POOL_BYTES,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """What to write beside a model.
+    """Describe what segments in context, to be written beside a model.
 
     Args:
         answerer: with a pool that is not empty.
@@ -64,8 +64,8 @@ def pack(
         ``config["in_context"]``, and tensors by the name of their file.
     """
     entries = answerer.pool.state_dict()
-    kept = _kept(entries, limit)
-    tensors = {name: value[kept].cpu() for name, value in entries.items()}
+    places = _places_within(entries, limit)
+    tensors = {name: value[places].cpu() for name, value in entries.items()}
     samples, tensors["sample"] = tensors["sample"].unique(return_inverse=True)
     keys = zip(samples[tensors["sample"]].tolist(), tensors["category"].tolist())
     pictures = [picture(*key) for key in keys]
@@ -81,7 +81,7 @@ def pack(
         "selector": answerer.selector,
         "references": answerer.references,
         "names": [name_of(sample) for sample in samples.tolist()],
-        "entries": len(kept),
+        "entries": len(places),
         "entries_of_the_run": len(answerer.pool),
     }
     beside = {"pool": tensors}
@@ -99,8 +99,8 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
     Args:
         model: made by the recipe ``samix``.
         references: T, how many to show; left out, as many as in training.
-        looks: see ``PolicySettings``; left out, as the policy was made. Where a heuristic was trained with, none; otherwise
-            an untrained policy looks in its stead.
+        looks: see ``PolicySettings``; left out, as in training. Where the model was trained with a heuristic: left out, none;
+            else an untrained policy draws the sets that are compared.
 
     Raises:
         MaskwrightError: the model has no pool, ``references`` is below 1 or ``looks`` below 0.
@@ -118,9 +118,9 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
             "again with SAM, or leave out --in-context"
         )
     settings = config["in_context"]
-    lacking = [name for name in _NEEDED if not isinstance(settings, dict) or name not in settings]
-    if lacking or settings["selector"] not in (*get_args(Heuristic), "policy"):
-        what = f"{', '.join(lacking)} missing" if lacking else f"unknown selector {settings['selector']!r}"
+    missing = [name for name in _NEEDED if not isinstance(settings, dict) or name not in settings]
+    if missing or settings["selector"] not in (*get_args(Heuristic), "policy"):
+        what = f"{', '.join(missing)} missing" if missing else f"unknown selector {settings['selector']!r}"
         raise WeightsError(f"{folder / 'config.json'}: in_context: {what}; restore the file from the run that made it")
     sam = _load_sam(folder, settings, config["size"])
     pool, pictures = _load_pool(folder, len(settings["names"]))
@@ -129,7 +129,7 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
     if settings["selector"] == "policy":
         policy = _load_policy(folder, settings, count, looks)
     elif looks:
-        # Looking needs something to draw sets from: an untrained policy prefers what is similar.
+        # A policy has to draw the sets that are compared: an untrained one prefers similar references.
         channels, memory_channels = pool.tensors["whole"].shape[1], pool.tensors["memory"].shape[1]
         policy = ReferencePolicy(channels, memory_channels, PolicySettings(references=count, looks=looks))
     answerer = Answerer(
@@ -144,7 +144,7 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
     return InContextPredictor(model, context)
 
 
-def _kept(pool: Mapping[str, Tensor], limit: int) -> Tensor:
+def _places_within(pool: Mapping[str, Tensor], limit: int) -> Tensor:
     """Places of the entries that fit into ``limit`` bytes, in order: of every category as many, finest labels first."""
     most = max(1, limit // max(1, pool["features"][0].nbytes))
     groups: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
@@ -156,8 +156,8 @@ def _kept(pool: Mapping[str, Tensor], limit: int) -> Tensor:
 
 
 def _frozen_signature(state: Mapping[str, Tensor], trained: Sequence[str]) -> str:
-    changed = set(trained)
-    return tensors_signature({name: tensor for name, tensor in state.items() if name not in changed})
+    names = set(trained)
+    return tensors_signature({name: tensor for name, tensor in state.items() if name not in names})
 
 
 def _load_sam(folder: Path, settings: Mapping[str, Any], size: int) -> Sam:

@@ -1,6 +1,6 @@
-"""SAM's answers to sets of references, and what they are held against: the truth, or what stands in for it.
+"""Rewards of reference sets: SAM answers with each set, and its answers are compared with the truth, or with what replaces it.
 
-Nothing here knows where queries come from: how SAM answers is a ``PredictMasks``, what its answers are held against is a ``Judge``.
+Where queries come from is not decided here: a ``PredictMasks`` makes SAM's answers, a ``Judge`` computes their rewards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from maskwright.engine.metrics import soft_dice
 
 PredictMasks = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""What SAM answers: (R,) rows of the queries, (R, T) places in the pool → (R, h, w) logits and (R,) predicted IoU in 0..1."""
+"""SAM's answers: (R,) rows of the queries, (R, T) places in the pool → (R, h, w) logits and (R,) predicted IoU in 0..1."""
 
 REWARDS = ("true", "iou", "view", "weak")
 """True Dice; predicted IoU (r_a); Dice with the segmenter's mask (r_b); minus the loss against the weak label (r_g)."""
@@ -22,7 +22,7 @@ REWARDS = ("true", "iou", "view", "weak")
 
 @dataclass(frozen=True)
 class Judge:
-    """What the answers to N queries are held against.
+    """Computes the rewards of answers to N queries.
 
     Attributes:
         has_truth: (N,) bool, the queries whose true mask is known. It is their only reward; the other queries have the others.
@@ -30,7 +30,7 @@ class Judge:
         counted: (N, h, w) in 0..1, the pixels that count; None: all.
         view: (N, h, w) bool, the segmenter's mask; None before there is one.
         weak: (R,) rows, (R, h, w) logits → (R,) losses against the rows' own weak labels; None where there are no such labels.
-        labelled: (N,) bool, the queries that ``weak`` has something to say of; needed with it.
+        labelled: (N,) bool, the queries with weak labels, for which ``weak`` is defined; needed with it.
     """
 
     has_truth: Tensor
@@ -41,13 +41,13 @@ class Judge:
     labelled: Tensor | None = None
 
     def dice(self, rows: Tensor, logits: Tensor) -> Tensor:
-        """(R,) rows, (R, h, w) logits → (R,) true Dice; says nothing of rows without truth."""
+        """(R,) rows, (R, h, w) logits → (R,) true Dice; undefined for rows without truth."""
         return soft_dice(logits > 0, self.truth[rows], None if self.counted is None else self.counted[rows])
 
     def rewards(self, rows: Tensor, logits: Tensor, iou: Tensor) -> Tensor:
         """All four for every answer: (R,) rows, (R, h, w) logits, (R,) predicted IoU → (4, R) in the order of ``REWARDS``.
 
-        Those that ``present`` denies hold any number.
+        Undefined where ``present`` is False.
         """
         view, weak = torch.zeros_like(iou), torch.zeros_like(iou)
         if self.view is not None:
@@ -71,7 +71,8 @@ class Judge:
 def answer_groups(
     predict_masks: PredictMasks, places: Tensor, judge: Judge, at_once: int = 64
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Answer and reward groups of reference sets. SAM does not mind the order of references, so each distinct set is answered once.
+    """Answer and reward groups of reference sets. The order of references does not change SAM's
+    answer, so each distinct set is answered once.
 
     Args:
         predict_masks: see ``PredictMasks``.
@@ -90,7 +91,7 @@ def answer_groups(
 
 @torch.no_grad()
 def promise(predict_masks: PredictMasks, places: Tensor, at_once: int = 64) -> Tensor:
-    """How good the answers to reference sets look, with no truth at hand: SAM's own guess of the IoU, plus agreement.
+    """How good the answers to reference sets look without the truth: the IoU that SAM predicts, plus agreement.
 
     A reference that misleads SAM makes an answer that SAM is unsure of, or that the other references of the group do not support.
 
@@ -102,21 +103,22 @@ def promise(predict_masks: PredictMasks, places: Tensor, at_once: int = 64) -> T
     Returns:
         (N, G) predicted IoU + soft Dice with the mean answer of the group, in 0..2.
     """
-    promises: list[Tensor] = []
+    scores: list[Tensor] = []
     for rows in torch.arange(len(places), device=places.device).split(max(1, at_once // places.shape[1])):
         _, logits, iou, back = _answer_distinct(
             lambda at, sets, rows=rows: predict_masks(rows[at], sets), places[rows], at_once
         )
         masks = logits.sigmoid()[back]
         mean = masks.mean(1, keepdim=True).expand_as(masks)
-        promises.append(iou[back] + soft_dice((masks > 0.5).flatten(0, 1), mean.flatten(0, 1)).view_as(back))
-    return torch.cat(promises)
+        scores.append(iou[back] + soft_dice((masks > 0.5).flatten(0, 1), mean.flatten(0, 1)).view_as(back))
+    return torch.cat(scores)
 
 
 def _answer_distinct(
     predict_masks: PredictMasks, places: Tensor, at_once: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of D distinct sets among (N, G, T): their (D,) rows, (D, h, w) logits, (D,) predicted IoU; and where each of (N, G) is there."""
+    """Of D distinct sets among (N, G, T): their (D,) rows, (D, h, w) logits, (D,) predicted IoU; and (N, G) the index of each
+    set among them."""
     queries, groups, _ = places.shape
     row = torch.arange(queries, device=places.device)[:, None, None].expand(-1, groups, 1)
     keys = torch.cat([row, places.sort(-1).values], -1).flatten(0, 1)
@@ -130,7 +132,7 @@ def _answer_distinct(
 def oracle(
     predict_masks: PredictMasks, judge: Judge, index: Tensor, allowed: Tensor, count: int, at_once: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """Choose with the truth at hand, greedily: always the reference that raises the Dice most, or lowers it least. Evaluation only.
+    """Choose references by the true Dice, greedily: each time the one that raises it most, or lowers it least. Evaluation only.
 
     Args:
         predict_masks: see ``PredictMasks``.
@@ -147,11 +149,11 @@ def oracle(
         raise ValueError("the oracle needs the truth of every query")
     if not bool(allowed.any(1).all()):
         raise ValueError("a query without any allowed reference cannot be given one")
-    free, chosen = allowed.clone(), index[:, :0]
+    free, choices = allowed.clone(), index[:, :0]
     dice_after: list[Tensor] = []
     for _ in range(count):
         rows, columns = free.nonzero(as_tuple=True)
-        sets = torch.cat([chosen[rows], index[rows, columns][:, None]], 1)
+        sets = torch.cat([choices[rows], index[rows, columns][:, None]], 1)
         dice = [
             judge.dice(row, predict_masks(row, places)[0])
             for row, places in zip(rows.split(at_once), sets.split(at_once))
@@ -159,8 +161,8 @@ def oracle(
         score = torch.full(index.shape, -torch.inf, device=index.device)
         best = score.index_put((rows, columns), torch.cat(dice)).max(1)
         dice_after.append(best.values)
-        chosen = torch.cat([chosen, index.gather(1, best.indices[:, None])], 1)
+        choices = torch.cat([choices, index.gather(1, best.indices[:, None])], 1)
         latest = torch.zeros_like(free).scatter(1, best.indices[:, None], True)
         free = free & ~latest
         free = torch.where(free.any(1, keepdim=True), free, latest)
-    return chosen, torch.stack(dice_after, 1)
+    return choices, torch.stack(dice_after, 1)

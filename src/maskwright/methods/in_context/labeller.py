@@ -1,6 +1,6 @@
 """SAM 2 as an in-context labeller in training: it makes pseudo-masks of weakly labelled images, and learns to make better ones.
 
-``Labeller`` is an ``Answerer`` that also keeps what it answered. Its methods stand in the order in which a training calls them.
+``Labeller`` is an ``Answerer`` that also keeps its answers, the pseudo-masks. Its methods stand in the order of a training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from maskwright.data.geometry import compose, invert, resize_matrix, warp_maps
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.methods.in_context import pseudo
 from maskwright.methods.in_context.answerer import Answerer
-from maskwright.methods.in_context.episodes import box_loss, episode_loss, few_rows, practice_batch
+from maskwright.methods.in_context.closer import answer_boxes
+from maskwright.methods.in_context.episodes import box_loss, episode_loss, practice_batch, sample_rows
 from maskwright.methods.in_context.pseudo import RowPrompts, Rows
 from maskwright.methods.in_context.selection import ReferencePolicy
 from maskwright.methods.in_context.streams import Stream
@@ -27,20 +28,20 @@ from maskwright.nets.spnet import pooled, pooled_memory
 from maskwright.sam.sam import Embedding, Masks, Memory, Sam
 
 FLOOR = 1e-3
-"""No source is surer than this that a category is not there, so that the other can still be heard."""
+"""Lowest probability of a category when two sources are blended, so that neither can rule out a category alone."""
 
 BOX_SHARE, POINT_SHARE = 0.3, 0.6
-"""Shares of ``blend`` that count where SAM had boxes, and where it had clicks or scribbles; without a prompt all of it does."""
+"""Factors on ``blend`` where SAM was prompted with boxes, and with clicks or scribbles; without a prompt the factor is 1."""
 
 
 @dataclass
 class PseudoMask:
-    """SAM's newest answer for one image.
+    """The pseudo-mask of one image: SAM's newest answer.
 
     Attributes:
         maps: (C, S/4, S/4) float16 probabilities on the plain canvas.
         confidence: how far to trust it, in 0..1.
-        references: positions in the dataset of the images that SAM was shown.
+        references: positions in the dataset of the images that SAM was conditioned on.
     """
 
     maps: Tensor
@@ -56,7 +57,7 @@ class ReferenceSets:
     places: Tensor
 
     def put_into(self, rows: Rows, has_references: Tensor, places: Tensor, categories: int) -> tuple[Tensor, Tensor]:
-        """What ``Answerer.choose`` gave for N rows of the batch, with these sets instead of its own where there are such."""
+        """The result of ``Answerer.choose`` for N rows of the batch, with these sets in place of its own where there are any."""
         keys, preset = (each.image * categories + each.category for each in (rows, self.rows))
         row, number = (keys[:, None] == preset).nonzero(as_tuple=True)
         return has_references.index_fill(0, row, True), places.index_copy(0, row, self.places[number])
@@ -91,7 +92,7 @@ class Requests:
 
 @dataclass
 class Visit:
-    """What one process made of its images; exchanged between processes, then absorbed by each.
+    """The new pseudo-masks and pool entries of one process; exchanged between processes, then absorbed by each.
 
     Attributes:
         masks: pseudo-masks by position in the dataset.
@@ -111,7 +112,8 @@ class Labeller(Answerer):
         blend: share of the teacher's prediction in the pseudo-masks of images without a prompt, once it is mature; less of
             it elsewhere.
         weak_weight: weight of the losses on boxes, points and scribbles.
-        generator: (stream, number) → randomness that depends on nothing else.
+        generator: (stream, number) → stateless random numbers, a function of both alone.
+        closer_look: pseudo-masks of boxes are SAM's answers on crops around them; SAM still learns on whole images.
 
     Attributes:
         masks: the newest pseudo-masks, by position in the dataset.
@@ -128,8 +130,10 @@ class Labeller(Answerer):
         weak_weight: float,
         generator: Callable[[Stream, int], torch.Generator],
         policy: ReferencePolicy | None = None,
+        closer_look: bool = False,
     ) -> None:
         super().__init__(sam, categories, selector=selector, references=references, policy=policy)
+        self.closer_look = closer_look
         self.blend, self.weak_weight, self.generator = blend, weak_weight, generator
         self.masks: dict[int, PseudoMask] = {}
 
@@ -137,7 +141,7 @@ class Labeller(Answerer):
 
     @torch.no_grad()
     def practice(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """What SAM can practise on, as a batch for ``episode``: see ``episodes.practice_batch``.
+        """The images that SAM can practise on, as a batch for ``episode``: see ``episodes.practice_batch``.
 
         Args:
             batch: without augmentation.
@@ -161,20 +165,20 @@ class Labeller(Answerer):
         maturity: float = 0.0,
         best: ReferenceSets | None = None,
     ) -> tuple[Tensor, Visit]:
-        """Answer for a batch of images on the plain canvas.
+        """Make pseudo-masks and pool entries of a batch of images on the plain canvas.
 
         Args:
             batch: without augmentation.
             embedding: of its images; gradients flow into it where they are enabled.
             number: of the visit, for its randomness; see ``streams``.
-            teacher: (B, C, h, w) probabilities of the mean teacher, None before it has learnt anything.
+            teacher: (B, C, h, w) probabilities of the mean teacher, None before its first update.
             maturity: 0..1, how far the teacher's prediction is blended in.
-            best: what some rows are shown, instead of what the selector would choose.
+            best: the references of some rows, in place of those that the selector would choose.
 
         Returns:
             SAM's loss against the weak labels (zero without gradients), and the new pseudo-masks and pool entries.
         """
-        rows = pseudo.rows_of(self.wanted_categories(batch, teacher), batch.kinds, batch.indices)
+        rows = pseudo.rows_of(self.query_categories(batch, teacher), batch.kinds, batch.indices)
         if not len(rows):
             return embedding.low.sum() * 0, Visit()
         prompts = self._label_prompts(batch, rows, teacher, maturity)
@@ -183,15 +187,20 @@ class Labeller(Answerer):
             has_references, places = self.choose(rows, query, self.generator(Stream.REFERENCES, number))
             if best is not None:
                 has_references, places = best.put_into(rows, has_references, places, self.categories)
-        # Masks need no answer, and without references and prompt there is nothing that SAM could answer to.
-        is_asked = (rows.kind != Kind.MASK) & (has_references | prompts.prompted)
-        requests = Requests(rows, prompts, has_references, places)[is_asked.nonzero()[:, 0]]
+        # An image with a mask needs no pseudo-mask, and without references and prompt SAM has nothing to go by.
+        is_request = (rows.kind != Kind.MASK) & (has_references | prompts.prompted)
+        requests = Requests(rows, prompts, has_references, places)[is_request.nonzero()[:, 0]]
         loss, logits, iou = self._answer_and_learn(embedding, requests, batch.target, number, teacher)
         with torch.no_grad():
+            if self.closer_look and len(requests):
+                at, *closer = answer_boxes(
+                    self, batch.images, requests.rows, requests.prompts, requests.has_references, requests.places
+                )
+                logits[at], iou[at] = closer
             probabilities, confidence = self._merge(requests.rows, logits, iou, len(batch))
             visit = Visit(self._new_masks(requests, probabilities, confidence))
             probabilities, _ = self._blend(batch, probabilities, confidence, teacher, maturity)
-            visit.entries = self._new_entries(embedding, rows, batch.target, is_asked, probabilities)
+            visit.entries = self._new_entries(embedding, rows, batch.target, is_request, probabilities)
         return loss, visit
 
     def _label_prompts(self, batch: Batch, rows: Rows, teacher: Tensor | None, maturity: float) -> RowPrompts:
@@ -200,7 +209,7 @@ class Labeller(Answerer):
         prompts = pseudo.weak_prompts(batch, rows, self.sam.size, boxes=is_weak, points=is_weak)
         if teacher is None or maturity <= 0.5:
             return prompts
-        return prompts.with_hint(pseudo.view_logits(teacher, rows), is_weak & ~prompts.hinted.any(1))
+        return prompts.with_hint(pseudo.teacher_logits(teacher, rows), is_weak & ~prompts.hinted.any(1))
 
     def _answer_and_learn(
         self, embedding: Embedding, requests: Requests, target: Tensor, number: int, teacher: Tensor | None
@@ -216,7 +225,7 @@ class Labeller(Answerer):
         learns = torch.zeros(len(requests), dtype=torch.bool, device=logits.device)
         if torch.is_grad_enabled():
             generator = self.generator(Stream.LEARNING_ROWS, number)
-            learns[few_rows(requests.rows.category, self.categories, generator)] = True
+            learns[sample_rows(requests.rows.category, self.categories, generator)] = True
         for learn, at in ((True, learns.nonzero()[:, 0]), (False, (~learns).nonzero()[:, 0])):
             if not len(at):
                 continue
@@ -236,13 +245,13 @@ class Labeller(Answerer):
     ) -> Tensor:
         """SAM's answers against the weak labels themselves, and against the teacher where there was no prompt."""
         rows, prompts = requests.rows, requests.prompts
-        drawn = target[rows.image][:, 2::4, 2::4]
-        is_object = torch.where(drawn == IGNORE, IGNORE, (drawn == rows.category[:, None, None]).long())
+        target = target[rows.image][:, 2::4, 2::4]
+        is_object = torch.where(target == IGNORE, IGNORE, (target == rows.category[:, None, None]).long())
         loss = partial_cross_entropy(torch.stack([torch.zeros_like(logits), logits], 1), is_object)
         loss = loss + box_loss(masks.best, prompts, self.sam.size)
         if teacher is not None and not prompts.prompted.all():
-            teacher_view = pseudo.view_logits(teacher, rows)
-            loss = loss + consistency_loss(logits[:, None], teacher_view[:, None], (~prompts.prompted).float())
+            target_logits = pseudo.teacher_logits(teacher, rows)
+            loss = loss + consistency_loss(logits[:, None], target_logits[:, None], (~prompts.prompted).float())
         return self.weak_weight * loss
 
     def _merge(self, rows: Rows, logits: Tensor, iou: Tensor, images: int) -> tuple[Tensor, Tensor]:
@@ -253,7 +262,7 @@ class Labeller(Answerer):
         return probabilities, confidence / count.clamp(min=1)
 
     def _new_masks(self, requests: Requests, probabilities: Tensor, confidence: Tensor) -> dict[int, PseudoMask]:
-        """The pseudo-masks of the images that SAM was asked for, by position in the dataset."""
+        """The pseudo-masks of the requests' images, by position in the dataset."""
         references: dict[int, set[int]] = defaultdict(set)
         for image, places in zip(requests.rows.image[requests.has_references].tolist(), requests.chosen):
             references[image] |= set(self.pool.tensors["sample"][places].tolist())
@@ -267,10 +276,10 @@ class Labeller(Answerer):
         self, embedding: Embedding, rows: Rows, target: Tensor, has_answer: Tensor, probabilities: Tensor
     ) -> dict[str, Tensor] | None:
         """Pool entries of labelled images: with the true mask, or with the pseudo-mask of boxes, points and scribbles."""
-        truth, known = pseudo.truth_of(target, rows, self.map_size)
+        truth, counted = pseudo.truth_of(target, rows, self.map_size)
         is_mask = rows.kind == Kind.MASK
-        masks = torch.where(is_mask[:, None, None], truth * known, probabilities[rows.image, rows.category])
-        usable = (is_mask | has_answer) & ~pseudo.blind(rows.kind) & (masks.flatten(1).amax(1) > 0.5)
+        masks = torch.where(is_mask[:, None, None], truth * counted, probabilities[rows.image, rows.category])
+        usable = (is_mask | has_answer) & ~pseudo.is_unlocated(rows.kind) & (masks.flatten(1).amax(1) > 0.5)
         if not usable.any():
             return None
         rows, masks = rows[usable], masks[usable]
@@ -297,15 +306,16 @@ class Labeller(Answerer):
                 self.pool.update(memory=Memory(entries.pop("features"), entries.pop("pointers")), **entries)
 
     def pseudo_masks(self, batch: Batch, teacher: Tensor | None = None, maturity: float = 0.0) -> tuple[Tensor, Tensor]:
-        """The newest pseudo-masks in the batch's view: SAM's answers, as old as their last visit, and the teacher's prediction of today.
+        """The newest pseudo-masks in the batch's view: SAM's answers of their last visit, blended with the teacher's
+        present prediction.
 
         Args:
             batch: in any augmentation.
-            teacher: (B, C, S/4, S/4) its probabilities for the batch's own images, None before it has learnt anything.
+            teacher: (B, C, S/4, S/4) its probabilities for the batch's images, None before its first update.
             maturity: 0..1, how far the teacher's prediction is blended in.
 
         Returns:
-            (B, C, S/4, S/4) probabilities, and (B,) how far to trust each image's; 0 where SAM has no answer yet.
+            (B, C, S/4, S/4) probabilities, and (B,) confidence in 0..1; 0 where SAM has no answer yet.
         """
         device, side = batch.images.device, self.map_size
         maps = torch.zeros(len(batch), self.categories, side, side, device=device)
@@ -326,22 +336,22 @@ class Labeller(Answerer):
     def _blend(
         self, batch: Batch, probabilities: Tensor, confidence: Tensor, teacher: Tensor | None, maturity: float
     ) -> tuple[Tensor, Tensor]:
-        """SAM's answer and the teacher's prediction, less what the labels rule out, as one.
+        """Blend SAM's answer with the teacher's prediction, from which what the labels rule out is removed.
 
-        Where SAM was blind (no prompt), its confidence counts as far as the two agree: nothing before there is a teacher.
+        Where SAM had no prompt, its confidence is multiplied by the agreement of the two, and is 0 before there is a teacher.
         """
-        blind = pseudo.blind(batch.kinds)
+        unlocated = pseudo.is_unlocated(batch.kinds)
         if teacher is None:
-            return probabilities, torch.where(blind, 0.0, confidence)
-        agreed = maturity * pseudo.agreement(probabilities, teacher)
+            return probabilities, torch.where(unlocated, 0.0, confidence)
+        agreement = maturity * pseudo.agreement(probabilities, teacher)
         boxed = batch.kinds == Kind.BOX
-        share = self.blend * maturity * torch.where(blind, 1.0, torch.where(boxed, BOX_SHARE, POINT_SHARE))
-        teacher_view = pseudo.constrain(teacher, batch, self.sam.size)
-        # Between logarithms: who is sure counts more than who is not.
-        mixed = torch.lerp(
-            probabilities.clamp(min=FLOOR).log(), teacher_view.clamp(min=FLOOR).log(), share[:, None, None, None]
+        share = self.blend * maturity * torch.where(unlocated, 1.0, torch.where(boxed, BOX_SHARE, POINT_SHARE))
+        teacher = pseudo.constrain(teacher, batch, self.sam.size)
+        # A mean of logarithms: the surer of the two counts more.
+        log_mean = torch.lerp(
+            probabilities.clamp(min=FLOOR).log(), teacher.clamp(min=FLOOR).log(), share[:, None, None, None]
         )
-        return mixed.softmax(1), torch.where(blind, confidence * agreed, confidence)
+        return log_mean.softmax(1), torch.where(unlocated, confidence * agreement, confidence)
 
     # ------------------------------------------------------------------------------------------------ state
 

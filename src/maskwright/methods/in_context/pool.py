@@ -1,4 +1,4 @@
-"""The reference pool: what each labelled image contributes when it serves as an example for others (SAMIX).
+"""The reference pool: the labelled images as SAM remembers them, to be references for others (SAMIX).
 
 One entry per image and category: the memory that SAM's memory encoder made of the image with its mask, and three pooled vectors
 to find it by. Entries are computed when their image is visited and then follow the adapters by momentum, never per query.
@@ -14,8 +14,8 @@ from maskwright.engine.weights import key_problems, raise_weights
 from maskwright.nets.spnet import Entries
 from maskwright.sam.sam import Memory
 
-FOLLOWING = ("features", "pointers", "memory", "whole", "foreground")
-"""What follows its image by momentum."""
+AVERAGED = ("features", "pointers", "memory", "whole", "foreground")
+"""Tensors that are averaged with momentum when their image is visited again."""
 
 
 class ReferencePool:
@@ -71,7 +71,7 @@ class ReferencePool:
             self.tensors = {name: value[:0].clone() for name, value in new.items()}
         if is_old.any():
             slots = torch.tensor([self.slot[key] for key in keys if key in self.slot], device=samples.device)
-            for name in FOLLOWING:
+            for name in AVERAGED:
                 stored = self.tensors[name]
                 stored[slots] = torch.lerp(new[name][is_old].to(stored), stored[slots], self.momentum)
             self.tensors["kind"][slots] = new["kind"][is_old]
@@ -105,7 +105,7 @@ class ReferencePool:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The counterpart of ``state_dict``; WeightsError for a state that names other tensors."""
         if state:
-            raise_weights("the reference pool", key_problems(("sample", "category", "kind", *FOLLOWING), state))
+            raise_weights("the reference pool", key_problems(("sample", "category", "kind", *AVERAGED), state))
         self.tensors = {name: value.clone() for name, value in state.items()}
         self.slot = {}
         if self.tensors:

@@ -1,4 +1,4 @@
-"""New images segmented in context: SAM is shown references of a pool, and finds in the images what it sees in these (SAMIX, sec. 3).
+"""Segmentation of new images in context: SAM is conditioned on references of a pool and segments their categories (SAMIX, sec. 3).
 
 Without training and without a prompt: encode, select references, recall them, decode.
 """
@@ -39,13 +39,13 @@ SIZE_OF_REPORT = 60
 
 @dataclass(frozen=True)
 class Reference:
-    """One reference that SAM was shown, and what spoke for it.
+    """One reference of an answer, and how similar it is to the query.
 
     Attributes:
-        place: in the pool.
+        place: its position in the pool.
         similarity: cosine of the mean features of both images, in -1..1.
         object_similarity: the same of the objects, the query's being where the segmenter sees it.
-        probability: with which the policy chose it, given those before; None for other selectors.
+        probability: of the policy's choice, given the references before it; None for other selectors.
     """
 
     place: int
@@ -56,13 +56,13 @@ class Reference:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the mask of one category in one image rests on.
+    """The references of one mask, that of one category in one image.
 
     Attributes:
         image: its number in the batch.
         category: its id.
-        iou: SAM's own guess of the IoU, in 0..1.
-        references: what SAM was shown, the first choice first.
+        iou: predicted by SAM, in 0..1.
+        references: in the order in which they were chosen.
     """
 
     image: int
@@ -72,12 +72,11 @@ class Evidence:
 
 
 class InContextSegmenter:
-    """SAM in context, and the segmenter that says what it is to look for.
+    """SAM in context, and the segmenter that finds the categories it looks for.
 
     Args:
         answerer: with its pool filled; its SAM is adapted.
-        segmenter: says which categories are looked for (those that it finds), and where the object is that references are
-            compared with.
+        segmenter: predicts which categories are looked for, and the region of the object that references are compared with.
         names: of the pool's images, by its ``sample``.
         pictures: of the pool's entries, as JPEG files.
     """
@@ -100,19 +99,19 @@ class InContextSegmenter:
 
     @torch.inference_mode()
     def segment(self, images: Tensor) -> tuple[Tensor, list[Evidence]]:
-        """(B, 3, S, S) in 0..1 → (B, C, S/4, S/4) logits, background at 0, and what they rest on, image by image."""
+        """(B, 3, S, S) in 0..1 → (B, C, S/4, S/4) logits, background at 0, and the references of every mask, image by image."""
         answerer = self.answerer
         batch, side = Batch.unlabelled(images, answerer.categories), answerer.map_size
         embedding = answerer.sam.encode(images)
-        view = pseudo.resize(self.segmenter(images).float(), side).softmax(1)
-        rows = pseudo.rows_of(answerer.wanted_categories(batch, view), batch.kinds, batch.indices)
+        prediction = pseudo.resize(self.segmenter(images).float(), side).softmax(1)
+        rows = pseudo.rows_of(answerer.query_categories(batch, prediction), batch.kinds, batch.indices)
         if not len(rows):
             return pseudo.merge_rows(images.new_zeros(0, side, side), rows, len(images), answerer.categories), []
         no = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
         prompts = pseudo.weak_prompts(batch, rows, answerer.sam.size, boxes=no, points=no)
-        query = answerer.query(embedding, rows, prompts, view)
+        query = answerer.query(embedding, rows, prompts, prediction)
         predict_masks = answerer.mask_predictor(embedding, rows, prompts)
-        # A fixed seed: what is predicted does not depend on what was predicted before.
+        # A fixed seed, so that a prediction does not depend on those before it.
         has_references, places = answerer.choose(rows, query, seeded(0, Stream.REFERENCES, 0), predict_masks)
         at = has_references.nonzero()[:, 0]
         rows, query, places = rows[at], query[at], places[at]
@@ -150,10 +149,10 @@ class InContextSegmenter:
 
 @dataclass(frozen=True)
 class InContextPrediction(Prediction):
-    """The mask of one image, and which references it rests on.
+    """The mask of one image, and the references that it was made with.
 
     Attributes:
-        references: for each category that was looked for, what ``predictions.json`` says of it.
+        references: for each category that was looked for, its entry in ``predictions.json``.
     """
 
     references: list[dict[str, Any]] = field(default_factory=list, repr=False)
@@ -206,7 +205,7 @@ class InContextPredictor(SegmenterPredictor):
         return self.context.segment(torch.from_numpy(canvases).to(self.device).permute(0, 3, 1, 2).float() / 255)
 
     def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
-        """``references.html``: images with the references that SAM was shown."""
+        """``references.html``: the images with their references."""
         return [write_report(folder, rows, self.categories, self.context.pictures, SIZE_OF_REPORT)]
 
     def _record(self, evidence: Evidence) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Pseudo-masks: weak labels become prompts, prompts become masks, masks of several categories become one map.
 
-A "row" is one category in one image: SAM answers per row, and the rows of an image are merged by argmax against background.
+A "row" is one category in one image. SAM makes one mask for each row, and the rows of an image are merged by argmax against
+background. ``weak_prompts`` makes the prompts, ``Answerer`` has SAM answer them, ``row_logits`` and ``merge_rows`` make the masks.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from maskwright.data.batch import Batch
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.data.shapes import ellipse_radius, touched_cells
 from maskwright.engine.metrics import soft_dice
+from maskwright.sam.closer_look import ellipse_logits
 from maskwright.sam.prompts import PADDING, Prompts
 from maskwright.sam.sam import Masks
 
@@ -46,31 +48,44 @@ class Rows:
         return Rows(self.image[index], self.category[index], self.kind[index], self.sample[index])
 
 
-def rows_of(wanted: Tensor, kinds: Tensor, samples: Tensor) -> Rows:
-    """Rows for everything that (B, C) ``wanted`` names by a number above 0, background left out; ``kinds`` and ``samples`` of the B
-    images are (B,), see ``Rows``."""
-    image, category = (wanted[:, 1:] > 0).nonzero(as_tuple=True)
+def rows_of(categories: Tensor, kinds: Tensor, samples: Tensor) -> Rows:
+    """The rows of B images.
+
+    Args:
+        categories: (B, C), above 0 where an image has a row for that category; the background never has one.
+        kinds, samples: (B,), see ``Rows``.
+    """
+    image, category = (categories[:, 1:] > 0).nonzero(as_tuple=True)
     return Rows(image, category + 1, kinds[image], samples[image])
 
 
 def truth_of(target: Tensor, rows: Rows, grid: int) -> tuple[Tensor, Tensor]:
-    """(B, S, S) category ids or 255 → of each row, on a grid: (N, grid, grid) share of the known pixels that show its category, and
-    (N, grid, grid) share of the pixels that are known."""
+    """The true mask of each row on a coarser grid.
+
+    Args:
+        target: (B, S, S) category ids, 255 where unknown.
+        rows: N rows.
+        grid: side of the grid.
+
+    Returns:
+        (N, grid, grid) share of a cell's labelled pixels that show the row's category, and (N, grid, grid) share of its pixels that
+        are labelled; both in 0..1.
+    """
     target = target[rows.image]
     maps = torch.stack([target == rows.category[:, None, None], target != IGNORE], 1).float()
     if grid != target.shape[-1]:
         maps = F.interpolate(maps, (grid, grid), mode="area")
-    area, known = maps.unbind(1)
-    return area / known.clamp(min=1e-6), known
+    area, counted = maps.unbind(1)
+    return area / counted.clamp(min=1e-6), counted
 
 
-def view_logits(teacher: Tensor, rows: Rows) -> Tensor:
+def teacher_logits(teacher: Tensor, rows: Rows) -> Tensor:
     """The teacher's prediction of each row's category: (B, C, h, w) probabilities → (N, h, w) logits."""
     return torch.logit(teacher[rows.image, rows.category].clamp(1e-4, 1 - 1e-4))
 
 
-def blind(kinds: Tensor) -> Tensor:
-    """Whether labels of these ``Kind``s say nothing of where an object is, so that SAM is not prompted: tags, and none at all."""
+def is_unlocated(kinds: Tensor) -> Tensor:
+    """Whether labels of these ``Kind``s leave open where an object is (tags, no label at all), so that they give SAM no prompt."""
     return kinds <= int(Kind.TAG)
 
 
@@ -83,8 +98,8 @@ class RowPrompts:
         valid: (N, K) bool, the objects that exist; a row without prompts has one object without a prompt.
         boxes: (N, K, 4), zero where the object came without a box.
         prompted: (N,) bool, the row has any click or box.
-        hint: (N, K, g, g) logits of a rough mask that SAM is handed as a mask prompt, and hinted: (N, K) bool, which objects have one.
-            A box brings the ellipse inscribed in it: the best guess before looking.
+        hint: (N, K, g, g) logits of a rough mask, SAM's mask prompt; hinted: (N, K) bool, which objects have one. Of a box it is the
+            inscribed ellipse: the most likely shape before SAM has seen the image.
     """
 
     tokens: Prompts
@@ -111,7 +126,7 @@ class RowPrompts:
         )
 
     def with_hint(self, hint: Tensor, rows: Tensor) -> RowPrompts:
-        """The same with a rough mask (N, g, g) for the first object of ``rows`` (N,) bool; it does not count as a prompt."""
+        """A copy with a rough mask (N, g, g) for the first object of ``rows`` (N,) bool; it does not count as a prompt."""
         hints, hinted = self.hint.clone(), self.hinted.clone()
         hints[:, 0] = torch.where(rows[:, None, None], hint, hints[:, 0])
         hinted[:, 0] |= rows
@@ -159,7 +174,7 @@ def weak_prompts(
         prompted = prompted | positive.any(1)
     valid = valid.clone()
     valid[:, 0] |= ~has_box
-    hint = (4 * (1 - ellipse_radius(row_boxes, size // 4, size // 4, 4))).clamp(min=-8)
+    hint = ellipse_logits(row_boxes, size)
     return RowPrompts(tokens, valid, row_boxes, prompted, hint, row_boxes[..., 2] > row_boxes[..., 0])
 
 
@@ -168,8 +183,8 @@ def row_logits(masks: Masks, prompts: RowPrompts, size: int) -> tuple[Tensor, Te
 
     Args:
         masks: of N rows and K objects.
-        prompts: that they answer.
-        size: canvas that the boxes are on.
+        prompts: the prompts that the masks are answers to.
+        size: side of the canvas that the boxes lie on.
 
     Returns:
         (N, h, w) logits and (N,) mean predicted IoU.
@@ -183,7 +198,11 @@ def row_logits(masks: Masks, prompts: RowPrompts, size: int) -> tuple[Tensor, Te
 
 
 def ellipse_masks(batch: Batch, categories: int, size: int) -> tuple[Tensor, Tensor]:
-    """The trivial answer to boxes, the ellipse inscribed in each: (B, C, g, g) in 0/1 with g = size / 4, and (B,) bool, has any box."""
+    """The trivial pseudo-mask of boxes, the ellipse inscribed in each.
+
+    Returns:
+        (B, C, g, g) in 0/1 with g = size / 4, and (B,) bool, whether an image has any box.
+    """
     inside = ellipse_radius(batch.boxes, size // 4, size // 4, 4) <= 1
     category = torch.arange(categories, device=inside.device)
     is_category = batch.box_categories[..., None] == category
@@ -200,8 +219,8 @@ def merge_rows(logits: Tensor, rows: Rows, batch: int, categories: int) -> Tenso
     return maps
 
 
-def rough(masks: Tensor, generator: torch.Generator) -> Tensor:
-    """What a half-trained network might say of true masks: moved, scaled, blurred, with patches added and missing.
+def rough_copies(masks: Tensor, generator: torch.Generator) -> Tensor:
+    """True masks as a half-trained network might predict them: moved, scaled, blurred, with patches added and missing.
 
     Args:
         masks: (N, H, W) in 0..1.
@@ -225,7 +244,13 @@ def rough(masks: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def constrain(probabilities: Tensor, batch: Batch, size: int) -> Tensor:
-    """Take from (B, C, h, w) probabilities what the labels rule out: a category outside its boxes, and one the tags do not name."""
+    """Set to 0 what the labels rule out in (B, C, h, w) probabilities: a category outside its boxes, and one that the tags do not name.
+
+    Args:
+        probabilities: background first; it takes over what is set to 0.
+        batch: the labels of the B images.
+        size: side of the canvas that the boxes lie on.
+    """
     grid, categories = probabilities.shape[-1], probabilities.shape[1]
     possible = (batch.present != 0)[:, :, None, None].expand(-1, -1, grid, grid).clone()
     if batch.box_categories.shape[1]:

@@ -1,4 +1,4 @@
-"""A page that shows which references SAM was shown for new images, and what spoke for them."""
+"""A page that shows the references that new images were segmented with, and how similar they are."""
 
 from __future__ import annotations
 

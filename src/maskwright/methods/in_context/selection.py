@@ -31,10 +31,11 @@ class PolicySettings:
         references: T, references of a query.
         groups: G, sets that are tried for a query in a round of learning.
         shortlist_size: K, candidates of a query.
-        explored: how many of the candidates are drawn at random while learning, at most.
-        looks: sets that SAM answers before one of them is chosen, see ``ReferencePolicy.choose``; below 2 the policy chooses unseen.
+        explored: candidates that are drawn at random while learning, at most.
+        looks: sets that SAM answers before one of them is chosen, see ``ReferencePolicy.choose``; below 2 the policy chooses without an
+            answer of SAM.
         lr, weight_decay: of AdamW.
-        kl: weight of the divergence from the untrained SPNet; it keeps a policy that learns from few masks from forgetting similarity.
+        kl: weight of the divergence from the untrained SPNet; it keeps a policy that learns from few masks close to choosing by similarity.
         epochs, clip: see ``rl.grpo.update``.
         at_once: sets that SAM answers in one batch.
 
@@ -57,24 +58,24 @@ class PolicySettings:
     def __post_init__(self) -> None:
         least = dict.fromkeys(("references", "groups", "shortlist_size", "epochs", "at_once"), 1)
         least |= dict.fromkeys(("explored", "looks", "lr", "weight_decay", "kl", "clip"), 0)
-        wrong = [
+        problems = [
             f"{name} {getattr(self, name)} must be at least {low}"
             for name, low in least.items()
             if getattr(self, name) < low
         ]
-        if wrong:
-            raise ValueError(f"policy settings: {'; '.join(wrong)}")
+        if problems:
+            raise ValueError(f"policy settings: {'; '.join(problems)}")
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round of learning came to.
+    """The result of one round of learning.
 
     Attributes:
         places: (N, T) the best set of every query's group, by advantage.
         decided: (N,) bool, the queries in whose group any set was better than another.
         logits: (N, h, w) the answer to the best set, and iou: (N,) its predicted IoU.
-        scalars: for the log; what is not known this time is left out.
+        scalars: for the log; without those that this round did not measure.
     """
 
     places: Tensor
@@ -85,13 +86,13 @@ class Round:
 
 
 class ReferencePolicy:
-    """SPNet with its optimiser, and the untrained SPNet that it must not stray too far from.
+    """SPNet with its optimiser, and the untrained SPNet that it is kept close to.
 
     Args:
         channels: C, of the pooled image features.
         memory_channels: M, of the pooled memory.
         settings: left out, the defaults.
-        seed: of the weights; nothing else draws on it, and it leaves the global generator alone.
+        seed: of the initial weights; PyTorch's global generator is left as it is.
         device: of the networks.
     """
 
@@ -127,8 +128,8 @@ class ReferencePolicy:
         Args:
             query, pool: see ``step``.
             allowed: (N, E) bool, at least one per row.
-            predict_masks: SAM's answers to these N queries. With it the policy looks before it chooses: SAM answers its greedy set
-                and draws of it, ``looks`` sets in all, and the one of most ``promise`` is taken. None: its greedy set.
+            predict_masks: SAM's answers to these N queries. With it SAM answers the policy's greedy set and sets
+                drawn from the policy, ``looks`` in all, and the set of most ``promise`` is chosen. None: the greedy set.
         """
         settings = self.settings
         shortlist = self.shortlist(query, pool, allowed)
@@ -136,14 +137,14 @@ class ReferencePolicy:
         if predict_masks is None or settings.looks < 2:
             return shortlist.places(greedy)
         generator = torch.Generator().manual_seed(0)
-        drawn, _ = self.net.sample(shortlist, settings.looks - 1, settings.references, generator, alike=True)
-        places = shortlist.places(torch.cat([greedy[:, None], drawn], 1))
+        samples, _ = self.net.sample(shortlist, settings.looks - 1, settings.references, generator, alike=True)
+        places = shortlist.places(torch.cat([greedy[:, None], samples], 1))
         best = promise(predict_masks, places, settings.at_once).argmax(1)
         return places[torch.arange(len(best), device=best.device), best]
 
     @torch.no_grad()
     def probability(self, query: Query, pool: Entries, allowed: Tensor, places: Tensor) -> Tensor:
-        """(N, T) places that ``choose`` gave → (N, T) probability of each, given those before it."""
+        """(N, T) places from ``choose`` → (N, T) probability of each, given those before it."""
         shortlist = self.shortlist(query, pool, allowed)
         sequences = (shortlist.index[:, None] == places[..., None]).int().argmax(-1)
         return self.net.score(shortlist, sequences[:, None])[:, 0].exp()
@@ -201,8 +202,8 @@ class ReferencePolicy:
         scalars["policy_temperature"] = float(self.net.log_temperature.detach().exp())
         return Round(places[row, best], decided, logits[number[row, best]], rewards[1, row, best], scalars)
 
-    def sit_out(self, descend: Callable[[Tensor], None], agree: Callable[[bool], bool]) -> None:
-        """Take part in a round of many processes without a query of one's own: as many steps, and no gradient.
+    def step_without_queries(self, descend: Callable[[Tensor], None], agree: Callable[[bool], bool]) -> None:
+        """Take part in a round of several processes without a query in this one: as many steps, with gradients of zero.
 
         Args:
             descend, agree: as in ``step``.
@@ -221,7 +222,7 @@ class ReferencePolicy:
         heuristic: Heuristic,
         generator: torch.Generator,
     ) -> dict[str, float]:
-        """Mean true Dice, on queries with a truth, of the policy, of a heuristic and of the oracle; see ``with_head_room``."""
+        """Mean true Dice of the policy, of a heuristic and of the oracle, on queries with a truth; see ``with_head_room``."""
         settings = self.settings
         similar = select(
             heuristic,
@@ -279,7 +280,7 @@ def load_policy(
         weights: a safetensors file of the policy's network.
 
     Raises:
-        KeyError, TypeError, ValueError: the description is none.
+        KeyError, TypeError, ValueError: no policy can be built from the description.
         WeightsError: the weights do not fit.
     """
     fields = dict(description)
@@ -294,8 +295,8 @@ def load_policy(
 def _reward_scalars(rewards: Tensor, present: Tensor, valid: Tensor, judge: Judge) -> dict[str, float]:
     """Mean of every reward where it counts, and how r_a and r_b correlate with the true Dice inside the groups."""
     scalars: dict[str, float] = {}
-    for name, values, there in zip(REWARDS, rewards, present):
-        counts = there[:, None] & valid
+    for name, values, is_present in zip(REWARDS, rewards, present):
+        counts = is_present[:, None] & valid
         if counts.any():
             scalars[f"policy_{name}"] = float(values[counts].mean())
     has_truth = judge.has_truth[:, None] & valid
@@ -339,10 +340,10 @@ def head_room_captured(heuristic: float, policy: float, oracle: float) -> float 
     return (policy - heuristic) / (oracle - heuristic) if oracle > heuristic else None
 
 
-def with_head_room(assessed: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means of what ``ReferencePolicy.assess`` said in several places, and ``head_room_captured``, where there is any."""
-    if not assessed:
+def with_head_room(assessments: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means of the scores of ``ReferencePolicy.assess`` over several processes, and ``head_room_captured``, where it is defined."""
+    if not assessments:
         return {}
-    means = {name: sum(one[name] for one in assessed) / len(assessed) for name in assessed[0]}
+    means = {name: sum(one[name] for one in assessments) / len(assessments) for name in assessments[0]}
     captured = head_room_captured(means["heuristic_dice"], means["policy_dice"], means["oracle_dice"])
     return means if captured is None else means | {"head_room_captured": captured}

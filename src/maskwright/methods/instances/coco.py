@@ -1,4 +1,5 @@
-"""Instances in COCO's terms: results as JSON, and mask AP, AP50, AP75 and box AP by COCO's protocol (100 detections per image)."""
+"""Instances in COCO's terms: results as JSON, and mask AP, AP50, AP75 and box AP by COCO's protocol (100 detections per
+image)."""
 
 from __future__ import annotations
 
@@ -18,13 +19,13 @@ MOST = 100
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One object of an image; its mask is cut to where it is.
+    """One object of an image; its mask is cropped to its extent.
 
     Attributes:
         category: id, 1..C-1.
         score: 0..1.
         left, top: pixel of the image at which ``mask`` begins.
-        mask: ``(h, w)`` bool; every outer row and column has a pixel that is set.
+        mask: ``(h, w)`` bool; its first and last row and column have a pixel that is set.
     """
 
     category: int
@@ -82,17 +83,17 @@ def of_ids(ids: NDArray[np.integer], categories: Sequence[int] | NDArray[np.inte
     """The objects of an instance mask: ids 1..n ``(H, W)`` and the category of each; their score is 1."""
     from scipy import ndimage
 
-    found = []
+    detections = []
     for number, place in enumerate(ndimage.find_objects(ids.astype(np.int32)), start=1):
         if place is not None:
             part = np.asarray(ids[place] == number)
-            found.append(cut(part, int(categories[number - 1]), 1.0, place[1].start, place[0].start))
-    return found
+            detections.append(cut(part, int(categories[number - 1]), 1.0, place[1].start, place[0].start))
+    return detections
 
 
 def scores(
     truths: Sequence[Sequence[Detection]],
-    found: Sequence[Sequence[Detection]],
+    detections: Sequence[Sequence[Detection]],
     sizes: Sequence[Size],
     categories: Sequence[str],
 ) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def scores(
 
     Args:
         truths: the objects of each image; their scores do not matter.
-        found: the detections of each image; the best 100 count.
+        detections: of each image; the best 100 count.
         sizes: (width, height) of each image.
         categories: names by id, the first ``background``.
 
@@ -111,8 +112,8 @@ def scores(
     truth = _document(truths, sizes, categories)
     results = [
         {"image_id": number, **detection.as_json(size)}
-        for number, (detections, size) in enumerate(zip(found, sizes, strict=True), start=1)
-        for detection in detections
+        for number, (of_image, size) in enumerate(zip(detections, sizes, strict=True), start=1)
+        for detection in of_image
     ]
     masks, boxes = _precision(truth, results, "segm"), _precision(truth, results, "bbox")
     counts = np.bincount([d.category for image in truths for d in image], minlength=len(categories))
@@ -149,8 +150,8 @@ def _precision(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], k
     if not truth["annotations"]:
         return none
     if not results:
-        there = np.isin([c["id"] for c in truth["categories"]], [a["category_id"] for a in truth["annotations"]])
-        return np.where(there, 0.0, none)
+        has_object = np.isin([c["id"] for c in truth["categories"]], [a["category_id"] for a in truth["annotations"]])
+        return np.where(has_object, 0.0, none)
     dataset = COCO(dict(truth))
     evaluation: Any = COCOeval_faster(dataset, dataset.loadRes([dict(row) for row in results]), kind)  # type: ignore[arg-type]
     evaluation.params.maxDets = [1, 10, MOST]

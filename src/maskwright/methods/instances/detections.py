@@ -17,7 +17,7 @@ from maskwright.methods.instances.stitching import Sighting, stitched, touching
 from maskwright.nets.instance import InstanceSegmenter, Queries
 
 _WORTH = 0.05
-# What was seen in tiles with a lower score is drawn only if it is among the best: a large image may show more than 100 objects.
+# An object in a tile with a lower score is drawn only if it is among the best: a large image may show more than 100 objects.
 
 
 def look_at(
@@ -44,10 +44,10 @@ def tiles(size: Size, side: float) -> list[tuple[float, float]]:
 
 
 def detect(segmenter: InstanceSegmenter, image: NDArray[np.uint8], side: float, batch: int = 8) -> list[Detection]:
-    """The objects of an image, seen in tiles at the scale of training.
+    """The objects of an image, segmented in overlapping tiles at the scale of training.
 
-    What counts of a tile are objects with their centre in its middle. The same one seen in several tiles counts once, and one that no
-    tile shows whole is put together.
+    Of each tile only objects with their centre in its middle count. An object in several tiles counts once, and one that no tile
+    shows whole is joined from its parts.
 
     Args:
         image: ``(H, W, 3)`` uint8.
@@ -55,24 +55,30 @@ def detect(segmenter: InstanceSegmenter, image: NDArray[np.uint8], side: float, 
         batch: tiles per pass.
 
     Returns:
-        By score, the best 100 and whatever else scores at least .05.
+        By descending score: the best 100, and all others with a score of at least .05.
     """
     size = image.shape[1], image.shape[0]
     corners, zoom = tiles(size, side), segmenter.size / side
-    seen: list[_Seen] = []
+    views: list[_ViewObjects] = []
     for start in range(0, len(corners), batch):
         part = corners[start : start + batch]
         matrices = [np.array([[zoom, 0, -x * zoom], [0, zoom, -y * zoom]]) for x, y in part]
-        drawn = np.stack([warp_image(image, matrix, segmenter.size)[0] for matrix in matrices])
-        for corner, one in zip(part, _seen(_look(segmenter, drawn), matrices, segmenter.size)):
-            seen.append(one[_in_core(one.boxes, corner, side, size)])
-    return stitched(_sightings(seen, corners, side, size, segmenter.size))
+        canvases = np.stack([warp_image(image, matrix, segmenter.size)[0] for matrix in matrices])
+        objects = _view_objects(_look(segmenter, canvases), matrices, segmenter.size)
+        views += [view[_in_core(view.boxes, corner, side, size)] for corner, view in zip(part, objects)]
+    return stitched(_sightings(views, corners, side, size, segmenter.size))
 
 
 def squashed(
     segmenter: InstanceSegmenter, canvases: NDArray[np.uint8], matrices: Sequence[Affine], sizes: Sequence[Size]
 ) -> list[list[Detection]]:
-    """The objects of images that were squashed to the canvas: ``(B, S, S, 3)`` uint8, and how they were."""
+    """The objects of images that were squashed to the canvas.
+
+    Args:
+        canvases: ``(B, S, S, 3)`` uint8.
+        matrices: B affines from each image's pixels to the canvas.
+        sizes: (width, height) of each image.
+    """
     return detections(_look(segmenter, canvases), matrices, sizes, segmenter.size)
 
 
@@ -89,13 +95,13 @@ def detections(
         sizes: (width, height) of each image; masks are cut to it.
         canvas: its side.
     """
-    seen = _seen(queries, matrices, canvas)
-    return [_drawn([(one, k) for k in range(len(one.scores))], size, canvas) for one, size in zip(seen, sizes)]
+    views = _view_objects(queries, matrices, canvas)
+    return [_draw([(view, k) for k in range(len(view.scores))], size, canvas) for view, size in zip(views, sizes)]
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What was seen in one view, the surest first: K objects with masks as logits, not yet in the image's pixels."""
+class _ViewObjects:
+    """The K objects of one view (an image or a tile), by descending score; masks are logits, not yet in the image's pixels."""
 
     matrix: Affine
     scores: NDArray[np.float32]
@@ -103,9 +109,9 @@ class _Seen:
     logits: Tensor
     boxes: NDArray[np.float64]  # (K, 4) in the image's pixels, good to a cell of the logits
 
-    def __getitem__(self, keep: NDArray[np.bool_]) -> _Seen:
+    def __getitem__(self, keep: NDArray[np.bool_]) -> _ViewObjects:
         logits = self.logits[torch.from_numpy(keep)]
-        return _Seen(self.matrix, self.scores[keep], self.categories[keep], logits, self.boxes[keep])
+        return _ViewObjects(self.matrix, self.scores[keep], self.categories[keep], logits, self.boxes[keep])
 
 
 @torch.inference_mode()
@@ -115,7 +121,7 @@ def _look(segmenter: InstanceSegmenter, canvases: NDArray[np.uint8]) -> Queries:
 
 
 @torch.inference_mode()
-def _seen(queries: Queries, matrices: Sequence[Affine], canvas: int) -> list[_Seen]:
+def _view_objects(queries: Queries, matrices: Sequence[Affine], canvas: int) -> list[_ViewObjects]:
     """The best pairs of query and class of each of B views, without those that have no pixel."""
     probability = queries.classes[-1].float().softmax(-1)[..., :-1]
     count, classes = min(MOST, probability[0].numel()), probability.shape[-1]
@@ -130,15 +136,15 @@ def _seen(queries: Queries, matrices: Sequence[Affine], canvas: int) -> list[_Se
     corners = torch.stack([x, y], -1).cpu().double() * (canvas / masks.shape[-1])  # (B, K, low and high, x and y)
     result = []
     for row, matrix in enumerate(matrices):
-        there = on[row, order[row]].flatten(1).any(1)
-        chosen = order[row, there]
-        boxes = (corners[row, chosen.cpu()].numpy() - matrix[:, 2]) / np.diag(matrix[:, :2])
+        has_pixels = on[row, order[row]].flatten(1).any(1)
+        queries_with_pixels = order[row, has_pixels]
+        boxes = (corners[row, queries_with_pixels.cpu()].numpy() - matrix[:, 2]) / np.diag(matrix[:, :2])
         result.append(
-            _Seen(
+            _ViewObjects(
                 matrix,
-                scores[row, there].cpu().numpy(),
-                category[row, chosen].cpu().numpy(),
-                logits[row, chosen].cpu(),
+                scores[row, has_pixels].cpu().numpy(),
+                category[row, queries_with_pixels].cpu().numpy(),
+                logits[row, queries_with_pixels].cpu(),
                 boxes.reshape(-1, 4),
             )
         )
@@ -150,16 +156,16 @@ def _extent(hit: Tensor) -> Tensor:
     return torch.stack([hit.int().argmax(-1), hit.shape[-1] - hit.flip(-1).int().argmax(-1)], -1)
 
 
-def _drawn(chosen: Sequence[tuple[_Seen, int]], size: Size, canvas: int) -> list[Detection]:
+def _draw(objects: Sequence[tuple[_ViewObjects, int]], size: Size, canvas: int) -> list[Detection]:
     """Masks in the pixels of an image of ``size``; those without a pixel are left out."""
     # One by one: each fills another part of the image, and all of them at its full size would not fit into memory.
-    found = []
-    for seen, k in chosen:
-        mask, corner = _restore(seen.logits[k], seen.boxes[k], seen.matrix, size, canvas)
-        one = cut(mask, int(seen.categories[k]), float(seen.scores[k]), *corner)
-        if one is not None:
-            found.append(one)
-    return found
+    detections = []
+    for view, k in objects:
+        mask, corner = _restore(view.logits[k], view.boxes[k], view.matrix, size, canvas)
+        detection = cut(mask, int(view.categories[k]), float(view.scores[k]), *corner)
+        if detection is not None:
+            detections.append(detection)
+    return detections
 
 
 def _restore(
@@ -176,8 +182,8 @@ def _restore(
     left, top = low.tolist()
     moved = compose(matrix, np.array([[1.0, 0, left], [0, 1, top]]))
     matrices = torch.from_numpy(moved)[None].float()
-    drawn = unwarp_logits(logits[None, None], matrices, [(wide, tall)], canvas=canvas, fill=-1.0)[0]
-    return (drawn[0] > 0).numpy(), (left, top)
+    image_logits = unwarp_logits(logits[None, None], matrices, [(wide, tall)], canvas=canvas, fill=-1.0)[0]
+    return (image_logits[0] > 0).numpy(), (left, top)
 
 
 def _in_core(boxes: NDArray[np.float64], corner: tuple[float, float], side: float, size: Size) -> NDArray[np.bool_]:
@@ -191,18 +197,18 @@ def _in_core(boxes: NDArray[np.float64], corner: tuple[float, float], side: floa
 
 
 def _sightings(
-    seen: Sequence[_Seen], corners: Sequence[tuple[float, float]], side: float, size: Size, canvas: int
+    views: Sequence[_ViewObjects], corners: Sequence[tuple[float, float]], side: float, size: Size, canvas: int
 ) -> list[Sighting]:
-    """What was seen in the tiles with these corners, in the image's pixels: all that may be among the best."""
-    scores = np.concatenate([one.scores for one in seen])
+    """The objects of the tiles with these corners, in the image's pixels: all that may be among the best."""
+    scores = np.concatenate([view.scores for view in views])
     # Several of the best may turn out to be one object.
     lowest = min(_WORTH, np.sort(scores)[-4 * MOST :][0]) if len(scores) else _WORTH
     result = []
-    for one, corner in zip(seen, corners, strict=True):
+    for view, corner in zip(views, corners, strict=True):
         tile = np.array([*corner, corner[0] + side, corner[1] + side])
-        is_cut = touching(one.boxes, tile, np.array(size), side / one.logits.shape[-1])
+        is_cut = touching(view.boxes, tile, np.array(size), side / view.logits.shape[-1])
         x0, y0, x1, y1 = np.concatenate([np.floor(tile[:2]), np.ceil(tile[2:])]).astype(int).tolist()
-        for k in np.flatnonzero(one.scores >= lowest).tolist():
-            for found in _drawn([(one, k)], size, canvas):
-                result.append(Sighting(found, (x0, y0, min(x1, size[0]), min(y1, size[1])), bool(is_cut[k])))
+        for k in np.flatnonzero(view.scores >= lowest).tolist():
+            for detection in _draw([(view, k)], size, canvas):
+                result.append(Sighting(detection, (x0, y0, min(x1, size[0]), min(y1, size[1])), bool(is_cut[k])))
     return result

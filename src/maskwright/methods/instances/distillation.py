@@ -1,7 +1,7 @@
-"""Structural distillation (S⁴M, section 3.2): a segmenter's features learn which places SAM holds to be alike.
+"""Structural distillation (S⁴M, section 3.2): a segmenter's features learn which places are similar to SAM.
 
-SAM is clicked on P pixels of an image, each click on its own. How alike the clicked token and all tokens of its own map are,
-after the last two-way block of the mask decoder, is what the segmenter's pixel embeddings must reproduce.
+SAM is prompted with one click at each of P pixels of an image. The segmenter's pixel embeddings must reproduce the cosine similarity of
+the clicked token with all tokens of its map, after the last two-way block of the mask decoder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from maskwright.sam.sam import Embedding, Sam
 
 
 def query_points(objects: Tensor, inside: Tensor, generator: torch.Generator, count: int = 128) -> Tensor:
-    """Draw query pixels: half of them on objects, half anywhere; where there are too few, the rest is drawn at random.
+    """Draw query pixels: half of them on objects, half anywhere; where there are too few on objects, the rest is drawn at random.
 
     Args:
         objects: (B, S, S) bool, the union of each image's true masks.
@@ -37,7 +37,7 @@ def query_points(objects: Tensor, inside: Tensor, generator: torch.Generator, co
 
 
 def similarities(tokens: Tensor, cells: Tensor) -> Tensor:
-    """Cosine of one token with all of its own map, in float32.
+    """Cosine of one token with all tokens of its map, in float32.
 
     Args:
         tokens: (B, P, N, D): a map for every query; or (B, N, D): one map for all queries of an image.
@@ -49,15 +49,15 @@ def similarities(tokens: Tensor, cells: Tensor) -> Tensor:
     # A normal token must not become infinite where a feature is all zeros.
     unit = F.normalize(tokens.float(), dim=-1, eps=1e-6)
     if unit.ndim == 3:
-        chosen = unit.gather(1, cells[..., None].expand(-1, -1, unit.shape[-1]))
-        return chosen @ unit.transpose(1, 2)
-    chosen = unit.gather(2, cells[..., None, None].expand(-1, -1, 1, unit.shape[-1]))
-    return (unit @ chosen.transpose(2, 3)).squeeze(3)
+        token = unit.gather(1, cells[..., None].expand(-1, -1, unit.shape[-1]))
+        return token @ unit.transpose(1, 2)
+    token = unit.gather(2, cells[..., None, None].expand(-1, -1, 1, unit.shape[-1]))
+    return (unit @ token.transpose(2, 3)).squeeze(3)
 
 
 @torch.no_grad()
 def sam_similarities(sam: Sam, embedding: Embedding, points: Tensor, canvas: int, chunk: int = 1024) -> Tensor:
-    """What SAM says of the query points.
+    """SAM's similarities of the query points with all places.
 
     Args:
         sam: frozen.
@@ -72,9 +72,11 @@ def sam_similarities(sam: Sam, embedding: Embedding, points: Tensor, canvas: int
     cells = cell_numbers(points, (canvas, canvas), grid)
     clicks = points[:, :, None] * (sam.size / canvas)
     parts = []
-    for places, own in zip(clicks.split(max(1, chunk // len(points)), 1), cells.split(max(1, chunk // len(points)), 1)):
+    for places, cells_of_part in zip(
+        clicks.split(max(1, chunk // len(points)), 1), cells.split(max(1, chunk // len(points)), 1)
+    ):
         labels = torch.ones(places.shape[:3], dtype=torch.long, device=places.device)
-        parts.append(similarities(sam.attend(embedding, Prompts.of_points(places, labels)), own))
+        parts.append(similarities(sam.attend(embedding, Prompts.of_points(places, labels)), cells_of_part))
     return torch.cat(parts, 1)
 
 
@@ -89,5 +91,5 @@ def distillation_loss(features: Tensor, target: Tensor, points: Tensor, canvas: 
     """
     with torch.autocast(features.device.type, enabled=False):
         resized = F.interpolate(features.float(), grid, mode="bilinear", align_corners=False)
-        own = similarities(resized.flatten(2).transpose(1, 2), cell_numbers(points, (canvas, canvas), grid))
-        return F.smooth_l1_loss(own, target)
+        student = similarities(resized.flatten(2).transpose(1, 2), cell_numbers(points, (canvas, canvas), grid))
+        return F.smooth_l1_loss(student, target)

@@ -12,7 +12,7 @@ MIN_SHARE = 3000 / (512 * 1024)
 """Objects below this share of the image are not pasted: 3000 pixels of the paper's 512 x 1024."""
 
 OFFICIAL_AREA = 3000
-"""What the released code asks for, whatever the image's size."""
+"""Pixels of the smallest object that the released code pastes, whatever the image's size."""
 
 
 def paste(
@@ -52,30 +52,30 @@ def paste(
     partner[first], partner[second] = second, first
     partner = partner.to(device)
     enough = MIN_SHARE * size * size if min_area is None else min_area
-    given = instances[(partner[instances.rows] >= 0) & (instances.masks.flatten(1).sum(1) >= enough)]
-    pasted = Instances(given.masks, partner[given.rows], given.categories)
-    if not len(given):
+    donors = instances[(partner[instances.rows] >= 0) & (instances.masks.flatten(1).sum(1) >= enough)]
+    pasted = Instances(donors.masks, partner[donors.rows], donors.categories)
+    if not len(donors):
         return images, instances
-    pixels = images[given.rows]
+    pixels = images[donors.rows]
     if dynamic:
-        matrices = _places(given.masks, scale, generator)
-        moved = warp_maps(given.masks[:, None], matrices, size, mode="nearest")[:, 0]
+        matrices = _places(donors.masks, scale, generator)
+        moved = warp_maps(donors.masks[:, None], matrices, size, mode="nearest")[:, 0]
         pixels = warp_maps(pixels, matrices, size, mode="nearest")
         pasted = Instances(moved, pasted.rows, pasted.categories)
 
     receives = torch.zeros(batch, dtype=torch.bool, device=device)
     receives[pasted.rows] = True
-    own = receives[instances.rows]
-    stacked = Instances.cat([instances[own], pasted])
+    is_behind = receives[instances.rows]
+    stacked = Instances.cat([instances[is_behind], pasted])
     # Instances.cat keeps an image's own objects before those that are pasted, which is the order from back to front.
     front = _front(stacked, batch)
-    shown = front[stacked.rows] == (torch.arange(len(stacked), device=device) + 1)[:, None, None]
-    left = Instances(shown, stacked.rows, stacked.categories)[shown.flatten(1).any(1)]
+    visible_masks = front[stacked.rows] == (torch.arange(len(stacked), device=device) + 1)[:, None, None]
+    visible = Instances(visible_masks, stacked.rows, stacked.categories)[visible_masks.flatten(1).any(1)]
 
     over = _front(pasted, batch)
     y, x = torch.meshgrid(torch.arange(size, device=device), torch.arange(size, device=device), indexing="ij")
-    painted = pixels[(over - 1).clamp(min=0), :, y, x].permute(0, 3, 1, 2)
-    return torch.where(over[:, None] > 0, painted, images), Instances.cat([instances[~own], left])
+    pasted_pixels = pixels[(over - 1).clamp(min=0), :, y, x].permute(0, 3, 1, 2)
+    return torch.where(over[:, None] > 0, pasted_pixels, images), Instances.cat([instances[~is_behind], visible])
 
 
 def _front(instances: Instances, batch: int) -> Tensor:

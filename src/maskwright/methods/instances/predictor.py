@@ -1,4 +1,4 @@
-"""A trained instance segmenter at work: images in, objects out; as COCO results, as masks of instance ids, and as pictures."""
+"""A trained instance segmenter on images: its objects as COCO results, as masks of instance ids, and as pictures."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class InstancePrediction(Prediction):
 
     Attributes:
         mask: ``(H, W)`` uint16 instance ids: k are the visible pixels of ``objects[k - 1]``; the surer object lies in front.
-        scores: the best score of each category that was found.
+        scores: the best score of each category with an object.
         objects: those with a score of at least the threshold, the surest first.
-        detections: the best 100, which are what COCO scores; of an image in tiles also whatever else scores .05.
+        detections: the best 100, which COCO scores; of an image in tiles also all others with a score of at least .05.
     """
 
     objects: tuple[Detection, ...] = field(default=(), repr=False)
@@ -66,7 +66,7 @@ class InstancePredictor(Predictor):
     """An instance segmenter: each image is seen as in training, squashed to the canvas or in overlapping tiles.
 
     The option ``threshold`` is the score from which an object is drawn into masks and overlays; COCO results also hold
-    what scores less, see ``InstancePrediction.detections``.
+    objects that score less, see ``InstancePrediction.detections``.
     """
 
     network: InstanceSegmenter

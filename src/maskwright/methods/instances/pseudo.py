@@ -1,4 +1,4 @@
-"""Pseudo-labels of S⁴M (section 3.3): what a teacher is sure of, with outlines that SAM drew; and what weak labels say."""
+"""Pseudo-labels of S⁴M (section 3.3): objects that the teacher is sure of, refined by SAM; and SAM's masks for weak labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CERTAIN = 0.70
 """Class probability above which a query becomes a pseudo-label."""
 
 MIN_AREA = 5.0
-"""Soft area, in cells of the stride-4 grid, above which it does."""
+"""Soft area, in cells of the stride-4 grid, above which a query becomes a pseudo-label."""
 
 _CHUNK = 64
 # Prompts that SAM decodes at once: bounds the memory.
@@ -27,7 +27,7 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a teacher is sure of in B images, N objects in one flat list.
+    """The objects that a teacher is sure of in B images: N objects in one list.
 
     Attributes:
         logits: (N, S/4, S/4) of the masks.
@@ -53,14 +53,14 @@ class Candidates:
 
 
 def candidates(queries: Queries, certain: float = CERTAIN, min_area: float = MIN_AREA) -> Candidates:
-    """The queries of the last layer that are of a class, surer than ``certain``, with a soft area above ``min_area``.
+    """The queries of the last layer with a class of probability above ``certain`` and a soft area above ``min_area``.
 
-    A mask without any cell that is more likely on the object than not is no label and left out as well.
+    A mask without any cell of probability above 0.5 is left out.
     """
     best, column = queries.classes[-1].float().softmax(-1).max(-1)
     masks = queries.masks[-1].float()
-    area, drawn = masks.sigmoid().sum((2, 3)), (masks > 0).flatten(2).any(2)
-    keep = (column < queries.classes.shape[-1] - 1) & (best > certain) & (area > min_area) & drawn
+    area, has_pixel = masks.sigmoid().sum((2, 3)), (masks > 0).flatten(2).any(2)
+    keep = (column < queries.classes.shape[-1] - 1) & (best > certain) & (area > min_area) & has_pixel
     row, query = keep.nonzero(as_tuple=True)
     return Candidates(masks[row, query], row, column[row, query] + 1, best[row, query])
 
@@ -82,15 +82,15 @@ def refining_points(logits: Tensor, generator: torch.Generator, count: int = 3, 
     # Gumbel's trick: the largest keys are a draw without replacement.
     noise = -torch.empty_like(flat).exponential_(generator=generator).log()
     order = (weight.log() + noise).topk(min(count, flat.shape[1]), 1).indices
-    found = weight.gather(1, order) > 0
+    is_click = weight.gather(1, order) > 0
     places = torch.stack([order % logits.shape[2], order // logits.shape[2]], -1) + 0.5
-    labels = torch.where(found, POSITIVE, PADDING)
+    labels = torch.where(is_click, POSITIVE, PADDING)
     return Prompts.of_points(places[:, None].to(logits.device), labels[:, None].to(logits.device))
 
 
 @torch.no_grad()
 def refine(
-    found: Candidates,
+    teacher: Candidates,
     sam: Sam,
     embedding: Embedding,
     size: int,
@@ -100,39 +100,40 @@ def refine(
     official: bool = False,
     accept: float = 0.0,
 ) -> Instances:
-    """SAM's outlines for what the teacher found; classes stay.
+    """SAM's outlines for the teacher's objects; their classes stay.
 
     Args:
-        found: in the images of ``embedding``.
+        teacher: its objects, in the images of ``embedding``.
         size: side of the canvas; masks come back at this size.
-        show: what SAM is shown of the teacher's mask. ``points``: three clicks (the paper); of SAM's three answers the one with the
-            highest predicted IoU is taken. ``all``: also its box and its logits (ours), a prompt plain enough for a single answer:
-            better where the teacher's masks are only rough, worse where they hold parts of several objects.
+        show: SAM's prompt from the teacher's mask. ``points``: three clicks (the paper); of SAM's three answers the one with the
+            highest predicted IoU is taken. ``all``: also its box and its logits (not in the paper), which make one answer of SAM
+            enough: better where the teacher's masks are only rough, worse where they hold parts of several objects.
         official: see :func:`refining_points`.
-        accept: SAM's mask is taken where its IoU with the teacher's is at least this, else the teacher's stays (ours; 0 = always).
+        accept: SAM's mask is taken where its IoU with the teacher's is at least this, else the teacher's stays (not in the paper;
+            0 = always).
     """
-    teacher = found.instances(size)
-    if not len(found):
-        return teacher
-    cells = refining_points(found.logits, generator, official=official)
-    scale = sam.size / torch.tensor([found.logits.shape[2], found.logits.shape[1]], device=found.logits.device)
+    original = teacher.instances(size)
+    if not len(teacher):
+        return original
+    cells = refining_points(teacher.logits, generator, official=official)
+    scale = sam.size / torch.tensor([teacher.logits.shape[2], teacher.logits.shape[1]], device=teacher.logits.device)
     prompts, previous = Prompts.of_points(cells.points * scale, cells.labels), None
     if show == "all":
         side = sam.size // 4
-        previous = F.interpolate(found.logits[:, None], (side, side), mode="bilinear", align_corners=False)
-        prompts = prompts.join(Prompts.of_boxes(boxes_of(found.logits > 0)[:, None] * scale.repeat(2)))
-    refined = _ask(sam, embedding, found.rows, prompts, size, multimask=show == "points", previous=previous)
-    agreement = _iou(teacher.masks, refined)
+        previous = F.interpolate(teacher.logits[:, None], (side, side), mode="bilinear", align_corners=False)
+        prompts = prompts.join(Prompts.of_boxes(boxes_of(teacher.logits > 0)[:, None] * scale.repeat(2)))
+    refined = _ask(sam, embedding, teacher.rows, prompts, size, multimask=show == "points", previous=previous)
+    agreement = _iou(original.masks, refined)
     # An empty answer is no outline.
-    taken = (agreement >= accept) & refined.flatten(1).any(1)
-    return Instances(torch.where(taken[:, None, None], refined, teacher.masks), found.rows, found.categories)
+    is_accepted = (agreement >= accept) & refined.flatten(1).any(1)
+    return Instances(torch.where(is_accepted[:, None, None], refined, original.masks), teacher.rows, teacher.categories)
 
 
 @torch.no_grad()
 def prompted(batch: InstanceBatch, sam: Sam, embedding: Embedding, size: int) -> Instances:
-    """SAM's masks for the boxes and clicks of a batch (ours): nothing of an object lies outside its box.
+    """SAM's masks for the boxes and clicks of a batch (not in the paper): masks of boxes are cut to their boxes.
 
-    Labels of one object are not told from those of another: a click inside a box of its own category asks for nothing new.
+    A click inside a box of its category counts as the same object and gets no mask of its own.
     """
     device, scale = batch.images.device, sam.size / size
     row, column = (batch.box_categories > 0).nonzero(as_tuple=True)
@@ -145,9 +146,9 @@ def prompted(batch: InstanceBatch, sam: Sam, embedding: Embedding, size: int) ->
     boxed = Instances(masks, row, batch.box_categories[row, column])
     point_row, point = (batch.point_categories > 0).nonzero(as_tuple=True)
     places, categories = batch.points[point_row, point], batch.point_categories[point_row, point]
-    held = (places[:, None] >= boxes[None, :, :2]).all(2) & (places[:, None] < boxes[None, :, 2:]).all(2)
-    held &= (point_row[:, None] == row) & (categories[:, None] == boxed.categories)
-    free = ~held.any(1)
+    is_in_box = (places[:, None] >= boxes[None, :, :2]).all(2) & (places[:, None] < boxes[None, :, 2:]).all(2)
+    is_in_box &= (point_row[:, None] == row) & (categories[:, None] == boxed.categories)
+    free = ~is_in_box.any(1)
     clicks = Prompts.of_points(
         places[free][:, None, None] * scale, torch.ones(int(free.sum()), 1, 1, dtype=torch.long, device=device)
     )
@@ -157,7 +158,7 @@ def prompted(batch: InstanceBatch, sam: Sam, embedding: Embedding, size: int) ->
 
 
 def without_duplicates(instances: Instances, scores: Tensor, iou: float) -> Instances:
-    """Of objects of one image and category that overlap by more than ``iou``, only the one with the highest score (ours)."""
+    """Of objects of one image and category that overlap by more than ``iou``, only the one with the highest score (not in the paper)."""
     overlap = _overlaps(instances, instances) > iou
     overlap &= instances.categories[:, None] == instances.categories
     place = torch.arange(len(instances), device=scores.device)

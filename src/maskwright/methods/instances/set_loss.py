@@ -1,7 +1,7 @@
 """Mask2Former's set loss (Cheng et al., CVPR 2022), batched over images and decoder layers.
 
 Every query is matched to at most one object (Hungarian), and learns its class and its mask at sampled points. Equal to the criterion
-of ``transformers`` but for what that gets wrong under several processes: its normaliser is divided by their number twice.
+of ``transformers`` but for an error of that under several processes: it divides its normaliser by their number twice.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class SetLoss:
         """
         layer, row, query, target = self.match(classes, masks, truth, generator)
         count = mean(torch.tensor(float(len(truth)), device=masks.device)).clamp(min=1)
-        wanted = torch.full(classes.shape[:3], classes.shape[-1] - 1, device=classes.device)
-        wanted[layer, row, query] = truth.categories[target] - 1
-        class_loss = self._class_loss(classes.float(), wanted, mean)
-        chosen = masks[layer, row, query].float()
-        points = self._sample(chosen.detach(), generator)
-        logits = _at(chosen[:, None], points)[:, 0]
+        target_classes = torch.full(classes.shape[:3], classes.shape[-1] - 1, device=classes.device)
+        target_classes[layer, row, query] = truth.categories[target] - 1
+        class_loss = self._class_loss(classes.float(), target_classes, mean)
+        matched = masks[layer, row, query].float()
+        points = self._sample(matched.detach(), generator)
+        logits = _at(matched[:, None], points)[:, 0]
         labels = _mask_at(truth.masks, target, points)
         cross = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
         probability = logits.sigmoid()
@@ -77,9 +77,9 @@ class SetLoss:
             "dice": self.dice_weight * zeros.index_add(0, layer, dice) / count,
         }
         # A batch without objects must still reach the parameters that make masks, or processes disagree on which have gradients.
-        nothing = 0 * masks.sum()
+        zero = 0 * masks.sum()
         return {name: values[-1] for name, values in parts.items()} | {
-            "auxiliary": torch.stack([values[:-1].sum() for values in parts.values()]).sum() + nothing
+            "auxiliary": torch.stack([values[:-1].sum() for values in parts.values()]).sum() + zero
         }
 
     @torch.no_grad()
@@ -110,25 +110,25 @@ class SetLoss:
         overlap = 2 * probability @ labels.transpose(1, 2) + 1
         dice = 1 - overlap / (probability.sum(-1, keepdim=True) + labels.sum(-1)[:, None] + 1)
         certainty = classes.float().softmax(-1).transpose(0, 1).flatten(1, 2)
-        own = certainty.gather(2, categories[:, None].expand(-1, layers * queries, -1))
-        cost = self.mask_weight * cross + self.dice_weight * dice - self.class_weight * own
+        class_probability = certainty.gather(2, categories[:, None].expand(-1, layers * queries, -1))
+        cost = self.mask_weight * cross + self.dice_weight * dice - self.class_weight * class_probability
         cost = cost.unflatten(1, (layers, queries)).nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()
         pairs = []
         for row, number in enumerate(counts.tolist()):
             for layer in range(layers if number else 0):
-                found = linear_sum_assignment(cost[row, layer, :, :number])
-                query, place = (torch.from_numpy(part).long() for part in found)
+                assignment = linear_sum_assignment(cost[row, layer, :, :number])
+                query, place = (torch.from_numpy(part).long() for part in assignment)
                 pairs.append(torch.stack([query * 0 + layer, query * 0 + row, query, place + int(starts[row])]))
         layer, row, query, target = torch.cat(pairs, 1).to(device)
         return layer, row, query, target
 
-    def _class_loss(self, classes: Tensor, wanted: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    def _class_loss(self, classes: Tensor, target_classes: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
         """(L,) weighted cross entropy."""
         weight = torch.ones(classes.shape[-1], device=classes.device)
         weight[-1] = self.no_object
-        each = F.cross_entropy(classes.flatten(0, 2), wanted.flatten(), weight, reduction="none")
-        total = mean(weight[wanted].sum((1, 2)))
-        return each.view(wanted.shape).sum((1, 2)) / total
+        each = F.cross_entropy(classes.flatten(0, 2), target_classes.flatten(), weight, reduction="none")
+        total = mean(weight[target_classes].sum((1, 2)))
+        return each.view(target_classes.shape).sum((1, 2)) / total
 
     def _uniform(self, rows: int, grid: torch.Size, generator: torch.Generator, times: float = 1.0) -> Tensor:
         """(rows, P, 2) places x, y in 0..1."""

@@ -1,11 +1,11 @@
 """AlignSAM: a frozen SAM that prompts itself, learnt from a few images with masks.
 
 Huang et al., "AlignSAM: Aligning Segment Anything Model to Open Context via Reinforcement Learning", CVPR 2024. SAM (and CLIP,
-where the task has a name) stay frozen and look at every image once. Two small networks learn: a policy that chooses where to
-click, by PPO, and SRM, which says whether that place is foreground, from the masks.
+with ``--text``) stay frozen and encode every image once. Two small networks learn: by PPO a policy that chooses where to click, and
+from the masks SRM, which says whether that place is foreground.
 
-``config`` holds the settings, ``trainer`` the algorithm in the order of ``main`` below, ``strong`` what the preset of that name
-learns beside it, ``report`` what the run leaves behind.
+``config`` holds the settings, ``trainer`` the algorithm in the order of ``main`` below, ``strong`` the further networks of
+``--preset strong``, ``report`` the files that a run ends with.
 """
 
 from __future__ import annotations

@@ -21,12 +21,12 @@ class Config:
     out: Path
     """Run directory."""
     preset: Literal["paper", "strong"] = "paper"
-    """`paper`: as published. `strong`: a value map and a quality head learn beside them; the best of all masks on the way is chosen, and
-    a click agent goes on from it, keeps what is better, undoes what is not, and stops by itself."""
+    """`paper`: as published. `strong`: also trains a value map and a quality head; in prediction the best of all masks is chosen, and a
+    click agent corrects it, undoing clicks that do not help."""
     shots: int = 50
-    """Training images with masks that are used, drawn by the seed; fewer are among more. 0: all."""
+    """Training images with masks to use, drawn by the seed; those of a smaller number are among those of a larger. 0: all."""
     text: tuple[str, ...] = ()
-    """What is to be found, in words: SRM's explicit branch. Left out: the implicit branch. Several names are one foreground."""
+    """The foreground in words, for SRM's explicit branch. Left out: the implicit branch. Several names are one foreground."""
     category: tuple[str, ...] = ()
     """Categories that are foreground, together. Left out: those that --text names if the dataset has them all, else all categories."""
     sam: str = "nano"
@@ -41,21 +41,21 @@ class Config:
     grid: int = 10
     """Places to click along a side of the canvas."""
     clicks: int = 15
-    """Clicks of the policy on each image, after two to begin with."""
+    """Clicks of the policy on each image, after the two opening clicks."""
     episodes: int = 50
-    """Times that every image is played."""
+    """Episodes; each plays all training images once."""
     ppo_epochs: int = 20
     """Steps of the policy's optimiser on each episode."""
     gamma: float = 0.99
-    """Discount."""
+    """Discount of future rewards."""
     ppo_clip: float = 0.2
-    """How far PPO's ratio may move from 1."""
+    """PPO's clip range: how far the ratio of probabilities may differ from 1."""
     smoothing: float = 0.0
     """Lambda of generalised advantage estimation; 0: one step ahead, as in the paper."""
     entropy: float = 0.0
-    """Weight of the policy's entropy."""
+    """Weight of the entropy bonus."""
     normalise: bool = False
-    """Bring the advantages of an episode to mean 0 and deviation 1."""
+    """Normalise the advantages of an episode to mean 0 and standard deviation 1."""
     lr: float = 1e-3
     """Learning rate of the policy (Adam)."""
     srm_updates: int | None = None
@@ -65,13 +65,15 @@ class Config:
     srm_lr: float = 1e-3
     """Learning rate of SRM (Adam)."""
     seed: int = 0
+    """Seed of all random numbers."""
     device: Literal["auto", "cpu"] = "auto"
+    """`auto`: a GPU if there is one."""
     checkpoint_seconds: float = 60.0
-    """Time between checkpoints: what a killed run loses at most, and the episode under way."""
+    """Seconds between checkpoints: a killed run loses at most so much, and the episode under way."""
     resume: bool = False
-    """Continue a run that was stopped."""
+    """Continue the run in --out from its newest checkpoint."""
     overwrite: bool = False
-    """Delete a run that is already in the folder."""
+    """Delete the run that is already in --out."""
 
     def __post_init__(self) -> None:
         if self.srm_updates is None:
@@ -90,5 +92,5 @@ class Config:
         require(rules)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the result, for ``config.json``."""
+        """The settings that decide the result, for ``config.json``."""
         return settings_of(self, "out", "resume", "overwrite", "device", "checkpoint_seconds")

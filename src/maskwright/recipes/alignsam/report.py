@@ -1,4 +1,4 @@
-"""What a run of ``alignsam`` leaves behind: the exported model with its card, and the report that shows where it clicked."""
+"""The files that a run of ``alignsam`` ends with: the exported model with its card, and the report that shows its clicks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CHARTS = {
     "Policy: share of ratios beyond the clip": ("clipped",),
 }
 
-SHOWN = 8
+FILMS = 8
 """Validation images whose clicks are drawn."""
 
 
@@ -71,11 +71,11 @@ def write_model(trainer: Trainer) -> None:
 
 def _card(trainer: Trainer) -> str:
     config = trainer.config
-    named = f", asked for as {', '.join(map(repr, config.text))} (CLIP `{config.clip}`)" if config.text else ""
+    words = f", described as {', '.join(map(repr, config.text))} (CLIP `{config.clip}`)" if config.text else ""
     lines = [
         "# A SAM that prompts itself, made with maskwright",
         "",
-        f"It finds: {trainer.foreground.name}{named}. No prompt is needed.",
+        f"It finds: {trainer.foreground.name}{words}. No prompt is needed.",
         f"Policy and SRM for SAM 2 (weights `{config.sam}`, canvas {trainer.sam.size}, not part of this folder). Recipe: alignsam "
         f"(Huang et al., CVPR 2024), preset {config.preset}, {trainer.stage.step} episodes of {config.clicks} clicks, seed {config.seed}.",
         f"Trained on {len(trainer.bank)} images of `{config.data.name}`.",
@@ -105,8 +105,8 @@ def write_report(trainer: Trainer) -> None:
     if validation:
         report.curves("Validation (on the canvas)", validation, x="episode")
     for title, names in CHARTS.items():
-        if shown := {name: curves[name] for name in names if name in curves}:
-            report.curves(title, shown, x="episode")
+        if chart := {name: curves[name] for name in names if name in curves}:
+            report.curves(title, chart, x="episode")
     bank, split = (trainer.val, "validation") if trainer.val is not None else (trainer.bank, "training")
     _score_table(trainer, report, bank, split)
     _films(trainer, report, bank, split)
@@ -131,7 +131,7 @@ def _score_table(trainer: Trainer, report: Report, bank: Bank, split: str) -> No
     report.table(
         f"Scores on the {split} images",
         ["", *SCORES.values()],
-        [[name, *(found[key] for key in SCORES)] for name, found in rows.items()],
+        [[name, *(scores[key] for key in SCORES)] for name, scores in rows.items()],
         f"Every mask begins with {OPENING} clicks, where SRM is surest of foreground and background; the others are the policy's.",
     )
 
@@ -140,18 +140,19 @@ def _films(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
     """A few images, evenly spaced from the worst to the best: truth, then the mask and all clicks so far, step by step."""
     clicks = trainer.config.clicks
     scores = scores_on_canvas(trainer.agent, bank)["per_image"]
-    known = [place for place, entry in enumerate(scores) if entry["iou"] is not None]
-    order = sorted(known, key=lambda place: scores[place]["iou"])
-    chosen = [order[i] for i in np.linspace(0, len(order) - 1, min(SHOWN, len(order))).round().astype(int)]
-    part = bank.select(torch.tensor(chosen, device=bank.device))
+    scored = [place for place, entry in enumerate(scores) if entry["iou"] is not None]
+    order = sorted(scored, key=lambda place: scores[place]["iou"])
+    targets = [order[i] for i in np.linspace(0, len(order) - 1, min(FILMS, len(order))).round().astype(int)]
+    part = bank.select(torch.tensor(targets, device=bank.device))
     trace = trainer.agent.segment(part)
     moments = sorted({moment for moment in (0, 1, 2, 4, 8, clicks) if moment <= clicks})
     pictures = []
     for place, name in enumerate(part.names):
         states = [trace.states[moment] for moment in moments]
         states += [] if trace.refined is None else [trace.refined]
-        fg = (trace.last.labels[place] == 1).sum()
-        caption = f"{name}: IoU {scores[chosen[place]]['iou']:.2f}; {int(fg)} clicks on the foreground, {OPENING + clicks - int(fg)} off it"
+        on = int((trace.last.labels[place] == 1).sum())
+        off = OPENING + clicks - on
+        caption = f"{name}: IoU {scores[targets[place]]['iou']:.2f}; {on} clicks on the foreground, {off} off it"
         pictures.append(Picture(film(part, states, place), caption))
     report.pictures(
         f"Where it clicked ({split} images, from the worst to the best)",

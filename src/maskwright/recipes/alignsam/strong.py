@@ -1,8 +1,8 @@
-"""What the preset ``strong`` of AlignSAM learns beside policy and SRM: a value map of clicks and the quality of masks.
+"""The further networks of AlignSAM's preset ``strong``: a value map of clicks and a quality head for masks.
 
-From "SAM2 Click Agent", repaired (see ``recipes.clicks``). Policy and SRM are paid for labels, not for masks; here the truth of the
-training images is used in full. After each episode some of its states are visited again: clicks are tried from them in one decode, their
-true changes of Dice teach the value map, and all the masks at hand, SRM's own among them, teach the head that compares them.
+After "SAM2 Click Agent", improved (see ``recipes.clicks``). Policy and SRM are rewarded for labels, not for masks; here the truth of the
+training images is used in full. After each episode some of its states are used again: clicks are tried from them in one decode, the value
+map learns their true changes of Dice, and the quality head learns to compare all masks, SRM's among them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CLICKS = 4
 """Clicks of the agent after the policy's."""
 
 STEPS, BATCH, MOVES, TRIES = 4, 16, 2, 12
-"""After each episode: beginnings of so many states, moves from each, and clicks that are tried for a move."""
+"""After each episode: batches of states, states in each, moves from a state, and clicks that are tried for a move."""
 
 SNAPSHOTS = 3
 """States of the episode that are compared with each other."""
@@ -59,69 +59,75 @@ class Coach:
         self.agent = ClickAgent(sam, self.prompter, self.quality, ClickRules(clicks=CLICKS))
 
     def learn(
-        self, visited: Sequence[ClickState], recalibrated: Tensor, rate: float, generator: torch.Generator
+        self, states: Sequence[ClickState], recalibrated: Tensor, rate: float, generator: torch.Generator
     ) -> dict[str, float]:
         """Learn from one episode.
 
         Args:
-            visited: its states, all targets in each, in the order of the bank.
+            states: of the episode, each of all targets in the order of the bank.
             recalibrated: (N, h, w) in 0..1, SRM's masks of all targets as at the start of a prediction.
-            rate: share of the learning rate.
-            generator: of what is chosen and tried.
+            rate: 0..1, factor on the learning rate.
+            generator: on the CPU; of the states and of the clicks that are tried.
 
         Returns:
             Mean losses, and ``lead``: the true change of Dice by the click that the quality head prefers.
         """
         set_rate(self.optimizer, rate)
-        told: dict[str, list[float]] = defaultdict(list)
-        slots = visited[-1].labels.shape[1] + MOVES
+        history: dict[str, list[float]] = defaultdict(list)
+        slots = states[-1].labels.shape[1] + MOVES
         for _ in range(STEPS):
             rows = torch.randperm(len(self.bank), generator=generator)[:BATCH].to(self.bank.device)
-            chosen = torch.randperm(len(visited), generator=generator)[:SNAPSHOTS].tolist()
-            own = as_answer(self.sam, self.bank, rows, recalibrated[rows], slots)
-            others = [own, *(with_slots(visited[i][rows], slots) for i in chosen)]
-            # Each target begins with one of the masks at hand; all of them are judged.
-            state = own
+            snapshots = torch.randperm(len(states), generator=generator)[:SNAPSHOTS].tolist()
+            state_of_srm = as_answer(self.sam, self.bank, rows, recalibrated[rows], slots)
+            others = [state_of_srm, *(with_slots(states[i][rows], slots) for i in snapshots)]
+            # Each target starts from one of these states at random; the masks of all are compared.
+            state = state_of_srm
             which = torch.randint(len(others), (len(rows),), generator=generator).to(rows.device)
             for number, other in enumerate(others[1:], start=1):
                 state = other.where(which == number, state)
             for _ in range(MOVES):
-                state = self._move(state, others, generator, told)
-        return {f"strong_{name}": sum(values) / len(values) for name, values in told.items()}
+                state = self._move(state, others, generator, history)
+        return {f"strong_{name}": sum(values) / len(values) for name, values in history.items()}
 
     def _move(
-        self, state: ClickState, others: Sequence[ClickState], generator: torch.Generator, told: dict[str, list[float]]
+        self,
+        state: ClickState,
+        others: Sequence[ClickState],
+        generator: torch.Generator,
+        history: dict[str, list[float]],
     ) -> ClickState:
         """Try clicks from the states, learn from SAM's answers, and go on by one of them."""
         bank = self.bank
         advice = self.prompter(observe(bank, state))
         grid = advice.values.shape[-1]
         places, labels = self._tries(state, advice.policy.detach(), generator)
-        looks = CandidateClicks(places, labels, *counterfactual(self.sam, bank, state, places, labels))
-        tried = looks.answers(state)
-        compared = answers_of(others, state)
-        now, after = dice(bank, state.rows, state.logits), dice(bank, state.rows, looks.logits)
-        elsewhere = dice(bank, state.rows, compared.logits[:, 1:])
-        guesses, further = self.quality(advice, tried), self.quality(advice, compared)
-        found = quality_loss(torch.cat([guesses, further[:, 1:]], 1), torch.cat([now[:, None], after, elsewhere], 1))
+        candidates = CandidateClicks(places, labels, *counterfactual(self.sam, bank, state, places, labels))
+        answers, answers_of_others = candidates.answers(state), answers_of(others, state)
+        dice_before, dice_after = dice(bank, state.rows, state.logits), dice(bank, state.rows, candidates.logits)
+        dice_of_others = dice(bank, state.rows, answers_of_others.logits[:, 1:])
+        guesses, guesses_of_others = self.quality(advice, answers), self.quality(advice, answers_of_others)
+        quality_losses = quality_loss(
+            torch.cat([guesses, guesses_of_others[:, 1:]], 1),
+            torch.cat([dice_before[:, None], dice_after, dice_of_others], 1),
+        )
         cells = cells_of(places, labels, bank.size, grid)
         losses = {
             "belief": belief_loss(advice.truth, bank.known_truth.area[state.rows]),
-            "value": value_loss(advice.values, cells, after - now[:, None]),
-            "quality": found["huber"],
-            "rank": 8 * found["rank"],
+            "value": value_loss(advice.values, cells, dice_after - dice_before[:, None]),
+            "quality": quality_losses["huber"],
+            "rank": 8 * quality_losses["rank"],
         }
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack([*losses.values()]).sum().backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         for name, value in losses.items():
-            told[name].append(float(value.detach()))
+            history[name].append(float(value.detach()))
         best = guesses.detach()[:, 1:].argmax(1)
-        told["lead"].append(float((after.gather(1, best[:, None])[:, 0] - now).mean()))
-        anyone = torch.randint(labels.shape[1], (len(state),), generator=generator).to(best.device)
-        led = (torch.rand(len(state), generator=generator) < 0.7).to(best.device)
-        return looks.take(state, torch.where(led, best, anyone))
+        history["lead"].append(float((dice_after.gather(1, best[:, None])[:, 0] - dice_before).mean()))
+        any_candidate = torch.randint(labels.shape[1], (len(state),), generator=generator).to(best.device)
+        takes_best = (torch.rand(len(state), generator=generator) < 0.7).to(best.device)
+        return candidates.take(state, torch.where(takes_best, best, any_candidate))
 
     @torch.no_grad()
     def _tries(self, state: ClickState, policy: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ from maskwright.rl.rules import foreground_reward
 from maskwright.sam.sam import Sam
 
 BLANK_SHARE = 0.2
-"""Share of SRM's lessons in which it sees an image without a mask (M = 1), as at the start of every prediction. Not given in the paper."""
+"""Share of SRM's training samples without a mask (M = 1), as at the start of every prediction. Not given in the paper."""
 
 
 class Stream(IntEnum):
@@ -61,7 +61,7 @@ class Trainer(Trainable):
         self.config, self.session, self.device = config, session, session.device
         dataset = session.dataset
         self.stage = session.stage("episodes", "training", Budget(steps=config.episodes))
-        # What can be wrong with the words is found before anything takes time.
+        # Errors in the words are raised before anything that takes time.
         clip = ClipSurgery.load(config.clip, size=config.clip_size).to(self.device) if config.text else None
         if clip is not None:
             clip.check_names(config.text)
@@ -89,7 +89,7 @@ class Trainer(Trainable):
         self.srm, self.policy = self.agent.srm, self.agent.policy
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.lr)
         self.srm_optimizer = torch.optim.Adam(self.srm.parameters(), lr=config.srm_lr)
-        self.judge = Recalibrator(self.srm, self.agent.semantic(self.bank))
+        self.recalibrator = Recalibrator(self.srm, self.agent.semantic(self.bank))
         self.target = self._target()
         self.env = ClickVectorEnv(
             self.sam,
@@ -98,7 +98,7 @@ class Trainer(Trainable):
             ClickEnvSettings(
                 observation=None,
                 grid=config.grid,
-                labeller=self.judge,
+                labeller=self.recalibrator,
                 max_clicks=config.clicks,
                 reward=foreground_reward,
                 opening=truth_opening,
@@ -114,31 +114,31 @@ class Trainer(Trainable):
             entropy=config.entropy,
             normalise=config.normalise,
         )
-        self.visited: list[ClickState] = []
+        self.states: list[ClickState] = []
 
     # ------------------------------------------------------------------------------------------------ set-up
 
     def _shots(self, dataset: Dataset) -> Bank:
-        """The training images: as many as asked for, of those that show foreground and background. Encoded here, and only here."""
+        """The training images, encoded once: ``--shots`` of those that show foreground and background."""
         train = dataset.split("train")
         masked = [sample for sample in train if sample.labels.mask is not None]
         order = np.random.default_rng(self.config.seed).permutation(len(masked)).tolist()
-        wanted = self.config.shots or None
+        shots = self.config.shots or None
         bank = foreground_bank(
-            self.sam, train.with_samples([masked[i] for i in order]), self.foreground, both=True, limit=wanted
+            self.sam, train.with_samples([masked[i] for i in order]), self.foreground, both=True, limit=shots
         )
-        if wanted and len(bank) < wanted:
+        if shots and len(bank) < shots:
             raise DataError(
                 [
                     f"{len(bank)} of {len(train)} images of split 'train' have a mask that shows {self.foreground.name!r} and "
-                    f"something else; --shots asks for {wanted}. Label more, or ask for fewer"
+                    f"something else; --shots asks for {shots}. Label more, or ask for fewer"
                 ],
                 dataset.source or str(dataset.root),
             )
         return bank
 
     def _target(self) -> Tensor:
-        """(N, h, w) share of each place of SRM that is foreground; 255 where less than half of it is known."""
+        """(N, h, w) share of each place of SRM that is foreground; 255 where less than half of it is labelled."""
         truth, size = self.bank.known_truth, self.bank.embedding.low.shape[-2:]
         area, counted = resized(truth.area, size), resized(truth.counted, size)
         return torch.where(counted > 0.5, area / counted.clamp(min=1e-6), 255.0)
@@ -160,7 +160,7 @@ class Trainer(Trainable):
     # ------------------------------------------------------------------------------------------------ learning
 
     def fit(self) -> None:
-        """Play every image, again and again; SRM learns after each click, the policy after each episode."""
+        """Play episodes on all images; SRM learns after each click, the policy after each episode."""
         session, scalars = self.session, dict[str, float]()
 
         def log_and_validate() -> None:
@@ -169,10 +169,10 @@ class Trainer(Trainable):
 
         for _ in session.steps(self.stage, log_every=None, then=log_and_validate):
             rollout = self.play()
-            learnt = ppo.update(self.policy, self.optimizer, rollout, self.ppo) | self.coached()
+            losses = ppo.update(self.policy, self.optimizer, rollout, self.ppo) | self.coach_step()
             reward = float(rollout.rewards.mean())
             # +1 on the foreground, −1 off it: the share of places on it is half-way in between.
-            scalars = {"reward": reward, "foreground_rate": (reward + 1) / 2} | session.averages() | learnt
+            scalars = {"reward": reward, "foreground_rate": (reward + 1) / 2} | session.averages() | losses
             session.show(reward=reward)
 
     def play(self) -> ppo.Rollout:
@@ -181,7 +181,7 @@ class Trainer(Trainable):
         self.env.reset(seed=self.config.seed * 1_000_003 + self.stage.step, options={"rows": np.arange(count)})
         features = self.bank.embedding.low[self.bank.image].float()
         free = torch.ones(count, config.grid**2, dtype=torch.bool, device=self.device)
-        steps, self.visited = [], []
+        steps, self.states = [], []
         for number in range(config.clicks):
             moment = self.stage.step * config.clicks + number
             mask = last_mask(self.bank, self.env.state)
@@ -191,7 +191,7 @@ class Trainer(Trainable):
             free = free | ~free.any(1, keepdim=True)
             log_probs = ppo.log_probabilities(logits, free)
             actions = ppo.sampler(self.session.generator(Stream.ACTIONS, moment))(log_probs)
-            taken = log_probs.gather(1, actions[:, None])[:, 0]
+            log_prob = log_probs.gather(1, actions[:, None])[:, 0]
             before = self.env.state
             _, rewards, *_ = self.env.step(actions.cpu().numpy())
             steps.append(
@@ -199,46 +199,46 @@ class Trainer(Trainable):
                     "states": state,
                     "allowed": free,
                     "actions": actions,
-                    "log_probs": taken,
+                    "log_probs": log_prob,
                     "values": values,
                     "rewards": torch.from_numpy(rewards).to(self.device),
                 }
             )
-            # No place twice, as in prediction: the sum of the rewards is then what the places are worth.
+            # No place twice, as in prediction; else clicking one good place again and again would be rewarded each time.
             free = free.scatter(1, actions[:, None], False)
-            self.visited.append(before)
-            self.watch(before, self.env.state)
-            self.teach(last_mask(self.bank, self.env.state), self.session.generator(Stream.SRM, moment))
+            self.states.append(before)
+            self.log_label_accuracy(before, self.env.state)
+            self.srm_step(last_mask(self.bank, self.env.state), self.session.generator(Stream.SRM, moment))
         return ppo.Rollout.stack(steps)
 
-    def coached(self) -> dict[str, float]:
+    def coach_step(self) -> dict[str, float]:
         """With the preset ``strong``: value map and quality head learn from the states of the episode."""
         if self.coach is None:
             return {}
         rows = torch.arange(len(self.bank), device=self.device)
         with torch.no_grad():
             blank = torch.ones_like(self.target)
-            recalibrated = self.judge.logits(self.bank, rows, blank).sigmoid()
+            recalibrated = self.recalibrator.logits(self.bank, rows, blank).sigmoid()
         rate = 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * self.stage.step / self.config.episodes))
-        return self.coach.learn(self.visited, recalibrated, rate, self.session.generator(Stream.COACH, self.stage.step))
+        return self.coach.learn(self.states, recalibrated, rate, self.session.generator(Stream.COACH, self.stage.step))
 
-    def watch(self, before: ClickState, after: ClickState) -> None:
-        """Note how often SRM was right about the place that was clicked on."""
+    def log_label_accuracy(self, before: ClickState, after: ClickState) -> None:
+        """Average for the log how often SRM's label of the click is right."""
         slot = before.tokens
         rows = torch.arange(len(slot), device=self.device)
         column, row = after.points[rows, slot].long().unbind(1)
         truth = self.bank.known_truth.canvas[after.rows, row, column]
         self.session.average(label_accuracy=(after.labels[rows, slot] == truth).float().mean())
 
-    def teach(self, mask: Tensor, generator: torch.Generator) -> None:
-        """SRM learns from the masks as they are now: (N, h, w)."""
+    def srm_step(self, mask: Tensor, generator: torch.Generator) -> None:
+        """Passes of SRM over all images, given their present masks (N, h, w)."""
         assert self.config.srm_updates is not None
         for _ in range(self.config.srm_updates):
             order = torch.randperm(len(self.bank), generator=generator).to(self.device)
             blank = torch.rand(len(self.bank), generator=generator).to(self.device) < BLANK_SHARE
-            shown = torch.where(blank[:, None, None], 1.0, mask)
+            inputs = torch.where(blank[:, None, None], 1.0, mask)
             for rows in order.split(self.config.srm_batch):
-                loss = recalibration_loss(self.judge.logits(self.bank, rows, shown[rows]), self.target[rows])
+                loss = recalibration_loss(self.recalibrator.logits(self.bank, rows, inputs[rows]), self.target[rows])
                 self.session.descend(loss, self.srm_optimizer, self.srm.parameters())
                 self.session.average(srm_loss=loss)
 
@@ -256,13 +256,13 @@ class Trainer(Trainable):
 
 
 def truth_opening(sam: Sam, bank: Bank, rows: Tensor, slots: int, generator: np.random.Generator) -> ClickState:
-    """One click on the foreground and one off it, each at a random pixel of the truth: how training episodes begin."""
+    """The opening of training episodes: one click on the foreground and one off it, each at a random pixel of the truth."""
     truth = bank.known_truth[rows]
     places = []
     for region in (truth.canvas, truth.known & ~truth.canvas):
-        # The largest of random numbers over the region is a uniform draw from it, whatever the device.
+        # The position of the largest of random numbers over the region is a uniform draw from it, the same on every device.
         chance = torch.from_numpy(generator.random(region.shape, dtype=np.float32)).to(region.device)
-        chosen = torch.where(region, chance, -1.0).flatten(1).argmax(1)
-        places.append(torch.stack([chosen % bank.size, chosen // bank.size], 1) + 0.5)
+        pixel = torch.where(region, chance, -1.0).flatten(1).argmax(1)
+        places.append(torch.stack([pixel % bank.size, pixel // bank.size], 1) + 0.5)
     labels = torch.tensor([1, 0], device=rows.device).expand(len(rows), OPENING)
     return start_with_clicks(sam, bank, rows, torch.stack(places, 1), labels, slots)

@@ -1,11 +1,11 @@
 """Clicks: an agent that places corrective clicks for a frozen SAM, and never makes the mask worse.
 
-After "SAM2 Click Agent", which learns by PPO from its own reward and takes its masks down. Here the truth of the
-training images is used in full: from every state that is visited, many clicks are tried in one decode, and the true
-change of Dice of each is a target (no credit to assign).
+After "SAM2 Click Agent", which learns by PPO and whose clicks lower the mean Dice. Here the truth of the training images is used in
+full: from every visited state many clicks are tried in one decode, and the true change of Dice of each is a regression target, so
+that no credit has to be assigned over time.
 
 ``config`` holds the settings, ``trainer`` the algorithm in the order of ``main`` below with ``reinforcement`` and
-``calibration`` as its later parts, ``sb3`` the published learner as a baseline, ``report`` what the run leaves behind.
+``calibration`` as its later parts, ``sb3`` the published learner as a baseline, ``report`` the files that a run ends with.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(config: Config) -> Path:
         trainer = _trainer(config, session)
         session.begin(trainer, files=[GIF])
         trainer.fit()
-        trainer.settle()
+        trainer.calibrate()
         if session.finish(save=False):
             scores = validate(trainer)
             log_scores(trainer, scores)

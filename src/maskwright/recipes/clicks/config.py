@@ -21,32 +21,32 @@ class Config:
     out: Path
     """Run directory."""
     sam: str = "nano"
-    """SAM 2: `nano` (bundled), a Hugging Face id such as facebook/sam2.1-hiera-tiny, a folder, or an official .pt file. Stays as it is."""
+    """SAM 2: `nano` (bundled), a Hugging Face id such as facebook/sam2.1-hiera-tiny, a folder, or an official .pt file. It stays frozen."""
     size: int | None = None
     """Side of the square canvas, a multiple of 32; left out, the weights' own."""
     steps: int | None = None
     """Length of the training in steps."""
     minutes: float | None = None
-    """Length of the training by the clock."""
+    """Length of the training by the clock. Without --steps and --minutes: 10 minutes."""
     learner: Literal["own", "sb3"] = "own"
-    """`sb3`: Stable-Baselines3's PPO on pixels with the settings of the published agent, as a baseline; it ignores what follows but for
-    clicks, batch (environments), steps or minutes (one step is one of every environment), held_out, mirror and seed."""
+    """`sb3`: Stable-Baselines3's PPO on pixels with the settings of the published agent, as a baseline. Of the
+    options below it uses clicks, batch (environments), held_out, mirror and seed; a step is then one step of every environment."""
     learn: Literal["values", "imitation"] = "values"
-    """What teaches where to click: the true change of Dice of every click that is tried, or the oracle's click alone."""
+    """Target of the policy: the true change of Dice of every click that is tried, or the oracle's click alone."""
     rounds: int = 4
-    """Rounds of DAgger: in each the expert makes half as many moves as in the one before. 1: all states are the expert's."""
+    """Rounds of DAgger: in each the expert makes half as many moves as in the one before. 1: the expert makes all moves."""
     quality: bool = True
-    """Learn to judge masks, and undo clicks that made them worse. `--no-quality`: every click is kept."""
+    """Train a quality head that judges masks, and undo clicks that make them worse. `--no-quality`: every click is kept."""
     stop: bool = True
-    """The agent may stop before its clicks are used up."""
+    """The agent may stop before it has placed all its clicks."""
     rl_share: float = 0.15
-    """Last share of the training in which the policy learns by reinforcement (GRPO); 0: not at all."""
+    """Share of the training, at its end, in which the policy learns by reinforcement (GRPO); 0: none."""
     clicks: int = 4
     """Corrective clicks after the first prompt."""
     looks: int = 24
-    """Clicks that are tried, in one decode, for each one that is placed."""
+    """Candidate clicks that SAM answers, in one decode, for each click that is placed."""
     spread: float = 0.5
-    """Share of these clicks that lie all over the image, contradicting the mask at hand, instead of where the policy wants to click."""
+    """Share of these candidates that lie all over the image, contradicting the present mask, instead of where the policy is highest."""
     batch: int = 16
     """Episodes side by side."""
     tries: int = 16
@@ -56,31 +56,34 @@ class Config:
     lr: float = 1.5e-3
     """Learning rate (AdamW)."""
     rl_lr: float = 2e-4
-    """Learning rate of the policy in `reinforce`."""
+    """Learning rate of the policy in reinforcement."""
     groups: int = 8
-    """Roll-outs from each beginning that are compared with each other."""
+    """Roll-outs from each first state that are compared with each other."""
     kl: float = 0.05
-    """Weight of the divergence from the policy before `reinforce`."""
+    """Weight of the KL divergence from the policy before reinforcement."""
     cost: float = 0.003
     """What a click costs, in units of Dice."""
     weight_decay: float = 1e-2
+    """Weight decay (AdamW)."""
     memory: float = 8.0
-    """GiB for images, their embeddings and masks, and for the states visited (a tenth): of more training images those are used that
-    fit, drawn by the seed."""
+    """GiB for images, their embeddings and masks, and for visited states (a tenth of it). Of more training images a random part that
+    fits is used."""
     objects: int = 8
-    """Objects of one image that are learnt from, at most. 0: all."""
+    """Objects per image, at most. 0: all."""
     held_out: float = 0.12
-    """Share of the training images that nothing learns from: guesses are calibrated on them."""
+    """Share of the training images that is held out for calibration."""
     mirror: bool = True
     """Also train on the mirror images, left to right."""
     seed: int = 0
+    """Seed of all random numbers."""
     device: Literal["auto", "cpu"] = "auto"
+    """`auto`: a GPU if there is one."""
     checkpoint_seconds: float = 60.0
-    """Time between checkpoints: what a killed run loses at most."""
+    """Seconds between checkpoints: a killed run loses at most so much."""
     resume: bool = False
-    """Continue a run that was stopped."""
+    """Continue the run in --out from its newest checkpoint."""
     overwrite: bool = False
-    """Delete a run that is already in the folder."""
+    """Delete the run that is already in --out."""
 
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:
@@ -102,5 +105,5 @@ class Config:
         require(rules)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the result, for ``config.json``."""
+        """The settings that decide the result, for ``config.json``."""
         return settings_of(self, "out", "resume", "overwrite", "device", "checkpoint_seconds")

@@ -23,13 +23,13 @@ UPDATES = 2
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Roll-outs: B beginnings, G of each, T moves.
+    """Roll-outs of T moves: G from each of B first states.
 
     Attributes:
         observations: T of B·G states.
-        cells: T times (B·G, M), the clicks there were to choose from.
-        actions: (B, G, T) which of them; M is "stop", also where it came before.
-        reward, gain, clicks: (B, G).
+        cells: T of (B·G, M), the clicks that an action chooses from.
+        actions: (B, G, T) index of the click; M is "stop", which then repeats to the end.
+        reward, gain, clicks: (B, G) reward, change of Dice, and number of clicks of a roll-out.
     """
 
     observations: list[Observation]
@@ -41,13 +41,13 @@ class Trajectories:
 
 
 class RollOuts:
-    """Lets the policy act, compares roll-outs from the same beginning with each other, and learns from the comparison.
+    """GRPO of the policy: roll-outs from the same first state are compared with each other.
 
     Args:
         sam: frozen.
         bank: targets with truth.
         prompter: the policy that acts and learns.
-        reference: the policy before reinforcement: it proposes the clicks there are to choose from, and the policy stays close to it.
+        reference: the policy before reinforcement; it proposes the clicks to choose from, and the policy is kept close to it.
         config: of the recipe.
     """
 
@@ -59,27 +59,27 @@ class RollOuts:
     def learn(
         self, first: ClickState, generator: torch.Generator, descend: Callable[[Tensor], None]
     ) -> dict[str, float]:
-        """One round of GRPO from the beginnings ``first``; ``descend`` takes an optimiser step on a loss. Returns scalars for the log."""
+        """One round of GRPO from the states ``first``; ``descend`` takes an optimiser step on a loss. Returns scalars for the log."""
         with torch.no_grad():
-            played = self._play(first, generator)
-        known = torch.ones(1, len(first), dtype=torch.bool, device=played.reward.device)
-        advantage = grpo.advantages(played.reward[None], known)
+            trajectories = self._play(first, generator)
+        present = torch.ones(1, len(first), dtype=torch.bool, device=trajectories.reward.device)
+        advantage = grpo.advantages(trajectories.reward[None], present)
         with torch.no_grad():
-            anchor = self._log_probabilities(self.reference, played)
+            anchor = self._log_probabilities(self.reference, trajectories)
         old, diagnostics = None, None
         for _ in range(UPDATES):
-            new = self._log_probabilities(self.prompter, played)
+            new = self._log_probabilities(self.prompter, trajectories)
             old = new.detach() if old is None else old
             loss, diagnostics = grpo.grpo_loss(new, old, advantage, reference=anchor, kl=self.config.kl)
             if not int(diagnostics.groups):
                 break
             descend(loss)
-        means = {"reward": played.reward, "rl_gain": played.gain, "rl_clicks": played.clicks}
+        means = {"reward": trajectories.reward, "rl_gain": trajectories.gain, "rl_clicks": trajectories.clicks}
         scalars = {name: float(values.mean()) for name, values in means.items()}
         return scalars if diagnostics is None else scalars | {"rl_kl": float(diagnostics.kl)}
 
     def _play(self, first: ClickState, generator: torch.Generator) -> Trajectories:
-        """Let the policy act; ``groups`` roll-outs from each beginning."""
+        """Let the policy act: ``groups`` roll-outs from each first state."""
         config, device, groups = self.config, first.rows.device, self.config.groups
         state = first[torch.arange(len(first), device=device).repeat_interleave(groups)]
         over = torch.zeros(len(state), dtype=torch.bool, device=device)
@@ -99,8 +99,8 @@ class RollOuts:
             observations.append(observation)
             cells.append(choices)
             actions.append(action)
-            chosen = choices.gather(1, action.clamp(max=choices.shape[1] - 1)[:, None])
-            places, labels = places_of(chosen[:, 0], self.bank.size, self.grid)
+            cell = choices.gather(1, action.clamp(max=choices.shape[1] - 1)[:, None])
+            places, labels = places_of(cell[:, 0], self.bank.size, self.grid)
             state = click(self.sam, self.bank, state, places, labels, active=~over)
             clicks = clicks + (~over)
             now = dice(self.bank, state.rows, state.logits)
@@ -122,13 +122,15 @@ class RollOuts:
         stop = policy[:, -1:] if self.config.stop else torch.full_like(policy[:, -1:], -1e9)
         return torch.cat([policy[:, :-1].gather(1, cells), stop], 1)
 
-    def _log_probabilities(self, prompter: Prompter, played: Trajectories) -> Tensor:
-        """(B, G, T) log-probabilities of what was played; 0 after the end, where there was nothing to choose."""
+    def _log_probabilities(self, prompter: Prompter, trajectories: Trajectories) -> Tensor:
+        """(B, G, T) log-probabilities of the actions; 0 after the end, where there was nothing to choose."""
         moves = []
-        over = torch.zeros(played.actions.shape[:2], dtype=torch.bool, device=played.actions.device)
-        for move, (observation, cells) in enumerate(zip(played.observations, played.cells)):
-            action = played.actions[..., move]
-            own = self._choices(prompter, observation, cells).log_softmax(1).gather(1, action.reshape(-1, 1))
-            moves.append(own.view(action.shape).masked_fill(over, 0))
+        over = torch.zeros(trajectories.actions.shape[:2], dtype=torch.bool, device=trajectories.actions.device)
+        for move, (observation, cells) in enumerate(zip(trajectories.observations, trajectories.cells)):
+            action = trajectories.actions[..., move]
+            log_probability = (
+                self._choices(prompter, observation, cells).log_softmax(1).gather(1, action.reshape(-1, 1))
+            )
+            moves.append(log_probability.view(action.shape).masked_fill(over, 0))
             over = over | (action == cells.shape[1])
         return torch.stack(moves, -1)

@@ -1,4 +1,4 @@
-"""What a run of ``clicks`` leaves behind: the exported agent with its card, and the report with its film strips."""
+"""The files that a run of ``clicks`` ends with: the exported agent with its card, and the report with its film strips."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def write_model(trainer: Trainer, scores: dict[str, Any]) -> None:
     config, sam = trainer.config, trainer.sam
     parts, state, beside = trainer.exported()
     weights = weights_beside(config.sam, sam.size, weights_signature(sam.model))
-    description = describe("clicks", trainer.categories, sam.size, sam=weights, **parts, settled=trainer.settled)
+    description = describe("clicks", trainer.categories, sam.size, sam=weights, **parts, settled=trainer.calibration)
     trainer.session.run.save_model(state, description, _card(trainer, scores), beside)
 
 
 def _card(trainer: Trainer, scores: dict[str, Any]) -> str:
     config = trainer.config
-    teacher = "PPO on pixels" if config.learner == "sb3" else config.learn
-    left_out = f"; {trainer.unused} more show nothing large enough or lie beyond `--memory`" if trainer.unused else ""
+    learner = "PPO on pixels" if config.learner == "sb3" else config.learn
+    rest = f"; {trainer.unused} more show nothing large enough or lie beyond `--memory`" if trainer.unused else ""
     lines = [
         "# A click agent made with maskwright",
         "",
         f"It corrects masks by clicks on SAM 2 (weights `{config.sam}`, canvas {trainer.sam.size}, not part of this folder): "
         "after a click, a box or a mask it places clicks of its own, undoes those that it thinks made the mask worse, and stops.",
-        f"Recipe: clicks, learnt from {teacher}, {trainer.stage.step} steps of {config.batch} states, seed {config.seed}.",
-        f"Trained on {trainer.images} images of `{config.data.name}` ({len(trainer.bank)} targets, mirror images included{left_out}); "
-        f"settled on {trainer.settled['held_out']} targets of other training images.",
+        f"Recipe: clicks, learnt from {learner}, {trainer.stage.step} steps of {config.batch} states, seed {config.seed}.",
+        f"Trained on {trainer.images} images of `{config.data.name}` ({len(trainer.bank)} targets, mirror images included{rest}); "
+        f"calibrated on {trainer.calibration['held_out']} targets of other training images.",
     ]
     if scores:
         agent, oracle = scores["agent"], scores["oracle"]
@@ -65,20 +65,24 @@ def _card(trainer: Trainer, scores: dict[str, Any]) -> str:
 
 
 def validate(trainer: Trainer, limit: int = 100) -> dict[str, Any]:
-    """The agent, the oracle and no looking ahead on (at most ``limit`` targets of) the validation split; empty without one."""
+    """Scores of the agent, of the oracle and of the agent without look-ahead on the validation split; empty without one.
+
+    Args:
+        limit: targets at most, drawn by the seed.
+    """
     bank = trainer.val
     if bank is None:
         return {}
     if len(bank) > limit:
-        chosen = torch.randperm(len(bank), generator=trainer.session.generator(Stream.VALIDATION, 0))[:limit]
-        bank = bank.select(chosen.to(bank.device))
+        index = torch.randperm(len(bank), generator=trainer.session.generator(Stream.VALIDATION, 0))[:limit]
+        bank = bank.select(index.to(bank.device))
     agent, clicks = trainer.agent(), trainer.config.clicks
     curves: dict[str, Curve] = {
         "agent": curve(agent, bank),
         "every click kept": curve(agent, bank, ClickRules(clicks, 1, accept="always", stop=False)),
         "oracle": curve(agent, bank, ClickRules(clicks, 1, "oracle", "always", stop=False)),
     }
-    scores: dict[str, Any] = {name: found.summary() for name, found in curves.items()}
+    scores: dict[str, Any] = {name: each.summary() for name, each in curves.items()}
     scores["head_room"] = head_room(curves["agent"], curves["oracle"])
     scores["per_target"] = curves["agent"].dice
     scores["bank"] = bank
@@ -97,7 +101,7 @@ def log_scores(trainer: Trainer, scores: dict[str, Any]) -> None:
 
 
 def write_report(trainer: Trainer, scores: dict[str, Any]) -> None:
-    """``RUN/report.html``: curves, what was settled, calibration, and film strips."""
+    """Write ``RUN/report.html``: curves, the choice of policy and margins, calibration, and film strips."""
     config = trainer.config
     report = Report(
         f"maskwright · clicks · {config.data.name}",
@@ -116,12 +120,13 @@ def write_report(trainer: Trainer, scores: dict[str, Any]) -> None:
             trial["lost"],
             trial["kept"],
         ]
-        for trial in trainer.settled["trials"]
+        for trial in trainer.calibration["trials"]
     ]
-    chosen = f"Chosen: policy {trainer.settled['policy']}, margin {trainer.settled['margin']}; for masks {trainer.settled['mask_margin']}."
+    calibration = trainer.calibration
+    choice = f"Chosen: policy {calibration['policy']}, margin {calibration['margin']}; for masks {calibration['mask_margin']}."
     columns = ["policy", "margin", "first Dice", "last Dice", "gain", "from", "to", f"lose > {LOST}", "clicks kept"]
     if rows:
-        report.table("Settled on training images that were held out", columns, rows, chosen)
+        report.table("Policies and margins that were tried on held-out training images", columns, rows, choice)
     _calibration(report, trainer)
     _films(report, trainer, scores)
     report.save(config.out / "report.html")
@@ -139,8 +144,9 @@ def _score_sections(report: Report, scores: dict[str, Any]) -> None:
     report.curves("Dice by clicks (validation)", series, x="clicks, the first one included", y="Dice", note=note)
     rows = []
     for name in names:
-        found = scores[name]
-        rows.append([name, *found["dice"], *found["gain"], found["lost"], found["clicks"], found["kept"]])
+        summary = scores[name]
+        row = [name, *summary["dice"], *summary["gain"], summary["lost"], summary["clicks"], summary["kept"]]
+        rows.append(row)
     count = len(scores[names[0]]["dice"])
     columns = ["", *(str(n + 1) for n in range(count)), "gain", "from", "to", f"lose > {LOST}", "clicks", "kept"]
     report.table(
@@ -155,13 +161,13 @@ def _training_sections(report: Report, metrics: list[dict[str, float]]) -> None:
             columns[name][0].append(entry["step"])
             columns[name][1].append(value)
     for title, names in CHARTS.items():
-        shown = {name: columns[name] for name in names if name in columns}
-        if shown:
-            report.curves(title, shown)
+        curves = {name: columns[name] for name in names if name in columns}
+        if curves:
+            report.curves(title, curves)
 
 
 def _calibration(report: Report, trainer: Trainer, bins: int = 10) -> None:
-    """Guessed against true Dice on the images held out, in bins of equal size."""
+    """Guessed against true Dice on held-out images, in bins of equal size."""
     if trainer.reliability is None:
         return
     guesses, true = trainer.reliability
@@ -170,13 +176,13 @@ def _calibration(report: Report, trainer: Trainer, bins: int = 10) -> None:
     raw = np.array([guesses[part].mean() for part in parts])
     mean = np.array([true[part].mean() for part in parts])
     calibrated = trainer.quality.calibrated(torch.from_numpy(raw).to(trainer.quality.knots)).cpu().numpy()
-    both = f"Correlation {np.corrcoef(guesses, true)[0, 1]:.2f} over {len(true)} masks." if len(true) > 1 else ""
+    note = f"Correlation {np.corrcoef(guesses, true)[0, 1]:.2f} over {len(true)} masks." if len(true) > 1 else ""
     report.curves(
-        "Calibration: true Dice by the quality head's guess (images held out)",
+        "Calibration: true Dice by the quality head's guess (held-out images)",
         {"true": (raw, mean), "calibrated guess": (raw, calibrated), "raw guess": (raw, raw)},
         x="raw guess",
         y="Dice",
-        note=both,
+        note=note,
     )
 
 
@@ -189,16 +195,16 @@ def _films(report: Report, trainer: Trainer, scores: dict[str, Any], each: int =
     order = np.argsort(-gains, kind="stable")
     middle = order[len(order) // 4 :: max(1, len(order) // (2 * each))][:each]
     animated: list[np.ndarray] = []
-    for title, chosen in (("gained most", order[:each]), ("lost most", order[::-1][:each]), ("others", middle)):
-        rows = torch.as_tensor(chosen.copy(), device=bank.device)
-        done = trainer.agent().refine(bank, first_answers(trainer.agent(), bank, rows, trainer.rules.clicks))
-        shown = []
-        for place, target in enumerate(chosen):
-            pictures = frames(bank, done.states, place)
+    for title, targets in (("gained most", order[:each]), ("lost most", order[::-1][:each]), ("others", middle)):
+        rows = torch.as_tensor(targets.copy(), device=bank.device)
+        refinement = trainer.agent().refine(bank, first_answers(trainer.agent(), bank, rows, trainer.rules.clicks))
+        cards = []
+        for place, target in enumerate(targets):
+            pictures = frames(bank, refinement.states, place)
             dice = ", ".join(f"{value:.2f}" for value in per_target[target])
-            shown.append(Picture(side_by_side(pictures), f"{bank.names[target]}: Dice {dice}"))
+            cards.append(Picture(side_by_side(pictures), f"{bank.names[target]}: Dice {dice}"))
             if title == "gained most":
                 animated += pictures[1:]
         note = "Truth, the answer to the first click, then after each click of the agent. Green: on the object, red: off it."
-        report.pictures(f"Validation: {title}", note, shown, side=480)
+        report.pictures(f"Validation: {title}", note, cards, side=480)
     write_gif(trainer.config.out / GIF, animated)

@@ -27,10 +27,10 @@ SETTINGS: dict[str, Any] = {"learning_rate": 2.5e-4, "clip_range": 0.1, "ent_coe
 
 
 class Sb3Trainer(Trainer):
-    """PPO instead of values: the same data, another learner. One of the trainer's steps is one of every environment."""
+    """The baseline: the same data, learnt by PPO. One step of the stage is one step of every environment."""
 
     def parts(self) -> dict[str, Any]:
-        """Nothing: what Stable-Baselines3 keeps of a training cannot be continued exactly."""
+        """Nothing: Stable-Baselines3 cannot continue a training exactly."""
         return {}
 
     def fit(self) -> None:
@@ -54,9 +54,15 @@ class Sb3Trainer(Trainer):
         with progress(length, self.stage.text) as advance:
             self.ppo.learn(10**12, callback=_Budgeted(self, advance))
 
-    def settle(self) -> None:
+    def calibrate(self) -> None:
         """Nothing to choose: every click is kept."""
-        self.settled = {"trials": [], "policy": "sb3", "margin": 0.0, "mask_margin": 0.0, "held_out": len(self.held)}
+        self.calibration = {
+            "trials": [],
+            "policy": "sb3",
+            "margin": 0.0,
+            "mask_margin": 0.0,
+            "held_out": len(self.held_out),
+        }
 
     def agent(self, prompter: Prompter | None = None) -> ClickAgent:
         return PixelAgent(self.sam, self.ppo.policy, self.config.clicks)  # type: ignore[arg-type]
@@ -71,7 +77,7 @@ class Sb3Trainer(Trainer):
 class _Budgeted(BaseCallback):
     """Ends the training when the budget is used up, and logs.
 
-    A roll-out that has begun is ended and learnt from: Stable-Baselines3 drops one that is broken off.
+    A roll-out under way is finished and learnt from: Stable-Baselines3 would drop an unfinished one.
     """
 
     def __init__(self, trainer: Sb3Trainer, advance: Any) -> None:

@@ -1,9 +1,9 @@
 """Training of the click agent, in the order in which ``main`` calls it.
 
 - ``fit``: ``practise``: the prompter learns the value of clicks, the quality head to judge masks, both from the same decodes.
-  States are those that the agent itself visits more and more (DAgger, Ross et al. 2011), the moves of an expert fading out.
-  In the last share of the time ``reinforce``: GRPO on whole roll-outs, close to the policy that the values give.
-- ``settle``: on training images held out, guesses are calibrated, and margins and policy chosen.
+  More and more of the states are those that the agent itself visits, fewer those of an expert (DAgger, Ross et al. 2011).
+  In the last part of the training ``reinforce``: GRPO on whole roll-outs, close to the policy that was learnt from values.
+- ``calibrate``: on held-out training images guesses are calibrated, and margins and policy chosen.
 
 All random numbers are functions of (seed, stream, step), so a resumed run repeats an uninterrupted one exactly.
 """
@@ -36,12 +36,12 @@ from maskwright.methods.clicks.agent import (
     observe,
     peaks_of_both,
 )
-from maskwright.methods.clicks.beginnings import begin
 from maskwright.methods.clicks.episodes import Episodes
-from maskwright.methods.clicks.visited import VisitedStates
+from maskwright.methods.clicks.openings import draw_openings
+from maskwright.methods.clicks.visited_states import VisitedStates
 from maskwright.nets.prompter import Advice, Observation, Prompter
 from maskwright.nets.quality import QualityHead, belief_loss, quality_loss, value_loss
-from maskwright.recipes.clicks.calibration import settle
+from maskwright.recipes.clicks.calibration import calibrate
 from maskwright.recipes.clicks.config import Config
 from maskwright.recipes.clicks.reinforcement import RollOuts
 from maskwright.rl.bank import MIN_SHARE, Bank
@@ -49,14 +49,14 @@ from maskwright.rl.clicks import SLOTS, ClickState, counterfactual, dice, oracle
 from maskwright.sam.click_grid import cells_of, places_of
 from maskwright.sam.sam import Sam
 
-VISITED = 0.1
-"""Share of the memory for states that were visited."""
+VISITED_SHARE = 0.1
+"""Share of ``--memory`` for visited states."""
 
-BEGINNINGS = 4
-"""Targets that roll-outs of one step of reinforcement begin with."""
+ROLL_OUT_TARGETS = 4
+"""Targets from which the roll-outs of one step of reinforcement start."""
 
-CALIBRATED = 96
-"""Held-out targets that guesses are calibrated on, at most."""
+CALIBRATION_TARGETS = 96
+"""Held-out targets of the calibration, at most."""
 
 
 class Stream(IntEnum):
@@ -67,7 +67,7 @@ class Stream(IntEnum):
     REINFORCEMENT = 2
     CALIBRATION = 3
     VALIDATION = 4
-    GIVEN_MASKS = 5
+    MASKS_TO_REFINE = 5
     VISITED = 6
 
 
@@ -81,34 +81,34 @@ class Trainer(Trainable):
         train = dataset.split("train")
         masked = [sample for sample in train if sample.labels.mask is not None]
         if len(masked) < 4:
-            found = f"{len(masked)} of {len(train)} images of split 'train' have a mask"
-            raise DataError([f"{found}, and at least 4 are needed to learn from and to hold out"], str(config.data))
+            count = f"{len(masked)} of {len(train)} images of split 'train' have a mask"
+            raise DataError([f"{count}, and at least 4 are needed to learn from and to hold out"], str(config.data))
         torch.manual_seed(config.seed)
         self.sam = Sam.load(config.sam, size=config.size).to(self.device).requires_grad_(False)
         self.grid = self.sam.size // 8
-        # By original image, before any mirroring: no image is on both sides.
+        # Split before mirroring, so that no image is in both parts.
         order = torch.randperm(len(masked), generator=self.session.generator(Stream.HELD_OUT, 0)).tolist()
-        grown = config.held_out + (1 - config.held_out) * (1 + config.mirror)
-        bank = self._bank(train, [masked[i] for i in order], 1 / grown)
+        size_with_mirrors = config.held_out + (1 - config.held_out) * (1 + config.mirror)
+        bank = self._bank(train, [masked[i] for i in order], 1 / size_with_mirrors)
         if bank is None or len(bank.pixels) < 4:
-            shown = 0 if bank is None else len(bank.pixels)
-            found = f"{shown} of {len(train)} images of split 'train' show an object of at least {MIN_SHARE:.3%} of the image"
-            found += f" and fit into --memory {config.memory:g} GiB"
-            raise DataError([f"{found}, and at least 4 are needed to learn from and to hold out"], str(config.data))
-        held = max(1, round(config.held_out * len(bank.pixels)))
-        self.held, bank = (bank.select(rows.nonzero()[:, 0]) for rows in (bank.image < held, bank.image >= held))
-        self.images, self.unused = len(bank.pixels), len(masked) - held - len(bank.pixels)
+            usable = 0 if bank is None else len(bank.pixels)
+            count = f"{usable} of {len(train)} images of split 'train' show an object of at least {MIN_SHARE:.3%} of the image"
+            count += f" and fit into --memory {config.memory:g} GiB"
+            raise DataError([f"{count}, and at least 4 are needed to learn from and to hold out"], str(config.data))
+        count = max(1, round(config.held_out * len(bank.pixels)))
+        self.held_out, bank = (bank.select(rows.nonzero()[:, 0]) for rows in (bank.image < count, bank.image >= count))
+        self.images, self.unused = len(bank.pixels), len(masked) - count - len(bank.pixels)
         self.bank = bank.mirrored(self.sam) if config.mirror else bank
         val = [sample for sample in dataset.split("val") if sample.labels.mask is not None]
         self.val = self._bank(dataset, val, config.held_out)
         self.prompter = Prompter(self.sam.width, stop_value=config.cost).to(self.device)
         self.quality = QualityHead(self.prompter.hidden).to(self.device)
         self.reference: Prompter | None = None
-        self.learning = [*self.prompter.parameters(), *self.quality.parameters()]
-        self.optimizer = torch.optim.AdamW(self.learning, lr=config.lr, weight_decay=config.weight_decay)
+        self.supervised_parameters = [*self.prompter.parameters(), *self.quality.parameters()]
+        self.optimizer = torch.optim.AdamW(self.supervised_parameters, lr=config.lr, weight_decay=config.weight_decay)
         self.rl_optimizer = torch.optim.AdamW(self.prompter.policy_parameters(), lr=config.rl_lr, weight_decay=0.0)
         self.stage = session.stage("fit", "training", Budget(steps=config.steps, minutes=config.minutes))
-        self.visited = VisitedStates(int(VISITED * config.memory * 2**30), 0, {})
+        self.visited_states = VisitedStates(int(VISITED_SHARE * config.memory * 2**30), 0, {})
         self.episodes = Episodes(config.batch, config.clicks, self.device)
         self.rules = ClickRules(
             clicks=config.clicks,
@@ -117,17 +117,17 @@ class Trainer(Trainable):
             accept="quality" if config.quality else "always",
             stop=config.stop,
         )
-        self.settled: dict[str, Any] = {}
+        self.calibration: dict[str, Any] = {}
         self.reliability: tuple[np.ndarray, np.ndarray] | None = None
 
     # ------------------------------------------------------------------------------------------------ set-up
 
     def _bank(self, dataset: Dataset, samples: Sequence[Sample], share: float) -> Bank | None:
-        """As many of the samples that show an object as a share of the memory for images holds, from the first on; None: none does."""
+        """The first of the samples that show an object, as many as fit into a share of the memory for images; None: none shows any."""
         # The shares of training, held out and validation images add up to 1 + held_out.
-        memory = int((1 - VISITED) * share / (1 + self.config.held_out) * self.config.memory * 2**30)
-        some, objects = dataset.with_samples(samples), self.config.objects or None
-        return next(Bank.parts(self.sam, some, objects=objects, memory=memory, may_be_empty=True), None)
+        memory = int((1 - VISITED_SHARE) * share / (1 + self.config.held_out) * self.config.memory * 2**30)
+        part, objects = dataset.with_samples(samples), self.config.objects or None
+        return next(Bank.parts(self.sam, part, objects=objects, memory=memory, may_be_empty=True), None)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
@@ -137,7 +137,7 @@ class Trainer(Trainable):
             "quality": self.quality,
             "optimizer": self.optimizer,
             "rl_optimizer": self.rl_optimizer,
-            "visited": self.visited,
+            "visited": self.visited_states,
             "episodes": self.episodes,
         }
         return parts if self.reference is None else parts | {"reference": self.reference}
@@ -152,7 +152,7 @@ class Trainer(Trainable):
     # ------------------------------------------------------------------------------------------------ learning
 
     def fit(self) -> None:
-        """Visit, try, learn; in the last share of the time, reinforce."""
+        """Supervised learning, and in the last ``--rl-share`` of the training reinforcement."""
         supervised = 1 - self.config.rl_share
         for _ in self.session.steps(self.stage):
             fraction = self.stage.fraction
@@ -162,115 +162,117 @@ class Trainer(Trainable):
                 self.reinforce((fraction - supervised) / self.config.rl_share)
 
     def practise(self, fraction: float) -> None:
-        """One step of supervised learning: try clicks from the live states, learn from the answers, move on."""
+        """One step of supervised learning: try clicks from the present states, learn from SAM's answers, go on by one of the clicks."""
         config = self.config
         generator = self.session.generator(Stream.PRACTICE, self.stage.step)
-        state = self.episodes.states(lambda count: self._begin(count, generator))
+        state = self.episodes.states(lambda count: self._first_states(count, generator))
         advice = self.prompter(observe(self.bank, state))
-        looks = self._look(state, advice, generator)
+        candidates = self._try_clicks(state, advice, generator)
         with torch.no_grad():
-            now, after = dice(self.bank, state.rows, state.logits), dice(self.bank, state.rows, looks.logits)
-            cells = cells_of(looks.places, looks.labels, self.bank.size, self.grid)
-        self.visited.add(
+            dice_before = dice(self.bank, state.rows, state.logits)
+            dice_after = dice(self.bank, state.rows, candidates.logits)
+            cells = cells_of(candidates.places, candidates.labels, self.bank.size, self.grid)
+        self.visited_states.add(
             self.session.generator(Stream.VISITED, self.stage.step),
             rows=state.rows,
             points=state.points,
             labels=state.labels,
             logits=state.logits.clamp(-30, 30),
-            dice=now,
+            dice=dice_before,
             cells=cells,
-            gains=after - now[:, None],
+            gains=dice_after - dice_before[:, None],
         )
         for group in self.optimizer.param_groups:
             decay = 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * fraction))
             group["lr"] = config.lr * min(1.0, (self.stage.step + 1) / 20) * decay
-        # The states at hand are judged, and their truth is learnt too; values come from all states so far.
+        # Belief and quality learn from the present states, the values from all states so far.
         losses = {"belief": belief_loss(advice.truth, self.bank.known_truth.area[state.rows])}
-        judged = None
+        guesses = None
         if config.quality:
-            judged = self.quality(advice, looks.answers(state))
-            found = quality_loss(judged, torch.cat([now[:, None], after], 1))
-            losses |= {"quality": found["huber"], "rank": 8 * found["rank"]}
-            judged = judged.detach()
+            guesses = self.quality(advice, candidates.answers(state))
+            quality_losses = quality_loss(guesses, torch.cat([dice_before[:, None], dice_after], 1))
+            losses |= {"quality": quality_losses["huber"], "rank": 8 * quality_losses["rank"]}
+            guesses = guesses.detach()
         for update in range(config.updates):
-            found = self._prompter_losses(generator)
-            terms = [*found.values(), *(losses.values() if update == 0 else ())]
-            self.session.descend(torch.stack(terms).sum(), self.optimizer, self.learning)
-            losses |= found
+            prompter_losses = self._prompter_losses(generator)
+            terms = [*prompter_losses.values(), *(losses.values() if update == 0 else ())]
+            self.session.descend(torch.stack(terms).sum(), self.optimizer, self.supervised_parameters)
+            losses |= prompter_losses
         self.session.average(**losses)
-        self._move(state, looks, judged, now, after, fraction, generator)
+        self._move(state, candidates, guesses, dice_before, dice_after, fraction, generator)
 
-    def _begin(self, count: int, generator: torch.Generator) -> ClickState:
+    def _first_states(self, count: int, generator: torch.Generator) -> ClickState:
         """The first states of new episodes, of targets drawn at random."""
         rows = torch.randint(len(self.bank), (count,), generator=generator).to(self.device)
-        return begin(self.sam, self.bank, rows, generator, slots=self.slots)
+        return draw_openings(self.sam, self.bank, rows, generator, slots=self.slots)
 
     @property
     def slots(self) -> int:
         return max(SLOTS, self.config.clicks + 2)
 
     @torch.no_grad()
-    def _look(self, state: ClickState, advice: Advice, generator: torch.Generator) -> CandidateClicks:
-        """Try clicks: half of them where the prompter wants to, one where the oracle does, the others anywhere."""
-        own = self.config.tries // 2
+    def _try_clicks(self, state: ClickState, advice: Advice, generator: torch.Generator) -> CandidateClicks:
+        """Try clicks: half of them where the prompter's policy is highest, one at the oracle's place, the others anywhere."""
+        of_policy = self.config.tries // 2
         allowed = allowed_cells(state, self.bank.size)
         scores = advice.policy[:, :-1].unflatten(1, (2, self.grid, self.grid))
         anywhere = torch.rand(allowed.shape, generator=generator).to(self.device)
-        # Half of the states get others that contradict their answer, as useful clicks mostly do.
+        # For half of the states these contradict the answer, as most useful clicks do.
         against = torch.rand(len(state), 1, 1, 1, generator=generator).to(self.device) < 0.5
         anywhere = anywhere + against * contradictions(state, "random", generator)
-        cells = peaks_of_both(scores, own, anywhere, self.config.tries - own - 1, allowed)
+        cells = peaks_of_both(scores, of_policy, anywhere, self.config.tries - of_policy - 1, allowed)
         places, labels = places_of(cells, self.bank.size, self.grid)
         place, label, _ = oracle_click(self.bank, state)
         places, labels = torch.cat([places, place[:, None]], 1), torch.cat([labels, label[:, None]], 1)
         return CandidateClicks(places, labels, *counterfactual(self.sam, self.bank, state, places, labels))
 
     def _prompter_losses(self, generator: torch.Generator, batch: int = 32) -> dict[str, Tensor]:
-        """On states drawn from all that were visited."""
-        drawn = {name: values.to(self.device) for name, values in self.visited.draw(batch, generator).items()}
-        observation = Observation(self.bank.embed(drawn["rows"]), drawn["logits"], drawn["points"], drawn["labels"])
+        """The losses on states drawn from all visited ones."""
+        sample = {name: values.to(self.device) for name, values in self.visited_states.draw(batch, generator).items()}
+        observation = Observation(self.bank.embed(sample["rows"]), sample["logits"], sample["points"], sample["labels"])
         advice = self.prompter(observation)
         losses = {
-            "truth": belief_loss(advice.truth, self.bank.known_truth.area[drawn["rows"]]),
-            "critic": F.huber_loss(advice.critic, drawn["dice"], delta=0.1) * 2,
+            "truth": belief_loss(advice.truth, self.bank.known_truth.area[sample["rows"]]),
+            "critic": F.huber_loss(advice.critic, sample["dice"], delta=0.1) * 2,
         }
         if self.config.learn == "imitation":
-            losses["imitation"] = 0.3 * F.cross_entropy(advice.policy, drawn["cells"][:, -1])
+            losses["imitation"] = 0.3 * F.cross_entropy(advice.policy, sample["cells"][:, -1])
         else:
-            losses["value"] = value_loss(advice.values, drawn["cells"], drawn["gains"])
+            losses["value"] = value_loss(advice.values, sample["cells"], sample["gains"])
         return losses
 
     def _move(
         self,
         state: ClickState,
-        looks: CandidateClicks,
-        judged: Tensor | None,
-        now: Tensor,
-        after: Tensor,
+        candidates: CandidateClicks,
+        guesses: Tensor | None,
+        dice_before: Tensor,
+        dice_after: Tensor,
         fraction: float,
         generator: torch.Generator,
     ) -> None:
-        """Go on by one of the clicks that were tried: the expert's, the agent's, or any."""
-        batch, own = len(state), looks.labels.shape[1] // 2
+        """Go on by one of the candidates: the expert's choice, the agent's, or a random one."""
+        batch, of_policy = len(state), candidates.labels.shape[1] // 2
         number = min(int(fraction * self.config.rounds), self.config.rounds - 1)
-        expert = 0.5**number if self.config.rounds > 1 else 1.0
+        expert_share = 0.5**number if self.config.rounds > 1 else 1.0
         draw = torch.rand(batch, 3, generator=generator).to(self.device)
-        # The expert is the one-step look-ahead with the truth at hand; the agent has the quality head in its place.
-        best = after.argmax(1)
-        mine = torch.zeros_like(best) if judged is None else judged[:, 1 : own + 1].argmax(1)
-        anyone = (draw[:, 2] * looks.labels.shape[1]).long()
-        chosen = torch.where(draw[:, 0] < 0.15, anyone, torch.where(draw[:, 1] < expert, best, mine))
+        # The expert takes the candidate of the highest true Dice; the agent that of the highest guess, among its policy's.
+        expert = dice_after.argmax(1)
+        agent = torch.zeros_like(expert) if guesses is None else guesses[:, 1 : of_policy + 1].argmax(1)
+        any_candidate = (draw[:, 2] * candidates.labels.shape[1]).long()
+        choice = torch.where(draw[:, 1] < expert_share, expert, agent)
+        choice = torch.where(draw[:, 0] < 0.15, any_candidate, choice)
         rows = torch.arange(batch, device=self.device)
-        lead = float((after[rows, mine] - now).mean())
-        self.session.average(lead=lead, expert_lead=(after[rows, best] - now).mean())
+        lead = float((dice_after[rows, agent] - dice_before).mean())
+        self.session.average(lead=lead, expert_lead=(dice_after[rows, expert] - dice_before).mean())
         self.session.show(lead=lead)
-        self.episodes.advance(looks.take(state, chosen))
+        self.episodes.advance(candidates.take(state, choice))
 
     def reinforce(self, fraction: float) -> None:
-        """One round of GRPO: roll-outs from a few beginnings, compared with each other."""
+        """One round of GRPO: roll-outs from a few first states, compared with each other."""
         if self.reference is None:
             self.reference = copy.deepcopy(self.prompter).requires_grad_(False)
-        # Values, belief and features stay: the quality head was trained on them.
+        # Values, belief and features are frozen: the quality head was trained on them.
         self.prompter.requires_grad_(False)
         for parameter in self.prompter.policy_parameters():
             parameter.requires_grad_(True)
@@ -278,7 +280,7 @@ class Trainer(Trainable):
             group["lr"] = self.config.rl_lr * (1 - 0.9 * fraction)
         generator = self.session.generator(Stream.REINFORCEMENT, self.stage.step)
         with torch.no_grad():
-            first = self._begin(BEGINNINGS, generator)
+            first = self._first_states(ROLL_OUT_TARGETS, generator)
         rollouts = RollOuts(self.sam, self.bank, self.prompter, self.reference, self.config)
 
         def descend(loss: Tensor) -> None:
@@ -290,21 +292,22 @@ class Trainer(Trainable):
 
     # ------------------------------------------------------------------------------------------------ calibration
 
-    def settle(self) -> None:
-        """On the images held out: calibrate, choose the policy before or after reinforcement, and the margins."""
+    def calibrate(self) -> None:
+        """On held-out images: calibrate the quality head, choose the policy (before or after reinforcement) and the margins."""
         self.session.save(force=True)
         candidates = {"values": self.reference} if self.reference is not None else {}
         candidates["reinforced" if self.reference is not None else "values"] = self.prompter
-        bank, generator = self.held, self.session.generator
-        chosen = torch.randperm(len(bank), generator=generator(Stream.CALIBRATION, 0))[:CALIBRATED]
-        settlement = settle(
+        bank, generator = self.held_out, self.session.generator
+        index = torch.randperm(len(bank), generator=generator(Stream.CALIBRATION, 0))[:CALIBRATION_TARGETS]
+        calibration = calibrate(
             {name: self.agent(prompter) for name, prompter in candidates.items()},
-            bank.select(chosen.to(self.device)),
+            bank.select(index.to(self.device)),
             self.slots,
-            lambda: generator(Stream.GIVEN_MASKS, 0),
+            lambda: generator(Stream.MASKS_TO_REFINE, 0),
         )
-        self.prompter = candidates[settlement.policy]
-        self.rules, self.reliability, self.settled = settlement.rules, settlement.reliability, settlement.summary()
+        self.prompter = candidates[calibration.policy]
+        self.rules, self.reliability = calibration.rules, calibration.reliability
+        self.calibration = calibration.summary()
 
     def agent(self, prompter: Prompter | None = None) -> ClickAgent:
         return ClickAgent(
@@ -312,7 +315,7 @@ class Trainer(Trainable):
         )
 
     def exported(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Tensor]] | None]:
-        """What the model folder needs to make the agent again: its description, tensors, and those of a second file."""
+        """The agent for a model folder: its description, its tensors, and those of further files by name."""
         quality = self.config.quality
         description = {
             "learner": "own",

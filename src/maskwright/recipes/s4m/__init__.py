@@ -3,8 +3,8 @@
 Yoon et al., "S⁴M: Boosting Semi-Supervised Instance Segmentation with SAM", ICCV 2025. SAM 2 stays frozen; the segmenter is a
 Mask2Former. The student is the model that is exported.
 
-``config`` holds the settings, ``trainer`` the algorithm in the order of ``main`` below, ``images`` which images are learnt from,
-``report`` what the run leaves behind.
+``config`` holds the settings, ``trainer`` the algorithm in the order of ``main`` below, ``images`` which images it trains on,
+``report`` the files that a run ends with.
 """
 
 from __future__ import annotations

@@ -23,83 +23,86 @@ class Config:
     labelled: str | None = None
     """Keep the labels of this share of the labelled training images (10%) or of so many (47), drawn by the seed, and drop all others."""
     stage: Literal["both", "teacher", "student"] = "both"
-    """Train the teacher, or a student of the teacher in --teacher, or one after the other."""
+    """Train a teacher, or a student of the teacher in --teacher, or both one after the other."""
     teacher: Path | None = None
     """With --stage student: the run, or the model folder, of the teacher."""
     labels: Literal["all", "labelled-only"] = "all"
-    """`labelled-only` is the baseline that ignores all images without instance labels; it trains the teacher alone."""
+    """`labelled-only` is the baseline that ignores all images without instance labels: it trains a teacher alone."""
     sam: str = "nano"
     """SAM 2: `nano` (bundled), a Hugging Face id such as facebook/sam2.1-hiera-tiny, a folder, or an official .pt file."""
     sam_size: int | None = None
-    """Side of the canvas on which SAM sees an image or crop, a multiple of 32; left out, the checkpoint's."""
+    """Side of SAM's canvas, a multiple of 32. Left out: that of the weights."""
     segmenter: str = "sam"
     """`sam`: a small Mask2Former on a copy of SAM's image encoder; or a Mask2Former's Hugging Face id or folder, or its
     config.json to start from random weights."""
     queries: int = 50
-    """Objects that the segmenter `sam` can find in one view; other segmenters bring their own number."""
+    """Most objects in one view for the segmenter `sam`; other segmenters have a number of their own."""
     size: int = 256
     """Side of the square canvas, a multiple of 32."""
     crop: int | None = None
     """Learn from square crops of so many pixels, and predict in tiles of them: for images with many small objects. Left out,
     the whole image is squashed to the canvas."""
     steps: int | None = None
-    """Length of each stage in steps."""
+    """Length of each stage in steps. Without --steps and --minutes: 2000."""
     minutes: float | None = None
     """Length of each stage by the clock."""
     batch: int = 4
-    """Images per step of stage 1, over all processes; stage 2 sees so many labelled, and so many unlabelled ones."""
+    """Images per step of stage 1, over all processes; in stage 2 so many labelled and as many unlabelled ones."""
     lr: float = 1e-3
-    """Peak learning rate (AdamW); the paper has 1e-4, for networks that are pretrained throughout."""
+    """Peak learning rate (AdamW); in the paper 1e-4, for networks that are pretrained throughout."""
     backbone_lr: float = 0.3
-    """Share of it at which the backbone learns; the paper has .1."""
+    """Learning rate of the backbone, as a share of --lr; in the paper 0.1."""
     weight_decay: float = 0.05
+    """Weight decay (AdamW)."""
     clip: float = 1.0
-    """Largest norm of the gradient; the paper has .01."""
+    """Largest norm of the gradient; in the paper 0.01."""
     warm_up: int = 20
     """Steps over which the learning rate rises at the start of each stage."""
     distillation: float = 1.0
     """Weight of structural distillation in stage 1; 0 leaves it out."""
     points: int = 128
-    """Pixels of an image on which SAM is clicked for it."""
+    """Query pixels per image for structural distillation: one click of SAM on each."""
     unsupervised: float = 2.0
     """Weight of the loss on pseudo-labels."""
     certain: float = 0.70
-    """Class probability above which the teacher's answer becomes a pseudo-label."""
+    """Class probability above which an object of the teacher becomes a pseudo-label."""
     refinement: bool = True
-    """SAM draws the outlines of pseudo-labels."""
+    """Refine the masks of pseudo-labels with SAM."""
     show: Literal["points", "all"] = "points"
-    """What SAM is shown for it: `points` are three clicks; `all` adds the box and the logits of the teacher's mask (not in the
-    paper: keeps closer to the teacher, for better or worse)."""
+    """SAM's prompt in refinement: `points` are three clicks; `all` adds the box and the logits of the teacher's mask (not in the paper:
+    stays closer to the teacher)."""
     accept: float = 0.0
     """Take SAM's outline where its IoU with the teacher's is at least this (not in the paper; 0 = always)."""
     merge: float = 1.0
-    """Of pseudo-labels of one category that overlap by more than this IoU keep the surest (not in the paper; 1 = keep all)."""
+    """Of pseudo-labels of one category whose IoU is above this keep the one with the highest score (not in the paper; 1 = keep all)."""
     arp: Literal["dynamic", "static", "none"] = "dynamic"
     """Paste objects of pseudo-labels between images: scaled and anywhere, in place, or not at all."""
     burn_in: float = 1 / 6
-    """Share of stage 2 in which the teacher of stage 1 makes the pseudo-labels. Longer in short runs: the student takes its place
-    then, and must have learnt more by that time."""
+    """Share of stage 2 in which the teacher of stage 1 makes the pseudo-labels; after it the student's moving average does. Give more in
+    short runs, so that the student has learnt enough by then."""
     ema: float = 0.9996
-    """Decay of the teacher after the burn-in; lowered for short runs so that it spans a twentieth of the stage at most."""
+    """Decay of the teacher after the burn-in; in short runs lowered, so that the average spans at most a twentieth of the stage."""
     flips: Literal["horizontal", "all"] = "horizontal"
-    """`all` also flips vertically and turns by quarters: right where images have no upright."""
+    """`all` also flips vertically and rotates by 90 degrees: for images without a fixed orientation."""
     parity: Literal["paper", "official"] = "paper"
-    """`official` restores what the released code does otherwise: three clicks alone, drawn from all of the map, and pasted objects of
-    at least 3000 pixels, whatever the image's size."""
+    """`official` follows the released code where it differs from the paper: three clicks drawn from the whole map, and pasted objects of at
+    least 3000 pixels, whatever the image's size."""
     seed: int = 0
+    """Seed of all random numbers."""
     workers: int = 1
     """Threads that prepare batches ahead."""
     device: Literal["auto", "cpu"] = "auto"
+    """`auto`: a GPU if there is one."""
     checkpoint_seconds: float = 60.0
-    """Time between checkpoints: what a killed run loses at most."""
+    """Seconds between checkpoints: a killed run loses at most so much."""
     validations: int = 2
-    """How often each stage is scored on the validation split; the last time at its end."""
+    """Validations per stage; the last one at its end."""
     validation_images: int = 32
-    """Images that are looked at for it, evenly spread; 0 takes all."""
+    """Images of the validation split in a validation, evenly spread; 0: all."""
     resume: bool = False
-    """Continue a run that was stopped."""
+    """Continue the run in --out from its newest checkpoint."""
     overwrite: bool = False
-    """Delete a run that is already in the folder."""
+    """Delete the run that is already in --out."""
 
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:
@@ -128,5 +131,5 @@ class Config:
         require(rules)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the result, for ``config.json``."""
+        """The settings that decide the result, for ``config.json``."""
         return settings_of(self, "out", "resume", "overwrite", "workers", "device", "checkpoint_seconds")

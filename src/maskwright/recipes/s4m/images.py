@@ -1,4 +1,4 @@
-"""Which images S⁴M learns from, and which it is scored on."""
+"""The images that S⁴M trains on, and those that it is scored on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def keep_labels(dataset: Dataset, share: str | None, seed: int) -> Dataset:
         share: such as ``"10%"`` (at least one image) or ``"47"``; None keeps all labels.
 
     Raises:
-        DataError: something else, or more than there are.
+        DataError: ``share`` is no such text, or more images than there are.
     """
     labelled = [i for i, sample in enumerate(dataset) if is_labelled(sample)]
     if share is None:
@@ -36,9 +36,8 @@ def keep_labels(dataset: Dataset, share: str | None, seed: int) -> Dataset:
         raise DataError(
             [f"--labelled {share}: there are {len(labelled)} labelled training images; give 1 to as many, or 100%"]
         )
-    chosen = np.random.default_rng(seed).permutation(labelled)[:count]
-    kept = set(chosen.tolist())
-    return dataset.with_samples([s if i in kept else replace(s, labels=Labels()) for i, s in enumerate(dataset)])
+    labelled = set(np.random.default_rng(seed).permutation(labelled)[:count].tolist())
+    return dataset.with_samples([s if i in labelled else replace(s, labels=Labels()) for i, s in enumerate(dataset)])
 
 
 def scorable(dataset: Dataset, most: int) -> Dataset:

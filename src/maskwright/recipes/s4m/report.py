@@ -1,4 +1,4 @@
-"""What an S⁴M run leaves behind: the exported model with its card, and the report."""
+"""The files that an S⁴M run ends with: the exported model with its card, and the report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from maskwright.nets.instance import InstanceSegmenter
 from maskwright.recipes.s4m.trainer import Trainer
 
 TEACHER = "teacher"
-"""Folder of the model that stage 1 left, where a stage 2 followed."""
+"""Name of the folder of the teacher's model, if a student followed."""
 
 SCORES = ("ap", "ap50", "ap75", "box_ap")
 
@@ -49,8 +49,8 @@ def _card(trainer: Trainer) -> str:
         + (f", {len(trainer.unlabelled)} others." if trainer.student_stage.step else "."),
     ]
     for stage, scores in _last_scores(trainer).items():
-        told = f"mask AP {scores['ap']:.3f}, AP50 {scores['ap50']:.3f}, AP75 {scores['ap75']:.3f}, box AP {scores['box_ap']:.3f}"
-        lines.append(f"Validation, {len(trainer.val)} images, {stage}: {told}.")
+        text = f"mask AP {scores['ap']:.3f}, AP50 {scores['ap50']:.3f}, AP75 {scores['ap75']:.3f}, box AP {scores['box_ap']:.3f}"
+        lines.append(f"Validation, {len(trainer.val)} images, {stage}: {text}.")
     lines += [
         "",
         "```python",
@@ -63,16 +63,16 @@ def _card(trainer: Trainer) -> str:
 
 def _last_scores(trainer: Trainer) -> dict[str, dict[str, float]]:
     """The last scores on validation images of the teacher and the student, if they were scored."""
-    found: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float]] = {}
     for entry in read_metrics(trainer.session.run.folder):
         for stage in ("teacher", "student"):
             if f"val_{stage}_ap" in entry:
-                found[stage] = {name: entry[f"val_{stage}_{name}"] for name in SCORES}
-    return found
+                scores[stage] = {name: entry[f"val_{stage}_{name}"] for name in SCORES}
+    return scores
 
 
 def write_report(trainer: Trainer) -> None:
-    """``RUN/report.html``: curves, scores, pseudo-labels before and after refinement, predictions."""
+    """Write ``RUN/report.html``: curves, scores, pseudo-labels before and after refinement, predictions."""
     config = trainer.config
     report = Report(
         f"maskwright · s4m · {config.data.name}",
@@ -110,29 +110,29 @@ def write_report(trainer: Trainer) -> None:
 
 
 def _pseudo_pictures(trainer: Trainer, report: Report, count: int = 8) -> None:
-    """Pseudo-labels of a few unlabelled images: what the teacher drew, what is learnt from, and what was pasted."""
+    """Pseudo-labels of a few unlabelled images: as the teacher drew them, and after refinement and pasting."""
     if trainer.teacher is None:
         return
-    shown: list[Picture] = []
+    cards: list[Picture] = []
     with trainer.loader(trainer.unlabelled) as loader:
         step = 0
-        while len(shown) < count and step < 8:
+        while len(cards) < count and step < 8:
             batch = loader.batch(step).to(trainer.device)
-            drawn, images, labels = trainer.pseudo_labels(batch)
+            candidates, images, labels = trainer.pseudo_labels(batch)
             for row in range(len(batch)):
                 panels = [
-                    _painted(batch.images[row], drawn, row),
-                    _painted(images[row], labels, row),
+                    _overlay(batch.images[row], candidates, row),
+                    _overlay(images[row], labels, row),
                 ]
                 number = int((labels.rows == row).sum())
                 name = trainer.unlabelled[int(batch.indices[row])].id
-                shown.append(Picture(side_by_side(panels), f"{name}: {number} objects"))
+                cards.append(Picture(side_by_side(panels), f"{name}: {number} objects"))
             step += 1
     note = "Left what the teacher drew, right what a student learns from: refined by SAM, with objects pasted from another image."
-    report.pictures("Pseudo-labels before and after refinement", note, shown[:count])
+    report.pictures("Pseudo-labels before and after refinement", note, cards[:count])
 
 
-def _painted(image: torch.Tensor, instances: Instances, row: int) -> NDArray[np.uint8]:
+def _overlay(image: torch.Tensor, instances: Instances, row: int) -> NDArray[np.uint8]:
     pixels = (image.permute(1, 2, 0) * 255).round().byte().cpu().numpy()
     masks = instances.masks[instances.rows == row].cpu().numpy()
     ids = np.zeros(pixels.shape[:2], np.int64)
@@ -143,16 +143,16 @@ def _painted(image: torch.Tensor, instances: Instances, row: int) -> NDArray[np.
 
 def _prediction_pictures(trainer: Trainer, report: Report, count: int = 8) -> None:
     """Truth and prediction of a few validation images."""
-    shown = []
+    cards = []
     step = max(1, len(trainer.val) // count)
     for sample in list(trainer.val)[::step][:count]:
         image = read_image(trainer.val.image_path(sample))
         ids, _ = read_ids(trainer.val, sample)
         objects = [one for one in look_at(trainer.network, image, trainer.config.crop) if one.score >= 0.5]
-        found = draw_ids(objects, (image.shape[1], image.shape[0]))
-        panels = [overlay_instances(image, ids), overlay_instances(image, found)]
-        shown.append(Picture(side_by_side(panels), f"{sample.id}: {int(ids.max())} true, {len(objects)} found"))
-    if shown:
+        prediction = draw_ids(objects, (image.shape[1], image.shape[0]))
+        panels = [overlay_instances(image, ids), overlay_instances(image, prediction)]
+        cards.append(Picture(side_by_side(panels), f"{sample.id}: {int(ids.max())} true, {len(objects)} found"))
+    if cards:
         report.pictures(
-            "Predictions (validation)", "Left the truth, right what is found with a score of at least .5.", shown
+            "Predictions (validation)", "Left the truth, right what is found with a score of at least .5.", cards
         )

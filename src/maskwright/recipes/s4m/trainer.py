@@ -1,8 +1,8 @@
 """S⁴M's training, in the order in which ``main`` calls it.
 
-- Stage 1, ``fit_teacher``: a teacher on the labelled images alone. Structural distillation hands it what SAM holds to be alike.
-- Stage 2, ``fit_student``: a student, from the start again, on labelled images and on the teacher's pseudo-labels, whose outlines
-  SAM refines and whose objects are pasted between images. After the burn-in the teacher is the student's moving average.
+- Stage 1, ``fit_teacher``: a teacher on the labelled images alone. Structural distillation brings its features closer to SAM's.
+- Stage 2, ``fit_student``: a student, newly initialised, on labelled images and on the teacher's pseudo-labels, which SAM refines and
+  whose objects are pasted between images. After the burn-in the teacher is the student's moving average.
 
 All random numbers are functions of (seed, stream, step), so a resumed run repeats an uninterrupted one exactly.
 """
@@ -74,8 +74,10 @@ class Trainer(Trainable):
         self.sam = Sam.load(config.sam, size=config.sam_size).to(self.device).requires_grad_(False)
         self.network: InstanceSegmenter = self._create()
         self.optimizer = self._optimizer(self.network)
-        # Before a run is made or deleted for it; a run that goes on may have its teacher already.
-        self.given = load_teacher(config.teacher, self.categories) if config.teacher and not config.resume else None
+        # Loaded before the run's folder is made or deleted, so that an error leaves it as it is; a resumed run may need no teacher.
+        self.initial_teacher = (
+            load_teacher(config.teacher, self.categories) if config.teacher and not config.resume else None
+        )
         self.teacher: Ema | None = None
         self.loss = SetLoss()
         self.burnt_in = False
@@ -83,7 +85,7 @@ class Trainer(Trainable):
     # ------------------------------------------------------------------------------------------------ set-up
 
     def _refuse_lack(self) -> None:
-        """Raise one DataError with all that is missing for the stages that were asked for."""
+        """Raise one DataError with all that is missing for the stages of ``--stage``."""
         where, problems = self.config.data, []
         if not len(self.labelled):
             problems.append(f"{where}: no training image has an instance mask; give some, or COCO annotations")
@@ -103,8 +105,8 @@ class Trainer(Trainable):
 
     def _optimizer(self, network: InstanceSegmenter) -> torch.optim.Optimizer:
         pretrained = network.pretrained()
-        known = {id(p) for p in pretrained}
-        new, rate = [p for p in network.parameters() if id(p) not in known], self.config.lr
+        pretrained_ids = {id(p) for p in pretrained}
+        new, rate = [p for p in network.parameters() if id(p) not in pretrained_ids], self.config.lr
         groups = rated_groups([(pretrained, rate * self.config.backbone_lr), (new, rate)])
         return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
 
@@ -155,7 +157,7 @@ class Trainer(Trainable):
     # ------------------------------------------------------------------------------------------------ stage 1
 
     def fit_teacher(self) -> bool:
-        """Stage 1: the set loss and structural distillation on labelled images. Returns whether it came to its end in this call."""
+        """Stage 1: the set loss and structural distillation on labelled images. Returns whether it ended in this call."""
         if self.config.stage == "student" or self.teacher is not None:
             return False
         with self.loader(self.labelled) as loader:
@@ -190,20 +192,20 @@ class Trainer(Trainable):
             return
         if self.teacher is None:
             self._start_student(
-                self.network if self.config.teacher is None else self._given_teacher(self.config.teacher)
+                self.network if self.config.teacher is None else self._loaded_teacher(self.config.teacher)
             )
         with self.loader(self.labelled) as labelled, self.loader(self.unlabelled) as unlabelled:
             self._train(
                 self.student_stage, lambda step: self.student_step(labelled.batch(step), unlabelled.batch(step))
             )
 
-    def _given_teacher(self, path: Path) -> InstanceSegmenter:
-        """That of ``--teacher``."""
-        given, self.given = self.given, None
-        return (load_teacher(path, self.categories) if given is None else given).to(self.device)
+    def _loaded_teacher(self, path: Path) -> InstanceSegmenter:
+        """The teacher of ``--teacher``."""
+        teacher, self.initial_teacher = self.initial_teacher, None
+        return (load_teacher(path, self.categories) if teacher is None else teacher).to(self.device)
 
     def _start_student(self, teacher: InstanceSegmenter) -> None:
-        """A student from the backbone's initialisation, taught by ``teacher``."""
+        """Make a newly initialised student of ``teacher``."""
         self.teacher = Ema(teacher, self._decay())
         self.network = self._create()
         self.optimizer = self._optimizer(self.network)
@@ -212,15 +214,15 @@ class Trainer(Trainable):
         return spanning(self.config.ema, self.student_stage.expected_steps, 1 / 20)
 
     def student_step(self, labelled: InstanceBatch, unlabelled: InstanceBatch) -> dict[str, Tensor]:
-        """The losses of one step; the teacher follows."""
+        """The losses of one step; first the teacher follows the student."""
         self._move_teacher()
         labelled, unlabelled = labelled.to(self.device), unlabelled.to(self.device)
         _, images, pseudo = self.pseudo_labels(unlabelled)
         losses = self.set_loss(self.network(labelled.images), labelled.truth(), self.generator(Stream.MATCHED_POINTS))
         strong = strong_view(images, self.generator(Stream.STRONG_VIEW))
-        found = self.set_loss(self.network(strong), pseudo, self.generator(Stream.PSEUDO_POINTS))
+        pseudo_losses = self.set_loss(self.network(strong), pseudo, self.generator(Stream.PSEUDO_POINTS))
         weight = self.config.unsupervised
-        return losses | {f"pseudo_{name}": weight * loss for name, loss in found.items()}
+        return losses | {f"pseudo_{name}": weight * loss for name, loss in pseudo_losses.items()}
 
     def _move_teacher(self) -> None:
         """Frozen during the burn-in, then overwritten by the student, then its moving average."""
@@ -234,23 +236,23 @@ class Trainer(Trainable):
 
     @torch.no_grad()
     def pseudo_labels(self, batch: InstanceBatch) -> tuple[Instances, Tensor, Instances]:
-        """What an unlabelled batch is learnt from.
+        """The pseudo-labels of an unlabelled batch.
 
         Returns:
-            What the teacher drew; the images with what was pasted; and their labels after refinement, weak labels and pasting.
+            The teacher's objects; the images with pasted objects; and the labels of these, after refinement, weak labels and pasting.
         """
         config, official = self.config, self.config.parity == "official"
         assert self.teacher is not None
-        found = candidates(self.teacher.model(batch.images), config.certain)
-        drawn = found.instances(config.size)
+        objects = candidates(self.teacher.model(batch.images), config.certain)
+        original = objects.instances(config.size)
         weak = self.has_weak_labels and bool((batch.box_categories > 0).any() or (batch.point_categories > 0).any())
         embedding: Embedding | None = None
-        if (config.refinement and len(found)) or weak:
+        if (config.refinement and len(objects)) or weak:
             embedding = self.sam.encode(batch.images)
-        labels = drawn
+        labels = original
         if config.refinement and embedding is not None:
             labels = refine(
-                found,
+                objects,
                 self.sam,
                 embedding,
                 config.size,
@@ -260,12 +262,12 @@ class Trainer(Trainable):
                 accept=config.accept,
             )
         if config.merge < 1:
-            labels = without_duplicates(labels, found.scores, config.merge)
+            labels = without_duplicates(labels, objects.scores, config.merge)
         if weak and embedding is not None:
             labels = preferring(prompted(batch, self.sam, embedding, config.size), labels)
         self.session.average(pseudo_labels=len(labels) / len(batch))
         if config.arp == "none":
-            return drawn, batch.images, labels
+            return original, batch.images, labels
         images, labels = paste(
             batch.images,
             labels,
@@ -273,12 +275,12 @@ class Trainer(Trainable):
             min_area=OFFICIAL_AREA if official else None,
             dynamic=config.arp == "dynamic",
         )
-        return drawn, images, labels
+        return original, images, labels
 
     # ------------------------------------------------------------------------------------------------ shared by both stages
 
     def _train(self, stage: Stage, losses_of: Callable[[int], dict[str, Tensor]]) -> None:
-        """Steps until the stage's budget is used up; ``losses_of`` gives the losses of one."""
+        """Optimiser steps until the stage's budget is used up; ``losses_of`` computes the losses of a step."""
         config, session = self.config, self.session
 
         def log_and_validate() -> None:
@@ -309,14 +311,14 @@ class Trainer(Trainable):
 
     def validate(self) -> dict[str, float]:
         """Mask AP, AP50, AP75 and box AP of the network in training, on images of the validation split at their own size."""
-        truths, found, sizes = [], [], []
+        truths, detections, sizes = [], [], []
         for sample in self.val:
             ids, categories = read_ids(self.val, sample)
             truths.append(coco.of_ids(ids, categories))
             sizes.append((ids.shape[1], ids.shape[0]))
             image = read_image(self.val.image_path(sample))
-            found.append(look_at(self.network, image, self.config.crop, self.config.batch))
-        scores = coco.scores(truths, found, sizes, self.categories)
+            detections.append(look_at(self.network, image, self.config.crop, self.config.batch))
+        scores = coco.scores(truths, detections, sizes, self.categories)
         return {name: scores[name] for name in ("ap", "ap50", "ap75", "box_ap") if scores[name] is not None}
 
 

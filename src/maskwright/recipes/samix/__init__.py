@@ -1,11 +1,12 @@
 """SAMIX: a semantic segmenter from any mix of masks, boxes, scribbles, points, tags and unlabelled images.
 
 Hu et al., "SAMIX: Reinforcing SAM2 with Semantic Adapter and Reference Selecting Policy for Mix-Supervised Segmentation", CVPR 2026.
-SAM 2 stays frozen but for small adapters; shown a few reference images with their masks, it makes a pseudo-mask of every
-weakly labelled image, with that image's own weak label as prompt. An ordinary network learns from labels and pseudo-masks
-with a mean teacher; the teacher is the model that is exported.
+SAM 2 stays frozen but for small adapters. Conditioned on a few reference images with masks, and prompted with an image's own
+weak label, it makes the pseudo-mask of every weakly labelled image. An ordinary network learns from labels and pseudo-masks with
+a mean teacher; the teacher is the model that is exported.
 
-``config`` holds the settings, ``trainer`` the algorithm in the order of ``main`` below, ``report`` what the run leaves behind.
+``config`` holds the settings, ``trainer`` the algorithm in the order of ``main`` below, ``setup`` what is trained and how
+images are sampled, ``report`` the files that a run ends with.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Config:
     labels: Literal["all", "masks-only"] = "all"
     """`masks-only` is the baseline that ignores every weak label and every unlabelled image."""
     pseudo: Literal["sam", "ellipse", "none"] = "sam"
-    """Where pseudo-masks come from. `none`: weak losses alone. `ellipse`: the ellipse inscribed in each box, nothing else (a baseline)."""
+    """Source of the pseudo-masks. `none`: no pseudo-masks, weak losses alone. `ellipse`: the ellipse inscribed in each box (a baseline)."""
     no_sam: tyro.conf.FlagCreatePairsOff[bool] = False
     """The same as `--pseudo none`."""
     sam: str = "nano"
@@ -33,13 +33,16 @@ class Config:
     """Train adapters inside SAM's image encoder."""
     tune_decoder: bool = True
     """Also train SAM's mask decoder and memory attention, at a quarter of the adapters' rate (not in the paper; helps small SAMs)."""
+    closer_look: bool = False
+    """SAM answers each box on a crop around it, at the object's own scale (not in the paper; better for small objects, and costs a pass
+    of its encoder for each box)."""
     segmenter: str = "sam"
     """`sam`: a copy of SAM's image encoder with a light decoder; or a SegFormer's Hugging Face id or folder, or its
     config.json to start from random weights."""
     size: int = 256
     """Side of the square canvas, a multiple of 32."""
     epochs: float | None = None
-    """Length of stage 2 in passes over the training images."""
+    """Length of stage 2 in passes over the training images. Without --epochs, --steps and --minutes: 20 epochs."""
     steps: int | None = None
     """Length of stage 2 in steps."""
     minutes: float | None = None
@@ -53,40 +56,48 @@ class Config:
     adapter_lr: float = 1e-3
     """Learning rate of the adapters."""
     weight_decay: float = 1e-4
+    """Weight decay of all optimisers (AdamW)."""
     ema: float = 0.999
-    """Decay of the mean teacher; lowered for short runs so that it spans a fifth of the run at most."""
+    """Decay of the mean teacher; in short runs lowered, so that the average spans at most a fifth of the run."""
     mask_share: float = 0.25
     """At least this share of the images in a batch have masks, on average."""
     selector: SelectorName = "similar"
-    """How the reference images of a query are chosen. `policy`: SPNet, which learns it by reinforcement."""
+    """How the reference images of a query are chosen. `policy`: by SPNet, trained by reinforcement learning (GRPO)."""
     references: int = 4
-    """Reference images per query (T)."""
+    """Reference images per query (T in the paper)."""
     policy_warm_up: int = 100
-    """Steps in which the policy learns alone, on images with masks, before stage 2."""
+    """Steps of the policy before stage 2, on images with masks; with --selector policy."""
     policy_lr: float = 1e-4
     """Learning rate of the policy."""
     coarse_share: float = 0.7
-    """First share of stage 2 in which the segmenter works at half the resolution, where a step costs a quarter (not below 128 pixels)."""
+    """Share of stage 2, from its start, in which the segmenter works at half the resolution (not below 128 pixels): a step costs a
+    quarter."""
     sam_every: int = 6
-    """Pseudo-masks of a step's images are renewed every so many steps, and SAM's adapters trained."""
+    """Every so many steps of stage 2 the pseudo-masks of the step's images are renewed and SAM's adapters trained."""
     blend: float = 0.8
-    """Share of the mean teacher's own view in the pseudo-masks of tagged and unlabelled images; 0.6 of it where SAM had clicks, 0.3 where
-    it had boxes (not in the paper: two sources that err differently). Grows from 0 over the first third of stage 2."""
+    """Share of the mean teacher's prediction in the pseudo-masks of tagged and unlabelled images; times 0.6 where SAM had clicks or
+    scribbles, times 0.3 where it had boxes. Grows from 0 over the first third of stage 2 (not in the paper: teacher and SAM make
+    different errors)."""
     pseudo_weight: float = 1.0
+    """Weight of the loss on pseudo-masks."""
     weak_weight: float = 0.5
+    """Weight of the losses on weak labels (points, scribbles, boxes, tags), for the segmenter and for SAM."""
     consistency_weight: float = 0.2
+    """Weight of the loss between student and mean teacher."""
     flips: Literal["horizontal", "all"] = "all"
-    """`all` also flips vertically and turns by quarters: right where images have no upright."""
+    """`all` also flips vertically and rotates by 90 degrees: for images without a fixed orientation."""
     seed: int = 0
+    """Seed of all random numbers."""
     workers: int = 1
     """Threads that prepare batches ahead."""
     device: Literal["auto", "cpu"] = "auto"
+    """`auto`: a GPU if there is one."""
     checkpoint_seconds: float = 60.0
-    """Time between checkpoints: what a killed run loses at most."""
+    """Seconds between checkpoints: a killed run loses at most so much."""
     resume: bool = False
-    """Continue a run that was stopped."""
+    """Continue the run in --out from its newest checkpoint."""
     overwrite: bool = False
-    """Delete a run that is already in the folder."""
+    """Delete the run that is already in --out."""
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None and self.minutes is None:
@@ -109,6 +120,6 @@ class Config:
         require(rules)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the result, for ``config.json``."""
+        """The settings that decide the result, for ``config.json``."""
         free = ("out", "resume", "overwrite", "workers", "device", "checkpoint_seconds", "no_sam")
         return settings_of(self, *free)

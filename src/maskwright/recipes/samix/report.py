@@ -1,4 +1,4 @@
-"""What a SAMIX run leaves behind: the exported model with its card, the pseudo-masks, and the report."""
+"""The files that a SAMIX run ends with: the exported model with its card, the pseudo-masks, and the report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from maskwright.methods.in_context import pseudo
 from maskwright.recipes.samix.trainer import Trainer
 
 PSEUDO = "pseudo"
-"""Folder of the pseudo-masks in the run's."""
+"""Name of the folder of pseudo-masks in the run directory."""
 
 POLICY_CHARTS = {
     "Policy: mean rewards": ("policy_true", "policy_iou", "policy_view", "policy_weak"),
@@ -38,11 +38,11 @@ HEAD_ROOM = {
     "oracle_dice": "oracle (sees the truth)",
     "head_room_captured": "head-room captured",
 }
-"""What ``ReferencePolicy.assess`` says, with the headings of the report."""
+"""Scores of ``ReferencePolicy.assess``, with their headings in the report."""
 
 
 def write_model(trainer: Trainer) -> None:
-    """``RUN/model``: the mean teacher, as ``maskwright.load`` reads it, and beside it what segments in context."""
+    """Write ``RUN/model``: the mean teacher, as ``maskwright.load`` reads it, and beside it SAM, pool and policy for use in context."""
     config = trainer.config
     description = describe("samix", trainer.categories, config.size, segmenter=trainer.segmenter.description())
     beside: dict[str, dict[str, torch.Tensor]] = {}
@@ -58,17 +58,17 @@ def write_model(trainer: Trainer) -> None:
 
 
 def _reference_picture(trainer: Trainer, position: int, category: int, side: int = 128) -> bytes:
-    """A small JPEG of a training image, with what it shows of a category painted over it."""
+    """A small JPEG of a training image with the mask of one category painted over it."""
     item = trainer.loader.item(position)
     image = pictures.thumbnail(item.image, side)
     mask = item.mask
     if mask is None:
         mask = trainer.labeller.masks[position].maps.argmax(0).byte().cpu().numpy()
     mask = pictures.thumbnail_mask(mask, (image.shape[1], image.shape[0]))
-    own = np.where(mask == category, mask, 0).astype(np.uint8)
+    mask = np.where(mask == category, mask, 0).astype(np.uint8)
     buffer = BytesIO()
-    painted = pictures.overlay(image, own, pictures.palette(len(trainer.categories)))
-    Image.fromarray(painted).save(buffer, "JPEG", quality=80)
+    picture = pictures.overlay(image, mask, pictures.palette(len(trainer.categories)))
+    Image.fromarray(picture).save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
 
 
@@ -99,8 +99,8 @@ def _card(trainer: Trainer) -> str:
 
 
 def write_pseudo_masks(trainer: Trainer) -> None:
-    """``RUN/pseudo``: what each weakly labelled image was last learnt from, SAM's answer blended with the teacher's view, as category PNGs
-    on the image's own size; and an index.
+    """Write ``RUN/pseudo``: the last pseudo-mask of each weakly labelled image (SAM's answer blended with the teacher's prediction) as a
+    PNG of category ids in the image's size, and an index.
     """
     if not trainer.labeller.masks:
         return
@@ -112,7 +112,7 @@ def write_pseudo_masks(trainer: Trainer) -> None:
         width, height = trainer.loader.item(position).size
         path = folder / f"{sample.id}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_mask(path, _drawn(answer.maps, (height, width)))
+        write_mask(path, _category_ids(answer.maps, (height, width)))
         index[sample.id] = {
             "kind": str(Kind(int(trainer.kinds[position]))),
             "confidence": round(answer.confidence, 4),
@@ -122,19 +122,19 @@ def write_pseudo_masks(trainer: Trainer) -> None:
     write_atomic(folder / "index.json", text)
 
 
-def _drawn(maps: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+def _category_ids(maps: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     """(C, h, w) probabilities → category ids (H, W) of ``size``; one category at a time, as an image may be large."""
     best = torch.zeros(size)
     mask = torch.zeros(size, dtype=torch.uint8)
     for category, low in enumerate(maps.float().cpu()):
-        own = torch.nn.functional.interpolate(low[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-        wins = own > best
-        best[wins], mask[wins] = own[wins], category
+        probability = torch.nn.functional.interpolate(low[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        wins = probability > best
+        best[wins], mask[wins] = probability[wins], category
     return mask.numpy()
 
 
 def write_report(trainer: Trainer) -> None:
-    """``RUN/report.html``: curves, the label mix, pseudo-masks with their references, best and worst predictions."""
+    """Write ``RUN/report.html``: curves, the label mix, pseudo-masks with their references, best and worst predictions."""
     config = trainer.config
     report = Report(
         f"maskwright · samix · {config.data.name}",
@@ -175,18 +175,20 @@ def write_report(trainer: Trainer) -> None:
 def _policy_curves(
     report: Report, policy: dict[str, list[tuple[float, float]]], metrics: list[dict[str, float]]
 ) -> None:
-    """How the policy learnt, and how much of the head-room it captured at the end of its warm-up."""
+    """Curves of the policy's learning, and the share of the head-room that it captured at the end of its warm-up."""
     for title, names in POLICY_CHARTS.items():
-        shown = {name: ([s for s, _ in policy[name]], [v for _, v in policy[name]]) for name in names if name in policy}
-        if shown:
-            report.curves(title, shown)
-    found = [entry for entry in metrics if "oracle_dice" in entry]
-    if found:
-        columns = [name for name in HEAD_ROOM if name in found[-1]]
+        curves = {
+            name: ([s for s, _ in policy[name]], [v for _, v in policy[name]]) for name in names if name in policy
+        }
+        if curves:
+            report.curves(title, curves)
+    assessments = [entry for entry in metrics if "oracle_dice" in entry]
+    if assessments:
+        columns = [name for name in HEAD_ROOM if name in assessments[-1]]
         report.table(
             "References after the policy's warm-up: mean Dice on a few mask images",
             [HEAD_ROOM[name] for name in columns],
-            [[f"{found[-1][name]:.3f}" for name in columns]],
+            [[f"{assessments[-1][name]:.3f}" for name in columns]],
         )
 
 
@@ -196,17 +198,17 @@ def _pseudo_pictures(trainer: Trainer, report: Report, each: int = 4) -> None:
     for position in sorted(trainer.labeller.masks):
         by_kind[int(trainer.kinds[position])].append(position)
     for kind, positions in sorted(by_kind.items(), reverse=True):
-        shown = []
+        cards = []
         step = max(1, len(positions) // each)
         for position in positions[::step][:each]:
             sample, item = trainer.train[position], trainer.loader.item(position)
             answer = trainer.labeller.masks[position]
             height, width = item.image.shape[:2]
             scale = np.array([width / item.size[0], height / item.size[1]])
-            image = pictures.overlay(item.image, _drawn(answer.maps, (height, width)), palette)
+            image = pictures.overlay(item.image, _category_ids(answer.maps, (height, width)), palette)
             boxes, points = item.boxes * np.tile(scale, 2), item.points * scale
             lines = [tuple((float(x), float(y)) for x, y in line * scale) for line in item.scribbles]
-            labelled = pictures.draw_labels(
+            picture = pictures.draw_labels(
                 np.asarray(image),
                 boxes=[Box(*box, category=int(c)) for box, c in zip(boxes.tolist(), item.box_categories)],
                 points=[Point(*point, category=int(c)) for point, c in zip(points.tolist(), item.point_categories)],
@@ -214,14 +216,14 @@ def _pseudo_pictures(trainer: Trainer, report: Report, each: int = 4) -> None:
                 palette=palette,
             )
             references = ", ".join(trainer.train[i].id for i in answer.references[:4])
-            shown.append(
+            cards.append(
                 Picture(
-                    np.asarray(labelled),
+                    np.asarray(picture),
                     f"{sample.id}: confidence {answer.confidence:.2f}"
-                    + (f"; shown: {references}" if references else ""),
+                    + (f"; references: {references}" if references else ""),
                 )
             )
-        report.pictures(f"Pseudo-masks of images with: {Kind(kind)}", "The image's own label is drawn on top.", shown)
+        report.pictures(f"Pseudo-masks of images with: {Kind(kind)}", "The image's own label is drawn on top.", cards)
 
 
 @torch.no_grad()
@@ -230,7 +232,7 @@ def _prediction_pictures(trainer: Trainer, report: Report, each: int = 6) -> Non
     if not len(trainer.val):
         return
     loader = Loader(trainer.val, trainer.config.size, trainer.config.batch, shuffle=False)
-    found: list[tuple[float, int, np.ndarray]] = []
+    scores: list[tuple[float, int, np.ndarray]] = []
     for batch in loader.ordered():
         logits = pseudo.resize(trainer.teacher.model(batch.images.to(trainer.session.device)), trainer.config.size)
         for position, mask, target in zip(
@@ -241,22 +243,22 @@ def _prediction_pictures(trainer: Trainer, report: Report, each: int = 6) -> Non
                 metrics.update(mask, target, trainer.val[position].id)
                 dice = metrics.compute()["dice"]
                 if dice is not None and np.isfinite(dice):
-                    found.append((float(dice), position, mask))
-    found.sort(key=lambda entry: entry[0])
+                    scores.append((float(dice), position, mask))
+    scores.sort(key=lambda entry: entry[0])
     palette = pictures.palette(len(trainer.categories))
     for title, part in (
-        ("Worst predictions (validation)", found[:each]),
-        ("Best predictions (validation)", found[::-1][:each]),
+        ("Worst predictions (validation)", scores[:each]),
+        ("Best predictions (validation)", scores[::-1][:each]),
     ):
-        shown = []
+        cards = []
         for dice, position, mask in part:
             sample = trainer.val[position]
             image = read_image(trainer.val.image_path(sample))
             size = (image.shape[1], image.shape[0])
-            predicted = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-            masks = true_mask(trainer.val, sample), predicted
+            prediction = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+            masks = true_mask(trainer.val, sample), prediction
             panels = [np.asarray(pictures.overlay(image, mask, palette)) for mask in masks]
-            shown.append(
+            cards.append(
                 Picture(np.concatenate(panels, 1), f"{sample.id}: Dice {dice:.2f} (left truth, right prediction)")
             )
-        report.pictures(title, "", shown)
+        report.pictures(title, "", cards)

@@ -1,8 +1,8 @@
 """SAMIX's training, in the order in which ``main`` calls it.
 
 - Stage 1, ``warm_up``: adapters only, episodes on images with masks and boxes.
-- ``visit_all``: SAM answers for every image once; its answers are the first pseudo-masks and fill the pool of references.
-- ``warm_up_policy``: with ``--selector policy``, which references to show is learnt on images with masks.
+- ``visit_all``: SAM makes the first pseudo-mask of every image, and the labelled images fill the pool of references.
+- ``warm_up_policy``: with ``--selector policy``, the choice of references is learnt on images with masks.
 - Stage 2, ``fit``: segmenter, adapters and policy together.
 
 All random numbers are functions of (seed, stream, step), so a resumed run repeats an uninterrupted one exactly.
@@ -30,11 +30,10 @@ from maskwright.engine.budget import Budget, progress
 from maskwright.engine.ema import Ema, spanning
 from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.session import Session, Trainable, set_rate
-from maskwright.errors import DataError
 from maskwright.methods.in_context import pseudo
 from maskwright.methods.in_context.labeller import Labeller, ReferenceSets, Visit
-from maskwright.methods.in_context.questions import ask
-from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy, with_head_room
+from maskwright.methods.in_context.policy_batch import draw_policy_batch
+from maskwright.methods.in_context.selection import ReferencePolicy, with_head_room
 from maskwright.methods.in_context.streams import Stream, visit_before_stage_2, visit_in_step
 from maskwright.nets.losses import (
     box_projection_loss,
@@ -46,14 +45,15 @@ from maskwright.nets.losses import (
     semantic_mask_loss,
     tag_loss,
 )
-from maskwright.nets.segmenter import Segmenter, create
+from maskwright.nets.segmenter import create
 from maskwright.recipes.samix import setup
 from maskwright.recipes.samix.config import Config
 from maskwright.sam.sam import Embedding, Sam
 
 CLEAR = (0.6, 0.2)
-"""Margins by which an object, and the background, must have won a pixel of a pseudo-mask that is learnt like a mask. Overlap losses
-make SAM draw too large what it is unsure of: at equal margins, answers to clicks are 1.5 times too large, and so is what learns of them."""
+"""Least margin of probability of an object, and of the background, for a pixel of a pseudo-mask to count like one of a true mask.
+Overlap losses make SAM's uncertain masks too large: with equal margins, answers to clicks are 1.5 times too large, and so are the
+segmenter's masks."""
 
 
 class Trainer(Trainable):
@@ -61,16 +61,8 @@ class Trainer(Trainable):
 
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device
-        dataset = session.dataset
-        self.categories = dataset.categories
-        train = dataset.split("train")
-        if config.labels == "masks-only":
-            train = train.with_samples([s for s in train if s.labels.kind == Kind.MASK])
-            if not len(train):
-                raise DataError(
-                    [f"{config.data}: no training image has a mask, so --labels masks-only has nothing to learn from"]
-                )
-        val = dataset.split("val")
+        self.categories = session.dataset.categories
+        train, val = setup.training_images(session.dataset, config), session.dataset.split("val")
         # Images without a mask cannot be scored.
         self.val = val.with_samples([s for s in val if s.labels.mask is not None])
         self.kinds = torch.tensor([int(s.labels.kind) for s in train])
@@ -79,31 +71,23 @@ class Trainer(Trainable):
         self.weak_kinds = [kind for kind in Kind if kind != Kind.MASK and (self.kinds == kind).any()]
         # With masks alone there is nothing to make pseudo-masks of.
         self.use_sam = config.pseudo == "sam" and len(self.masked) < len(train)
-        # Mask images also get the weak labels that their masks imply: SAM practises on them with the truth at hand.
+        # Images with masks also get the weak labels that their masks imply: SAM practises on these prompts, and its loss is the true one.
         self.train = with_implied_labels(train, seed=config.seed) if self.use_sam else train
         self.loader = self._loader(self.train, setup.sampling_weights(self.kinds, config.mask_share))
 
-        # SAM learns if there is something to label; its policy learns if it is to choose references.
-        self.adapts = self.use_sam and config.adapters
-        warm_up, policy = Budget(steps=max(1, config.warm_up)), Budget(steps=max(1, config.policy_warm_up))
-        has_policy = self.use_sam and config.selector == "policy"
-        self.warm_up_stage = session.stage(
-            "warm_up", "warming up SAM", warm_up, left_out=not (self.adapts and config.warm_up)
-        )
-        self.policy_stage = session.stage(
-            "policy", "warming up the policy", policy, left_out=not (has_policy and config.policy_warm_up)
-        )
-        epoch = len(self.loader)
-        budget = Budget(epochs=config.epochs, steps=config.steps, minutes=config.minutes, steps_per_epoch=epoch)
+        adapts, has_policy = self.use_sam and config.adapters, self.use_sam and config.selector == "policy"
+        steps = config.warm_up if adapts else 0
+        self.warm_up_stage = session.stage("warm_up", "warming up SAM", steps)
+        steps = config.policy_warm_up if has_policy else 0
+        self.policy_stage = session.stage("policy", "warming up the policy", steps)
+        budget = Budget(config.epochs, config.steps, config.minutes, steps_per_epoch=len(self.loader))
         self.stage = session.stage("fit", "training", budget)
 
         torch.manual_seed(config.seed)
         self.sam = Sam.load(config.sam, size=config.size).to(self.device)
-        self.segmenter: Segmenter = create(config.segmenter, self.sam, len(self.categories), config.size).to(
-            self.device
-        )
+        self.segmenter = create(config.segmenter, self.sam, len(self.categories), config.size).to(self.device)
         self.teacher = Ema(self.segmenter, self._decay(), warmup=20)
-        self.policy = self._create_policy() if config.selector == "policy" else None
+        self.policy = setup.create_policy(config, self.sam, self.device) if config.selector == "policy" else None
         self.labeller = Labeller(
             self.sam,
             len(self.categories),
@@ -113,15 +97,12 @@ class Trainer(Trainable):
             weak_weight=config.weak_weight,
             generator=session.generator,
             policy=self.policy,
+            closer_look=config.closer_look,
         )
         self.sam.requires_grad_(False)
-        self.sam_parameters = setup.trainable_parameters(self.sam, config.tune_decoder) if self.adapts else []
-        self.optimizer = setup.segmenter_optimizer(self.segmenter, config.lr, config.weight_decay)
-        self.sam_optimizer = (
-            setup.sam_optimizer(self.sam, self.sam_parameters, config.adapter_lr, config.weight_decay)
-            if self.adapts
-            else None
-        )
+        self.sam_parameters = setup.trainable_parameters(self.sam, config.tune_decoder) if adapts else []
+        self.optimizer = setup.segmenter_optimizer(self.segmenter, config)
+        self.sam_optimizer = setup.sam_optimizer(self.sam, self.sam_parameters, config) if adapts else None
 
     # ------------------------------------------------------------------------------------------------ set-up
 
@@ -140,7 +121,7 @@ class Trainer(Trainable):
 
     @contextmanager
     def _batches(self, images: list[int], weights: list[float] | None = None) -> Iterator[Callable[[int], Batch]]:
-        """Augmented batches by step of some of the training images; their ``indices`` count in the whole training set."""
+        """Augmented batches of some of the training images, by step; their ``indices`` are positions in the whole training set."""
         places = torch.tensor(images, device=self.device)
         part = self.train.with_samples([self.train[i] for i in images])
         with self._loader(part, weights) as loader:
@@ -153,15 +134,6 @@ class Trainer(Trainable):
 
     def _decay(self) -> float:
         return spanning(self.config.ema, self.stage.expected_steps, 1 / 5)
-
-    def _create_policy(self) -> ReferencePolicy:
-        return ReferencePolicy(
-            self.sam.width,
-            self.sam.model.config.memory_encoder_output_channels,
-            PolicySettings(references=self.config.references, lr=self.config.policy_lr),
-            seed=self.config.seed,
-            device=self.device,
-        )
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
@@ -181,9 +153,9 @@ class Trainer(Trainable):
     # ------------------------------------------------------------------------------------------------ stage 1
 
     def warm_up(self) -> None:
-        """Stage 1: adapters learn in-context segmentation on images whose truth (mask) or extent (box) is known.
+        """Stage 1: adapters learn in-context segmentation on images with masks or boxes.
 
-        Half-way the box images get their first pseudo-masks; the surest of them stand in for masks from then on.
+        Half-way the images with boxes get their first pseudo-masks; those that SAM is sure of count as masks from then on.
         """
         total = self.config.warm_up
         if self.sam_optimizer is None or not self.masked or self.warm_up_stage.step >= total or self.stage.step:
@@ -205,31 +177,31 @@ class Trainer(Trainable):
                 batch = batch_of(step)
                 generator = session.generator(Stream.WARM_UP, step)
                 images = strong_view(batch.images, generator)
-                practised = self.labeller.practice(batch, generator)
-                loss = self.labeller.episode(self.sam.encode(images), practised, generator)
+                practice = self.labeller.practice(batch, generator)
+                loss = self.labeller.episode(self.sam.encode(images), practice, generator)
                 session.descend(loss, optimizer, self.sam_parameters)
                 value = float(loss.detach())
                 session.latest(warm_up=value)
                 session.show(loss=value)
 
-    # ------------------------------------------------------------------------------------------------ first answers
+    # ------------------------------------------------------------------------------------------------ first pseudo-masks
 
     def visit_all(self) -> None:
-        """Between the stages: SAM answers for every training image once."""
+        """Between the stages: SAM makes the pseudo-mask of every training image once."""
         if self.use_sam and not self.stage.step and not self.policy_stage.step:
             self._visit(range(len(self.train)))
 
     @torch.no_grad()
     def _visit(self, images: Iterable[int]) -> None:
-        """Visit training images once each, finest labels first, so that each query finds references with finer labels."""
+        """Visit training images once each, finest labels first, so that the pool holds finer labels than each query's."""
         order = sorted(images, key=lambda i: (-int(self.kinds[i]), i))
         world, rank = self.session.accelerator.num_processes, self.session.accelerator.process_index
         with progress(len(order), "first pseudo-masks", is_main=self.session.is_main) as advance:
             for start in range(0, len(order), self.config.batch):
                 chunk = order[start : start + self.config.batch]
                 visit = Visit()
-                if mine := chunk[rank::world]:
-                    batch = self.loader.take(mine).to(self.device)
+                if part := chunk[rank::world]:
+                    batch = self.loader.take(part).to(self.device)
                     _, visit = self.labeller.visit(batch, self.sam.encode(batch.images), visit_before_stage_2(start))
                 self.labeller.absorb(self.session.gather(visit))
                 advance(len(chunk))
@@ -237,7 +209,7 @@ class Trainer(Trainable):
     # ------------------------------------------------------------------------------------------------ the policy
 
     def warm_up_policy(self) -> None:
-        """Between the stages: the policy learns on the mask images, whose answers can be judged."""
+        """Between the stages: the policy learns on images with masks, for which the true Dice is the reward."""
         stage, session, total = self.policy_stage, self.session, self.config.policy_warm_up
         if self.policy is None or not self.use_sam or not self.masked or self.stage.step or stage.step >= total:
             return
@@ -279,31 +251,38 @@ class Trainer(Trainable):
         def agree(active: bool) -> bool:
             return any(self.session.gather(active))
 
-        questions = ask(self.labeller, batch, embedding, generator, self.weak_kinds, teacher, maturity)
-        if questions is None:
-            policy.sit_out(descend, agree)
+        queries = draw_policy_batch(self.labeller, batch, embedding, generator, self.weak_kinds, teacher, maturity)
+        if queries is None:
+            policy.step_without_queries(descend, agree)
             return {}, None
-        round_ = policy.step(
-            questions.query,
+        result = policy.step(
+            queries.query,
             self.labeller.pool.entries(),
-            questions.allowed,
-            questions.predict_masks,
-            questions.judge,
+            queries.allowed,
+            queries.predict_masks,
+            queries.judge,
             generator,
             descend=descend,
             agree=agree,
         )
-        return round_.scalars, questions.best(round_)
+        return result.scalars, queries.best(result)
 
     def _assess(self, policy: ReferencePolicy, batch: Batch, embedding: Embedding) -> dict[str, float]:
-        """How much of the way from the similar to the best references the policy goes, on the mask images of the batch."""
+        """Dice of the most similar, the policy's and the best references on the images with masks of the batch; see ``with_head_room``."""
         generator = self.session.generator(Stream.ASSESSMENT, self.config.policy_warm_up)
-        questions = ask(self.labeller, batch, embedding, generator, self.weak_kinds)
-        dice = None
-        if questions is not None:
-            entries, of = self.labeller.pool.entries(), questions
-            dice = policy.assess(of.query, entries, of.allowed, of.predict_masks, of.judge, "similar", generator)
-        return with_head_room([own for own in self.session.gather(dice) if own])
+        queries = draw_policy_batch(self.labeller, batch, embedding, generator, self.weak_kinds)
+        scores = None
+        if queries is not None:
+            scores = policy.assess(
+                queries.query,
+                self.labeller.pool.entries(),
+                queries.allowed,
+                queries.predict_masks,
+                queries.judge,
+                "similar",
+                generator,
+            )
+        return with_head_room([part for part in self.session.gather(scores) if part])
 
     # ------------------------------------------------------------------------------------------------ stage 2
 
@@ -325,14 +304,14 @@ class Trainer(Trainable):
         plain = self.loader.take(batch.indices.cpu().numpy()).to(self.device)
         with torch.no_grad():
             teacher = self._segment(self.teacher.model, plain.images).softmax(1) if step else None
-        learning, best = self.sam_optimizer is not None, None
-        with torch.set_grad_enabled(learning):
+        trains_sam, best = self.sam_optimizer is not None, None
+        with torch.set_grad_enabled(trains_sam):
             embedding = self.sam.encode(plain.images)
         if self.policy is not None:
             generator = session.generator(Stream.POLICY, step)
             scalars, best = self.policy_step(self.policy, plain, embedding.detach(), generator, teacher, maturity)
             session.average(**scalars)
-        with torch.set_grad_enabled(learning):
+        with torch.set_grad_enabled(trains_sam):
             loss, visit = self.labeller.visit(plain, embedding, visit_in_step(step), teacher, maturity, best)
         self.labeller.absorb(session.gather(visit))
         if self.sam_optimizer is not None:
@@ -345,15 +324,14 @@ class Trainer(Trainable):
     def segmenter_step(self, batch: Batch, rate: float, fraction: float) -> None:
         """One step of the student: true masks on the plain view, weak labels and pseudo-masks on the strong one."""
         config = self.config
-        is_mask = batch.kinds == Kind.MASK
+        is_mask, weak = batch.kinds == Kind.MASK, batch.kinds != Kind.MASK
         strong = strong_view(batch.images, self.session.generator(Stream.STRONG_VIEW, self.stage.step))
-        # A small network learns from masks, also from those that boxes give, faster without colour jitter; consistency needs it.
+        # From masks, and from pseudo-masks of boxes, a small network learns faster without colour jitter; the consistency loss needs it.
         plain = is_mask | (batch.kinds == Kind.BOX)
         logits = self._segment(self.segmenter, torch.where(plain[:, None, None, None], batch.images, strong))
         fine = pseudo.resize(logits, config.size // 2)
         target = batch.target[:, ::2, ::2]
         losses = {"mask": self._mask_loss(fine, target, is_mask.float())}
-        weak = ~is_mask
         if weak.any():
             losses["drawn"] = config.weak_weight * partial_cross_entropy(fine[weak], target[weak])
             losses["tag"] = config.weak_weight * tag_loss(logits[weak], _objects_present(batch)[weak], top_k=4)
@@ -390,28 +368,30 @@ class Trainer(Trainable):
         boxes, categories = batch.boxes[weak], batch.box_categories[weak]
         if not boxes.shape[1] or not (categories >= 0).any():
             return logits.sum() * 0
-        others = torch.stack([foreground_logit(logits, c) for c in range(1, logits.shape[1])], 1)
-        own = others.gather(1, (categories.clamp(min=1) - 1)[..., None, None].expand(-1, -1, *logits.shape[-2:]))
-        return box_projection_loss(own, boxes * (logits.shape[-1] / self.config.size), categories > 0)
+        foreground = torch.stack([foreground_logit(logits, c) for c in range(1, logits.shape[1])], 1)
+        index = (categories.clamp(min=1) - 1)[..., None, None].expand(-1, -1, *logits.shape[-2:])
+        logits_of_box = foreground.gather(1, index)
+        return box_projection_loss(logits_of_box, boxes * (logits.shape[-1] / self.config.size), categories > 0)
 
     def _pseudo_loss(self, logits: Tensor, fine: Tensor, batch: Batch, teacher: Tensor) -> Tensor:
-        """What prompts gave is learnt like a mask where it is clear-cut; SAM's answers without a prompt pull each pixel as far as they
-        are trusted.
+        """Loss on pseudo-masks: those from prompts count like masks where their margin is at least ``CLEAR``; those without a prompt weigh
+        each pixel by margin and confidence.
         """
         maps, confidence = self._pseudo_masks(batch, teacher)
         first, second = maps.topk(2, 1).values.unbind(1)
         answer, margin = maps.argmax(1), (first - second) * batch.inside[:, 2::4, 2::4]
-        blind = pseudo.blind(batch.kinds)
-        loss = pseudo_mask_loss(logits[blind], answer[blind], (confidence[:, None, None] * margin)[blind])
-        weight = confidence * (~blind & (batch.kinds != Kind.MASK))
+        unlocated = pseudo.is_unlocated(batch.kinds)
+        pixel_weight = confidence[:, None, None] * margin
+        loss = pseudo_mask_loss(logits[unlocated], answer[unlocated], pixel_weight[unlocated])
+        weight = confidence * (~unlocated & (batch.kinds != Kind.MASK))
         clear = torch.where(margin > torch.where(answer > 0, *CLEAR), answer, IGNORE)
         clear = clear.repeat_interleave(2, 1).repeat_interleave(2, 2)
-        # Means over the images of either sort become one over all of them.
-        total = blind.sum() * loss + weight.sum() * self._mask_loss(fine, clear, weight)
+        # The means over the images with and without prompts become one mean over all of them.
+        total = unlocated.sum() * loss + weight.sum() * self._mask_loss(fine, clear, weight)
         return total / (batch.kinds != Kind.MASK).sum()
 
     def _pseudo_masks(self, batch: Batch, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Pseudo-masks in the batch's augmented view: (B, C, S/4, S/4) probabilities, and (B,) how far to trust each image's."""
+        """Pseudo-masks in the batch's augmented view: (B, C, S/4, S/4) probabilities, and (B,) confidence in 0..1."""
         if self.config.pseudo == "ellipse":
             masks, boxed = pseudo.ellipse_masks(batch, len(self.categories), self.config.size)
             return masks, boxed.float()
@@ -419,10 +399,10 @@ class Trainer(Trainable):
 
     @property
     def maturity(self) -> float:
-        """How far the teacher's view counts: grows from 0 to 1 over the first third of stage 2."""
+        """How far the teacher's prediction is blended into pseudo-masks: grows from 0 to 1 over the first third of stage 2."""
         return min(1.0, 3 * self.stage.fraction)
 
-    # ------------------------------------------------------------------------------------------------ validation, the end
+    # ------------------------------------------------------------------------------------------------ validation, export
 
     def _validate_if_due(self) -> None:
         total = self.stage.budget.total_steps
@@ -446,7 +426,7 @@ class Trainer(Trainable):
 
     @torch.no_grad()
     def blend_pseudo_masks(self) -> None:
-        """Blend the finished teacher's view into SAM's answers: the pseudo-masks that are written and shown."""
+        """Blend the prediction of the trained teacher into SAM's answers: the pseudo-masks that are exported and reported."""
         order = sorted(self.labeller.masks)
         with progress(len(order), "last pseudo-masks") as advance:
             for start in range(0, len(order), self.config.batch):
@@ -461,7 +441,7 @@ class Trainer(Trainable):
 
 
 def _objects_present(batch: Batch) -> Tensor:
-    """(B, C) the batch's ``present`` without what it says of the background."""
+    """(B, C) the batch's ``present``, with the background unknown (-1)."""
     present = batch.present.clone()
     present[:, 0] = -1
     return present

@@ -1,4 +1,4 @@
-"""How episodes begin, and the states that are kept."""
+"""How episodes draw_openings, and the states that are kept."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 
 from maskwright.data.scenes import render
 from maskwright.methods.clicks.agent import mask_logits
-from maskwright.methods.clicks.beginnings import begin, somebodys_masks, stray_click
-from maskwright.methods.clicks.visited import VisitedStates
+from maskwright.methods.clicks.openings import draw_openings, imperfect_masks, stray_click
+from maskwright.methods.clicks.visited_states import VisitedStates
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import dice
 from maskwright.sam.sam import Sam
@@ -19,28 +19,28 @@ def bank(tiny_sam: Sam) -> Bank:
     return Bank.of_scenes(tiny_sam, render(10, tiny_sam.size, seed=3, difficulty=0.2))
 
 
-def test_beginnings_are_on_the_object_and_repeat_with_the_seed(bank: Bank, tiny_sam: Sam):
+def test_openings_are_on_the_object_and_repeat_with_the_seed(bank: Bank, tiny_sam: Sam):
     rows = torch.arange(len(bank)).repeat(4)
     place, label, _ = stray_click(bank, rows, torch.Generator().manual_seed(0))
     column, row = place.floor().long().unbind(1)
     assert bank.known_truth.canvas[rows, row, column].all()
     assert (label == 1).all()
-    first, again = (begin(tiny_sam, bank, rows, torch.Generator().manual_seed(3), slots=8) for _ in range(2))
+    first, again = (draw_openings(tiny_sam, bank, rows, torch.Generator().manual_seed(3), slots=8) for _ in range(2))
     assert torch.equal(first.logits, again.logits)
     assert torch.equal(first.rows, rows)
-    # All four ways to begin: clicks take one slot, boxes two, masks none.
+    # All four ways to draw_openings: clicks take one slot, boxes two, masks none.
     assert set(first.tokens.tolist()) == {0, 1, 2}
 
 
-def test_somebodys_masks_are_imperfect_but_of_the_object(bank: Bank):
+def test_imperfect_masks_are_of_the_object(bank: Bank):
     rows = torch.arange(len(bank)).repeat(4)
-    logits = somebodys_masks(bank, rows, torch.Generator().manual_seed(0))
+    logits = imperfect_masks(bank, rows, torch.Generator().manual_seed(0))
     scores = dice(bank, rows, logits)
     assert 0.4 < scores.mean() < 0.95
     assert scores.std() > 0.05
     assert logits.abs().max() <= 8
-    better = dice(bank, rows, somebodys_masks(bank, rows, torch.Generator().manual_seed(0), 0.4))
-    exact = dice(bank, rows, somebodys_masks(bank, rows, torch.Generator().manual_seed(0), 0.0))
+    better = dice(bank, rows, imperfect_masks(bank, rows, torch.Generator().manual_seed(0), 0.4))
+    exact = dice(bank, rows, imperfect_masks(bank, rows, torch.Generator().manual_seed(0), 0.0))
     unspoilt = mask_logits(bank.known_truth.area[rows])
     assert torch.allclose(exact, dice(bank, rows, unspoilt))
     assert exact.mean() > better.mean() > scores.mean() + 0.05

@@ -1,4 +1,4 @@
-"""What the policy that chooses references learns on: rows of a batch as queries, SAM's answers to them, and their judge."""
+"""What the policy that chooses references learns from: rows of a batch as queries, SAM's answers to them, and their rewards."""
 
 from __future__ import annotations
 
@@ -21,8 +21,16 @@ from maskwright.sam.sam import Embedding
 
 
 @dataclass(frozen=True)
-class Questions:
-    """For ``ReferencePolicy.step``: N rows of a batch, (N, E) allowed entries, SAM's answers, their judge."""
+class PolicyBatch:
+    """The N queries of one round of ``ReferencePolicy.step``.
+
+    Attributes:
+        rows: the N rows of the batch that are the queries.
+        query: their pooled features.
+        allowed: (N, E) bool, the entries of the pool that each may refer to.
+        predict_masks: SAM's answers to the queries.
+        judge: what their rewards are computed from.
+    """
 
     rows: pseudo.Rows
     query: Query
@@ -37,7 +45,7 @@ class Questions:
 
 
 @torch.no_grad()
-def ask(
+def draw_policy_batch(
     labeller: Labeller,
     batch: Batch,
     embedding: Embedding,
@@ -46,15 +54,15 @@ def ask(
     teacher: Tensor | None = None,
     maturity: float = 0.0,
     most: int = 8,
-) -> Questions | None:
-    """Queries for the policy to learn on: a mask image poses as a weakly labelled one, and is judged by its mask.
+) -> PolicyBatch | None:
+    """Draw queries for the policy to learn from. An image with a mask takes the part of a weakly labelled one, and is rewarded by its mask.
 
     Args:
         labeller: whose pool is chosen from, and whose SAM answers.
         batch: mask images with the weak labels that their masks imply, and weakly labelled images.
         embedding: of its images.
-        generator: of the kinds and of the rows that are taken.
-        kinds: as which of them mask images pose.
+        generator: on the CPU; of the kinds and of the rows.
+        kinds: the weak kinds of which one is drawn for each row of an image with a mask.
         teacher, maturity: as in ``Labeller.visit``.
         most: rows at most, drawn at random.
 
@@ -62,44 +70,44 @@ def ask(
         None where no row has a choice between references.
     """
     pool, size = labeller.pool, labeller.sam.size
-    rows = pseudo.rows_of(labeller.wanted_categories(batch, teacher), batch.kinds, batch.indices)
+    rows = pseudo.rows_of(labeller.query_categories(batch, teacher), batch.kinds, batch.indices)
     if not len(pool) or not len(rows):
         return None
     is_mask = rows.kind == Kind.MASK
-    posed = torch.tensor([int(k) for k in kinds])[torch.randint(len(kinds), (len(rows),), generator=generator)]
-    rows = replace(rows, kind=torch.where(is_mask, posed.to(is_mask.device), rows.kind))
+    weak_kind = torch.tensor([int(k) for k in kinds])[torch.randint(len(kinds), (len(rows),), generator=generator)]
+    rows = replace(rows, kind=torch.where(is_mask, weak_kind.to(is_mask.device), rows.kind))
     allowed = pool.allowed(rows.sample, rows.category, rows.kind)
     at = (allowed.sum(1) > 1).nonzero()[:, 0]
     at = at[torch.randperm(len(at), generator=generator)[:most].to(at.device)]
     if not len(at):
         return None
     rows, is_mask, allowed = rows[at], is_mask[at], allowed[at]
-    drawn = (rows.kind == Kind.POINT) | (rows.kind == Kind.SCRIBBLE)
-    boxes, points = ~is_mask | (rows.kind == Kind.BOX), ~is_mask | drawn
+    is_point = (rows.kind == Kind.POINT) | (rows.kind == Kind.SCRIBBLE)
+    boxes, points = ~is_mask | (rows.kind == Kind.BOX), ~is_mask | is_point
     prompts = pseudo.weak_prompts(batch, rows, size, boxes=boxes, points=points)
     view = None
     if teacher is not None:
         view = teacher.argmax(1)[rows.image] == rows.category[:, None, None]
         if maturity > 0.5:
-            prompts = prompts.with_hint(pseudo.view_logits(teacher, rows), ~prompts.hinted.any(1))
+            prompts = prompts.with_hint(pseudo.teacher_logits(teacher, rows), ~prompts.hinted.any(1))
     query = labeller.query(embedding, rows, prompts, teacher)
     truth, counted = pseudo.truth_of(batch.target, rows, labeller.map_size)
-    weak = label_losses(batch.target, rows, prompts)
-    judge = Judge(is_mask, truth, counted, view, weak, ~is_mask & ~pseudo.blind(rows.kind))
-    return Questions(rows, query, allowed, labeller.mask_predictor(embedding, rows, prompts), judge)
+    label_loss = label_losses(batch.target, rows, prompts)
+    judge = Judge(is_mask, truth, counted, view, label_loss, ~is_mask & ~pseudo.is_unlocated(rows.kind))
+    return PolicyBatch(rows, query, allowed, labeller.mask_predictor(embedding, rows, prompts), judge)
 
 
 def label_losses(target: Tensor, rows: pseudo.Rows, prompts: pseudo.RowPrompts) -> Callable[[Tensor, Tensor], Tensor]:
-    """(R,) rows, (R, S/4, S/4) logits → (R,) losses against what is drawn in these rows, and against their boxes."""
-    drawn = target[rows.image][:, 2::4, 2::4]
-    known, is_object = (drawn != IGNORE).float(), (drawn == rows.category[:, None, None]).float()
+    """(R,) rows, (R, S/4, S/4) logits → (R,) losses against the drawn labels of these rows (clicks, scribbles), and against their boxes."""
+    target = target[rows.image][:, 2::4, 2::4]
+    counted, is_object = (target != IGNORE).float(), (target == rows.category[:, None, None]).float()
     boxes, boxed = prompts.boxes / 4, prompts.boxed
 
-    def losses(some: Tensor, logits: Tensor) -> Tensor:
-        entropy = F.binary_cross_entropy_with_logits(logits, is_object[some], reduction="none") * known[some]
-        entropy = entropy.sum((1, 2)) / known[some].sum((1, 2)).clamp(min=1)
+    def losses(at: Tensor, logits: Tensor) -> Tensor:
+        entropy = F.binary_cross_entropy_with_logits(logits, is_object[at], reduction="none") * counted[at]
+        entropy = entropy.sum((1, 2)) / counted[at].sum((1, 2)).clamp(min=1)
         objects = logits[:, None].expand(-1, boxes.shape[1], -1, -1)
-        projection = box_projection_loss(objects, boxes[some], boxed[some], per_box=True)
-        return entropy + projection.sum(1) / boxed[some].sum(1).clamp(min=1)
+        projection = box_projection_loss(objects, boxes[at], boxed[at], per_box=True)
+        return entropy + projection.sum(1) / boxed[at].sum(1).clamp(min=1)
 
     return losses

@@ -1,4 +1,4 @@
-"""Masks that somebody gives with images, found by the images' paths."""
+"""A folder of masks that are to be refined, and which of them belongs to which image."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from maskwright.data.fields import read_json
 from maskwright.errors import DataError
 
 
-class GivenMasks:
-    """The masks of a folder, which is looked through when the first of them is asked for.
+class MaskFolder:
+    """The masks of a folder by image; the folder is searched at the first call of ``find``.
 
-    Where ``maskwright predict`` wrote it, its index tells which mask is of which image. Else the end of the paths does:
-    ``case1/001.png`` belongs to ``case1/001.jpg``, and a mask whose name is there once to the image of that name.
+    If ``maskwright predict`` wrote the folder, its index decides. Else the ends of the paths do: ``case1/001.png`` belongs to
+    ``case1/001.jpg``, and a mask whose name occurs once to the image of that name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,16 +37,16 @@ class GivenMasks:
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
         """By the name without suffix."""
-        found: dict[str, list[Path]] = defaultdict(list)
+        paths: dict[str, list[Path]] = defaultdict(list)
         for path in self._by_path.values():
-            found[path.stem].append(path)
-        return found
+            paths[path.stem].append(path)
+        return paths
 
     def find(self, image: Path) -> Path | None:
         """The mask of an image (or of a name, where the image is no file), or None.
 
         Raises:
-            DataError: more than one could be meant, or it is the mask of another image already.
+            DataError: several masks fit, or the mask was already found for another image.
         """
         path = self._of_image.get(str(image.absolute())) or self._by_longest_end(image)
         if path is None:
@@ -65,12 +65,12 @@ class GivenMasks:
         for first in range(len(parts) - 1):
             if path := self._by_path.get("/".join(parts[first:])):
                 return path
-        named = self._by_name.get(image.stem, [])
-        if len(named) > 1:
+        candidates = self._by_name.get(image.stem, [])
+        if len(candidates) > 1:
             raise DataError(
                 [
-                    f"{self.folder}: which is the mask of {image}? {len(named)} are named {image.stem}.png; put them into "
+                    f"{self.folder}: which is the mask of {image}? {len(candidates)} are named {image.stem}.png; put them into "
                     "folders of the same names as the images'"
                 ]
             )
-        return named[0] if named else None
+        return candidates[0] if candidates else None

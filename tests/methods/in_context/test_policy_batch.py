@@ -1,4 +1,4 @@
-"""What the policy is asked while it learns: mask images pose as weakly labelled ones, and nothing of the truth leaks to it."""
+"""What the policy is queries while it learns: mask images pose as weakly labelled ones, and nothing of the truth leaks to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from maskwright.data.batch import Batch
 from maskwright.data.labels import Kind
 from maskwright.methods.in_context.labeller import Labeller
-from maskwright.methods.in_context.questions import ask
+from maskwright.methods.in_context.policy_batch import draw_policy_batch
 from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy
 from maskwright.nets.spnet import Query
 from maskwright.sam.sam import Sam
@@ -59,18 +59,18 @@ def test_a_mask_image_poses_as_a_weakly_labelled_one(labeller: Labeller):
     embedding = labeller.sam.encode(batch.images)
     posed: set[int] = set()
     for seed in range(6):
-        asked = ask(labeller, batch, embedding, seeded(seed), WEAK, most=6)
-        assert asked is not None
-        posed |= set(asked.query.kind.tolist())
-        assert asked.judge.has_truth.all()
-        assert not asked.judge.present()[1:].any()
+        queries = draw_policy_batch(labeller, batch, embedding, seeded(seed), WEAK, most=6)
+        assert queries is not None
+        posed |= set(queries.query.kind.tolist())
+        assert queries.judge.has_truth.all()
+        assert not queries.judge.present()[1:].any()
         # Six of ten rows; four other images have each category.
-        assert asked.allowed.sum(1).tolist() == [4] * 6
-        above = asked.judge.truth[:, 0, 0] == 1
-        assert (asked.judge.truth[above, : GRID // 4] == 1).all()
-        assert (asked.judge.truth[~above, GRID // 2 :] == 1).all()
-        places = asked.allowed.nonzero()[:, 1].view(6, 4)[:, :2]
-        logits, iou = asked.predict_masks(torch.arange(6), places)
+        assert queries.allowed.sum(1).tolist() == [4] * 6
+        above = queries.judge.truth[:, 0, 0] == 1
+        assert (queries.judge.truth[above, : GRID // 4] == 1).all()
+        assert (queries.judge.truth[~above, GRID // 2 :] == 1).all()
+        places = queries.allowed.nonzero()[:, 1].view(6, 4)[:, :2]
+        logits, iou = queries.predict_masks(torch.arange(6), places)
         assert logits.shape == (6, GRID, GRID)
         assert iou.shape == (6,)
     assert posed == set(WEAK)
@@ -79,8 +79,8 @@ def test_a_mask_image_poses_as_a_weakly_labelled_one(labeller: Labeller):
 def test_the_truth_of_a_query_changes_nothing_but_its_judge(labeller: Labeller):
     batch = masked_batch()
     embedding = labeller.sam.encode(batch.images)
-    first = ask(labeller, batch, embedding, seeded(1), WEAK)
-    second = ask(labeller, replace(batch, target=batch.target.flip(1)), embedding, seeded(1), WEAK)
+    first = draw_policy_batch(labeller, batch, embedding, seeded(1), WEAK)
+    second = draw_policy_batch(labeller, replace(batch, target=batch.target.flip(1)), embedding, seeded(1), WEAK)
     assert first is not None
     assert second is not None
     for name in ("whole", "foreground", "kind"):
@@ -95,16 +95,16 @@ def test_weak_images_are_judged_by_label_and_teacher(labeller: Labeller):
     embedding = labeller.sam.encode(batch.images)
     teacher = torch.zeros(5, C, GRID, GRID)
     teacher[:, 1] = 1
-    asked = ask(labeller, batch, embedding, seeded(), WEAK, teacher, 1.0)
-    assert asked is not None
-    assert not asked.judge.has_truth.any()
-    assert asked.judge.view is not None
-    assert asked.judge.labelled is not None
-    category_1 = asked.judge.view.flatten(1).all(1)
-    assert torch.equal(category_1, asked.judge.view.flatten(1).any(1))
-    labelled = dict(zip(asked.query.kind.tolist(), asked.judge.labelled.tolist()))
+    queries = draw_policy_batch(labeller, batch, embedding, seeded(), WEAK, teacher, 1.0)
+    assert queries is not None
+    assert not queries.judge.has_truth.any()
+    assert queries.judge.view is not None
+    assert queries.judge.labelled is not None
+    category_1 = queries.judge.view.flatten(1).all(1)
+    assert torch.equal(category_1, queries.judge.view.flatten(1).any(1))
+    labelled = dict(zip(queries.query.kind.tolist(), queries.judge.labelled.tolist()))
     assert labelled == {Kind.BOX: True, Kind.POINT: True, Kind.SCRIBBLE: True, Kind.TAG: False, Kind.NONE: False}
-    without = ask(labeller, batch, embedding, seeded(), WEAK)
+    without = draw_policy_batch(labeller, batch, embedding, seeded(), WEAK)
     assert without is not None
     assert without.judge.view is None
 
@@ -113,9 +113,9 @@ def test_an_answer_that_fits_its_label_loses_less(labeller: Labeller):
     target = torch.full((5, SIZE, SIZE), 255)
     target[1, 8:12, 8:12] = 1  # a click drawn
     batch = batch_of(images=torch.rand(5, 3, SIZE, SIZE, generator=seeded()), target=target)
-    asked = ask(labeller, batch, labeller.sam.encode(batch.images), seeded(), WEAK, most=99)
-    assert asked is not None
-    assert asked.judge.weak is not None
+    queries = draw_policy_batch(labeller, batch, labeller.sam.encode(batch.images), seeded(), WEAK, most=99)
+    assert queries is not None
+    assert queries.judge.weak is not None
     filled = torch.full((GRID, GRID), -9.0)
     for box in (BOX_1, BOX_3):
         x0, y0, x1, y1 = (int(v / 4) for v in box)
@@ -123,23 +123,23 @@ def test_an_answer_that_fits_its_label_loses_less(labeller: Labeller):
     clicked = torch.full((GRID, GRID), -9.0)
     clicked[2, 2] = 9
     empty = torch.full((GRID, GRID), -9.0)
-    kinds = asked.query.kind.tolist()
+    kinds = queries.query.kind.tolist()
     # Rows come in random order: of the two boxed categories only one is filled by these boxes.
     boxed = torch.tensor([row for row, kind in enumerate(kinds) if kind == Kind.BOX])
-    fits = asked.judge.weak(boxed, filled.expand(2, -1, -1))
+    fits = queries.judge.weak(boxed, filled.expand(2, -1, -1))
     assert float(fits.min()) < 0.01 < 1 < float(fits.max())
-    assert (asked.judge.weak(boxed, empty.expand(2, -1, -1)) > 1).all()
+    assert (queries.judge.weak(boxed, empty.expand(2, -1, -1)) > 1).all()
     points = torch.tensor([row for row, kind in enumerate(kinds) if kind == Kind.POINT])
-    assert float(asked.judge.weak(points, clicked.expand(2, -1, -1)).min()) < 0.01
-    assert (asked.judge.weak(points, empty.expand(2, -1, -1)) > 5).any()
+    assert float(queries.judge.weak(points, clicked.expand(2, -1, -1)).min()) < 0.01
+    assert (queries.judge.weak(points, empty.expand(2, -1, -1)) > 5).any()
 
 
 def test_nothing_to_choose_from_is_no_question(labeller: Labeller):
     batch = masked_batch()
     embedding = labeller.sam.encode(batch.images)
-    assert ask(labeller, replace(batch, present=torch.zeros(5, C)), embedding, seeded(), WEAK) is None
+    assert draw_policy_batch(labeller, replace(batch, present=torch.zeros(5, C)), embedding, seeded(), WEAK) is None
     labeller.pool.load_state_dict({})
-    assert ask(labeller, batch, embedding, seeded(), WEAK) is None
+    assert draw_policy_batch(labeller, batch, embedding, seeded(), WEAK) is None
 
 
 @torch.no_grad()
@@ -173,11 +173,13 @@ def test_the_best_set_of_a_round_makes_the_pseudo_mask(labeller: Labeller):
     embedding = labeller.sam.encode(batch.images)
     teacher = torch.rand(5, C, GRID, GRID, generator=seeded(1)).softmax(1)
     with torch.enable_grad():
-        asked = ask(labeller, batch, embedding, seeded(), WEAK, teacher, most=99)
-        assert asked is not None
+        queries = draw_policy_batch(labeller, batch, embedding, seeded(), WEAK, teacher, most=99)
+        assert queries is not None
         entries = labeller.pool.entries()
-        found = labeller.policy.step(asked.query, entries, asked.allowed, asked.predict_masks, asked.judge, seeded())
-    best = asked.best(found)
+        found = labeller.policy.step(
+            queries.query, entries, queries.allowed, queries.predict_masks, queries.judge, seeded()
+        )
+    best = queries.best(found)
     assert 0 < len(best.rows) == int(found.decided.sum())
     _, visit = labeller.visit(batch, embedding, 0, teacher, best=best)
     samples = labeller.pool.tensors["sample"]
@@ -185,21 +187,21 @@ def test_the_best_set_of_a_round_makes_the_pseudo_mask(labeller: Labeller):
     for image in set(best.rows.image.tolist()):
         shown = set(samples[best.places[best.rows.image == image]].flatten().tolist())
         assert shown <= set(visit.masks[image].references)
-        if bool(found.decided[asked.rows.image == image].all()):
+        if bool(found.decided[queries.rows.image == image].all()):
             assert shown == set(visit.masks[image].references)
             whole += 1
     assert whole
-    logits = asked.predict_masks(torch.arange(len(asked.rows)), found.places)[0]
+    logits = queries.predict_masks(torch.arange(len(queries.rows)), found.places)[0]
     torch.testing.assert_close(logits, found.logits, rtol=1e-3, atol=1e-3)
 
 
 def test_only_weakly_labelled_rows_with_a_best_set_are_told(labeller: Labeller):
     assert labeller.policy is not None
     batch = masked_batch()
-    asked = ask(labeller, batch, labeller.sam.encode(batch.images).detach(), seeded(), WEAK)
-    assert asked is not None
+    queries = draw_policy_batch(labeller, batch, labeller.sam.encode(batch.images).detach(), seeded(), WEAK)
+    assert queries is not None
     found = labeller.policy.step(
-        asked.query, labeller.pool.entries(), asked.allowed, asked.predict_masks, asked.judge, seeded()
+        queries.query, labeller.pool.entries(), queries.allowed, queries.predict_masks, queries.judge, seeded()
     )
     assert found.decided.any()
-    assert not len(asked.best(found).rows)
+    assert not len(queries.best(found).rows)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from maskwright.errors import DataError
-from maskwright.methods.clicks.given_masks import GivenMasks
+from maskwright.methods.clicks.mask_folder import MaskFolder
 
 
-def masks(folder: Path, *names: str) -> GivenMasks:
+def masks(folder: Path, *names: str) -> MaskFolder:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"")
-    return GivenMasks(folder)
+    return MaskFolder(folder)
 
 
 def test_the_end_of_the_path_decides(tmp_path: Path):
@@ -44,6 +44,6 @@ def test_an_index_knows_better(tmp_path: Path):
     masks(tmp_path, "masks/a.png", "masks/b.png")
     rows = [{"file": "/images/one.jpg", "mask": "masks/b.png"}]
     (tmp_path / "predictions.json").write_text(json.dumps({"images": rows}))
-    given = GivenMasks(tmp_path)
+    given = MaskFolder(tmp_path)
     assert given.find(Path("/images/one.jpg")) == tmp_path / "masks/b.png"
     assert given.find(Path("/images/a.jpg")) == tmp_path / "masks/a.png"

@@ -63,7 +63,7 @@ def test_the_contract_holds() -> None:
         ("recipes/__init__.py", "api", IN_A_FUNCTION, {"rooms", "circles"}),
         ("cli/data.py", "data.check", IN_A_FUNCTION, {"commands"}),
         ("engine/ema.py", "sam.prompts", IN_A_FUNCTION, {"engine"}),
-        ("rl/rules.py", "engine.ema", FOR_TYPES, {"below"}),
+        ("rl/rewards.py", "engine.ema", FOR_TYPES, {"below"}),
         ("recipes/s4m/trainer.py", "recipes.samix.trainer", IN_A_FUNCTION, {"recipes"}),
         ("methods/semantic/scores.py", "methods.instances.paste", FOR_TYPES, {"methods"}),
         ("data/labels.py", "data.manifest", IN_A_FUNCTION, {"circles"}),

@@ -15,7 +15,7 @@ from maskwright.data.scenes import render
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import click, dice, first_click, start
 from maskwright.rl.envs import ClickEnv, ClickEnvSettings, ClickVectorEnv
-from maskwright.rl.rules import DiceReward, Transition, boundary_agreement, foreground_reward, truth_label
+from maskwright.rl.rewards import DiceReward, Transition, boundary_agreement, foreground_reward, truth_label
 from maskwright.sam import click_grid
 from maskwright.sam.sam import Sam
 

@@ -26,7 +26,7 @@ from maskwright.data.scenes import render
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState, click, dice
 from maskwright.rl.observations import PixelView, RowView, SamView
-from maskwright.rl.rules import ClickLabeller, DiceReward, Opening, Reward, Transition, oracle_opening
+from maskwright.rl.rewards import ClickLabeller, DiceReward, Opening, Reward, Transition, oracle_opening
 from maskwright.sam import click_grid as cells
 from maskwright.sam.sam import Sam
 

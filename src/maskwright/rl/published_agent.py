@@ -28,7 +28,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import resize_matrix, warp_image, warp_mask
 from maskwright.rl.bank import Bank
 from maskwright.rl.envs import CLICKS, GRID, PIXELS, ClickEnv, ClickEnvSettings
-from maskwright.rl.rules import DiceReward
+from maskwright.rl.rewards import DiceReward
 from maskwright.sam.sam import Sam
 
 BOUNDARY = 0.1

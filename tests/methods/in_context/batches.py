@@ -8,7 +8,7 @@ import torch
 
 from maskwright.data.batch import Batch
 from maskwright.data.labels import Kind
-from maskwright.methods.in_context.pseudo import Rows
+from maskwright.methods.in_context.pseudo_masks import Rows
 
 SIZE, C = 64, 3
 BOX_1, BOX_2, BOX_3 = [4.0, 4, 20, 20], [30.0, 8, 60, 40], [8.0, 40, 24, 56]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maskwright.data.labels import Kind
-from maskwright.methods.in_context import pseudo
+from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.answerer import Answerer
 from maskwright.nets.spnet import pooled, pooled_memory
 from maskwright.sam.prompts import PADDING, Prompts

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from maskwright.data.labels import Kind
-from maskwright.methods.in_context import pseudo
+from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.episodes import MOST_ROWS, sample_rows
 from maskwright.methods.in_context.labeller import FLOOR, Labeller, PseudoMask
-from maskwright.methods.in_context.pseudo import EMPTY
+from maskwright.methods.in_context.pseudo_masks import EMPTY
 from maskwright.sam.sam import Sam
 from tests.methods.in_context.batches import BOX_1, SIZE, C, batch_of, rows_at
 

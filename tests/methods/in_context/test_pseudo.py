@@ -13,8 +13,8 @@ from torchmetrics.functional.segmentation import dice_score
 
 from maskwright.data.labels import Kind
 from maskwright.data.shapes import touched_cells
-from maskwright.methods.in_context import pseudo
-from maskwright.methods.in_context.pseudo import EMPTY, RowPrompts
+from maskwright.methods.in_context import pseudo_masks as pseudo
+from maskwright.methods.in_context.pseudo_masks import EMPTY, RowPrompts
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Masks
 from tests.methods.in_context.batches import BOX_1, BOX_3, SIZE, C, batch_of, rows_at

@@ -10,7 +10,7 @@ import torch
 from maskwright.data.dataset import Dataset
 from maskwright.data.instances import InstanceLoader, Instances
 from maskwright.data.labels import Box, Labels, Point, Sample
-from maskwright.methods.instances.pseudo import (
+from maskwright.methods.instances.pseudo_labels import (
     candidates,
     preferring,
     prompted,

@@ -16,10 +16,10 @@ from torch import Tensor
 from maskwright.data.batch import Batch
 from maskwright.data.labels import Kind
 from maskwright.data.shapes import touched_cells
-from maskwright.methods.in_context import pseudo
+from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.judging import PredictMasks
 from maskwright.methods.in_context.pool import ReferencePool
-from maskwright.methods.in_context.pseudo import RowPrompts, Rows
+from maskwright.methods.in_context.pseudo_masks import RowPrompts, Rows
 from maskwright.methods.in_context.selection import ReferencePolicy
 from maskwright.nets.selector import SelectorName, select
 from maskwright.nets.spnet import Query, pooled

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from maskwright.data.batch import Batch
 from maskwright.data.labels import Kind
-from maskwright.methods.in_context import pseudo
+from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.answerer import Answerer
-from maskwright.methods.in_context.pseudo import RowPrompts, Rows
+from maskwright.methods.in_context.pseudo_masks import RowPrompts, Rows
 from maskwright.nets.losses import box_projection_loss, iou_regression, mask_loss
 from maskwright.sam.sam import Embedding, Memory
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from maskwright.data.batch import Batch
 from maskwright.data.geometry import compose, invert, resize_matrix, warp_maps
 from maskwright.data.labels import IGNORE, Kind
-from maskwright.methods.in_context import pseudo
+from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.answerer import Answerer
 from maskwright.methods.in_context.closer import answer_boxes
 from maskwright.methods.in_context.episodes import box_loss, episode_loss, practice_batch, sample_rows
-from maskwright.methods.in_context.pseudo import RowPrompts, Rows
+from maskwright.methods.in_context.pseudo_masks import RowPrompts, Rows
 from maskwright.methods.in_context.selection import ReferencePolicy
 from maskwright.methods.in_context.streams import Stream
 from maskwright.nets.losses import consistency_loss, partial_cross_entropy

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskwright.data.batch import Batch
 from maskwright.data.labels import IGNORE, Kind
-from maskwright.methods.in_context import pseudo
+from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.judging import Judge, PredictMasks
 from maskwright.methods.in_context.labeller import Labeller, ReferenceSets
 from maskwright.methods.in_context.selection import Round

@@ -23,7 +23,7 @@ from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Canvas
 from maskwright.engine.state import seeded
 from maskwright.errors import MaskwrightError
-from maskwright.methods.in_context import pseudo
+from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.answerer import Answerer
 from maskwright.methods.in_context.report import write_report
 from maskwright.methods.in_context.streams import Stream

@@ -39,7 +39,7 @@ from maskwright.rl import ppo
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState
 from maskwright.rl.envs import ClickEnvSettings, ClickVectorEnv
-from maskwright.rl.rules import foreground_reward
+from maskwright.rl.rewards import foreground_reward
 from maskwright.sam.sam import Sam
 
 BLANK_SHARE = 0.2

@@ -16,7 +16,7 @@ from maskwright.nets.prompter import Prompter
 from maskwright.recipes.clicks.trainer import Trainer
 from maskwright.rl.envs import ClickEnvSettings, ClickVectorEnv
 from maskwright.rl.published_agent import BOUNDARY
-from maskwright.rl.rules import DiceReward
+from maskwright.rl.rewards import DiceReward
 from maskwright.rl.sb3 import PPO, BaseCallback, Sb3ClickVecEnv
 
 ROLL_OUT = 2048

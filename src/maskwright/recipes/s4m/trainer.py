@@ -31,7 +31,7 @@ from maskwright.methods.instances.detections import look_at
 from maskwright.methods.instances.distillation import distillation_loss, query_points, sam_similarities
 from maskwright.methods.instances.paste import OFFICIAL_AREA, paste
 from maskwright.methods.instances.predictor import load_instances
-from maskwright.methods.instances.pseudo import candidates, preferring, prompted, refine, without_duplicates
+from maskwright.methods.instances.pseudo_labels import candidates, preferring, prompted, refine, without_duplicates
 from maskwright.methods.instances.set_loss import SetLoss
 from maskwright.nets.instance import InstanceSegmenter, Queries, create
 from maskwright.recipes.s4m.config import Config

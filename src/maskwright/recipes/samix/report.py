@@ -21,7 +21,7 @@ from maskwright.engine.report import Picture, Report
 from maskwright.engine.run import read_metrics
 from maskwright.engine.scoring import true_mask
 from maskwright.methods.in_context import files as in_context_files
-from maskwright.methods.in_context import pseudo
+from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.recipes.samix.trainer import Trainer
 
 PSEUDO = "pseudo"

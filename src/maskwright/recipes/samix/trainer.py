@@ -30,7 +30,7 @@ from maskwright.engine.budget import Budget, progress
 from maskwright.engine.ema import Ema, spanning
 from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.session import Session, Trainable, set_rate
-from maskwright.methods.in_context import pseudo
+from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.labeller import Labeller, ReferenceSets, Visit
 from maskwright.methods.in_context.policy_batch import draw_policy_batch
 from maskwright.methods.in_context.selection import ReferencePolicy, with_head_room

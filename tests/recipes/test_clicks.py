@@ -90,7 +90,7 @@ def test_a_run_leaves_an_agent_a_report_and_a_film(run: Path):
     assert not any(name.startswith("model.sam") for name in tensors(run))
     html = (run / "report.html").read_text()
     assert "http://" not in html.replace("http://www.w3.org", "")
-    for title in ("Dice by clicks (validation)", "Calibration", "gained most", "held out"):
+    for title in ("Dice by clicks (validation)", "Calibration", "gained most", "held-out training images"):
         assert title in html
     film = Image.open(run / "clicks.gif")
     assert film.n_frames >= 3

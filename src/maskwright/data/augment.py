@@ -1,4 +1,4 @@
-"""Augmentation: the geometry that the loader applies once, and the strong colour view that a student sees.
+"""Augmentation: the geometry that the loader applies once, and the strong colour changes of the student's images.
 
 Teacher and student share the geometry (S4M, section 3; SAMIX): the loader warps image and labels together with one
 affine, and `strong_view` then changes only colours, on the device and for the whole batch at once.
@@ -149,7 +149,7 @@ def strong_view(
     cutout_p: float = 0.0,
     cutout_area: tuple[float, float] = (0.02, 0.2),
 ) -> Tensor:
-    """The student's view: colour jitter, greyscale, blur and, if asked for, cutout; every image draws its own.
+    """The student's view: colour jitter, greyscale, blur and, as an option, cutout; drawn anew for every image.
 
     Defaults are those of S4M and of SimCLR's follow-ups. Brightness, contrast, saturation and hue (a rotation of the
     I-Q plane of YIQ) are linear in the colour, so they and the greyscale are applied as one 3 x 3 matrix and an

@@ -33,7 +33,7 @@ TAG_VISIBLE = 2 / 3
 """A tagged category is present while at least this share of the image's area is on the canvas, else unknown."""
 
 PRESENT_SHARE = 1e-4
-"""A mask's category is present from this share of the canvas on (at least 4 pixels); unknown with fewer, but some."""
+"""A mask's category is present if it covers at least this share of the canvas (and 4 pixels), unknown if it covers less."""
 
 
 @dataclass
@@ -43,16 +43,16 @@ class Batch:
     Attributes:
         images: ``(B, 3, S, S)`` float32 in 0..1, geometric augmentation only (the weak view).
         inside: ``(B, S, S)`` bool, the canvas pixels that show the image.
-        target: ``(B, S, S)`` int64, the category where a mask, scribble or click says so, else 255. Where labels of
-            one image conflict the finer kind wins, and in one kind the later label.
+        target: ``(B, S, S)`` int64, the category at pixels that a mask, scribble or click labels, else 255. Where labels of
+            one image conflict, the finer kind counts, and among those of one kind the later label.
         boxes: ``(B, N, 4)`` float32 canvas pixels x0 y0 x1 y1, clipped; those less than 20 % visible are left out.
         box_categories: ``(B, N)`` int64, -1 = padding.
         points: ``(B, P, 2)`` float32 canvas pixels: the clicks on the canvas, then points along the scribbles.
         point_categories: ``(B, P)`` int64, -1 = padding, 0 = a background click.
-        present: ``(B, C)`` int8: 1 = the category is in the image, 0 = it is not, -1 = unknown. A mask knows all
-            categories. Tags know all but the background, and a tagged category is unknown again once much of the image
-            left the canvas. Boxes, points and scribbles vouch for their own category while they can be seen, and say
-            nothing of others.
+        present: ``(B, C)`` int8: 1 = the category is in the image, 0 = it is not, -1 = unknown. A mask decides all
+            categories. Tags decide all but the background; a tagged category is unknown if less than ``TAG_VISIBLE`` of
+            the image is on the canvas. Boxes, points and scribbles on the canvas make their own category present and
+            leave the others as they are.
         kinds: ``(B,)`` int64 `Kind` of the finest label.
         matrices: ``(B, 2, 3)`` float32, original pixels to canvas pixels.
         sizes: ``(B, 2)`` int64 original width and height.
@@ -123,8 +123,8 @@ def collate(
     Returns:
         A `Batch` on the CPU.
     """
-    drawn = [_draw(item, matrix, size, categories) for item, matrix in zip(items, matrices, strict=True)]
-    images, inside, target, boxes, box_categories, points, point_categories, present = zip(*drawn, strict=True)
+    canvases = [_draw(item, matrix, size, categories) for item, matrix in zip(items, matrices, strict=True)]
+    images, inside, target, boxes, box_categories, points, point_categories, present = zip(*canvases, strict=True)
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     return Batch(
         images=pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255),
@@ -153,11 +153,11 @@ def _pad(arrays: Sequence[np.ndarray], value: float, dtype: type) -> Tensor:
 
 def _draw(item: Item, matrix: Affine, size: int, categories: int) -> tuple[np.ndarray, ...]:
     """One item on its canvas: image, inside, target, boxes, their categories, points, their categories, present."""
-    kept = item.image.shape[1], item.image.shape[0]
-    from_kept = compose(matrix, resize_matrix(kept, item.size))
-    image, inside = warp_image(item.image, from_kept, size)
+    stored_size = item.image.shape[1], item.image.shape[0]
+    from_stored = compose(matrix, resize_matrix(stored_size, item.size))
+    image, inside = warp_image(item.image, from_stored, size)
     boxes, visible = warp_box(item.boxes, matrix, size)
-    seen_boxes = visible >= MIN_VISIBLE
+    is_visible = visible >= MIN_VISIBLE
     clicks = warp_points(item.points, matrix)
     lines = [warp_points(line, matrix) for line in item.scribbles]
     along = [warp_points(_along(line, SCRIBBLE_POINTS), matrix) for line in item.scribbles]
@@ -179,18 +179,18 @@ def _draw(item: Item, matrix: Affine, size: int, categories: int) -> tuple[np.nd
 
     present = np.full(categories, -1, dtype=np.int8)
     if len(item.tags):
-        shown = inside.sum() / (abs(np.linalg.det(matrix[:, :2])) * item.size[0] * item.size[1])
+        visible_share = inside.sum() / (abs(np.linalg.det(matrix[:, :2])) * item.size[0] * item.size[1])
         present[1:] = 0
-        present[item.tags] = 1 if shown >= TAG_VISIBLE else -1
-    present[item.box_categories[seen_boxes]] = 1
+        present[item.tags] = 1 if visible_share >= TAG_VISIBLE else -1
+    present[item.box_categories[is_visible]] = 1
     present[point_categories] = 1
     if item.mask is not None:
-        mask = warp_mask(item.mask, from_kept, size)
+        mask = warp_mask(item.mask, from_stored, size)
         target = np.where(mask == IGNORE, target, mask)
         counts = np.bincount(mask.ravel(), minlength=256)[:categories]
         enough = max(4, PRESENT_SHARE * size * size)
         present = np.where(counts == 0, 0, np.where(counts >= enough, 1, -1)).astype(np.int8)
-    return image, inside, target, boxes[seen_boxes], item.box_categories[seen_boxes], points, point_categories, present
+    return image, inside, target, boxes[is_visible], item.box_categories[is_visible], points, point_categories, present
 
 
 def _along(line: np.ndarray, count: int) -> np.ndarray:

@@ -82,7 +82,7 @@ def require_clean(
 
 @dataclass
 class _Finding:
-    """What one sample's files told."""
+    """What the check of one sample's files has shown."""
 
     problems: list[str] = field(default_factory=list)
     bytes: int | None = None
@@ -116,8 +116,10 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: _Findi
         finding.problems += [f"{line} (image of sample {sample.id!r})" for line in error.problems]
         return None
     if sample.size is not None and tuple(sample.size) != size:
-        found, noted = f"{size[0]} x {size[1]}", " x ".join(map(str, sample.size))
-        finding.problems.append(f"{where}, size: noted {noted}, but {path} has {found}; correct the size or the file")
+        file_size, dataset_size = f"{size[0]} x {size[1]}", " x ".join(map(str, sample.size))
+        finding.problems.append(
+            f"{where}, size: noted {dataset_size}, but {path} has {file_size}; correct the size or the file"
+        )
     return size
 
 
@@ -152,7 +154,7 @@ def _boxes_beside_mask(dataset: Dataset, sample: Sample, mask: Mask, values: np.
     """Boxes of objects that are not in the sample's mask, which would count as background: a mask is complete."""
     for i, box in enumerate(sample.labels.boxes):
         if not (0 < box.category < len(dataset.categories) and all(map(math.isfinite, box.xyxy))):
-            continue  # told elsewhere
+            continue  # reported by _check_labels
         x0, y0, x1, y1 = (max(0, round(v)) for v in box.xyxy)
         ids = set(np.unique(values[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]).tolist())
         kinds = ids if mask.kind == "semantic" else {mask.category_of(id) for id in ids - {0}}
@@ -173,8 +175,8 @@ def _check_mask_values(path: Path, values: np.ndarray, mask: Mask, categories: i
     finding.marks = bool(counts[1:IGNORE].any())
     unknown = [int(v) for v in np.flatnonzero(counts) if v >= categories and v != IGNORE]
     if unknown:
-        shown = ", ".join(f"{v} ({counts[v]} pixels)" for v in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        what = f"unknown category ids {shown}; known are 0..{categories - 1} and {IGNORE} for ignore"
+        examples = ", ".join(f"{v} ({counts[v]} pixels)" for v in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        what = f"unknown category ids {examples}; known are 0..{categories - 1} and {IGNORE} for ignore"
         remedy = "name the categories, correct the mask, or set its kind to instance if these are instance ids"
         finding.problems.append(f"{path}: {what}; {remedy}")
 
@@ -201,8 +203,8 @@ def _check_labels(sample: Sample, size: tuple[int, int] | None, categories: int)
 def _check_category(place: str, category: int, categories: int, background: bool = False) -> Iterator[str]:
     first = 0 if background else 1
     if not first <= category < categories:
-        known = f"{first}..{categories - 1}" if categories > first else "none"
-        yield f"{place}: unknown category id {category}, known are {known}; correct it or name the category"
+        valid_ids = f"{first}..{categories - 1}" if categories > first else "none"
+        yield f"{place}: unknown category id {category}, known are {valid_ids}; correct it or name the category"
 
 
 def _check_box(place: str, xyxy: tuple[float, float, float, float], size: tuple[int, int] | None) -> Iterator[str]:

@@ -41,13 +41,13 @@ class Fields:
             self.note(f"{place}.{key}", f"is unknown; known are {', '.join(known)}; remove or rename it")
         for key in (key for key in required if key not in row):
             self.note(f"{place}.{key}", "is missing; add it")
-        good = {}
+        valid_fields = {}
         for key, kind in ((key, kind) for key, kind in known.items() if key in row):
             if isinstance(row[key], kind) and not (kind is int and isinstance(row[key], bool)):
-                good[key] = row[key]
+                valid_fields[key] = row[key]
             elif row[key] is not None or key in required:
                 self.note(f"{place}.{key}", f"must be {_TYPES[kind]}, found {_found(row[key])}; correct it")
-        return good
+        return valid_fields
 
     def numbers(self, value: Any, place: str, count: int) -> list[float] | None:
         """Finite numbers, ``count`` of them; None where they are MISSING or wrong."""

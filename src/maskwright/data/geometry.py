@@ -26,7 +26,7 @@ Matrix = TypeVar("Matrix", np.ndarray, Tensor)
 Size: TypeAlias = tuple[int, int]
 
 MIN_VISIBLE = 0.2
-"""A box of which less than this share of the area is left on the canvas counts as out of sight."""
+"""A box counts as visible if at least this share of its area is on the canvas."""
 
 _TIE = 1e-3
 # Pixels. Where a sampling place falls on the border of two pixels, rounding noise must not choose between them
@@ -64,7 +64,7 @@ def random_matrix(
 ) -> Affine:
     """A random affine to the canvas: the resize, then flips, zoom, rotation and shift about the canvas' centre.
 
-    The same count of numbers is drawn whatever the settings, so that changing one leaves the others' draws alone.
+    The same count of numbers is drawn with all settings, so that changing one setting does not change the draws of others.
 
     Args:
         size: ``(width, height)`` of the image.
@@ -96,7 +96,7 @@ def compose(outer: Matrix, inner: Matrix) -> Matrix:
 
     To move a map from the plain canvas to the augmented one: ``compose(augmented, invert(plain))``.
     """
-    # Sums of products, not a matmul: that would be rounded to bfloat16 or TF32 on a GPU, which is whole pixels here.
+    # Sums of products, not a matmul, which a GPU may round to bfloat16 or TF32: coordinates would be off by whole pixels.
     product: Any = (outer[..., :, :2, None] * inner[..., None, :, :]).sum(-2)
     product[..., 2] += outer[..., 2]
     return product
@@ -112,7 +112,7 @@ def invert(matrix: Matrix) -> Matrix:
 
 
 def _source_places(matrix: Affine, canvas: int) -> tuple[np.ndarray, np.ndarray]:
-    """Source x and y of every canvas pixel's centre; they broadcast to ``(S, S)``, thin where an axis has no say."""
+    """Source x and y of every canvas pixel's centre, which broadcast to ``(S, S)``: an axis that has no effect has length 1."""
     (a, b, c), (d, e, f) = invert(matrix)
     centres = np.arange(canvas) + 0.5
     across, down = centres[None, :], centres[:, None]
@@ -124,16 +124,16 @@ def _source_places(matrix: Affine, canvas: int) -> tuple[np.ndarray, np.ndarray]
 def inside_map(size: Size, matrix: Affine, canvas: int) -> NDArray[np.bool_]:
     """Which canvas pixels show the image: bool ``(S, S)``, True where the pixel's centre lies in the ``size`` frame."""
     x, y = _source_places(matrix, canvas)
-    seen = (x >= 0) & (x < size[0]) & (y >= 0) & (y < size[1])
-    return np.broadcast_to(seen, (canvas, canvas)).copy()
+    inside = (x >= 0) & (x < size[0]) & (y >= 0) & (y < size[1])
+    return np.broadcast_to(inside, (canvas, canvas)).copy()
 
 
 def warp_image(array: np.ndarray, matrix: Affine, canvas: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Draw an image on the canvas.
 
     Along each axis that shrinks, the image is first reduced with Pillow's area-weighted triangle filter to about its
-    final resolution, because sampling an affine alone would alias; what is left of the affine is sampled bilinearly. A
-    plain resize to the canvas that shrinks both axes is therefore exactly Pillow's own.
+    final resolution, because sampling an affine alone would alias; the rest of the affine is sampled bilinearly. A plain
+    resize to the canvas that shrinks both axes therefore gives exactly Pillow's result.
 
     Args:
         array: ``(H, W, 3)`` uint8.
@@ -211,8 +211,8 @@ def warp_box(boxes: np.ndarray, matrix: Affine, canvas: int) -> tuple[NDArray[np
     corners = warp_points(boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2), matrix).reshape(-1, 4, 2)
     whole = np.concatenate([corners.min(1), corners.max(1)], axis=1)
     clipped = whole.clip(0, canvas)
-    area, left = ((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (whole, clipped))
-    return clipped, np.divide(left, area, out=np.zeros_like(area), where=area > 0)
+    area, visible_area = ((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (whole, clipped))
+    return clipped, np.divide(visible_area, area, out=np.zeros_like(area), where=area > 0)
 
 
 def warp_maps(
@@ -230,7 +230,7 @@ def warp_maps(
         matrices: ``(B, 2, 3)`` from the maps' pixels to the result's pixels.
         size: side of a square result, or ``(width, height)``.
         mode: ``bilinear`` repeats the edge within the last half pixel; differentiable in ``maps``.
-        fill: value where the maps say nothing.
+        fill: value outside of the maps.
 
     Returns:
         ``(B, C, height, width)`` of the maps' dtype.
@@ -266,7 +266,7 @@ def unwarp_logits(
     canvas: int | None = None,
     fill: float = 0.0,
 ) -> list[Tensor]:
-    """Bring predictions back to each image's own pixels, bilinearly; images of equal size go as one batch.
+    """Resize predictions to each image's original size, bilinearly; images of equal size are handled as one batch.
 
     Args:
         logits: ``(B, C, H, W)`` that cover the canvas, at its resolution or any other.

@@ -96,10 +96,11 @@ def rgb_of(image: Image.Image, name: str) -> np.ndarray:
 
 
 def turn(size: tuple[int, int]) -> AbstractContextManager[Any]:
-    """What a thread holds while it decodes an image of ``(width, height)`` and needs all its pixels.
+    """A lock that a thread holds while it decodes all pixels of an image of ``(width, height)``.
 
-    Threads take turns with images of more than ``LARGE`` pixels, whatever they decode them for, so that memory holds one
-    of them and not one for each thread. Not to be held twice by one thread.
+    Only one thread at a time decodes an image of more than ``LARGE`` pixels, for whatever purpose, so that memory holds
+    one of them and not one for each thread. A thread that holds the lock must not take it again. Smaller images need no
+    lock: for them it does nothing.
     """
     return _one_large if math.prod(size) > LARGE else nullcontext()
 
@@ -207,7 +208,7 @@ def count_values(mask: np.ndarray) -> np.ndarray:
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> Path:
-    """Write a whole file aside and rename it, so that nobody ever sees half of it; folders are made as needed.
+    """Write a file under a temporary name and rename it, so that no reader gets half of it; folders are made as needed.
 
     Raises:
         DataError: the folder cannot be written to.
@@ -240,7 +241,7 @@ def place_file(source: str | Path, target: str | Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.link(os.path.realpath(source), target)
     except OSError:
-        # Another file system, no links there, or the target exists: copying says itself what is wrong, if anything is.
+        # Another file system, one without hard links, or an existing target: a copy succeeds, or raises the right error.
         aside = _aside(target)
         try:
             shutil.copyfile(source, aside)
@@ -255,7 +256,7 @@ def place_file(source: str | Path, target: str | Path) -> Path:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """The image with its header read and its size checked, nothing decoded."""
+    """The image with its header read and its size checked; its pixels are not decoded yet."""
     try:
         with path.open("rb") as file:
             image = _identify(file, path)

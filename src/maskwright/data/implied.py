@@ -1,4 +1,4 @@
-"""The weak labels that a mask implies, added beside it: what a model practises weak labels on when it knows the truth."""
+"""The weak labels that a mask implies, added beside it, so that a model can learn from weak labels where the mask is known."""
 
 from __future__ import annotations
 

@@ -114,8 +114,8 @@ class InstanceBatch(Batch):
         """The true objects that show at least ``MIN_PIXELS``."""
         batch, most = self.instance_categories.shape
         place = torch.arange(batch, device=self.instances.device)[:, None, None] * (most + 1) + self.instances
-        shown = torch.bincount(place.flatten(), minlength=batch * (most + 1)).view(batch, most + 1)[:, 1:]
-        rows, numbers = (shown >= MIN_PIXELS).nonzero(as_tuple=True)
+        areas = torch.bincount(place.flatten(), minlength=batch * (most + 1)).view(batch, most + 1)[:, 1:]
+        rows, numbers = (areas >= MIN_PIXELS).nonzero(as_tuple=True)
         masks = self.instances[rows] == (numbers + 1)[:, None, None]
         return Instances(masks, rows, self.instance_categories[rows, numbers])
 
@@ -148,21 +148,21 @@ def read_instances(dataset: Dataset, sample: Sample, limit: int | None = None) -
     # Dense labels are read below, and points along scribbles would each pass for an object.
     labels = replace(sample.labels, mask=None, scribbles=(), tags=())
     base = read_item(dataset, replace(sample, labels=labels), limit)
-    known: dict[str, Any] = {f.name: getattr(base, f.name) for f in fields(Item)}
+    item_fields: dict[str, Any] = {f.name: getattr(base, f.name) for f in fields(Item)}
     path = dataset.mask_path(sample)
     if not is_labelled(sample) or path is None:
-        return InstanceItem(**known, ids=None, id_categories=np.zeros(0, np.int64))
+        return InstanceItem(**item_fields, ids=None, id_categories=np.zeros(0, np.int64))
     ids, categories = read_ids(dataset, sample)
     if ids.shape != base.size[::-1]:
-        found = f"{ids.shape[1]}x{ids.shape[0]}"
+        mask_size = f"{ids.shape[1]}x{ids.shape[0]}"
         raise DataError(
-            [f"{path}: the mask has {found} pixels, its image {base.size[0]}x{base.size[1]}; make them equal"]
+            [f"{path}: the mask has {mask_size} pixels, its image {base.size[0]}x{base.size[1]}; make them equal"]
         )
-    known["kind"] = Kind.MASK
-    kept = base.image.shape[1], base.image.shape[0]
-    if kept != base.size:
-        ids = np.asarray(Image.fromarray(ids).resize(kept, Image.Resampling.NEAREST))
-    return InstanceItem(**known, ids=ids, id_categories=categories)
+    item_fields["kind"] = Kind.MASK
+    image_size = base.image.shape[1], base.image.shape[0]
+    if image_size != base.size:
+        ids = np.asarray(Image.fromarray(ids).resize(image_size, Image.Resampling.NEAREST))
+    return InstanceItem(**item_fields, ids=ids, id_categories=categories)
 
 
 def read_ids(dataset: Dataset, sample: Sample) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -183,9 +183,9 @@ def read_ids(dataset: Dataset, sample: Sample) -> tuple[NDArray[np.int32], NDArr
     categories = np.array([mask.category_of(int(value)) for value in objects], np.int64)
     unknown = sorted({int(c) for c in categories if not 1 <= c < len(dataset.categories)})
     if unknown:
-        known = len(dataset.categories) - 1
+        last_category = len(dataset.categories) - 1
         raise DataError(
-            [f"{path}: objects of category {unknown[0]}, the dataset has 1..{known}; add it or mend the mask"]
+            [f"{path}: objects of category {unknown[0]}, the dataset has 1..{last_category}; add it or mend the mask"]
         )
     return ids, categories
 
@@ -199,15 +199,17 @@ def collate_instances(
 ) -> InstanceBatch:
     """Draw items on canvases; arguments as of :func:`maskwright.data.batch.collate`."""
     base = collate(items, matrices, size, categories, indices)
-    drawn = np.zeros((len(items), size, size), np.int64)
+    canvases = np.zeros((len(items), size, size), np.int64)
     table = np.full((len(items), max(len(item.id_categories) for item in items)), -1, np.int64)
     for row, (item, matrix) in enumerate(zip(items, matrices, strict=True)):
         table[row, : len(item.id_categories)] = item.id_categories
         if item.ids is not None:
-            kept = item.ids.shape[1], item.ids.shape[0]
-            drawn[row] = warp_mask(item.ids, compose(matrix, resize_matrix(kept, item.size)), size, fill=0)
-    known = {f.name: getattr(base, f.name) for f in fields(Batch)}
-    return InstanceBatch(**known, instances=torch.from_numpy(drawn), instance_categories=torch.from_numpy(table))
+            image_size = item.ids.shape[1], item.ids.shape[0]
+            canvases[row] = warp_mask(item.ids, compose(matrix, resize_matrix(image_size, item.size)), size, fill=0)
+    batch_fields = {f.name: getattr(base, f.name) for f in fields(Batch)}
+    return InstanceBatch(
+        **batch_fields, instances=torch.from_numpy(canvases), instance_categories=torch.from_numpy(table)
+    )
 
 
 class InstanceLoader(Loader):

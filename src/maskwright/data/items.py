@@ -71,15 +71,17 @@ def read_item(dataset: Dataset, sample: Sample, limit: int | None = None) -> Ite
     if labels.mask is not None and mask_path is not None:
         mask = _semantic(read_mask(mask_path), labels.mask, len(dataset.categories), str(mask_path))
         if mask.shape != (height, width):
-            found = f"{mask.shape[1]}x{mask.shape[0]}"
-            raise DataError([f"{mask_path}: the mask has {found} pixels, its image {width}x{height}; make them equal"])
+            mask_size = f"{mask.shape[1]}x{mask.shape[0]}"
+            raise DataError(
+                [f"{mask_path}: the mask has {mask_size} pixels, its image {width}x{height}; make them equal"]
+            )
     shrink = min(1.0, limit / max(width, height)) if limit else 1.0
     if shrink < 1:
-        kept = max(1, round(width * shrink)), max(1, round(height * shrink))
-        reduced = Image.fromarray(image).resize(kept, Image.Resampling.BILINEAR, reducing_gap=3.0)
+        reduced_size = max(1, round(width * shrink)), max(1, round(height * shrink))
+        reduced = Image.fromarray(image).resize(reduced_size, Image.Resampling.BILINEAR, reducing_gap=3.0)
         image = np.asarray(reduced)
         if mask is not None:
-            mask = np.asarray(Image.fromarray(mask).resize(kept, Image.Resampling.NEAREST))
+            mask = np.asarray(Image.fromarray(mask).resize(reduced_size, Image.Resampling.NEAREST))
     return Item(
         image=image,
         size=(width, height),
@@ -97,13 +99,13 @@ def read_item(dataset: Dataset, sample: Sample, limit: int | None = None) -> Ite
 
 def _semantic(values: np.ndarray, mask: Mask, count: int, path: str) -> NDArray[np.uint8]:
     """Category ids of a mask file's values; instance ids go through the mask's ``categories`` (default: 1)."""
-    found = np.unique(values)
-    table = {int(value): mask.category_of(int(value)) for value in found}
-    known = set(range(count)) | ({IGNORE} if mask.kind == "semantic" else set())
-    unknown = sorted(set(table.values()) - known)
+    file_values = np.unique(values)
+    table = {int(value): mask.category_of(int(value)) for value in file_values}
+    valid_ids = set(range(count)) | ({IGNORE} if mask.kind == "semantic" else set())
+    unknown = sorted(set(table.values()) - valid_ids)
     if unknown:
         listed = ", ".join(map(str, unknown[:10]))
         raise DataError([f"{path}: holds category {listed}, the dataset has 0..{count - 1}; add it or mend the mask"])
-    lookup = np.zeros(int(found[-1]) + 1, dtype=np.uint8)
+    lookup = np.zeros(int(file_values[-1]) + 1, dtype=np.uint8)
     lookup[list(table)] = list(table.values())
     return lookup[values]

@@ -1,4 +1,4 @@
-"""What a label is: masks, scribbles, boxes, points and tags, on the samples of a dataset.
+"""The types of labels (masks, scribbles, boxes, points and tags) and the samples of a dataset that carry them.
 
 Coordinates are pixels of the original image: x to the right, y down, the centre of the first pixel at (0.5, 0.5).
 Boxes are ``x0 y0 x1 y1``, half-open. Category 0 is background; a point or scribble of category 0 says "not an object".
@@ -85,7 +85,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """An image-level label: this category is somewhere in the image. The tags of an image are complete: what is not named is absent."""
+    """An image-level label: this category is in the image. The tags of an image are complete: all other categories are absent."""
 
     category: int
 
@@ -146,7 +146,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Images with their labels under one folder: what a format reads and writes. Immutable; every change gives new ones.
+    """Images with their labels under one folder, as formats read and write them. Immutable; every change gives a new object.
 
     Two are equal where their folder, categories and samples are. A :class:`maskwright.Dataset` is the same with ``load``
     and ``save``, which know all formats.

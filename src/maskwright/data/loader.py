@@ -1,8 +1,8 @@
 """Batches of a dataset by step, prepared ahead in threads.
 
 The batch of a step depends only on the seed and the step, never on timing, on the number of processes or on what was
-asked for before: a resumed run sees the same batches, and the processes of a run share out the very batch that one
-process would see.
+requested before: a resumed run gets the same batches, and the processes of a run divide among them the same batch that
+a single process would get.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Loader:
     """Batches of a dataset by step, in any order and without end.
 
     An epoch is a permutation of the dataset, cut into batches; its last batch is filled up from a fresh permutation,
-    so that every batch is full. With ``weights`` an epoch is drawn with replacement instead, each sample as often as
-    its share says, rounded up or down at random. Decoded images stay in memory (long side at most twice the canvas)
-    until ``cache_bytes`` are used; what is there then stays, and the rest is decoded each time.
+    so that every batch is full. With ``weights`` an epoch is drawn with replacement instead, each sample in proportion to
+    its weight, its count rounded up or down at random. Decoded images stay in memory (long side at most twice the canvas)
+    until ``cache_bytes`` are used; the images decoded up to then stay, and all others are decoded each time.
 
     Args:
         dataset: at least one sample.
@@ -43,7 +43,7 @@ class Loader:
         seed: not negative; with the step it decides everything random.
         shuffle: False goes through the dataset in order.
         weights: one weight for each sample, not negative, in any unit.
-        workers: threads that prepare the next batches ahead; 0 prepares a batch when it is asked for.
+        workers: threads that prepare the next batches ahead; 0 prepares a batch when it is requested.
         rank: this process; it gets samples ``rank::world`` of every batch.
         world: number of processes.
         cache_bytes: memory for decoded images, per process.
@@ -119,23 +119,23 @@ class Loader:
     def indices(self, step: int) -> NDArray[np.int64]:
         """Positions in the dataset of the whole batch of a step, ``(batch_size,)``, over all processes."""
         epoch, number = divmod(step, len(self))
-        known = self._epoch  # read once: another thread may be at another epoch
-        if known is None or known[0] != epoch:
-            known = self._epoch = epoch, self._order(epoch)
-        return known[1][number * self.batch_size : (number + 1) * self.batch_size]
+        cache = self._epoch  # read once: another thread may be at another epoch
+        if cache is None or cache[0] != epoch:
+            cache = self._epoch = epoch, self._order(epoch)
+        return cache[1][number * self.batch_size : (number + 1) * self.batch_size]
 
     def batch(self, step: int) -> Batch:
-        """This process' part of the batch of a step (0, 1, 2, ...); steps may be asked for in any order.
+        """This process' part of the batch of a step (0, 1, 2, ...); steps may be requested in any order.
 
         Raises:
             DataError: a file of the batch cannot be read.
         """
         if self._pool is None:
             return self._batch(step)
-        wanted = range(step, step + self._workers + 1)
-        for stale in [key for key in self._waiting if key not in wanted]:
+        steps = range(step, step + self._workers + 1)
+        for stale in [key for key in self._waiting if key not in steps]:
             self._waiting.pop(stale).cancel()
-        for key in wanted:
+        for key in steps:
             if key not in self._waiting:
                 self._waiting[key] = self._pool.submit(self._batch, key)
         return self._waiting.pop(step).result()
@@ -172,17 +172,17 @@ class Loader:
 
     def _batch(self, step: int) -> Batch:
         epoch, number = divmod(step, len(self))
-        chosen = self.indices(step)[self.rank :: self.world]
+        positions = self.indices(step)[self.rank :: self.world]
         if self.augment is None:
-            return self.take(chosen)
+            return self.take(positions)
         slots = range(number * self.batch_size + self.rank, (number + 1) * self.batch_size, self.world)
         items, matrices = [], []
-        for slot, index in zip(slots, chosen, strict=True):
+        for slot, index in zip(slots, positions, strict=True):
             item = self.item(int(index))
             generator = np.random.default_rng([self.seed, epoch, _GEOMETRY, slot])
             matrices.append(self.augment.matrix(item.size, self.size, generator, tilt=len(item.boxes) == 0))
             items.append(item)
-        return self._collate(items, matrices, chosen)
+        return self._collate(items, matrices, positions)
 
     def _read(self, index: int) -> Item:
         return read_item(self.dataset, self.dataset[index], limit=2 * self.size)
@@ -201,8 +201,8 @@ class Loader:
             bounds[self.weights.nonzero()[0][-1] :] = 1.0
             # Systematic sampling, evenly spaced with one random offset: no sample's count strays by more than one.
             places = (np.arange(length) + generator.random()) / length
-            chosen = np.searchsorted(bounds, np.minimum(places, np.nextafter(1, 0)), side="right")
-            return generator.permutation(chosen)
+            positions = np.searchsorted(bounds, np.minimum(places, np.nextafter(1, 0)), side="right")
+            return generator.permutation(positions)
         orders = [generator.permutation(count) if self.shuffle else np.arange(count) for generator in generators]
         return np.concatenate(orders)[:length]
 

@@ -17,10 +17,10 @@ R = TypeVar("R")
 def ahead(
     function: Callable[[T], R], items: Iterable[T], workers: int | None = None, most: int | None = None
 ) -> Iterator[R]:
-    """``map(function, items)`` by threads, in the order of the items. Where the caller stops early, what waits is cancelled.
+    """``map(function, items)`` by threads, in the order of the items. Where the caller stops early, waiting items are cancelled.
 
     Args:
-        function: called in the threads. What it raises is raised where its result would have come.
+        function: called in the threads. An exception that it raises is raised in place of its result.
         items: any number; they are taken in the caller's thread, one by one.
         workers: threads; 0 works in the caller's thread; left out, one for each processor, but no more than 8.
         most: items that are under way at once: waiting for a thread, worked on, or done and waiting for their turn. It

@@ -167,32 +167,32 @@ class _Parse(Fields):
         self.ids: dict[str, int] = {}
 
     def document(self, document: Any) -> tuple[tuple[str, ...], tuple[Sample, ...]]:
-        known = {"version": int, "categories": list, "samples": list}
+        types = {"version": int, "categories": list, "samples": list}
         if not isinstance(document, dict) or document.get("version") != VERSION:
-            found = document.get("version", "none") if isinstance(document, dict) else "none"
-            self.note("version", f"must be {VERSION}, found {found!r}; this maskwright does not read other versions")
+            version = document.get("version", "none") if isinstance(document, dict) else "none"
+            self.note("version", f"must be {VERSION}, found {version!r}; this maskwright does not read other versions")
             return (), ()
-        top = self.fields(document, "manifest", known, required=tuple(known))
+        top = self.fields(document, "manifest", types, required=tuple(types))
         self.problems += category_problems(top.get("categories", ["background"]))
         names = [name for name in top.get("categories", []) if isinstance(name, str)]
         self.ids = {name: i for i, name in enumerate(names)}
         samples: list[Sample] = []
-        seen: dict[str, int] = {}
+        row_of_id: dict[str, int] = {}
         for i, row in enumerate(top.get("samples", [])):
             sample = self.sample(row, f"samples[{i}]")
-            if sample and sample.id in seen:
-                first = seen[sample.id]
+            if sample and sample.id in row_of_id:
+                first = row_of_id[sample.id]
                 self.note(f"samples[{i}]", f"id {sample.id!r} is also that of samples[{first}]; rename one")
             elif sample:
-                seen[sample.id] = i
+                row_of_id[sample.id] = i
                 samples.append(sample)
         return tuple(names), tuple(samples)
 
     def sample(self, row: Any, place: str) -> Sample | None:
         if isinstance(row, dict) and isinstance(row.get("id"), str):
             place = f"{place} (id {row['id']!r})"
-        known = {"id": str, "image": str, "split": str, "size": list, "labels": dict}
-        row = self.fields(row, place, known, required=("id", "image"))
+        types = {"id": str, "image": str, "split": str, "size": list, "labels": dict}
+        row = self.fields(row, place, types, required=("id", "image"))
         if "id" in row and not names_a_file(row["id"]):
             self.note(f"{place}.id", "must be usable as a file name: 1 to 200 bytes, no slash; rename it")
         if "image" in row:

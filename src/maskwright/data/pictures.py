@@ -49,7 +49,7 @@ def palette(count: int) -> Pixels:
     """Colours ``(count, 3)`` of category ids: black for the background, then colours that are as unlike as can be.
 
     The first seven are Okabe and Ito's. Each further one is the farthest from all before it, measured in Oklab by the
-    worst of normal vision, protanopia and deuteranopia. A colour does not depend on how many are asked for.
+    worst of normal vision, protanopia and deuteranopia. A colour does not depend on the number of colours requested.
 
     Raises:
         ValueError: not 1..255.
@@ -77,9 +77,9 @@ def overlay(
     if mask.shape != image.shape[:2]:
         raise ValueError(f"image {image.shape[:2]} and mask {mask.shape} differ in size")
     # The palette may have any length up to 255, and 255 itself is always the ignored pixels' grey.
-    known = np.zeros(256, bool)
-    known[: len(palette)] = known[IGNORE] = True
-    if mask.size and (mask.min() < 0 or mask.max() > IGNORE or not known[mask].all()):
+    has_colour = np.zeros(256, bool)
+    has_colour[: len(palette)] = has_colour[IGNORE] = True
+    if mask.size and (mask.min() < 0 or mask.max() > IGNORE or not has_colour[mask].all()):
         raise ValueError(f"the mask holds ids beyond the {len(palette)} colours of the palette")
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(palette)], colours[IGNORE] = palette, _IGNORED
@@ -124,8 +124,8 @@ def draw_labels(
         palette: ``(C, 3)`` by category id; left out, :func:`palette`.
     """
     colours = _all_colours() if palette is None else palette
-    drawn = Image.fromarray(overlay(image, mask, colours) if mask is not None else image)
-    draw = ImageDraw.Draw(drawn)
+    picture = Image.fromarray(overlay(image, mask, colours) if mask is not None else image)
+    draw = ImageDraw.Draw(picture)
     width = max(1, round(min(image.shape[:2]) / 150))
     # Pillow counts pixels, labels count positions: pixel 0 reaches from 0 to 1 and its centre is 0.5.
     for box in boxes:
@@ -140,7 +140,7 @@ def draw_labels(
         x, y = (float(v) for v in ((point.x, point.y) if isinstance(point, Point) else np.asarray(point)))
         colour = _colour(colours, point)
         draw.circle((x - 0.5, y - 0.5), 2 * width + 1, fill=colour, outline=(255, 255, 255), width=width)
-    return np.array(drawn)
+    return np.array(picture)
 
 
 def side_by_side(images: Sequence[Pixels], gap: int = 4) -> Pixels:
@@ -174,14 +174,14 @@ def _resized(image: Pixels, size: tuple[int, int]) -> Pixels:
 def _borders(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Pixels close to another value; how close grows with the image, so that a small print still shows it."""
     thickness = max(1, round(min(mask.shape) / 300))
-    found = np.zeros(mask.shape, bool)
+    borders = np.zeros(mask.shape, bool)
     for step in range(1, thickness + 1):
         down, across = mask[step:] != mask[:-step], mask[:, step:] != mask[:, :-step]
-        found[step:] |= down
-        found[:-step] |= down
-        found[:, step:] |= across
-        found[:, :-step] |= across
-    return found
+        borders[step:] |= down
+        borders[:-step] |= down
+        borders[:, step:] |= across
+        borders[:, :-step] |= across
+    return borders
 
 
 def _colour(colours: Pixels, label: object) -> tuple[int, int, int]:
@@ -197,15 +197,15 @@ def _all_colours() -> Pixels:
     candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
     lightness = _oklab(candidates)[0, :, 0]
     candidates = candidates[(lightness > 0.4) & (lightness < 0.95)]
-    chosen = [np.zeros(3), *(np.array(colour, np.float64) for colour in _FIRST)]
+    colours = [np.zeros(3), *(np.array(colour, np.float64) for colour in _FIRST)]
     places = _oklab(candidates)
     nearest = np.full(len(candidates), np.inf)
-    for colour in chosen:
+    for colour in colours:
         nearest = np.minimum(nearest, _distance(places, colour))
-    while len(chosen) < IGNORE:
-        chosen.append(candidates[nearest.argmax()])
-        nearest = np.minimum(nearest, _distance(places, chosen[-1]))
-    return np.stack(chosen).astype(np.uint8)
+    while len(colours) < IGNORE:
+        colours.append(candidates[nearest.argmax()])
+        nearest = np.minimum(nearest, _distance(places, colours[-1]))
+    return np.stack(colours).astype(np.uint8)
 
 
 def _distance(places: NDArray[np.float64], colour: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -217,5 +217,5 @@ def _oklab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
     """``(N, 3)`` sRGB in 0..255 → ``(3, N, 3)`` Oklab (Ottosson 2020) as seen by each of the visions."""
     share = rgb / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    seen = np.clip(np.einsum("vij,nj->vni", _VISIONS, linear), 0, 1)
-    return np.cbrt(seen @ _TO_CONES.T) @ _TO_OKLAB.T
+    simulated_rgb = np.clip(np.einsum("vij,nj->vni", _VISIONS, linear), 0, 1)
+    return np.cbrt(simulated_rgb @ _TO_CONES.T) @ _TO_OKLAB.T

@@ -62,9 +62,10 @@ def write_scenes(
     difficulty: float = 0.5,
     shares: Mapping[Kind, float] | None = None,
 ) -> Dataset:
-    """Render a semantic segmentation dataset. Does nothing where it is there already, made with the same settings.
+    """Render a semantic segmentation dataset. Does nothing if the folder holds it already, with the same settings.
 
-    The folder appears whole, by rename, or not at all. The same settings give the same pixels and labels.
+    The folder is written under another name and renamed when it is complete, so that it never exists in part. The same
+    settings give the same pixels and labels.
 
     Args:
         folder: does not exist yet, is empty, or holds this very dataset.
@@ -122,12 +123,14 @@ def _setting_problems(settings: dict[str, Any]) -> list[str]:
         problems.append(f"seed: {settings['seed']}; give 0 or more")
     if not 0 <= settings["difficulty"] <= 1:
         problems.append(f"difficulty: {settings['difficulty']}; give a number in 0..1")
-    known, chosen = CATEGORY_NAMES[1:], settings["categories"]
-    problems += [f"category {name!r} is unknown; choose of {', '.join(known)}" for name in chosen if name not in known]
-    problems += [f"category {name!r} is named twice; name it once" for name, n in Counter(chosen).items() if n > 1]
-    if not chosen:
-        problems.append(f"no category; choose of {', '.join(known)}")
-    if set(chosen) == set(known):
+    all_names, names = CATEGORY_NAMES[1:], settings["categories"]
+    problems += [
+        f"category {name!r} is unknown; choose of {', '.join(all_names)}" for name in names if name not in all_names
+    ]
+    problems += [f"category {name!r} is named twice; name it once" for name, n in Counter(names).items() if n > 1]
+    if not names:
+        problems.append(f"no category; choose of {', '.join(all_names)}")
+    if set(names) == set(all_names):
         problems.append("every category is chosen, so no image could show none of them; leave one out")
     if settings["shares"] is not None:
         if not settings["train"]:
@@ -144,12 +147,12 @@ def _is_complete(folder: Path, settings: dict[str, Any]) -> bool:
         return False
     if not (folder / SETTINGS).is_file():
         raise DataError([f"{folder}: holds something else than procedural scenes; name a new or empty folder"])
-    found = read_json(folder / SETTINGS)
-    found = found if isinstance(found, dict) else {}
+    old_settings = read_json(folder / SETTINGS)
+    old_settings = old_settings if isinstance(old_settings, dict) else {}
     differing = [
-        f"{name}: {found.get(name)} there, {settings.get(name)} asked for"
-        for name in sorted(found.keys() | settings.keys())
-        if found.get(name) != settings.get(name)
+        f"{name}: {old_settings.get(name)} there, {settings.get(name)} asked for"
+        for name in sorted(old_settings.keys() | settings.keys())
+        if old_settings.get(name) != settings.get(name)
     ]
     if differing:
         remedy = f"{folder}: was made with other settings; name another folder, or delete this one to make it anew"
@@ -205,35 +208,37 @@ def _put(aside: Path, folder: Path, settings: dict[str, Any]) -> None:
 
 def _scenes(settings: dict[str, Any], stream: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Image ``(S, S, 3)`` uint8 and mask ``(S, S)`` uint8 of the first scenes that show what is still wanted."""
-    chosen = settings["categories"]
-    wanted = _wanted(count, len(chosen))
+    categories = settings["categories"]
+    quota = _wanted(count, len(categories))
     ids = np.zeros(len(CATEGORY_NAMES), np.uint8)
-    ids[[CATEGORY_NAMES.index(name) for name in chosen]] = np.arange(1, len(chosen) + 1)
+    ids[[CATEGORY_NAMES.index(name) for name in categories]] = np.arange(1, len(categories) + 1)
     for chunk in range(_PATIENCE * count // _CHUNK + 1):
-        if not wanted.total():
+        if not quota.total():
             return
-        # Numbers that are mixed well: neighbouring seeds, splits and chunks share nothing.
+        # SeedSequence mixes the numbers, so that neighbouring seeds, splits and chunks give unrelated scenes.
         state = np.random.SeedSequence((settings["seed"], stream, chunk)).generate_state(1, np.uint64)
         scenes = render(_CHUNK, settings["size"], seed=int(state[0] >> 1), difficulty=settings["difficulty"])
         shapes = torch.nn.functional.pad(scenes.categories, (1, 0)).numpy()
         instances = scenes.instances.numpy()
         for image, instance, shape in zip(scenes.images, instances, shapes):
             mask = ids[shape[instance]]
-            shown = _shown(mask, wanted)
-            if shown is not None:
-                wanted[shown] -= 1
+            category = _shown(mask, quota)
+            if category is not None:
+                quota[category] -= 1
                 yield (image.permute(1, 2, 0) * 255).round().byte().numpy(), mask
-    missing = ", ".join(f"{n} with {('none of them', *chosen)[k]}" for k, n in sorted(wanted.items()) if n)
-    raise DataError([f"categories {', '.join(chosen)}: too few scenes show them, missing are {missing}; choose others"])
+    missing = ", ".join(f"{n} with {('none of them', *categories)[k]}" for k, n in sorted(quota.items()) if n)
+    raise DataError(
+        [f"categories {', '.join(categories)}: too few scenes show them, missing are {missing}; choose others"]
+    )
 
 
 def _wanted(count: int, categories: int) -> Counter[int]:
     """How many images are to show each category; 0 counts the images without any."""
     negatives = round(_NEGATIVES * count)
-    wanted = Counter({0: negatives})
+    quota = Counter({0: negatives})
     for i in range(count - negatives):
-        wanted[1 + i % categories] += 1
-    return wanted
+        quota[1 + i % categories] += 1
+    return quota
 
 
 def _shown(mask: np.ndarray, wanted: Counter[int]) -> int | None:

@@ -1,4 +1,4 @@
-"""What is in a dataset, in numbers."""
+"""Statistics of a dataset: images, categories, sizes and labels."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def stats(dataset: Dataset) -> dict[str, Any]:
         raise DataError(problems, dataset.source)
     pixels = np.sum([m.pixels for m in measures], axis=0) if measures else np.zeros(len(dataset.categories))
     ignored = sum(measure.ignored for measure in measures)
-    seen = float(pixels.sum()) + ignored
+    total = float(pixels.sum()) + ignored
     per_image = [int(measure.counts["instances"].sum()) for measure in measures if measure.has_instances]
     sizes = np.array([measure.size for measure in measures])
     return {
         "images": len(dataset),
         "splits": _splits(dataset),
         "categories": _categories(dataset, measures, pixels),
-        "ignored_share": ignored / seen if seen else None,
+        "ignored_share": ignored / total if total else None,
         "size": {"width": _range(sizes[:, 0]), "height": _range(sizes[:, 1])} if measures else None,
         "instances": {"total": sum(per_image), "per_image": _range(per_image)} if per_image else None,
     }

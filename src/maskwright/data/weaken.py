@@ -37,7 +37,7 @@ def weaken(
 ) -> Dataset:
     """Replace the masks of one split by a mix of kinds of label, each image getting exactly one kind.
 
-    Images of the split that have no mask keep what they have; so do the other splits. An image without any object can
+    Images of the split that have no mask keep their labels, and so do the other splits. An image without any object can
     hold neither a box nor a tag, so it gets another kind and an image with objects gets its box or tag.
 
     Args:
@@ -246,8 +246,8 @@ def _corners(points: np.ndarray) -> np.ndarray:
 def _kinds(shares: Mapping[Kind, float], count: int) -> list[int]:
     """One kind per image, in order of the shares; what rounding leaves goes to the largest remainders."""
     if any(not 0 <= share <= 1 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
-        given = ", ".join(f"{kind}: {share:g}" for kind, share in shares.items())
-        raise DataError([f"shares ({given}): must be within 0..1 and sum up to 1; correct them"])
+        listing = ", ".join(f"{kind}: {share:g}" for kind, share in shares.items())
+        raise DataError([f"shares ({listing}): must be within 0..1 and sum up to 1; correct them"])
     exact = np.array(list(shares.values())) * count
     counts = np.floor(exact + 1e-9).astype(int)
     for i in np.argsort(counts - exact, kind="stable")[: count - counts.sum()]:

@@ -1,9 +1,9 @@
-"""CLIP Surgery: where in an image is what a text names? A frozen CLIP answers with a coarse map.
+"""CLIP Surgery: a frozen CLIP makes a coarse map of where in an image the thing named by a text lies.
 
 Li et al., "A Closer Look at the Explainability of Contrastive Language-Image Pre-training", 2023 (arXiv 2304.05653). CLIP's own
 attention mixes the tokens of distant places, and its feed-forward layers move them away from the texts. In surgery a second stream runs
-along the last blocks of the image encoder: it attends by value-value similarity and passes no feed-forward layer, so that its tokens
-still say what is at their own place. What all texts have in common is then taken out of the similarities.
+along the last blocks of the image encoder: it attends by value-value similarity and passes no feed-forward layer, so that each of its
+tokens still describes its own patch. The part of the similarities that all texts share is then subtracted.
 
 The sub-modules of ``transformers.CLIPModel`` are called one by one; the model itself is never changed.
 """
@@ -51,7 +51,7 @@ TEMPLATES = (
     "a photo of many {}.",
     "there is a {} in the scene.",
 )
-"""Sentences whose mean stands for a name, unless the folder of a model brings its own in ``templates.json``."""
+"""Sentences whose mean encoding represents a name, unless the model's folder holds others in ``templates.json``."""
 
 Against = Literal["empty", "names"]
 
@@ -59,7 +59,7 @@ _FEW_WORDS = 500  # a vocabulary up to this size can be listed in a message
 
 
 class ClipSurgery(nn.Module):
-    """A frozen CLIP that shows where in an image a text is.
+    """A frozen CLIP that maps where in an image the things named by texts are.
 
     Args:
         model: any CLIP.
@@ -88,7 +88,7 @@ class ClipSurgery(nn.Module):
         name: str = "clip",
     ) -> None:
         super().__init__()
-        # transformers' own types are too wide to be of use below, as in ``Sam``.
+        # The types that transformers declares are too wide for the attribute accesses below, as in ``Sam``.
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.templates = tuple(templates)
@@ -111,7 +111,7 @@ class ClipSurgery(nn.Module):
         """Load weights and tokenizer.
 
         Args:
-            source: ``"nano-clip"`` (bundled; it knows the words of procedural scenes and no others), a Hugging Face id such as
+            source: ``"nano-clip"`` (bundled; its vocabulary is that of procedural scenes alone), a Hugging Face id such as
                 ``"openai/clip-vit-base-patch16"``, or a folder in that format.
             size: see the class.
 
@@ -128,9 +128,9 @@ class ClipSurgery(nn.Module):
         Args:
             images: (B, 3, H, W) in 0..1, of any size; squashed to a square, nothing is cut off.
             names: T of them.
-            against: what a name is set against, see ``similarities``: the ``empty`` text, so that each map is its name's own affair,
-                or the other ``names``, so that it depends on its company. Left out, as in the paper: a single name is set against
-                the empty text, several against each other.
+            against: what each name is compared with, see ``similarities``: the ``empty`` text, so that a map depends on its own name
+                only, or the other ``names``, so that it depends on all of them. Left out, as in the paper: a single name is compared
+                with the empty text, several with each other.
 
         Returns:
             (B, T, g, g) in 0..1, each map stretched to 0..1 by itself; a constant map is all zeros. g = ``grid``.
@@ -160,14 +160,17 @@ class ClipSurgery(nn.Module):
         return self.encode_sentences(names)
 
     def encode_sentences(self, names: Sequence[str]) -> Tensor:
-        """The same without any check, also of the empty name: every sentence is encoded and normalised; their mean is, too."""
+        """As ``encode_texts``, without checks; an empty name is allowed.
+
+        Every sentence of a name is encoded and normalised, and so is the mean of these codes.
+        """
         sentences = [template.format(name) for name in names for template in self.templates]
         tokens = self.tokenizer(sentences, padding=True, return_tensors="pt").to(self.model.device)
         features = self.model.get_text_features(**tokens).pooler_output.unflatten(0, (len(names), -1))
         return F.normalize(F.normalize(features, dim=-1).mean(1), dim=-1)
 
     def check_names(self, names: Sequence[str]) -> None:
-        """Raise one DataError with all that is wrong: no name, an empty one, one given twice, unknown words, too long a name."""
+        """Raise one DataError that lists every problem: no name, empty or repeated names, unknown words, names that are too long."""
         problems = [] if names else ["no text is given; name what is to be found"]
         for place, name in enumerate(names):
             if not name.strip():
@@ -182,19 +185,19 @@ class ClipSurgery(nn.Module):
     def _unreadable(self, name: str) -> list[str]:
         tokenizer, problems = self.tokenizer, []
         pieces = tokenizer(name, add_special_tokens=False, return_offsets_mapping=True)
-        strange = [
+        unknown_words = [
             name[start:end]
             for token, (start, end) in zip(pieces["input_ids"], pieces["offset_mapping"])
             if token == tokenizer.unk_token_id
         ]
         if not pieces["input_ids"]:
             problems.append(f"text {name!r} has no word in it; name what is to be found")
-        if strange:
+        if unknown_words:
             special = set(tokenizer.all_special_tokens)
             words = sorted(word for word in tokenizer.get_vocab() if word not in special)
-            known = f", only {', '.join(words)}" if len(words) <= _FEW_WORDS else ""
+            vocabulary = f", only {', '.join(words)}" if len(words) <= _FEW_WORDS else ""
             problems.append(
-                f"text {name!r}: {self.name} does not know {', '.join(map(repr, strange))}{known}. "
+                f"text {name!r}: {self.name} does not know {', '.join(map(repr, unknown_words))}{vocabulary}. "
                 "A CLIP such as openai/clip-vit-base-patch16 reads any text"
             )
         room = int(self.model.config.text_config.max_position_embeddings)
@@ -210,10 +213,10 @@ def surgery_tokens(model: CLIPModel, pixels: Tensor, depth: int = DEPTH) -> Tens
     """Image tokens in the space that images and texts share: the class token of CLIP itself, the places from the second stream.
 
     Over the last ``depth`` blocks, with o the original stream and n the new one (equal to o where it starts):
-    ``h = LN1(o)``, ``v = V(h)``, ``n ← n + Out(softmax(v vᵀ · scale) v)``, and ``o ← block(o)`` as ever.
+    ``h = LN1(o)``, ``v = V(h)``, ``n ← n + Out(softmax(v vᵀ · scale) v)``, and ``o ← block(o)`` as in the unchanged CLIP.
 
     Args:
-        model: any CLIP; gradients flow where it wants them.
+        model: any CLIP; gradients flow to those of its parameters that require them.
         pixels: (B, 3, S, S), normalised; S a multiple of the patch.
         depth: all blocks where the model has fewer.
 
@@ -243,14 +246,15 @@ def value_attention(attention: Any, hidden: Tensor) -> Tensor:
 
 
 def similarities(tokens: Tensor, texts: Tensor, empty: Tensor | None = None) -> Tensor:
-    """Similarity of each place to each text, without what the texts have in common.
+    """Similarity of each place to each text, less the part that all texts share.
 
     - With ``empty``, the code of the empty text: ``f · (g − empty)`` (the paper's form for a single text).
-    - Without: ``w_t cos(f, g_t)`` minus its mean over the texts, where ``w = softmax(2 · f_class · g) / mean`` holds obvious texts down.
+    - Without: ``w_t cos(f, g_t)`` minus its mean over the texts, with the weights ``w = softmax(2 · f_class · g) / mean``: texts that fit
+      the whole image count more.
 
     Args:
         tokens: (B, 1 + g·g, D) of length 1, the class token first.
-        texts: (T, D) of length 1; at least two without ``empty``, as one text alone has nothing but itself in common.
+        texts: (T, D) of length 1; at least two without ``empty``, as the difference of one text to the mean of itself is 0.
         empty: (1, D) of length 1.
 
     Returns:
@@ -285,7 +289,7 @@ def _from_pretrained(source: str | Path, name: str) -> tuple[CLIPModel, PreTrain
 
 
 def _templates(path: Path) -> Sequence[str]:
-    """The sentences that a model's folder brings; ``TEMPLATES`` where it brings none."""
+    """The sentences in a model's ``templates.json``; ``TEMPLATES`` where there is no such file."""
     if not path.is_file():
         return TEMPLATES
     try:

@@ -38,7 +38,7 @@ MASK2FORMER = Family(
 
 @dataclass(frozen=True)
 class Queries:
-    """What a segmenter answers for B images: Q queries after each of L decoder layers; the last layer is the answer.
+    """A segmenter's output for B images: Q queries after each of L decoder layers; the last layer is the prediction.
 
     Attributes:
         classes: (L, B, Q, C) logits of the C - 1 categories (category c in column c - 1), then of "no object".
@@ -57,7 +57,7 @@ class InstanceSegmenter(nn.Module):
     Stays in evaluation mode (no dropout, no drop path), so that nothing random depends on anything but the seed.
 
     Args:
-        model: the network; its own criterion is not used and removed.
+        model: the network; its built-in loss (``criterion``) is not used and is removed.
         categories: number of categories, background included (C).
         size: side of the square canvas that it is trained on.
         encoder: what its backbone is: ``None`` for one of transformers, else the configuration of SAM's Hiera as JSON.
@@ -70,7 +70,7 @@ class InstanceSegmenter(nn.Module):
     def __init__(self, model: nn.Module, categories: int, size: int, encoder: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.model = model
-        # Loss and matching are engine/instances/set_loss.py's, which is one batch and knows other processes.
+        # Loss and matching are in methods/instances/set_loss.py: it handles a batch at once and averages over all processes.
         self.model.criterion = None
         self.categories = categories
         self.size = size
@@ -107,10 +107,10 @@ class InstanceSegmenter(nn.Module):
 
 
 class HieraBackbone(nn.Module):
-    """SAM 2's Hiera as Mask2Former wants a backbone: four feature maps at strides 4, 8, 16 and 32, and where each cell lies.
+    """SAM 2's Hiera as a backbone of Mask2Former: four feature maps at strides 4, 8, 16 and 32, with position codes.
 
-    Masks are dot products of a query with every pixel's features. Two cells that look alike can be told apart only if their place is
-    among the features, which takes a network that learns from scratch long to find out; so sines of it are appended to every map.
+    Masks are dot products of a query with every pixel's features. Two cells of equal look can get different masks only if their
+    features hold their position. A network takes long to learn that from scratch, so sines of the position are appended to every map.
     """
 
     hiera: Any
@@ -171,7 +171,7 @@ def create(name: str, sam: Sam, categories: int, size: int, queries: int = 50) -
         name: ``"sam"`` (small, on a copy of SAM's image encoder); a Mask2Former's Hugging Face id or folder; or its config.json, to
             start from random weights.
         categories: with background.
-        queries: of ``"sam"``; the others bring their own number.
+        queries: number of queries of ``"sam"``; for the others their configuration says it.
 
     Raises:
         WeightsError: not found, damaged, or not the weights of a Mask2Former.
@@ -187,7 +187,7 @@ def create(name: str, sam: Sam, categories: int, size: int, queries: int = 50) -
 
 
 def build(description: dict[str, Any], categories: int, size: int) -> InstanceSegmenter:
-    """An untrained segmenter of the shape that ``description()`` told; its weights are loaded afterwards.
+    """An untrained segmenter with the architecture in a ``description()``; its weights are loaded afterwards.
 
     Raises:
         WeightsError: a type that this version does not know.

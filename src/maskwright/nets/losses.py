@@ -100,10 +100,10 @@ def foreground_logit(logits: Tensor, category: int | Tensor) -> Tensor:
     if logits.shape[1] < 2:
         raise ValueError("one category has no others to be set against: logits need at least 2 channels")
     logits = logits.float()
-    chosen = torch.as_tensor(category, device=logits.device).expand(len(logits)).view(-1, 1, 1, 1)
-    own = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1) == chosen
-    others = logits.masked_fill(own, -torch.inf).logsumexp(1)
-    return logits.masked_fill(~own, 0.0).sum(1) - others
+    index = torch.as_tensor(category, device=logits.device).expand(len(logits)).view(-1, 1, 1, 1)
+    is_category = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1) == index
+    others = logits.masked_fill(is_category, -torch.inf).logsumexp(1)
+    return logits.masked_fill(~is_category, 0.0).sum(1) - others
 
 
 # ----------------------------------------------------------------------------------------------------- weak labels
@@ -120,9 +120,9 @@ def box_projection_loss(
 ) -> Tensor:
     """A mask must fill its box from side to side and stay inside it (mask-to-box, WeakPolyp, Wei et al., MICCAI 2023).
 
-    Inside the box the maxima of rows and columns are spread back over the box and the smaller of the two stands for the
-    mask: every row and every column needs some foreground, which pixels is left open. Outside, the mask itself counts
-    and has to be empty. Both together are compared with the filled box by cross-entropy and Dice.
+    Inside the box each pixel's logit is replaced by the smaller one of its row's and its column's maximum: every row and
+    every column of the box needs some foreground pixel, but the loss does not say which. Outside, the logits stay as they
+    are, and the mask has to be empty. The result is compared with the filled box by cross-entropy and Dice.
 
     Args:
         logits: (B,K,H,W), one foreground logit per box.
@@ -173,7 +173,7 @@ def partial_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor | None =
 def tag_loss(
     logits: Tensor, present: Tensor, valid: Tensor | None = None, canvas: Tensor | None = None, top_k: int = 1
 ) -> Tensor:
-    """Multiple-instance loss of image tags: the pixel that looks most like a category says whether it is in the image.
+    """Multiple-instance loss of image tags: the pixel with the highest probability of a category stands for the whole image.
 
     Args:
         logits: (B,C,H,W) with C ≥ 2.
@@ -194,8 +194,8 @@ def tag_loss(
         index = ranked.topk(min(top_k, pixels), dim=-1).indices  # (B,C,k)
     at = flat.transpose(1, 2).gather(1, index.flatten(1).unsqueeze(-1).expand(-1, -1, categories))
     at = at.view(batch, categories, -1, categories)  # all logits of the chosen pixels: (B,C,k,C)
-    own = torch.eye(categories, dtype=torch.bool, device=flat.device)[None, :, None]
-    best = at.masked_fill(~own, 0.0).sum(-1) - at.masked_fill(own, -torch.inf).logsumexp(-1)
+    is_category = torch.eye(categories, dtype=torch.bool, device=flat.device)[None, :, None]
+    best = at.masked_fill(~is_category, 0.0).sum(-1) - at.masked_fill(is_category, -torch.inf).logsumexp(-1)
     known = present >= 0
     bce = F.binary_cross_entropy_with_logits(best.mean(-1), present.clamp(0, 1).float(), reduction="none")
     return _mean((bce * known).sum(1) / known.sum(1).clamp_min(1), _weights(known.any(1), valid))
@@ -295,8 +295,8 @@ def sam_loss(logits: Tensor, iou: Tensor, target: Tensor, valid: Tensor | None =
         iou: (B,K,M), predicted.
         target: (B,K,H,W), 0..1 or 255, at the logits' size.
         valid: (B,K) weights; padded objects are 0.
-        alpha: see :func:`focal_loss`. SAM 2's own 0.25 makes the masks of a model that is unsure too small: where it
-            cannot tell, the answer that costs least has a probability well below one half.
+        alpha: see :func:`focal_loss`. SAM 2's value of 0.25 makes the masks of a model that is unsure too small: at pixels
+            that are foreground half of the time, the loss is lowest for a probability well below one half.
 
     Returns:
         The weighted mean over the objects.
@@ -380,6 +380,6 @@ def _weights(present: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean; 0 where nothing has a weight. What has none cannot spoil it, not even by not being finite."""
+    """Weighted mean; 0 where all weights are 0. Values of weight 0 may be NaN or infinite."""
     values = values.where(weight > 0, torch.zeros_like(values))
     return (values * weight).sum() / weight.sum().clamp_min(1e-6)

@@ -1,7 +1,7 @@
 """Where to click next: AlignSAM's fully convolutional actor-critic over a grid of places.
 
-Huang et al., "AlignSAM", CVPR 2024, section 3.2. An action is a place alone; whether it is foreground, another network says
-(``nets.recalibrate``). The state is the image as the last mask shows it, ``F ⊙ M``, on the grid of places.
+Huang et al., "AlignSAM", CVPR 2024, section 3.2. An action is a place alone; another network (``nets.recalibrate``) decides whether
+it is foreground. The state is the image embedding multiplied by the last mask, ``F ⊙ M``, on the grid of places.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PlacePolicy(nn.Module):
         )
         self.actor = nn.Conv2d(hidden, 1, 1)
         self.critic = nn.Linear(hidden, 1)
-        # All places are alike at first, and worth nothing.
+        # The untrained policy is uniform over the places, and the untrained critic's value is 0.
         for parameter in (*self.actor.parameters(), *self.critic.parameters()):
             nn.init.zeros_(parameter)
 

@@ -1,9 +1,9 @@
 """Where to click next, and with which label: a fully convolutional actor-critic over a grid of places.
 
-It sees what SAM sees, at SAM's own resolution: the image's embedding, the logits of the last answer and the prompts so
-far. For each cell of its grid (half of the logits' resolution: 32 x 32 for a canvas of 256) and each label it predicts
-how much a click there would change the Dice of the answer, and a policy over these clicks and "stop". Two more outputs
-make it learn from little: the object itself, cell by cell, and the value of the whole state.
+Its inputs are those of SAM's mask decoder, at the same resolution: the image's embedding, the logits of the last mask and
+the prompts so far. For each cell of its grid (half of the logits' resolution: 32 x 32 for a canvas of 256) and each label
+it predicts how much a click there would change the Dice of the mask, and a policy over these clicks and "stop". Two more
+outputs let it learn from few images: the true mask, cell by cell, and the value of the whole state.
 """
 
 from __future__ import annotations
@@ -68,22 +68,22 @@ class Advice:
     features: Tensor
 
     def __getitem__(self, index: Tensor | slice) -> Advice:
-        """What is said of some of the states."""
+        """The outputs for some of the states."""
         return Advice(**{name: getattr(self, name)[index] for name in self.__dataclass_fields__})
 
 
 class Prompter(nn.Module):
-    """The network. Normalised by groups of channels, never over the batch: what is said of a state depends on that state alone.
+    """The network. Normalised by groups of channels, never over the batch: the output for a state depends on that state alone.
 
-    The policy is a softmax of the values, ``temperature`` apart, plus what is learnt on top of them: an agent that was
-    trained on values alone is a policy already.
+    The policy is a softmax of ``values / temperature`` plus a correction that is 0 before training: a network that was
+    trained on values alone already has a usable policy.
 
     Args:
         width: C of SAM's embeddings.
         hidden: channels at the grid (S/8); twice as many at half of it.
         labels: L, how many labels a click can have: 2, or 1 where something else decides on the label.
         temperature: of the values in the policy, in units of Dice.
-        stop_value: what "stop" is worth in the policy before anything is learnt about it, in units of Dice: what a click costs.
+        stop_value: value of "stop" in the untrained policy, in units of Dice: the cost of a click.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Prompter(nn.Module):
         return {name: getattr(self, name) for name in names}
 
     def policy_parameters(self) -> list[nn.Parameter]:
-        """What belongs to the policy alone: learning it leaves values, truth and features as they are."""
+        """The parameters that only the policy uses: training them does not change values, truth and features."""
         return [*self.actor.parameters(), *self.stop.parameters()]
 
     def forward(self, observation: Observation) -> Advice:
@@ -130,7 +130,7 @@ class Prompter(nn.Module):
         maps = state_maps(observation.logits, observation.points, observation.labels, image.shape[-1])
         features, pooled = self._seen(image, maps)
         values, truth = self.heads(features).split([self.labels, 1], 1)
-        # Tenths of a Dice are the usual size of a change; a network's outputs are of size one.
+        # A click usually changes the Dice by some tenths, while the outputs of a layer are around 1.
         values = 0.1 * values
         clicks = (values.detach() / self.temperature + self.actor(features)).flatten(1)
         stop = self.stop_value / self.temperature + self.stop(pooled)
@@ -176,7 +176,7 @@ class _Residual(nn.Module):
 
 
 def state_maps(logits: Tensor, points: Tensor, labels: Tensor, grid: int) -> Tensor:
-    """What B states look like on the grid: probability, squashed logit, entropy, positive and negative clicks, box, x, y.
+    """Maps of B states on the grid: probability, squashed logit, entropy, positive clicks, negative clicks, box, x, y.
 
     Args:
         logits, points, labels: see ``Observation``.

@@ -1,10 +1,10 @@
-"""How good is a mask? A head that guesses the Dice of answers, so that a worse one can be refused.
+"""A head that estimates the Dice of masks without the truth, so that a mask worse than the current one can be rejected.
 
-The prompter says of each cell whether it believes it to be the object. Laid over a mask, that belief is an estimate of its
-Dice; it is the same for all masks that are compared, so it does not follow whatever mask it is shown. The head adds what
-else a person would look at: SAM's own guess and how sure it is, whether the mask is in one piece, what it adds to the
-answer before and what it takes away, and what the image is like inside and outside. After training the guesses are
-calibrated on images that were held out (``calibrate``).
+The prompter gives each cell a probability of lying on the object, the belief. The Dice of a mask with that belief is a first
+estimate of its true Dice. The belief depends on the state alone: all masks that are compared are compared with the same one.
+The head corrects this estimate by further features: SAM's predicted IoU and stability score, the number of pieces and holes,
+the area that the mask adds to the current mask and removes from it, and the mean image features inside and outside. After
+training the estimates are calibrated on images that were held out (``calibrate``).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ SCALARS = 16
 
 @dataclass(frozen=True)
 class Answers:
-    """Masks to be judged: M for each of B states, the state's own answer first.
+    """Masks whose Dice is to be estimated: M for each of B states, the state's current mask first.
 
     Attributes:
         logits: (B, M, h, w); h = S/4.
         iou: (B, M) SAM's predicted IoU.
         stability: (B, M) its stability score: IoU of the masks at two thresholds around 0.
-        clicks: (B,) clicks that led to the state's own answer.
+        clicks: (B,) number of clicks that led to the state's current mask.
     """
 
     logits: Tensor
@@ -46,7 +46,7 @@ class Answers:
 
 
 class QualityHead(nn.Module):
-    """Guesses the true Dice of masks, from what a prompter says of the state.
+    """Estimates the true Dice of masks from a prompter's output for the state.
 
     Args:
         hidden: channels of the prompter's features.
@@ -83,15 +83,15 @@ class QualityHead(nn.Module):
         masks = F.adaptive_avg_pool2d((answers.logits > 0).float(), grid)
         scalars, estimate = _scalars(answers, masks, belief)
         features = self.narrow(advice.features)
-        own = masks[:, :1]
-        regions = torch.stack([masks, 1 - masks, (masks - own).clamp(min=0), (own - masks).clamp(min=0)], 2)
+        current = masks[:, :1]
+        regions = torch.stack([masks, 1 - masks, (masks - current).clamp(min=0), (current - masks).clamp(min=0)], 2)
         mass = regions.sum((3, 4))
         means = torch.einsum("bchw,bmkhw->bmkc", features, regions) / (mass[..., None] + 1)
         added = self.judge(torch.cat([means.flatten(2), scalars], 2))[..., 0]
         return (torch.logit(estimate, eps=0.01) + added).sigmoid()
 
     def calibrated(self, dice: Tensor) -> Tensor:
-        """Guesses, of any shape, as they turned out on the images held out: a piecewise linear, monotonous map."""
+        """Calibrated estimates, of the same shape: the piecewise linear, increasing map that ``calibrate`` has fitted."""
         place = torch.searchsorted(self.knots, dice.contiguous()).clamp(1, KNOTS - 1)
         low, high = self.knots[place - 1], self.knots[place]
         share = ((dice - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
@@ -100,8 +100,9 @@ class QualityHead(nn.Module):
     def calibrate(self, guesses: NDArray[np.floating], dice: NDArray[np.floating]) -> None:
         """Learn the map from guesses (N,) and true Dice (N,) of images that were not trained on: isotonic regression.
 
-        Evenly many guesses lie around each inner knot, which takes the mean of the regression there; beyond the last one
-        guesses go on with slope 1. It rises everywhere: two masks that the head tells apart stay told apart.
+        The guesses are sorted and cut into parts of equal number. Each part gives one inner knot: the mean guess and the mean
+        of the regression. Beyond the first and the last of them the map has slope 1, within 0..1. It rises strictly everywhere, so that
+        calibration never changes the order of two masks.
         """
         order = np.argsort(guesses, kind="stable")
         ordered = guesses[order].astype(np.float64)
@@ -130,20 +131,20 @@ def quality_loss(guesses: Tensor, dice: Tensor, delta: float = 0.1) -> dict[str,
     huber = F.huber_loss(guesses, dice, delta=delta) / delta
     better = dice[:, :, None] - dice[:, None]
     pairs = better > 0.01
-    # A margin in proportion: of masks that differ much the guesses shall differ much.
+    # The margin is proportional to the true difference: the guesses are to differ by at least half of it.
     lead = guesses[:, :, None] - guesses[:, None]
     rank = (F.softplus((0.5 * better - lead) * 20) / 20 * pairs).sum() / pairs.sum().clamp(min=1)
     return {"huber": huber, "rank": rank}
 
 
 def expected_dice(masks: Tensor, belief: Tensor) -> Tensor:
-    """(B, M) Dice of masks (B, M, g, g) in 0..1 with what is believed of the object, (B, 1, g, g) in 0..1."""
+    """(B, M) Dice of masks (B, M, g, g) in 0..1 with the belief (B, 1, g, g), the probability in 0..1 of the object."""
     both = (masks * belief).sum((2, 3))
     return 2 * both / (masks.sum((2, 3)) + belief.sum((2, 3))).clamp(min=1e-3)
 
 
 def belief_loss(belief: Tensor, area: Tensor) -> Tensor:
-    """Cross-entropy and Dice loss of what is believed of objects, cell by cell.
+    """Cross-entropy and Dice loss of the belief, the predicted probability that a cell lies on the object.
 
     Args:
         belief: (B, g, g) logits.
@@ -155,16 +156,22 @@ def belief_loss(belief: Tensor, area: Tensor) -> Tensor:
 
 
 def value_loss(values: Tensor, cells: Tensor, gains: Tensor) -> Tensor:
-    """Huber loss of what clicks are worth: values (B, 2, g, g), the clicks tried (B, M), their true changes of Dice (B, M)."""
+    """Huber loss of the predicted values of clicks.
+
+    Args:
+        values: (B, 2, g, g) predicted changes of Dice.
+        cells: (B, M) int64, the clicks that were tried, as indices into a state's flattened values.
+        gains: (B, M) their true changes of Dice.
+    """
     return 20 * F.huber_loss(values.flatten(1).gather(1, cells), gains, delta=0.1)
 
 
 def _scalars(answers: Answers, masks: Tensor, belief: Tensor) -> tuple[Tensor, Tensor]:
     """(B, M, 16) numbers in about -1..1 of each mask (B, M, g, g), and its expected Dice (B, M)."""
-    logits, own = answers.logits.float(), masks[:, :1]
+    logits, current = answers.logits.float(), masks[:, :1]
     area = masks.mean((2, 3))
     estimate = expected_dice(masks, belief)
-    more, less = (masks - own).clamp(min=0), (own - masks).clamp(min=0)
+    more, less = (masks - current).clamp(min=0), (current - masks).clamp(min=0)
     unsure = 4 * belief * (1 - belief)
     numbers = [
         estimate,
@@ -188,7 +195,7 @@ def _scalars(answers: Answers, masks: Tensor, belief: Tensor) -> tuple[Tensor, T
 
 
 def euler_number(mask: Tensor) -> Tensor:
-    """Pieces minus holes of masks (N, h, w) of 0 and 1, pieces hanging together over corners: (N,).
+    """Number of pieces minus number of holes (N,) of masks (N, h, w) of 0 and 1; pixels that touch at a corner are connected.
 
     Counted from the corners of 2 x 2 pixels (Gray 1971, "Local properties of binary images in two dimensions").
     """

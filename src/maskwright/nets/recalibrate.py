@@ -1,12 +1,13 @@
-"""SRM, the semantic recalibration module: is a place foreground or background?
+"""SRM, the semantic recalibration module: it decides whether a place is foreground or background.
 
-Huang et al., "AlignSAM", CVPR 2024, section 3.3. Small, trained on few images while the agent clicks. It has two branches, and a task
-uses one of them:
+Huang et al., "AlignSAM", CVPR 2024, section 3.3. A small network, trained on few images while the agent clicks. It has two branches,
+and a task uses one of them:
 
-- implicit, for what has no name (what is salient, blurred, of glass): it sees the image as the last mask shows it, ``F ⊙ M``;
-- explicit, for what has a name: it also sees the image as the name shows it, ``F ⊙ A`` with a map A of ``nets.clip_surgery``.
+- implicit, for targets without a name (salient, blurred or glass objects): its input is ``F ⊙ M``, the image embedding F multiplied
+  by the last mask M;
+- explicit, for targets with a name: its input is also ``F ⊙ A``, with the map A of that name by ``nets.clip_surgery``.
 
-Nothing is normalised over the batch, and attention stays within an image: what is said of an image must not depend on its neighbours.
+Nothing is normalised over the batch, and attention stays within an image: the output for an image does not depend on the others.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class SemanticRecalibration(nn.Module):
             self.before = nn.Sequential(_block(width, hidden), _block(hidden, hidden))
             self.attention, self.after = nn.Identity(), nn.Identity()
         else:
-            # Five lessons after every click: F gets its few channels first, which is the same for F ⊙ A and F ⊙ M as after them, and
-            # an eighth of the work.
+            # The network is trained for several steps after every click, so it has to be fast. Reducing the channels of F once, before
+            # the products F ⊙ A and F ⊙ M, gives the same result as reducing those of each product, for an eighth of the work.
             self.project = nn.Conv2d(width, hidden, 1, bias=False)
             self.before = nn.Sequential(_block(2 * hidden, hidden), _block(hidden, hidden), _block(hidden, hidden))
             self.attention = SelfAttention(hidden, heads)
@@ -75,15 +76,15 @@ class SemanticRecalibration(nn.Module):
                 f"the {self.branch} branch {'takes no' if semantic is not None else 'needs a'} semantic map"
             )
         if semantic is None:
-            seen = features * mask[:, None]
+            inputs = features * mask[:, None]
         else:
             projected = self.project(features)
-            seen = torch.cat([projected * semantic[:, None], projected * mask[:, None]], 1)
-        return self.mask(self.after(self.attention(self.before(seen))))[:, 0]
+            inputs = torch.cat([projected * semantic[:, None], projected * mask[:, None]], 1)
+        return self.mask(self.after(self.attention(self.before(inputs))))[:, 0]
 
 
 class SelfAttention(nn.Module):
-    """Every place of an image looks at all others of the same image, residually: (B, C, h, w) → the same."""
+    """Self-attention over the places of each image, with a residual connection: (B, C, h, w) → the same shape."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ SEGFORMER = Family(
     SegformerForSemanticSegmentation,
     "SegFormer",
     "Give 'sam', a Hugging Face id, a folder with config.json and model.safetensors, or a config.json to start from random weights.",
-    # The head may be new, or may have classified whole images; the encoder must be there, whole.
+    # The head may be missing, or be one that classifies whole images; the encoder must be complete.
     replaced={
         "missing_keys": ("decode_head.",),
         "mismatched_keys": ("decode_head.classifier.",),
@@ -153,7 +153,7 @@ def create(name: str, sam: Sam, categories: int, size: int) -> Segmenter:
 
 
 def build(description: dict[str, Any], categories: int, size: int) -> Segmenter:
-    """An untrained segmenter of the shape that ``description()`` told; its weights are loaded afterwards."""
+    """An untrained segmenter with the architecture in a ``description()``; its weights are loaded afterwards."""
     match description.get("type"):
         case "sam":
             encoder = build_model(description["encoder"], "the segmenter's encoder", ["sam2_vision_model"])

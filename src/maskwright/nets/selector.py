@@ -1,7 +1,7 @@
-"""Which references a query is shown: heuristics that need no training.
+"""Heuristics, without training, that choose the references for a query.
 
-A selector sees pooled vectors only, never masks or memories, so its cost does not depend on the image size. The learned policy of
-SAMIX (SPNet) takes the same arguments and takes its place here.
+A selector reads pooled vectors only, never masks or memories, so its cost does not depend on the image size. The learned policy of
+SAMIX, which can be used instead, is ``nets.spnet``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SelectorName = Literal[Heuristic, "policy"]
 """Selectors that a model can be trained with."""
 
 EvaluatedSelector = Literal[Heuristic, "policy", "oracle"]
-"""Selectors that can be compared. ``policy`` is SPNet; ``oracle`` (``methods.in_context.judging.oracle``) looks at the truth, for
+"""Selectors that can be compared. ``policy`` is SPNet; ``oracle`` (``methods.in_context.judging.oracle``) uses the true masks and is for
 evaluation only."""
 
 
@@ -83,12 +83,12 @@ def _farthest_first(score: Tensor, vectors: Tensor, count: int, shortlist: int =
     near = score.topk(min(shortlist, score.shape[1]), dim=1)
     usable = near.values > -torch.inf
     candidates = F.normalize(vectors[near.indices], dim=-1)
-    chosen = [torch.zeros(len(score), dtype=torch.long, device=score.device)]
+    picks = [torch.zeros(len(score), dtype=torch.long, device=score.device)]
     distance = torch.full_like(near.values, torch.inf)
     for _ in range(count - 1):
-        latest = candidates.gather(1, chosen[-1][:, None, None].expand(-1, 1, candidates.shape[-1]))
+        latest = candidates.gather(1, picks[-1][:, None, None].expand(-1, 1, candidates.shape[-1]))
         distance = torch.minimum(distance, 1 - (candidates * latest).sum(-1))
-        # Below every distance, so that nothing is chosen twice while a copy of it is left.
-        distance = distance.scatter(1, chosen[-1][:, None], -1.0)
-        chosen.append(distance.masked_fill(~usable, -torch.inf).argmax(1))
-    return near.indices.gather(1, torch.stack(chosen, 1))
+        # Below every distance, so that no entry is chosen twice while others are left, even if these are copies of it.
+        distance = distance.scatter(1, picks[-1][:, None], -1.0)
+        picks.append(distance.masked_fill(~usable, -torch.inf).argmax(1))
+    return near.indices.gather(1, torch.stack(picks, 1))

@@ -1,10 +1,11 @@
-"""SPNet, the policy that chooses which references a query is shown (SAMIX, Hu et al. 2026).
+"""SPNet, the policy that chooses the references for a query (SAMIX, Hu et al. 2026).
 
-It sees pooled vectors only. Few candidates are taken from the pool first (``make_shortlist``), so that the network costs the same however
-large the pool is. It starts as the best heuristic, the cosine of the pooled objects, and learns what to add to it by ``rl.grpo``.
+It reads pooled vectors only. A short list of candidates is taken from the pool first (``make_shortlist``), so that the network's cost does
+not depend on the size of the pool. Untrained it equals the best heuristic, the cosine of the pooled objects; ``rl.grpo`` trains a
+correction to it.
 
 Two repairs of the published design: its probability ``cos / sum of cos`` is no distribution where cosines are negative, so here it is
-a masked softmax of ``cos / temperature``; and the candidates know the kind of their label.
+a masked softmax of ``cos / temperature``; and the kind of a candidate's label is part of its input.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Query:
 
     Attributes:
         whole: of the whole image.
-        foreground: of the object, as far as it is known or guessed.
+        foreground: of the object, by its label or by the current prediction of it.
     """
 
     whole: Tensor
@@ -65,7 +66,7 @@ class Entries:
 
 @dataclass(frozen=True)
 class Shortlist:
-    """N queries with K candidates each: what SPNet sees.
+    """N queries with K candidates each, the input of SPNet.
 
     Attributes:
         query: of N.
@@ -110,7 +111,7 @@ def make_shortlist(
 ) -> Shortlist:
     """Take few candidates per query out of E entries: the nearest by object, the nearest by whole image, and some at random.
 
-    The random ones let the policy find what similarity would never show it. Memory grows with N·``ENTRIES_AT_ONCE``, not with N·E
+    The random ones let the policy learn of useful references that are not similar. Memory grows with N·``ENTRIES_AT_ONCE``, not with N·E
     (but for ``allowed`` itself).
 
     Args:
@@ -134,11 +135,11 @@ def make_shortlist(
     count = min(count, entries)
     by_whole = max(count - random, 0) // 2
     by_object = max(count - random - by_whole, 0)
-    left = allowed.clone()
+    available = allowed.clone()
 
     def chance(part: slice) -> Tensor:
         noise = torch.rand(queries, part.stop - part.start, generator=generator, device=generator.device)
-        return noise.to(left.device)
+        return noise.to(available.device)
 
     rules: list[tuple[int, Callable[[slice], Tensor]]] = [
         (by_object, lambda part: cosine(query.foreground, pool.foreground[part])),
@@ -149,10 +150,10 @@ def make_shortlist(
     usable: list[Tensor] = []
     for number, score in rules:
         if number:
-            values, nearest = _best(score, left, number)
+            values, nearest = _best(score, available, number)
             places.append(nearest)
             usable.append(values > -torch.inf)
-            left.scatter_(1, nearest, False)
+            available.scatter_(1, nearest, False)
     index = torch.cat(places, 1)
     return Shortlist(query, pool[index], torch.cat(usable, 1), index)
 
@@ -176,14 +177,14 @@ def _best(score: Callable[[slice], Tensor], left: Tensor, count: int) -> tuple[T
 
 
 class SPNet(nn.Module):
-    """A pointer network over candidates: a ``rl.grpo.Policy`` that chooses T of them one by one, each knowing those before.
+    """A pointer network over candidates: a ``rl.grpo.Policy`` that chooses T of them one by one, each given those chosen before.
 
-    The encoder is a transformer over the candidates, without positions: their order means nothing. The decoder starts from the query's
+    The encoder is a transformer over the candidates, without positions: their order has no effect. The decoder starts from the query's
     pooled features. The probability of a candidate is a softmax of ``cos(q + A h, c + B e) / temperature`` over those that are allowed
-    and not chosen yet: q and c are the unit vectors of the pooled objects, h and e what decoder and encoder make of query and
-    candidate. A and B are zero at first, so that an untrained SPNet's greedy choice is the selector ``similar-foreground``; for the
-    same reason everything behind A and B learns from the second step on. Where a query has fewer allowed candidates than T, its last
-    choice repeats, with probability 1.
+    and not chosen yet: q and c are the unit vectors of the pooled objects of query and candidate, h the decoder's and e the encoder's
+    output. A and B are zero at first, so that an untrained SPNet's greedy choice is the selector ``similar-foreground``; the layers
+    below A and B therefore get no gradient in the first step. Where a query has fewer allowed candidates than T, its last choice
+    repeats, with probability 1.
 
     Args:
         channels: C, of the pooled image features.
@@ -277,13 +278,15 @@ class SPNet(nn.Module):
         state = torch.cat([start, start + latest], 2)
         for layer in self.decoder:
             state = layer(state, encoded, shortlist.allowed)
-        wanted = self.query_shift(self.decoder_norm(state))
-        offered = self.candidate_shift(encoded)
-        # Half precision would blur cosines that are close, as those of pooled features are.
+        query_vectors = self.query_shift(self.decoder_norm(state))
+        candidate_vectors = self.candidate_shift(encoded)
+        # The cosines of pooled features are close to each other; half precision could not separate them.
         with torch.autocast(encoded.device.type, enabled=False):
-            wanted = F.normalize(query.foreground.float(), dim=-1)[:, None, None] + wanted.float()
-            offered = F.normalize(shortlist.candidates.foreground.float(), dim=-1) + offered.float()
-            similarity = F.normalize(wanted, dim=-1).flatten(1, 2) @ F.normalize(offered, dim=-1).transpose(1, 2)
+            query_vectors = F.normalize(query.foreground.float(), dim=-1)[:, None, None] + query_vectors.float()
+            candidate_vectors = F.normalize(shortlist.candidates.foreground.float(), dim=-1) + candidate_vectors.float()
+            similarity = F.normalize(query_vectors, dim=-1).flatten(1, 2) @ F.normalize(
+                candidate_vectors, dim=-1
+            ).transpose(1, 2)
         temperature = self.log_temperature.clamp(min=math.log(0.01)).exp()
         logits = similarity.view(*state.shape[:3], -1) / temperature
         return logits.masked_fill(~_possible(shortlist.allowed, prefix), -torch.inf)
@@ -291,9 +294,9 @@ class SPNet(nn.Module):
 
 def _possible(allowed: Tensor, prefix: Tensor) -> Tensor:
     """(N, K) allowed, (N, G, t) chosen → (N, G, t + 1, K): allowed and not chosen yet; the last choice where nothing else is left."""
-    chosen = F.pad(F.one_hot(prefix, allowed.shape[1]), (0, 0, 1, 0))
-    free = allowed[:, None, None] & (chosen.cumsum(2) == 0)
-    return torch.where(free.any(-1, keepdim=True), free, chosen > 0)
+    choices = F.pad(F.one_hot(prefix, allowed.shape[1]), (0, 0, 1, 0))
+    free = allowed[:, None, None] & (choices.cumsum(2) == 0)
+    return torch.where(free.any(-1, keepdim=True), free, choices > 0)
 
 
 class Attention(nn.Module):

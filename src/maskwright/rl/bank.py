@@ -1,4 +1,4 @@
-"""Everything that stays the same while clicks come and go: images, their embeddings, and the truth where it is known."""
+"""The data of click episodes that clicks do not change: images, their embeddings and, where there are any, true masks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Truth:
 
     @property
     def hard(self) -> Tensor:
-        """(N, h, w) bool: at least half of what is known of the low-resolution pixel is on the object."""
+        """(N, h, w) bool: at least half of the known part of the low-resolution pixel is on the object."""
         return (2 * self.area >= self.counted) & (self.area > 0)
 
     def __getitem__(self, rows: Any) -> Truth:
@@ -85,11 +85,11 @@ class Bank:
 
     Attributes:
         embedding: of the M images.
-        cells: the same as ``FrozenDecoder`` reads it; the coarse level is shared.
+        cells: the same in the form that ``FrozenDecoder`` reads; both share the memory of the coarse level.
         image: (N,) int64, the image of each target.
         pixels: (M, 3, S, S) uint8.
         inside: (M, S, S) bool, canvas pixels that show the image.
-        truth: of the N targets, or None where it is not known.
+        truth: true masks of the N targets, or None where there are none.
         names: N names for messages and reports.
     """
 
@@ -122,7 +122,7 @@ class Bank:
 
     @property
     def known_truth(self) -> Truth:
-        """The truth, where there must be one. Raises ValueError where there is none."""
+        """``truth``, never None. Raises ValueError where the bank has none."""
         if self.truth is None:
             raise ValueError("this bank was made without truth; only clicks without a score are possible")
         return self.truth
@@ -208,7 +208,7 @@ class Bank:
             inside: (M, S, S) bool, canvas pixels that show the image; left out: all.
             image: (N,) image of each target; left out: one target in each image.
             names: N of them; left out: numbers.
-            embedding: of the M images where it is at hand; left out: they are encoded.
+            embedding: of the M images, if it has been computed before; left out: they are encoded.
             batch: images in one pass of the encoder.
 
         Raises:
@@ -286,7 +286,7 @@ class Bank:
             category: targets of this one only; left out: of all but the background.
             objects: at most so many targets of an image, spread evenly over its ids; left out: all.
             memory: bytes of one bank, which has one image at least; left out: all is one bank.
-            store: gets the embeddings that it lacks; left out: the images are encoded here.
+            store: embeddings are read from it, and missing ones are computed and added; left out: all images are encoded here.
             batch: images in one pass of the encoder.
             may_be_empty: give nothing where there is no target at all.
 
@@ -319,15 +319,15 @@ class Bank:
         if not problems and is_empty:
             if may_be_empty:
                 return
-            wanted = "a category" if category is None else f"category {category}"
-            problems = [f"no mask shows an object of {wanted}, of at least {MIN_SHARE:.3%} of the image; name others"]
+            target = "a category" if category is None else f"category {category}"
+            problems = [f"no mask shows an object of {target}, of at least {MIN_SHARE:.3%} of the image; name others"]
         if problems:
             raise DataError(problems, where)
         yield cls._of_loaded(sam, dataset, loaded, store, batch)
 
     @classmethod
     def _bytes(cls, sam: Sam) -> tuple[int, int]:
-        """What an image, and what a target, takes in a bank."""
+        """Bytes that one image, and that one target, takes in a bank."""
         blank = torch.zeros(1, 3, sam.size, sam.size, dtype=torch.uint8)
         bank = cls.of_images(sam, blank, truth=blank[:, 0] > 0)
         target = bank.known_truth.nbytes
@@ -381,16 +381,18 @@ def _read(
     image = read_image(dataset.image_path(sample))
     values, categories = label_values(dataset, sample)
     if values.shape != image.shape[:2]:
-        found = f"{values.shape[1]}x{values.shape[0]}"
+        mask_size = f"{values.shape[1]}x{values.shape[0]}"
         raise DataError(
-            [f"{dataset.mask_path(sample)}: the mask has {found} pixels, its image {image.shape[1]}x{image.shape[0]}"]
+            [
+                f"{dataset.mask_path(sample)}: the mask has {mask_size} pixels, its image {image.shape[1]}x{image.shape[0]}"
+            ]
         )
     matrix = resize_matrix((image.shape[1], image.shape[0]), size)
     ids, kinds = warp_mask(values, matrix, size, fill=0), warp_mask(categories, matrix, size)
     known = kinds != IGNORE
-    wanted = known & (ids > 0) if category is None else kinds == category
-    numbers, counts = np.unique(ids[wanted], return_counts=True)
-    kept = numbers[counts >= MIN_SHARE * size * size]
-    if objects is not None and len(kept) > objects:
-        kept = kept[np.linspace(0, len(kept) - 1, objects).round().astype(int)]
-    return warp_image(image, matrix, size)[0], [(int(id), ids == id, known) for id in kept.tolist()]
+    on_target = known & (ids > 0) if category is None else kinds == category
+    numbers, counts = np.unique(ids[on_target], return_counts=True)
+    target_ids = numbers[counts >= MIN_SHARE * size * size]
+    if objects is not None and len(target_ids) > objects:
+        target_ids = target_ids[np.linspace(0, len(target_ids) - 1, objects).round().astype(int)]
+    return warp_image(image, matrix, size)[0], [(int(id), ids == id, known) for id in target_ids.tolist()]

@@ -1,8 +1,9 @@
 """Clicks on many images at once: pure functions from one batch of states to the next, all on tensors.
 
-A state is what SAM knows of each of B targets after some prompts; ``click`` gives every target one more and asks SAM
-once for all of them, through the ``FrozenDecoder``: what a target is answered does not depend on its neighbours in the
-batch. Nothing is encoded here, embeddings lie in a ``Bank``. There is no loop over targets, and no randomness.
+A state holds the prompts given to SAM for each of B targets, and SAM's last output for them; ``click`` adds a prompt to
+every target and runs SAM's mask decoder once for all of them, through the ``FrozenDecoder``: the mask of a target does not
+depend on the others of the batch. Nothing is encoded here: embeddings come from a ``Bank``. There is no loop over targets,
+and no randomness.
 
 Example::
 
@@ -33,7 +34,7 @@ from maskwright.sam.prompts import NEGATIVE, PADDING, POSITIVE, Prompts
 from maskwright.sam.sam import Sam
 
 SLOTS = 8
-"""Prompt tokens that a state has room for, unless asked for otherwise; a box takes two, a click one."""
+"""Default number of prompt tokens that a state has room for; a box takes two, a click one."""
 
 STABILITY_OFFSET = 1.0
 """Logits by which the threshold is moved either way for the stability score (SAM's ``stability_score_offset``)."""
@@ -41,14 +42,14 @@ STABILITY_OFFSET = 1.0
 
 @dataclass(frozen=True)
 class ClickState:
-    """What SAM was told about B targets, and what it answered.
+    """The prompts given to SAM for B targets, and its last output.
 
     Attributes:
         rows: (B,) int64, the targets in the bank.
         points: (B, C, 2) float32 prompt tokens in canvas pixels, in the order they were given; C slots.
         labels: (B, C) int64: 1 = on the object, 0 = off it, 2 and 3 the corners of a box, -1 = the slot is free.
-        logits: (B, h, w) low-resolution logits of the last answer.
-        iou: (B,) in 0..1, SAM's own guess of its IoU.
+        logits: (B, h, w) low-resolution logits of the last mask.
+        iou: (B,) in 0..1, the IoU of that mask as SAM predicts it.
         stability: (B,) in 0..1, see ``stability``.
         done: (B,) bool, the episode is over: further clicks change nothing.
     """
@@ -80,7 +81,7 @@ class ClickState:
         return self.is_click.sum(1)
 
     def __getitem__(self, index: Any) -> ClickState:
-        """Some of the targets, in the order asked for."""
+        """Some of the targets, in the order of the index."""
         return ClickState(**{name: getattr(self, name)[index] for name in self.__dataclass_fields__})
 
     @staticmethod
@@ -129,10 +130,10 @@ def start_box(sam: Sam, bank: Bank, rows: Tensor, boxes: Tensor, *, slots: int =
 
 
 def start_mask(sam: Sam, bank: Bank, rows: Tensor, logits: Tensor, *, slots: int = SLOTS) -> ClickState:
-    """From masks that somebody else made: logits (B, h, w) at SAM's low resolution. The state holds them unchanged.
+    """From masks of any origin: logits (B, h, w) at SAM's low resolution. The state holds them unchanged.
 
-    ``iou`` is SAM's guess for its own answer to the mask as a prompt: as near as it comes to judging a mask that is not
-    its own.
+    ``iou`` is the IoU that SAM predicts for its output with this mask as the only prompt, as SAM has no estimate for a mask
+    that it has not made.
     """
     points, labels = _empty(rows, slots)
     logits = logits.to(bank.device, torch.float32)
@@ -147,7 +148,7 @@ def click(
     Args:
         place: (B, 2) x y in canvas pixels.
         label: (B,) 1 = on the object, 0 = off it.
-        active: (B,) bool, who clicks; left out: all. Those who are ``done`` never do.
+        active: (B,) bool, the targets that get a click; left out: all. Targets that are ``done`` never get one.
 
     Raises:
         ValueError: a target that clicks has no free slot.
@@ -164,7 +165,7 @@ def click(
 
 
 def counterfactual(sam: Sam, bank: Bank, state: ClickState, places: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """What SAM would answer to each of M clicks, every one tried from the same state.
+    """SAM's output for each of M alternative clicks, every one added to the same state.
 
     Args:
         places: (B, M, 2) x y in canvas pixels.
@@ -265,7 +266,7 @@ def clicked_pixels(state: ClickState, size: int) -> Tensor:
     return F.pad(clicked, (1, 0)).scatter(1, place + 1, True)[:, 1:].unflatten(1, (size, size))
 
 
-# ---------------------------------------------------------------------------------------------------------- asking
+# -------------------------------------------------------------------------------------------------------- decoding
 
 
 def _empty(rows: Tensor, slots: int) -> tuple[Tensor, Tensor]:
@@ -281,11 +282,11 @@ def _add(state: ClickState, places: Tensor, labels: Tensor) -> tuple[Tensor, Ten
     """Prompts (B, M, C, 2) and (B, M, C) with one of M clicks (B, M, 2), (B, M) more, in the first free slot."""
     if bool((state.tokens >= state.labels.shape[1]).any()):
         raise ValueError(f"all {state.labels.shape[1]} slots of a state are taken; start it with more")
-    tried = places.shape[1]
-    slot = state.tokens[:, None, None].expand(-1, tried, 1)
-    points = state.points[:, None].expand(-1, tried, -1, -1)
+    count = places.shape[1]
+    slot = state.tokens[:, None, None].expand(-1, count, 1)
+    points = state.points[:, None].expand(-1, count, -1, -1)
     points = points.scatter(2, slot[..., None].expand(-1, -1, -1, 2), places[:, :, None].to(points))
-    tokens = state.labels[:, None].expand(-1, tried, -1)
+    tokens = state.labels[:, None].expand(-1, count, -1)
     return points, tokens.scatter(2, slot, labels[..., None].to(tokens))
 
 

@@ -1,7 +1,7 @@
-"""Corrective clicks as gymnasium environments: ``ClickVectorEnv``, batched by nature, and ``maskwright/Clicks-v0``.
+"""Corrective clicks as gymnasium environments: ``ClickVectorEnv`` for batches, and ``maskwright/Clicks-v0`` for one image.
 
-One step asks a frozen SAM once for all images. Embeddings are computed when the ``Bank`` is made, rewards are taken on
-SAM's low-resolution grid, and the maps of an observation are carried on from step to step.
+One step runs the mask decoder of a frozen SAM once for all images. Embeddings are computed when the ``Bank`` is made,
+rewards are computed on SAM's low-resolution grid, and the maps of an observation are updated from step to step.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PIXELS = 128
 """Pixels along a side of the published agent's observation."""
 
 SCENES = 16
-"""Procedural scenes where no bank is given."""
+"""Number of procedural scenes that are rendered where no bank is given."""
 
 OPENING_SLOTS = 4
 """Prompt tokens that an opening may take: clicks, or a box with two."""
@@ -66,7 +66,7 @@ class ClickEnvSettings:
         shuffle: targets in random order.
 
     Raises:
-        ValueError: a number below 1, or an unknown observation; all that is wrong is named.
+        ValueError: a number below 1, or an unknown observation; the message lists every problem.
     """
 
     observation: ObservationKind | None = "sam"
@@ -197,7 +197,7 @@ class ClickVectorEnv(VectorEnv):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that the environments keep, besides the bank."""
+        """Bytes of all tensors that the environments hold, without the bank."""
         state = self.state
         of_state = [getattr(state, name) for name in state.__dataclass_fields__]
         return sum(part.nbytes for part in [*of_state, self._taken, self._dice, self._near]) + self._view.nbytes
@@ -251,13 +251,13 @@ class ClickVectorEnv(VectorEnv):
         return tuple(draw_labels(i, mask=m, points=p) for i, m, p in zip(images, masks, points, strict=True))
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """(B, actions): those that make sense, see the class; as ``MaskablePPO`` of sb3-contrib asks for it."""
+        """(B, actions) bool: the actions that make sense, see the class. ``MaskablePPO`` of sb3-contrib calls this method."""
         return self._allowed().cpu().numpy()
 
     # ------------------------------------------------------------------------------------------------- dynamics
 
     def _act(self, before: ClickState, action: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        """Click where environments are active: who is over now (B,), and rewards (B,)."""
+        """Click in the active environments. Returns (B,) bool, the episodes that end with this step, and rewards (B,)."""
         settings = self.settings
         stopped = active & (action == self.stop_action) if settings.stop else torch.zeros_like(active)
         clicking = active & ~stopped
@@ -281,7 +281,7 @@ class ClickVectorEnv(VectorEnv):
         opened = self._opened(rows)
         count, grid = self.num_envs, self.settings.grid
         if self._state is None:
-            # Everything is about to be overwritten: the first reset is one of all environments.
+            # The first reset is one of all environments, so that the lines below overwrite these values everywhere.
             self._state = opened
             self._taken = torch.zeros(count, dtype=torch.long, device=self.bank.device)
             self._dice = torch.zeros(count, device=self.bank.device)
@@ -302,14 +302,14 @@ class ClickVectorEnv(VectorEnv):
         if self.settings.opening is not None:
             return self.settings.opening(self.sam, self.bank, rows, slots, self.np_random)
         if self._openings is None:
-            # The oracle's first clicks never change, and its distance maps take longer than SAM's answer.
+            # The oracle's first click on a target is always the same, and its distance maps take longer than SAM's decoder.
             everyone = torch.arange(len(self.bank), device=self.bank.device)
             parts = [oracle_opening(self.sam, self.bank, part, slots, self.np_random) for part in everyone.split(64)]
             self._openings = ClickState.cat(parts)
         return self._openings[rows]
 
     def _next_episodes(self, terminated: Tensor) -> dict[str, Any]:
-        """Reset those who are over within their last step; their last observations and infos."""
+        """Reset the environments whose episode has just ended. Returns the last observations and infos of these episodes."""
         over = terminated.cpu().numpy()
         last = self._view.observe(self.state)
         finals = np.full(self.num_envs, None, dtype=object)

@@ -2,7 +2,7 @@
 
 GRPO (Shao et al. 2024, "DeepSeekMath", sec. 4.1) needs no value network: several answers to the same question are compared with each
 other. The answers of a group are drawn without replacement by stochastic beam search (Kool et al. 2019, "Stochastic Beams and Where to
-Find Them"), so that no answer is paid for twice.
+Find Them"), so that no reward is computed twice for the same answer.
 
 One round, for B questions (queries), G answers each and T choices per answer::
 
@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ObservationT = TypeVar("ObservationT", contravariant=True)
-"""What a policy sees of the queries; it is the policy's own affair."""
+"""A policy's input for the queries. GRPO passes it on without reading it, so that a policy may use any type."""
 
 
 class Policy(Protocol[ObservationT]):
-    """What GRPO asks of a policy. It must be deterministic given its arguments: no dropout."""
+    """The interface of policies that GRPO can train. Both methods must be deterministic given their arguments: no dropout."""
 
     def sample(
         self, observation: ObservationT, /, groups: int, length: int, generator: torch.Generator
@@ -108,11 +108,11 @@ def beam_search(
         perturbed, total = best.values, children.flatten(1).gather(1, best.indices)
         prefix = prefix.gather(1, parent[..., None].expand(-1, -1, prefix.shape[-1]))
         prefix = torch.cat([prefix, item[..., None]], -1)
-        # What is impossible never comes back; it must only be something that ``logits`` can continue.
+        # An impossible prefix stays impossible; the first prefix replaces it because ``logits`` needs one that can be continued.
         prefix = torch.where(total[..., None] > -torch.inf, prefix, prefix[:, :1])
-    lacking = width - prefix.shape[1]
-    prefix = torch.cat([prefix, prefix[:, :1].expand(-1, lacking, -1)], 1)
-    return prefix, F.pad(total, (0, lacking), value=-torch.inf)
+    shortfall = width - prefix.shape[1]
+    prefix = torch.cat([prefix, prefix[:, :1].expand(-1, shortfall, -1)], 1)
+    return prefix, F.pad(total, (0, shortfall), value=-torch.inf)
 
 
 def _gumbel_below(log_probabilities: Tensor, maximum: Tensor, generator: torch.Generator, alike: bool) -> Tensor:
@@ -126,8 +126,8 @@ def _gumbel_below(log_probabilities: Tensor, maximum: Tensor, generator: torch.G
     below = free - free.amax(-1, keepdim=True)
     rest = torch.where(below > -0.69, (-torch.expm1(below)).log(), torch.log1p(-below.exp()))
     v = maximum[..., None] - free + rest
-    given = maximum[..., None] - v.relu() - torch.log1p(torch.exp(-v.abs()))
-    return torch.where(log_probabilities > -torch.inf, given, -torch.inf)
+    conditional = maximum[..., None] - v.relu() - torch.log1p(torch.exp(-v.abs()))
+    return torch.where(log_probabilities > -torch.inf, conditional, -torch.inf)
 
 
 # ---------------------------------------------------------------------------------------------------------- judging
@@ -139,8 +139,8 @@ def standardise(rewards: Tensor, valid: Tensor | None = None, floor: float = 1e-
     Args:
         rewards: (B, G).
         valid: (B, G) bool, which members count; None = all.
-        floor: a group whose (population) standard deviation is below it says nothing and becomes all zero, instead of noise
-            blown up to size one.
+        floor: a group whose (population) standard deviation is below it becomes all zero: dividing by so small a number would scale
+            mere noise up to size one.
 
     Returns:
         (B, G) float; zero where not valid; sums to zero over every group.
@@ -165,7 +165,7 @@ def advantages(rewards: Tensor, present: Tensor, valid: Tensor | None = None, fl
         floor: see ``standardise``.
 
     Returns:
-        (B, G) float; sums to zero over every group, and is all zero for a group that teaches nothing.
+        (B, G) float; sums to zero over every group, and is all zero for a group whose rewards do not differ.
 
     Raises:
         ValueError: a reward that counts is NaN or infinite.
@@ -201,7 +201,7 @@ def grpo_loss(
         new: (B, G, T) log-probability of every choice under the policy that learns, with gradient.
         old: (B, G, T) the same under the policy that drew the sequences.
         advantages: (B, G).
-        clip: how far a ratio may leave 1 before it stops paying.
+        clip: largest distance of a ratio from 1 up to which a further change still lowers the loss.
         reference: (B, G, T) the same under a policy to stay close to.
         kl: weight of the divergence from it, estimated without bias by ``r - log r - 1`` with r = reference / new (eq. 4).
         valid: (B, G) bool, which members of the groups exist; None = all.
@@ -257,12 +257,12 @@ def update(
         observation: without gradients of its own (it is scored once per epoch).
         sequences: (B, G, T) from ``policy.sample``.
         advantages: (B, G).
-        descend: takes one optimiser step down a loss (``descent``, or what a trainer has for many processes).
+        descend: takes one optimiser step on a loss (``descent``, or a trainer's function for several processes).
         epochs: how often the sequences are used.
         clip, kl: see ``grpo_loss``.
         old: (B, G, T) scores by the policy that drew the sequences; None: ``policy`` is that policy and has not learnt since, so that
             the ratios of the first epoch are exactly 1.
-        reference: a policy to stay close to; not asked where ``kl`` is 0.
+        reference: a policy to stay close to; not evaluated where ``kl`` is 0.
         valid: (B, G) bool, which members of the groups exist; None = all.
         active: whether to step at all; None: where any group is used. Momentum and weight decay would move the parameters even
             without a gradient. With many processes, tell each whether ANY of them has a group, so that all step equally often.

@@ -1,7 +1,7 @@
-"""What agents see of click environments: drawn click by click, so that an observation costs no more than its last click.
+"""Observations of click environments, updated by each click, so that the cost of one does not grow with the number of clicks.
 
-``ClickVectorEnv`` tells a view which episodes begin and which clicks are placed, and asks it for the observations; its docstring says
-what they hold.
+``ClickVectorEnv`` calls a view when episodes begin and when clicks are placed, and takes the observations from it; the docstring of
+``ClickVectorEnv`` describes them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOGIT_LIMIT = 32.0
 
 
 class RowView:
-    """Nothing but the row: for learners that read ``ClickVectorEnv.state``."""
+    """The target's row alone: for learners that read ``ClickVectorEnv.state``."""
 
     nbytes = 0
 
@@ -42,7 +42,7 @@ class RowView:
 
 
 class SamView(RowView):
-    """SAM's last answer and the clicks, at the resolution of its logits: ``observation="sam"``."""
+    """SAM's last logits and the clicks, at the resolution of these logits: ``observation="sam"``."""
 
     def __init__(self, bank: Bank, count: int, pixels: int) -> None:
         side = bank.size // 4
@@ -75,7 +75,7 @@ class SamView(RowView):
 
 
 class PixelView(RowView):
-    """Pictures, as the published agent sees them: ``observation="pixels"``."""
+    """Small images, the input of the published agent: ``observation="pixels"``."""
 
     def __init__(self, bank: Bank, count: int, pixels: int) -> None:
         self.size, self.side = bank.size, pixels

@@ -1,4 +1,4 @@
-"""The next corrective click as it is simulated from the ground truth: the middle of what is most wrong.
+"""The next corrective click, simulated from the ground truth: in the middle of the largest error.
 
 RITM (Sofiiuk et al. 2021, "Reviving Iterative Training with Mask Guidance for Interactive Segmentation", the evaluation
 code's ``Clicker.get_next_click``): the click goes to the pixel of the false-negative or the false-positive region that
@@ -17,10 +17,10 @@ _LARGEST_SIDE = 32_767  # beyond it a squared distance does not fit into int32
 
 
 def next_click(predictions: Tensor, truths: Tensor, clicked: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Where an oracle clicks next, and whether it says "on the object" or "off it".
+    """The place of an oracle's next click, and its label: on the object, or off it.
 
     Of several equally deep pixels the first in reading order is taken; where the two regions reach equally deep, the
-    click is negative, as in RITM. Pixels that count nowhere are left out by giving them the truth as prediction.
+    click is negative, as in RITM. To leave out pixels that do not count, set their prediction to the truth.
 
     Args:
         predictions: ``(N, H, W)`` bool; all False before the first click.
@@ -36,8 +36,8 @@ def next_click(predictions: Tensor, truths: Tensor, clicked: Tensor | None = Non
     """
     maps = {"predictions": predictions, "truths": truths} | ({} if clicked is None else {"clicked": clicked})
     if any(m.dtype != torch.bool or m.ndim != 3 or m.shape != truths.shape for m in maps.values()):
-        given = ", ".join(f"{name} {tuple(m.shape)} {m.dtype}" for name, m in maps.items())
-        raise ValueError(f"the oracle needs equal shapes (N, H, W) of bool, not {given}")
+        shapes = ", ".join(f"{name} {tuple(m.shape)} {m.dtype}" for name, m in maps.items())
+        raise ValueError(f"the oracle needs equal shapes (N, H, W) of bool, not {shapes}")
     count, _, width = truths.shape
     errors = torch.stack([truths & ~predictions, predictions & ~truths], dim=1)
     depth = squared_distance(errors.flatten(0, 1)).unflatten(0, (count, 2))
@@ -45,8 +45,8 @@ def next_click(predictions: Tensor, truths: Tensor, clicked: Tensor | None = Non
         depth.masked_fill_(clicked[:, None], 0)
     deepest, place = depth.flatten(2).max(-1).values, depth.flatten(2).argmax(-1)
     missing = deepest[:, 0] > deepest[:, 1]
-    chosen = torch.where(missing, place[:, 0], place[:, 1])
-    points = torch.stack([chosen % width, chosen // width], dim=-1).float() + 0.5
+    pixel = torch.where(missing, place[:, 0], place[:, 1])
+    points = torch.stack([pixel % width, pixel // width], dim=-1).float() + 0.5
     return points, missing.long(), deepest.amax(1) > 0
 
 
@@ -55,7 +55,8 @@ def squared_distance(regions: Tensor) -> Tensor:
 
     Pixels beyond the image count as outside. Two passes (Felzenszwalb & Huttenlocher 2012, "Distance Transforms of
     Sampled Functions"): distances along the columns, then the minimum over each row of theirs plus the squared offset.
-    The second pass goes by offset and ends at the deepest distance found so far, as no farther pixel can be nearer.
+    The second pass goes by offset and ends when the squared offset reaches the largest distance so far: no pixel that is
+    farther away in the row can lower a distance any more.
 
     Args:
         regions: ``(N, H, W)`` bool.
@@ -77,7 +78,7 @@ def _squared_distance(regions: Tensor) -> Tensor:
     row = torch.arange(1, height + 1, device=regions.device, dtype=torch.int32)[:, None]
     above = row - torch.where(regions, 0, row).cummax(1).values
     below = torch.where(regions, height + 1, row).flip(1).cummin(1).values.flip(1) - row
-    # Only rows with a pixel of a region have anything to find; after the first clicks they are few.
+    # Rows without a pixel of a region are 0 and can be skipped; after the first clicks these are most of them.
     busy = regions.any(-1)
     along_column = torch.minimum(above, below)[busy].square()
 

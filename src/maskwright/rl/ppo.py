@@ -1,10 +1,10 @@
 """Proximal policy optimisation for episodes of one length that run side by side.
 
 Schulman et al., "Proximal Policy Optimization Algorithms", 2017. The defaults are AlignSAM's plain form (Huang et al., CVPR 2024): the
-advantage is ``r + γ V(s') − V(s)`` as it comes, and there is no bonus for entropy; all else is an option.
+advantage is ``r + γ V(s') − V(s)``, not normalised, and there is no bonus for entropy; other forms are options.
 
-An epoch is one step of the optimiser on all that was collected, however it is cut into parts for the memory's sake. So in the first
-epoch every action is exactly as likely as when it was taken: the ratio is 1.
+An epoch is one step of the optimiser on the whole rollout; cutting it into chunks bounds the memory and does not change the step. In the
+first epoch every action is therefore exactly as likely as when it was taken: the ratio is 1.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Settings:
 
     Attributes:
         epochs: steps of the optimiser.
-        clip: how far the ratio may move from 1 and still be paid for.
+        clip: largest distance of the ratio from 1 up to which a further change still lowers the loss.
         gamma: discount.
         smoothing: λ of generalised advantage estimation (Schulman et al. 2016); 0 looks one step ahead.
         entropy: weight of the policy's entropy.
         value: weight of the critic's squared error.
         normalise: bring the advantages to mean 0 and deviation 1.
-        chunk: transitions evaluated at once; bounds the memory, changes nothing else.
+        chunk: transitions evaluated at once; bounds the memory and has no other effect.
         max_norm: gradients are clipped to this length.
     """
 
@@ -49,12 +49,12 @@ class Rollout:
     """N episodes of T steps each. Tensors are (T, N).
 
     Attributes:
-        states: (T, N, ...) what the policy saw.
-        allowed: (T, N, A) bool, which actions it could take.
-        actions: int64.
-        log_probs: of the actions, when they were taken.
-        values: the critic's, then.
-        rewards: after the action.
+        states: (T, N, ...) inputs of the policy.
+        allowed: (T, N, A) bool, the actions that it could choose from.
+        actions: int64, the actions taken.
+        log_probs: log-probabilities of the actions under the policy that took them.
+        values: the critic's values of the states at that time.
+        rewards: of the actions.
     """
 
     states: Tensor
@@ -71,7 +71,7 @@ class Rollout:
 
 
 def advantages(rewards: Tensor, values: Tensor, gamma: float, smoothing: float) -> Tensor:
-    """``Σ (γλ)^k δ_{t+k}`` with ``δ_t = r_t + γ V_{t+1} − V_t``; after the last step nothing is to be had.
+    """``Σ (γλ)^k δ_{t+k}`` with ``δ_t = r_t + γ V_{t+1} − V_t``; the value after the last step is 0.
 
     Args:
         rewards, values: (T, N).
@@ -90,7 +90,7 @@ def advantages(rewards: Tensor, values: Tensor, gamma: float, smoothing: float) 
 
 
 def log_probabilities(logits: Tensor, allowed: Tensor) -> Tensor:
-    """(..., A) log-probabilities of the allowed actions; the others have none (-inf)."""
+    """(..., A) log-probabilities of the allowed actions; -inf for the others."""
     return logits.masked_fill(~allowed, -torch.inf).log_softmax(-1)
 
 
@@ -98,10 +98,10 @@ def update(net: nn.Module, optimizer: torch.optim.Optimizer, rollout: Rollout, s
     """Learn from a rollout.
 
     Args:
-        net: states (n, ...) → logits (n, A) and values (n,). What it says of a state must not depend on the others of a batch.
+        net: states (n, ...) → logits (n, A) and values (n,). Its output for a state must not depend on the others of the batch.
         optimizer: of the net.
         rollout: collected with the net as it is now.
-        settings: see there.
+        settings: see ``Settings``.
 
     Returns:
         Numbers to be logged: ``policy_loss`` and ``value_loss`` of the first epoch, ``entropy`` at its start, ``ratio_first``: the largest
@@ -148,7 +148,7 @@ Sampler = Callable[[Tensor], Tensor]
 
 
 def sampler(generator: torch.Generator) -> Sampler:
-    """Actions by chance; the generator is on the CPU, so that every device draws the same."""
+    """Draws actions at random; the generator is on the CPU, so that every device draws the same actions."""
 
     def draw(log_probs: Tensor) -> Tensor:
         noise = torch.rand(log_probs.shape, generator=generator).clamp(1e-10, 1 - 1e-7).to(log_probs.device)

@@ -1,15 +1,15 @@
-"""The interface of "SAM2 Click Agent" (a published PPO agent), on top of ours.
+"""The interface of "SAM2 Click Agent" (a published PPO agent), on top of ``ClickEnv``.
 
-What its description leaves open is chosen here, and said here:
+Its publication does not specify the following points; here they are:
 
 - Action ``kind · G² + row · G + column``: kind 0 is a click on the object, 1 one off it; the click falls on the centre of
   the cell.
-- The observation is float32 in 0..1, or uint8 in 0..255 with ``dtype="uint8"``: take what the agent was saved with
+- The observation is float32 in 0..1, or uint8 in 0..255 with ``dtype="uint8"``: use the type that the agent was saved with
   (``agent.observation_space.dtype``). Stable-Baselines3's ``CnnPolicy`` wants ``policy_kwargs={"normalize_images":
-  False}`` for the former. A click is seen as a Gaussian whose deviation is 3 % of the side.
+  False}`` for the former. A click is drawn as a Gaussian whose deviation is 3 % of the side.
 - An episode starts after the oracle's first click, and its ``max_clicks`` are those that the agent places.
-- The bonus at the boundary is the change of what is right near the outline, at most half of the change of Dice. The
-  published one paid for masks that got worse.
+- The bonus at the boundary is the change of the share of correct pixels near the outline, at most half of the change of
+  Dice. The published one could reward masks that got worse.
 - SAM gets its last logits with every click, and gives three masks for the first click only.
 """
 

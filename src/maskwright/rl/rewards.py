@@ -1,4 +1,4 @@
-"""What a click is worth, and who says whether it lies on the object: the parts in which click environments differ."""
+"""Rewards, labellers of clicks, and openings of episodes: the parts in which click environments differ."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Transition:
 
     Attributes:
         bank: of the targets.
-        before, after: the states; equal for those who stopped.
+        before, after: the states; equal for targets whose episode was stopped.
         place: (B, 2) x y of the clicks in canvas pixels.
         label: (B,) 1 = on the object, 0 = off it.
         dice_before, dice_after: (B,) on the low-resolution grid.
-        stopped: (B,) bool, those who stopped instead of clicking.
+        stopped: (B,) bool, the agent stopped the episode instead of clicking.
     """
 
     bank: Bank
@@ -42,13 +42,13 @@ class Transition:
 
 
 class Reward(Protocol):
-    """What a step is worth: (B,) float32."""
+    """The reward of a step: (B,) float32."""
 
     def __call__(self, step: Transition) -> Tensor: ...
 
 
 class ClickLabeller(Protocol):
-    """Says whether places (B, 2) lie on the object: (B,) int64, 1 or 0."""
+    """Decides whether places (B, 2) lie on the object: (B,) int64, 1 or 0."""
 
     def __call__(self, bank: Bank, state: ClickState, place: Tensor) -> Tensor: ...
 
@@ -62,7 +62,7 @@ class Opening(Protocol):
 
 
 def oracle_opening(sam: Sam, bank: Bank, rows: Tensor, slots: int, generator: np.random.Generator) -> ClickState:
-    """One click of the oracle, in the middle of the object. Needs the truth; draws nothing."""
+    """One click of the oracle, in the middle of the object. Needs the truth; ``generator`` is not used."""
     place, label, _ = first_click(bank, rows)
     return start(sam, bank, rows, place, label, slots=slots)
 
@@ -74,7 +74,7 @@ class DiceReward:
     Attributes:
         cost: of each click, in units of Dice.
         boundary: weight of the change of agreement near the true outline. Its share of the reward is at most half of the
-            change of Dice, so that a mask that got worse never pays and one that got better never costs.
+            change of Dice, so that this bonus never turns a worse mask into a gain, nor a better one into a loss.
     """
 
     cost: float = 0.0
@@ -97,7 +97,7 @@ def foreground_reward(step: Transition) -> Tensor:
 
 
 def truth_label(bank: Bank, state: ClickState, place: Tensor) -> Tensor:
-    """The labeller that knows the truth: for tests, and as the bound of what a labeller can do."""
+    """The labeller that reads the truth: for tests, and as an upper bound for other labellers."""
     column, row = place.floor().long().clamp(0, bank.size - 1).unbind(-1)
     return bank.known_truth.canvas[state.rows, row, column].long()
 

@@ -27,7 +27,7 @@ __all__ = ["PPO", "ActorCriticCnnPolicy", "BaseCallback", "Sb3ClickVecEnv"]
 
 
 class Sb3ClickVecEnv(VecEnv):
-    """A ``ClickVectorEnv`` as Stable-Baselines3 wants it.
+    """A ``ClickVectorEnv`` with the interface of Stable-Baselines3's vector environments.
 
     Args:
         env: with ``autoreset_mode=AutoresetMode.SAME_STEP``: Stable-Baselines3 resets within the last step.
@@ -77,7 +77,7 @@ class Sb3ClickVecEnv(VecEnv):
         setattr(self.env, attr_name, value)
 
     def env_method(self, method_name: str, *method_args, indices: VecEnvIndices = None, **method_kwargs) -> list[Any]:
-        """What the batched method returns, row by row (``action_masks`` for ``MaskablePPO``)."""
+        """The rows of a batched method's result, one for each environment (``action_masks`` for ``MaskablePPO``)."""
         rows = getattr(self.env, method_name)(*method_args, **method_kwargs)
         return [rows[place] for place in self._places(indices)]
 

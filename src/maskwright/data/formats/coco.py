@@ -70,8 +70,8 @@ def is_coco(document: Any) -> bool:
 
 def find(folder: Path) -> list[Path]:
     """The JSON files that may be COCO annotations of a dataset folder, by name alone."""
-    found = sorted((folder / "annotations").glob("instances_*.json")) or sorted((folder / "annotations").glob("*.json"))
-    return found or sorted(folder.glob("*/_annotations.coco.json")) or sorted(folder.glob("*.json"))
+    files = sorted((folder / "annotations").glob("instances_*.json")) or sorted((folder / "annotations").glob("*.json"))
+    return files or sorted(folder.glob("*/_annotations.coco.json")) or sorted(folder.glob("*.json"))
 
 
 def read(path: str | Path) -> Samples:
@@ -155,12 +155,12 @@ class _Parse(Fields):
         items: dict[Any, _Item] = {}
         for i, row in enumerate(document["images"]):
             place = f"{file.name}: images[{i}]"
-            known = {"file_name": str, "width": int, "height": int}
-            good = self.fields(row, place, known, required=tuple(known), extra=True)
+            types = {"file_name": str, "width": int, "height": int}
+            valid_fields = self.fields(row, place, types, required=tuple(types), extra=True)
             id = row.get("id") if isinstance(row, dict) else None
             if not isinstance(id, (int, str)) or id in items:
                 self.note(f"{place}.id", f"{id!r} is missing or that of another image; correct it")
-            elif len(good) == len(known):
+            elif len(valid_fields) == len(types):
                 items[id] = self.image(row, place, bases, split)
         for i, row in enumerate(document["annotations"]):
             self.annotation(row, f"{file.name}: annotations[{i}]", items, self.ids[file])
@@ -169,8 +169,16 @@ class _Parse(Fields):
     def bases(self, file: Path, split: str) -> list[str]:
         """Where images may lie, relative to the root, the most likely first."""
         stem = file.stem.removeprefix("instances_")
-        own = file.parent.relative_to(self.root).as_posix()
-        bases = [own if own != "annotations" else ".", ".", "images", stem, f"images/{stem}", split, f"images/{split}"]
+        json_folder = file.parent.relative_to(self.root).as_posix()
+        bases = [
+            json_folder if json_folder != "annotations" else ".",
+            ".",
+            "images",
+            stem,
+            f"images/{stem}",
+            split,
+            f"images/{split}",
+        ]
         return ["" if base == "." else f"{base}/" for base in dict.fromkeys(bases)]
 
     def image(self, row: dict[str, Any], place: str, bases: list[str], split: str) -> _Item:
@@ -179,30 +187,32 @@ class _Parse(Fields):
             self.note(f"{place}.file_name", f"path {name!r} {reason}")
         elif min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
             self.note(place, f"width and height {size} are not those of an image; correct them")
-        found = next((base for base in bases if (self.root / base / name).is_file()), bases[0])
-        return _Item(place, name, f"{found}{name}", split, size, row.get("labelled") is True)
+        folder = next((base for base in bases if (self.root / base / name).is_file()), bases[0])
+        return _Item(place, name, f"{folder}{name}", split, size, row.get("labelled") is True)
 
     def annotation(self, row: Any, place: str, items: dict[Any, _Item], ids: dict[int, int]) -> None:
-        known = {"category_id": int, "bbox": list}
-        good = self.fields(row, place, known, required=("category_id",), extra=True)
-        if "category_id" not in good:
+        types = {"category_id": int, "bbox": list}
+        valid_fields = self.fields(row, place, types, required=("category_id",), extra=True)
+        if "category_id" not in valid_fields:
             return
         place = f"{place} (id {row.get('id')!r})"
         image = row.get("image_id")
         if not isinstance(image, (int, str)) or image not in items:
             self.note(place, f"image_id {image!r} is not among the images; correct it or add the image")
             return
-        if good["category_id"] not in ids:
-            problem = f"category_id {good['category_id']} is not among the categories; correct it or add it there"
+        if valid_fields["category_id"] not in ids:
+            problem = (
+                f"category_id {valid_fields['category_id']} is not among the categories; correct it or add it there"
+            )
             self.note(place, problem)
             return
         if row.get("iscrowd"):
             return
-        box = self.box(good["bbox"], f"{place}.bbox", items[image].size) if "bbox" in good else None
+        box = self.box(valid_fields["bbox"], f"{place}.bbox", items[image].size) if "bbox" in valid_fields else None
         segmentation = row.get("segmentation") or None
-        if segmentation is None and "bbox" not in good:
+        if segmentation is None and "bbox" not in valid_fields:
             self.note(place, "has neither a segmentation nor a bbox; add one or remove it")
-        items[image].annotations.append(_Annotation(place, ids[good["category_id"]], box, segmentation))
+        items[image].annotations.append(_Annotation(place, ids[valid_fields["category_id"]], box, segmentation))
 
     def box(self, bbox: Any, place: str, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
         numbers = self.numbers(bbox, place, 4)
@@ -216,16 +226,16 @@ class _Parse(Fields):
     def name_samples(self, items: list[_Item]) -> None:
         """Ids: the stem of the file name, or all of it and the split where stems are not unique."""
         stems = Counter(Path(item.file_name).stem for item in items)
-        seen: set[str] = set()
+        ids: set[str] = set()
         for item in items:
             path = Path(item.file_name)
             unique = stems[path.stem] == 1
             item.id = path.stem if unique else "_".join([item.split, *path.with_suffix("").parts])
-            if item.id in seen:
+            if item.id in ids:
                 self.note(item.place, f"{item.file_name!r} is there twice; remove one")
             elif not names_a_file(item.id):
                 self.note(item.place, f"{item.id!r} cannot be an id; use printable text of at most 200 bytes")
-            seen.add(item.id)
+            ids.add(item.id)
 
     def sample(self, item: _Item) -> Sample:
         outlined = [a for a in item.annotations if a.segmentation is not None]
@@ -349,9 +359,9 @@ def _split(file: Path, document: dict[str, Any]) -> str:
     if isinstance(info, dict) and isinstance(info.get("split"), str) and info["split"]:
         return info["split"]
     name = file.parent.name if file.name == "_annotations.coco.json" else file.stem
-    known = re.search(r"(?<![a-z])(train|val|test)", name.lower())
-    if known:
-        return known[0]
+    match = re.search(r"(?<![a-z])(train|val|test)", name.lower())
+    if match:
+        return match[0]
     # `instances_default.json`, as labelling tools write it, and any file by itself, is what there is to learn from.
     return "train" if file.parent.name != "annotations" or file.stem.lower().endswith("default") else file.stem
 

@@ -94,12 +94,12 @@ def read(path: str | Path) -> Samples:
     parse = _Parse(root)
     file = root / "splits.json" if path.is_dir() else path
     settings = parse.settings(file)
-    found = parse.files(parse.lists(settings))
+    files = parse.files(parse.lists(settings))
     if parse.problems:
         raise DataError(parse.problems, str(path))
-    categories, kind, white = parse.meaning(settings, [item.mask for item in found if item.mask])
-    samples = [parse.sample(item, categories, kind, white, settings.get("instances", {})) for item in found]
-    for stem in settings.get("instances", {}).keys() - {item.stem for item in found}:
+    categories, kind, white = parse.meaning(settings, [item.mask for item in files if item.mask])
+    samples = [parse.sample(item, categories, kind, white, settings.get("instances", {})) for item in files]
+    for stem in settings.get("instances", {}).keys() - {item.stem for item in files}:
         parse.note(f"instances.{stem}", "there is no such image; remove it")
     if parse.problems:
         raise DataError(sorted(parse.problems), str(path))
@@ -130,14 +130,14 @@ class _Parse(Fields):
             return {}
         if "categories" not in document and names.is_file():
             document["categories"] = read_json(names)
-        known = self.fields(document, file.name, _SETTINGS, extra=True)
-        if known.get("kind", "semantic") not in ("semantic", "instance"):
-            self.note("kind", f"{known['kind']!r} is unknown; write semantic or instance")
-        if known.get("ignore", IGNORE) != IGNORE:
+        valid_fields = self.fields(document, file.name, _SETTINGS, extra=True)
+        if valid_fields.get("kind", "semantic") not in ("semantic", "instance"):
+            self.note("kind", f"{valid_fields['kind']!r} is unknown; write semantic or instance")
+        if valid_fields.get("ignore", IGNORE) != IGNORE:
             self.note("ignore", f"must be {IGNORE}; change the ignored pixels of the masks to {IGNORE}")
-        if "categories" in known:
-            self.problems += category_problems(known["categories"])
-        return {key: value for key, value in document.items() if key not in _SETTINGS} | known
+        if "categories" in valid_fields:
+            self.problems += category_problems(valid_fields["categories"])
+        return {key: value for key, value in document.items() if key not in _SETTINGS} | valid_fields
 
     def lists(self, settings: dict[str, Any]) -> dict[str, str]:
         """The split of each stem that a list names, in the order of the lists."""
@@ -180,14 +180,14 @@ class _Parse(Fields):
         else:
             stems = [(split, stem, split) for split in folders for stem in sorted(images[split])]
         unique = len({stem for _, stem, _ in stems}) == len(stems)
-        found = []
+        entries = []
         for split, stem, at in stems:
             id = stem if unique else f"{split}_{stem}"
             if not names_a_file(id):
                 self.note(images[at][stem], "this name cannot be an id; use printable text of at most 200 bytes")
-            found.append(_Found(stem, id, images[at][stem], masks[at].get(stem), split))
+            entries.append(_Found(stem, id, images[at][stem], masks[at].get(stem), split))
         self.problems.sort()
-        return found
+        return entries
 
     def folder(self, name: str, suffixes: Collection[str]) -> dict[str, str]:
         """Stem → path of the files in a folder; files of other kinds are noted."""
@@ -302,8 +302,8 @@ def write(dataset: Samples, folder: str | Path) -> Path:
         DataError: the folder is not empty, a file is missing, or a split has the name of a setting.
     """
     folder = Path(folder)
-    if taken := sorted({sample.split for sample in dataset} & _SETTINGS.keys()):
-        raise DataError([f"split {taken[0]!r} has the name of a setting in splits.json; rename the split"])
+    if conflicts := sorted({sample.split for sample in dataset} & _SETTINGS.keys()):
+        raise DataError([f"split {conflicts[0]!r} has the name of a setting in splits.json; rename the split"])
     copied = copy_files(dataset, folder)
     kinds = mask_kinds(dataset)
     document: dict[str, Any] = {"categories": list(dataset.categories), "ignore": IGNORE}

@@ -69,8 +69,8 @@ class _Parse(Fields):
         self.names: dict[int, str] = {0: "background"}
 
     def document(self, document: Any) -> tuple[Sample, ...]:
-        known = {"root": str, "splits": dict, "images": dict}
-        top = self.fields(document, SPLITS, known, required=("images",), extra=True)
+        types = {"root": str, "splits": dict, "images": dict}
+        top = self.fields(document, SPLITS, types, required=("images",), extra=True)
         root = top.get("root", ".")
         if not (self.path.parent / root).is_dir():
             folder = self.path.parent / root
@@ -98,8 +98,8 @@ class _Parse(Fields):
 
     def sample(self, id: str, row: Any, splits: dict[str, str]) -> Sample | None:
         place = f"images.{id}"
-        known = {"file_name": str, "split": str, "width": int, "height": int, "labels": dict}
-        row = self.fields(row, place, known, required=("file_name",), extra=True)
+        types = {"file_name": str, "split": str, "width": int, "height": int, "labels": dict}
+        row = self.fields(row, place, types, required=("file_name",), extra=True)
         split = row.get("split", splits.get(id, "train"))
         if splits.get(id, split) != split:
             self.note(f"{place}.split", f"is {split!r}, but the lists say {splits[id]!r}; correct one of them")
@@ -145,11 +145,11 @@ class _Parse(Fields):
         key = _LISTS[kind]
         document = self.fields(document, name, {key: list}, required=(key,), extra=True)
         value = {"box": ("xyxy",), "scribble": ("points",), "point": ("xy",), "class": ()}[kind]
-        known = {"class_id": int, "class_name": str, "label": int, **dict.fromkeys(value, list)}
+        types = {"class_id": int, "class_name": str, "label": int, **dict.fromkeys(value, list)}
         items = []
         for i, item in enumerate(document.get(key, [])):
             at = f"{name}: {key}[{i}]"
-            item = self.fields(item, at, known, required=value, extra=True)
+            item = self.fields(item, at, types, required=value, extra=True)
             self.learn_name(item, at)
             items.append((at, item))
         return items

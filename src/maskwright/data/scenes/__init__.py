@@ -56,8 +56,8 @@ class Scenes:
             id lies in front. Ids need not be contiguous: slots that are unused or (nearly) hidden are missing.
         categories: (B, N) int64; category of instance k at ``[:, k - 1]``, an index into ``CATEGORY_NAMES``; 0 exactly
             where instance k has no pixel.
-        identities: (B, N) int64; equal positive numbers mean the same object (outline, texture, colour) seen again, in
-            the same or in another scene of this batch; 0 where the category is 0.
+        identities: (B, N) int64; equal positive numbers mean the same object (outline, texture, colour), in the same or
+            in another scene of this batch; 0 where the category is 0.
     """
 
     images: Tensor
@@ -86,7 +86,7 @@ def render(
         pairs: scenes ``2i`` and ``2i + 1`` share one to three identities, one of them in front of all else in both, at
             another place, angle and size, in another light and before another background.
         difficulty: 0 = bright plain objects apart from each other on plain backgrounds; 1 = camouflage, blur, noise,
-            occlusion and texture as strong as they come. Each scene draws its own share of it.
+            occlusion and texture at their strongest. Each scene draws its own share of it.
 
     Raises:
         ValueError: an argument out of range, or a generator on another device.
@@ -110,6 +110,6 @@ def render(
         images = paint(dice, plan, cast, field, frame, instances, atlas) * framed[:, None]
     area = torch.zeros(batch, max_objects + 1, device=dice.device)
     area.scatter_add_(1, instances.flatten(1), torch.ones_like(instances.flatten(1), dtype=area.dtype))
-    shown = area[:, 1:] >= max(4.0, _MIN_VISIBLE * size * size)
-    instances = instances * F.pad(shown, (1, 0)).gather(1, instances.flatten(1)).view_as(instances)
-    return Scenes(images, instances, cast.category * shown, cast.identity * shown)
+    is_visible = area[:, 1:] >= max(4.0, _MIN_VISIBLE * size * size)
+    instances = instances * F.pad(is_visible, (1, 0)).gather(1, instances.flatten(1)).view_as(instances)
+    return Scenes(images, instances, cast.category * is_visible, cast.identity * is_visible)

@@ -14,7 +14,7 @@ from maskwright.data.scenes.plan import Plan
 
 # Radius that gives each outline about the area of a disc of radius 1, so that thin ones are not drawn too small.
 SPREAD = (1.0, 1.15, 1.25, 1.3, 1.5, 1.35, 1.2, 1.7, 2.1, 1.55, 1.6, 1.5, 1.65)
-# How often each outline is drawn: more often what the outlines of real things resemble.
+# How often each outline is drawn; outlines that resemble those of real objects are more frequent.
 FREQUENCY = (0.0, 1.2, 1.6, 1.0, 0.5, 0.7, 0.7, 0.8, 0.7, 0.7, 0.8, 0.6, 1.8)
 
 

@@ -19,9 +19,9 @@ def smooth(control: Tensor, size: int) -> Tensor:
 def look_up(table: Tensor, names: tuple[str, ...], index: Tensor) -> dict[str, Tensor]:
     """Values of a (B, M, P) table at a (B, S, S) index into M: P maps (B, S, S) by name."""
     # A product with the one-hot index: several times faster on a CPU than gathering, and as exact.
-    known = torch.arange(table.shape[1], device=index.device)[:, None]
-    chosen = (index.flatten(1)[:, None] == known).to(table.dtype)
-    maps = (table.mT @ chosen).view(len(index), len(names), *index.shape[1:])
+    columns = torch.arange(table.shape[1], device=index.device)[:, None]
+    one_hot = (index.flatten(1)[:, None] == columns).to(table.dtype)
+    maps = (table.mT @ one_hot).view(len(index), len(names), *index.shape[1:])
     return dict(zip(names, maps.unbind(1), strict=True))
 
 

@@ -67,7 +67,7 @@ def draw_surface(dice: Dice, plan: Plan) -> Tensor:
     camouflage = camouflage * dice.chance(0.7, batch, slots) * torch.where(plan.shared, 0.5, 1.0)
     values = (
         0.12 + 0.58 * dice.uniform(batch, slots),
-        # What hides by colour is to be told by its shape: camouflage raises relief.
+        # An object coloured like its background must be recognisable by its shape: camouflage raises relief.
         (relief + 0.4 * camouflage) * dice.uniform(batch, slots, low=0.2, high=1.0),
         0.25 * relief * dice.uniform(batch, slots).square(),
         gloss * dice.uniform(batch, slots),

@@ -87,10 +87,10 @@ def _apart(cast: Cast, plan: Plan, ground: Tensor) -> Tensor:
     """(B, N, len(MATERIAL)) materials; in easy scenes with a brightness up to 0.45 away from the background's."""
     grey = ground.mean((1, 2, 3))[:, None]
     first = MATERIAL.index("r")
-    own = cast.material[..., first : first + 6].mean(-1)
+    brightness = cast.material[..., first : first + 6].mean(-1)
     margin = 0.45 * (1 - plan.hardness[:, None]).square()
-    side = torch.where(grey > 0.55, -1.0, torch.where(grey < 0.4, 1.0, torch.where(own < grey, -1.0, 1.0)))
-    shift = side * (margin - side * (own - grey)).clamp(min=0)
+    side = torch.where(grey > 0.55, -1.0, torch.where(grey < 0.4, 1.0, torch.where(brightness < grey, -1.0, 1.0)))
+    shift = side * (margin - side * (brightness - grey)).clamp(min=0)
     material = cast.material.clone()
     material[..., first : first + 6] += shift[..., None]
     return material

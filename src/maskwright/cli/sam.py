@@ -32,6 +32,7 @@ class SamInfo:
         facts = info(self.sam, size=self.size, device=find_device(self.device))
         files = facts.pop("files")
         lines = {
+            "trunk": f"{facts['trunk']}, {', '.join(map(str, facts['trunk_widths']))} channels at strides 4, 8, 16, 32",
             "parameters": f"{facts['parameters'] / 1e6:.2f} M, {facts['encoder_parameters'] / 1e6:.2f} M to encode",
             "canvas": f"{facts['size']} x {facts['size']} pixels",
             "embedding": f"{facts['width']} channels",
@@ -82,7 +83,7 @@ class SamEvaluate:
         from maskwright.sam.sam import Sam
 
         dataset, device = Dataset.load(self.data), find_device(self.device)
-        model = Sam.load(self.sam, size=self.size).to(device)
+        model = Sam.load(self.sam, size=self.size).to(device).requires_grad_(False)
         with advancing("evaluating") as progress:
             scores = evaluate_sam(
                 model,
@@ -167,7 +168,7 @@ class SamPrecompute:
 
         processes, device = processes_for(self.device)
         dataset = Dataset.load(self.data)
-        model = Sam.load(self.sam, size=self.size).to(device)
+        model = Sam.load(self.sam, size=self.size).to(device).requires_grad_(False)
         made_with = signature(model, self.dtype)
         # The main process first, so that a store to be emptied is empty before anyone else opens it.
         if not processes.is_main_process:

@@ -15,7 +15,7 @@ import torch
 from maskwright.data.labels import Kind
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.sam.sam import Sam
-from tests.helpers import tiny_config
+from tests.helpers import tiny_config, tiny_lite_config
 
 # Tests run side by side, on machines with few cores: more threads would only get into each other's way.
 torch.set_num_threads(1)
@@ -58,6 +58,31 @@ def tiny_sam_folder(_tiny_sam: Sam, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("tiny-sam")
     _tiny_sam.model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def _tiny_lite_sam() -> Sam:
+    return Sam.from_config(tiny_lite_config())
+
+
+@pytest.fixture
+def tiny_lite_sam(_tiny_lite_sam: Sam) -> Sam:
+    """The same on an EfficientNet-Lite."""
+    return copy.deepcopy(_tiny_lite_sam)
+
+
+@pytest.fixture(scope="session")
+def tiny_lite_sam_folder(_tiny_lite_sam: Sam, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights on disk."""
+    folder = tmp_path_factory.mktemp("tiny-lite-sam")
+    _tiny_lite_sam.model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=["hiera", "lite"])
+def any_sam(request: pytest.FixtureRequest, tiny_sam: Sam, tiny_lite_sam: Sam) -> Sam:
+    """Each of the trunks that a SAM 2 can stand on, in turn."""
+    return tiny_sam if request.param == "hiera" else tiny_lite_sam
 
 
 @pytest.fixture(scope="session")

@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import Sam2VideoConfig
+
+import maskwright.sam.trunks  # noqa: F401  the trunks must be registered before a configuration can name them
 
 TINY_SIZE = 64
 
 
 def tiny_config() -> Sam2VideoConfig:
     """SAM 2's architecture at 64 pixels with every width at its smallest (memory channels are 64 in any SAM 2)."""
+    hiera = {
+        "model_type": "sam2_hiera_det_model",
+        "hidden_size": 8,
+        "image_size": [TINY_SIZE, TINY_SIZE],
+        "blocks_per_stage": [1, 1, 2, 1],
+        "embed_dim_per_stage": [8, 16, 32, 64],
+        "num_attention_heads_per_stage": [1, 1, 1, 1],
+        "window_size_per_stage": [4, 4, 4, 2],
+        "global_attention_blocks": [3],
+    }
+    return _tiny(hiera, [64, 32, 16, 8])
+
+
+def tiny_lite_config() -> Sam2VideoConfig:
+    """The same on an EfficientNet-Lite of seven blocks, with both sizes of kernel and short cuts in two stages."""
+    lite = {
+        "model_type": "efficientnet_lite",
+        "stem_channels": 8,
+        "out_channels": [4, 8, 12, 16, 24],
+        "num_block_repeats": [1, 1, 2, 2, 1],
+        "strides": [1, 2, 2, 2, 2],
+        "kernel_sizes": [3, 3, 5, 3, 5],
+        "expand_ratios": [1, 2, 2, 2, 2],
+        "image_size": [TINY_SIZE, TINY_SIZE],
+    }
+    return _tiny(lite, [24, 16, 12, 8])
+
+
+def _tiny(trunk: dict[str, Any], widths: list[int]) -> Sam2VideoConfig:
     width, size = 64, TINY_SIZE
     return Sam2VideoConfig(
         image_size=size,
         vision_config={
             "model_type": "sam2_vision_model",
-            "backbone_config": {
-                "model_type": "sam2_hiera_det_model",
-                "hidden_size": 8,
-                "image_size": [size, size],
-                "blocks_per_stage": [1, 1, 2, 1],
-                "embed_dim_per_stage": [8, 16, 32, 64],
-                "num_attention_heads_per_stage": [1, 1, 1, 1],
-                "window_size_per_stage": [4, 4, 4, 2],
-                "global_attention_blocks": [3],
-            },
-            "backbone_channel_list": [64, 32, 16, 8],
+            "backbone_config": trunk,
+            "backbone_channel_list": widths,
             "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
             "fpn_hidden_size": width,
         },

@@ -54,9 +54,9 @@ def again(network: InstanceSegmenter, categories: int) -> InstanceSegmenter:
 
 
 @pytest.mark.parametrize("size", [64, 96])
-def test_on_sams_encoder(tiny_sam: Sam, size: int):
+def test_on_sams_encoder(any_sam: Sam, size: int):
     torch.manual_seed(0)
-    network = create("sam", tiny_sam, 4, size, queries=11)
+    network = create("sam", any_sam, 4, size, queries=11)
     images = torch.rand(2, 3, size, size)
     found = network(images)
     layers = found.classes.shape[0]
@@ -69,21 +69,21 @@ def test_on_sams_encoder(tiny_sam: Sam, size: int):
     assert torch.equal(other.classes, found.classes)
 
 
-def test_it_starts_from_a_copy_of_sams_encoder_and_all_of_it_learns(tiny_sam: Sam):
-    network = create("sam", tiny_sam.requires_grad_(False), 2, 64)
-    hiera = tiny_sam.model.vision_encoder.backbone.state_dict()
+def test_it_starts_from_a_copy_of_sams_encoder_and_all_of_it_learns(any_sam: Sam):
+    network = create("sam", any_sam.requires_grad_(False), 2, 64)
+    theirs = any_sam.model.vision_encoder.backbone.state_dict()
     mine = network.model.model.pixel_level_module.encoder.hiera.state_dict()
-    assert all(torch.equal(mine[name], value) for name, value in hiera.items())
+    assert all(torch.equal(mine[name], value) for name, value in theirs.items())
     found = network(torch.rand(1, 3, 64, 64))
     (found.masks.sum() + found.classes.sum() + found.features.sum()).backward()
     idle = [name for name, parameter in network.named_parameters() if parameter.grad is None]
     assert idle == []
-    assert all(parameter.grad is None for parameter in tiny_sam.parameters())
+    assert all(parameter.grad is None for parameter in any_sam.parameters())
     assert {id(p) for p in network.pretrained()} < {id(p) for p in network.parameters()}
 
 
-def test_a_place_is_part_of_the_features(tiny_sam: Sam):
-    backbone = create("sam", tiny_sam, 2, 64).model.model.pixel_level_module.encoder
+def test_a_place_is_part_of_the_features(any_sam: Sam):
+    backbone = create("sam", any_sam, 2, 64).model.model.pixel_level_module.encoder
     maps = backbone(torch.zeros(1, 3, 64, 64)).feature_maps
     assert [m.shape[-1] for m in maps] == [16, 8, 4, 2]
     assert [m.shape[1] for m in maps] == backbone.channels

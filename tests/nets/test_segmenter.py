@@ -34,11 +34,11 @@ def images(count: int = 2) -> torch.Tensor:
     return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(params=["sam", "segformer", "config"])
-def segmenter(request: pytest.FixtureRequest, tiny_sam: Sam, segformer: Path) -> Segmenter:
+@pytest.fixture(params=["sam", "lite", "segformer", "config"])
+def segmenter(request: pytest.FixtureRequest, tiny_sam: Sam, tiny_lite_sam: Sam, segformer: Path) -> Segmenter:
     torch.manual_seed(0)
-    names = {"sam": "sam", "segformer": str(segformer), "config": str(segformer / "config.json")}
-    return create(names[request.param], tiny_sam, 3, 64)
+    names = {"segformer": str(segformer), "config": str(segformer / "config.json")}
+    return create(names.get(request.param, "sam"), tiny_lite_sam if request.param == "lite" else tiny_sam, 3, 64)
 
 
 def test_logits_at_stride_4(segmenter: Segmenter):
@@ -72,20 +72,20 @@ def test_nothing_random_happens_while_it_learns(segmenter: Segmenter):
     assert torch.equal(segmenter(images()), segmenter(images()))
 
 
-def test_sam_stays_as_it_is(tiny_sam: Sam):
-    tiny_sam.requires_grad_(False)
-    before = {name: tensor.clone() for name, tensor in tiny_sam.state_dict().items()}
-    segmenter = SamSegmenter.of(tiny_sam, 2, 64)
+def test_sam_stays_as_it_is(any_sam: Sam):
+    any_sam.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in any_sam.state_dict().items()}
+    segmenter = SamSegmenter.of(any_sam, 2, 64)
     with torch.no_grad():
         for parameter in segmenter.parameters():
             parameter.add_(1.0)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in tiny_sam.state_dict().items())
-    assert not any(p.requires_grad for p in tiny_sam.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in any_sam.state_dict().items())
+    assert not any(p.requires_grad for p in any_sam.parameters())
 
 
-def test_it_starts_from_sams_encoder(tiny_sam: Sam):
-    segmenter = SamSegmenter.of(tiny_sam, 2, 64)
-    own = tiny_sam.model.vision_encoder.state_dict()
+def test_it_starts_from_sams_encoder(any_sam: Sam):
+    segmenter = SamSegmenter.of(any_sam, 2, 64)
+    own = any_sam.model.vision_encoder.state_dict()
     assert all(torch.equal(tensor, own[name]) for name, tensor in segmenter.encoder.state_dict().items())
 
 

@@ -18,6 +18,7 @@ from maskwright.nets import instance, segmenter
 from maskwright.nets.clip_surgery import NANO_CLIP, ClipSurgery
 from maskwright.sam.pretrained import MODEL_TYPES, build_model, check_config
 from maskwright.sam.sam import Sam
+from maskwright.sam.trunks import TRUNK_TYPES
 from tests.nets.test_instance import small
 
 CODE = {
@@ -155,15 +156,10 @@ def test_numbers_that_are_none(tiny_sam_folder: Path, tmp_path: Path):
 
 
 def test_every_family_on_the_list_is_built_and_no_other():
-    assert MODEL_TYPES.keys() == {
-        "sam2_video",
-        "sam2_vision_model",
-        "sam2_hiera_det_model",
-        "segformer",
-        "mask2former",
-        "clip",
-    }
-    with pytest.raises(WeightsError, match="model_type 'bert'; this version knows: clip, mask2former"):
+    assert MODEL_TYPES.keys() == {"sam2_video", "sam2_vision_model", *TRUNK_TYPES, "segformer", "mask2former", "clip"}
+    with pytest.raises(
+        WeightsError, match="model_type 'bert'; this version knows: clip, efficientnet_lite, mask2former"
+    ):
         check_config({"model_type": "bert"}, "here")
     with pytest.raises(WeightsError, match="model_type 'bert'; this version knows: segformer"):
         build_model({"model_type": "bert"}, "here", ["segformer"])

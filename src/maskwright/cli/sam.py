@@ -42,6 +42,7 @@ class SamInfo:
         files, threads = facts["files"], facts["threads"]
         cores = f"{threads} CPU thread{'s' if threads != 1 else ''}"
         lines = {
+            "trunk": f"{facts['trunk']}, {', '.join(map(str, facts['trunk_widths']))} channels at strides 4, 8, 16, 32",
             "parameters": f"{facts['parameters'] / 1e6:.2f} M, {facts['encoder_parameters'] / 1e6:.2f} M to encode",
             "canvas": f"{facts['size']} x {facts['size']} pixels",
             "embedding": f"{facts['width']} channels",

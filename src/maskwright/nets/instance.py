@@ -15,7 +15,6 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixe
 
 from maskwright.errors import WeightsError
 from maskwright.sam.pretrained import (
-    TRUNKS,
     Family,
     build_model,
     config_of,
@@ -24,6 +23,7 @@ from maskwright.sam.pretrained import (
     quiet_transformers,
 )
 from maskwright.sam.sam import MEAN, STD, Sam
+from maskwright.sam.trunks import TRUNK_TYPES, trunk_of
 
 # Parts that depend on the number of categories; they are made anew for another number of them.
 _HEADS = ("class_predictor.", "criterion.")
@@ -60,7 +60,7 @@ class InstanceSegmenter(nn.Module):
         model: the network; its built-in loss (``criterion``) is not used and is removed.
         categories: number of categories, background included (C).
         size: side of the square canvas that it is trained on.
-        encoder: what its backbone is: ``None`` for one of transformers, else the configuration of SAM's Hiera as JSON.
+        encoder: what its backbone is: ``None`` for one of transformers, else the configuration of SAM's trunk as JSON.
     """
 
     mean: Tensor
@@ -106,23 +106,24 @@ class InstanceSegmenter(nn.Module):
         return list(self.model.model.pixel_level_module.encoder.parameters())
 
 
-class HieraBackbone(nn.Module):
-    """SAM 2's Hiera as a backbone of Mask2Former: four feature maps at strides 4, 8, 16 and 32, with position codes.
+class TrunkBackbone(nn.Module):
+    """A trunk of SAM 2 as Mask2Former wants a backbone: four feature maps at strides 4, 8, 16 and 32, and where each cell lies.
 
     Masks are dot products of a query with every pixel's features. Two cells of equal look can get different masks only if their
     features hold their position. A network takes long to learn that from scratch, so sines of the position are appended to every map.
     """
 
     hiera: Any
+    """The trunk. Exported models name their tensors by this attribute, whatever trunk it is, since it could be a Hiera only."""
 
-    def __init__(self, hiera: nn.Module, waves: int = 5) -> None:
+    def __init__(self, trunk: nn.Module, waves: int = 5) -> None:
         super().__init__()
-        self.hiera = hiera
+        self.hiera = trunk
         self.waves = waves
 
     @property
     def channels(self) -> list[int]:
-        return [width + 4 * self.waves for width in self.hiera.config.embed_dim_per_stage]
+        return [width + 4 * self.waves for width in trunk_of(self.hiera).widths]
 
     def forward(self, pixel_values: Tensor) -> Any:
         """Normalised (B, 3, S, S) → a backbone's output with ``feature_maps`` (B, C_s, S/s, S/s)."""
@@ -177,8 +178,8 @@ def create(name: str, sam: Sam, categories: int, size: int, queries: int = 50) -
         WeightsError: not found, damaged, or not the weights of a Mask2Former.
     """
     if name == "sam":
-        hiera = copy.deepcopy(sam.model.vision_encoder.backbone).float().requires_grad_(True)
-        return _on_hiera(hiera, small_config(categories, queries), categories, size)
+        trunk = copy.deepcopy(sam.model.vision_encoder.backbone).float().requires_grad_(True)
+        return _on_trunk(trunk, small_config(categories, queries), categories, size)
     if name.endswith(".json"):
         config = load_config(MASK2FORMER, name, f"--segmenter {name}", num_labels=categories - 1)
         return InstanceSegmenter(Mask2FormerForUniversalSegmentation(config), categories, size)
@@ -199,17 +200,17 @@ def build(description: dict[str, Any], categories: int, size: int) -> InstanceSe
     config, encoder = config_of(description["config"], "the segmenter", MASK2FORMER), description["encoder"]
     if encoder is None:
         return InstanceSegmenter(Mask2FormerForUniversalSegmentation(config), categories, size)
-    return _on_hiera(build_model(encoder, "the segmenter's encoder", TRUNKS), config, categories, size)
+    return _on_trunk(build_model(encoder, "the segmenter's encoder", TRUNK_TYPES), config, categories, size)
 
 
-def _on_hiera(hiera: nn.Module, config: Mask2FormerConfig, categories: int, size: int) -> InstanceSegmenter:
-    """A new Mask2Former whose backbone is ``hiera``."""
+def _on_trunk(trunk: Any, config: Mask2FormerConfig, categories: int, size: int) -> InstanceSegmenter:
+    """A new Mask2Former on a trunk of SAM's."""
     with quiet_transformers():  # it would warn of every backbone but Swin
         model = Mask2FormerForUniversalSegmentation(config)
-    backbone = HieraBackbone(hiera)
+    backbone = TrunkBackbone(trunk)
     decoder = Mask2FormerPixelDecoder(config, feature_channels=backbone.channels)
     decoder.apply(model._init_weights)
     level: Any = model.model.pixel_level_module
     level.encoder, level.decoder = backbone, decoder
-    encoder = json.loads(backbone.hiera.config.to_json_string())
+    encoder = json.loads(trunk.config.to_json_string())
     return InstanceSegmenter(model, categories, size, encoder)

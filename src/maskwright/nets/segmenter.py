@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, SegformerForSemanticSegmentation
 
 from maskwright.errors import WeightsError
 from maskwright.sam.pretrained import Family, build_model, config_of, load_config, load_pretrained
+from maskwright.sam.pyramid import feature_pyramid
 from maskwright.sam.sam import MEAN, STD, Sam
 
 SEGFORMER = Family(
@@ -89,7 +90,7 @@ class SamSegmenter(Segmenter):
 
     def logits(self, pixels: Tensor) -> Tensor:
         stages = self.encoder.backbone(pixels).intermediate_hidden_states
-        levels = self.encoder.neck(stages)[0][-3:]
+        levels = feature_pyramid(self.encoder.neck, stages)
         x = None
         for level, narrow, refine in zip(levels, self.narrow, self.refine):
             y = narrow(level)

@@ -1,20 +1,18 @@
 """Semantic adapters inside the image encoder (SAMIX after SANSA): the only part of SAM that the recipe trains.
 
-``x → LayerNorm → Linear down → GELU → Linear up``, times 0.1, added beside the MLP of every block in the last two Hiera
-stages. The upward layer starts at zero, so that a fresh adapter changes nothing.
+``x → LayerNorm → Linear down → GELU → Linear up``, times 0.1, added in every block of the trunk's last two stages: beside the MLP of a
+Hiera's block, as published; to what a block of any other trunk passes on. The upward layer starts at zero, so that a fresh adapter
+changes nothing.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from maskwright.errors import WeightsError
-
-if TYPE_CHECKING:
-    from maskwright.sam.sam import Sam
+from maskwright.sam.sam import Sam
+from maskwright.sam.trunks import trunk_of
 
 
 class Adapter(nn.Module):
@@ -34,18 +32,6 @@ class Adapter(nn.Module):
         return self.up(nn.functional.gelu(self.down(self.norm(x)))) * self.scale
 
 
-class AdaptedMlp(nn.Module):
-    """A block's frozen MLP with an adapter beside it."""
-
-    def __init__(self, mlp: nn.Module, adapter: Adapter) -> None:
-        super().__init__()
-        self.mlp = mlp
-        self.adapter = adapter
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mlp(x) + self.adapter(x)
-
-
 def add_adapters(sam: Sam, ratio: float = 0.3, scale: float = 0.1, stages: int = 2) -> list[nn.Parameter]:
     """Put an adapter into every block of the last ``stages`` stages, freeze all the rest, and return what is trainable.
 
@@ -61,14 +47,14 @@ def add_adapters(sam: Sam, ratio: float = 0.3, scale: float = 0.1, stages: int =
     if adapter_state(sam):
         raise WeightsError(f"{sam.name}: this model has adapters already; load it afresh to add others")
     sam.requires_grad_(False)
-    backbone = sam.model.vision_encoder.backbone
-    first = backbone.stage_ends[-1 - stages] + 1 if stages < len(backbone.stage_ends) else 0
+    trunk = trunk_of(sam.model.vision_encoder.backbone)
+    like = next(trunk.network.parameters())
     parameters: list[nn.Parameter] = []
-    for block in backbone.blocks[first:]:
-        weight = block.layer_norm2.weight
-        adapter = Adapter(weight.shape[0], ratio, scale).to(weight)
-        block.mlp = AdaptedMlp(block.mlp, adapter)
-        parameters += adapter.parameters()
+    for stage in range(max(0, len(trunk.widths) - stages), len(trunk.widths)):
+        for block in trunk.blocks_of(stage):
+            adapter = Adapter(block.width, ratio, scale).to(like)
+            block.attach(adapter)
+            parameters += adapter.parameters()
     return parameters
 
 

@@ -13,6 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Sam
+from maskwright.sam.trunks import trunk_of
 from maskwright.sam.weights import NANO
 
 
@@ -28,14 +29,16 @@ def info(
         repeats: runs that the median is taken of, after one that is not counted.
 
     Returns:
-        ``name``; ``parameters`` and ``encoder_parameters``; ``size`` (pixels) and ``width`` (channels of an embedding);
+        ``name``; ``trunk`` (its model type) and ``trunk_widths`` (channels at strides 4, 8, 16, 32); ``parameters`` and
+        ``encoder_parameters``; ``size`` (pixels) and ``width`` (channels of an embedding);
         ``files``: path → bytes; ``device`` and ``threads``; ``encode_ms`` and ``decode_ms``: milliseconds for one
         image, and for one click on it.
 
     Raises:
         WeightsError: the weights cannot be loaded.
     """
-    sam = Sam.load(source, size=size).to(device)
+    sam = Sam.load(source, size=size).to(device).requires_grad_(False)
+    trunk = sam.model.vision_encoder.backbone
     image = torch.rand(1, 3, sam.size, sam.size, generator=torch.Generator().manual_seed(0)).to(device, sam.dtype)
     middle = torch.full((1, 1, 1, 2), sam.size / 2, device=device)
     click = Prompts.of_points(middle, torch.ones(1, 1, 1, dtype=torch.long, device=device))
@@ -45,6 +48,8 @@ def info(
         decode = _milliseconds(lambda: sam.decode(embedding, click), sam.device, repeats)
     return {
         "name": sam.name,
+        "trunk": trunk.config.model_type,
+        "trunk_widths": list(trunk_of(trunk).widths),
         "parameters": sum(p.numel() for p in sam.parameters()),
         "encoder_parameters": sum(p.numel() for p in sam.model.vision_encoder.parameters()),
         "size": sam.size,

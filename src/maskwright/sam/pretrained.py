@@ -22,18 +22,16 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from maskwright.errors import WeightsError
-
-TRUNKS = ("sam2_hiera_det_model",)
-"""Model types of the image encoders that a SAM 2 can stand on."""
+from maskwright.sam.trunks import TRUNK_TYPES
 
 MODEL_TYPES: dict[str, tuple[str, ...]] = {
     "sam2_video": (
         "sam2_vision_model",
-        *TRUNKS,
+        *TRUNK_TYPES,
         *("sam2_prompt_encoder", "sam2_video_prompt_encoder", "sam2_mask_decoder", "sam2_video_mask_decoder"),
     ),
-    "sam2_vision_model": TRUNKS,
-    **dict.fromkeys(TRUNKS, ()),
+    "sam2_vision_model": TRUNK_TYPES,
+    **dict.fromkeys(TRUNK_TYPES, ()),
     "segformer": (),
     "mask2former": ("swin", "resnet"),  # the backbones of its paper
     "clip": ("clip_text_model", "clip_vision_model"),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from maskwright.sam.prompts import PADDING, Prompts
+from maskwright.sam.pyramid import feature_pyramid
 from maskwright.sam.weights import initialise, load_model
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -205,12 +206,12 @@ class Sam(nn.Module):
         return ((images - self.mean) / self.std).to(self.dtype)
 
     def backbone(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Hiera: normalised (B, 3, S, S) → one (B, S/s, S/s, C_s) per stage, s = 4, 8, 16, 32."""
+        """The trunk: normalised (B, 3, S, S) → one (B, S/s, S/s, C_s) per stage, s = 4, 8, 16, 32."""
         return self.model.vision_encoder.backbone(pixels).intermediate_hidden_states
 
     def neck(self, stages: tuple[Tensor, ...]) -> Embedding:
         """Feature pyramid over the stages, and the decoder's narrowing of the two fine levels."""
-        low, high1, high0 = self.model.vision_encoder.neck(stages)[0][-3:]
+        low, high1, high0 = feature_pyramid(self.model.vision_encoder.neck, stages)
         decoder = self.model.mask_decoder
         return Embedding(decoder.conv_s0(high0), decoder.conv_s1(high1), low)
 

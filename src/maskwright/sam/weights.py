@@ -12,6 +12,7 @@ from transformers import Sam2VideoConfig, Sam2VideoModel
 from maskwright.errors import WeightsError
 from maskwright.sam import convert as official
 from maskwright.sam.pretrained import Family, load_pretrained
+from maskwright.sam.trunks import trunk_of
 
 NANO = Path(__file__).parent / "nano"
 """The folder of the bundled weights."""
@@ -70,13 +71,12 @@ def initialise(model: Sam2VideoModel, seed: int = 0) -> Sam2VideoModel:
                 module.reset_parameters()
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight)
-        backbone = model.vision_encoder.backbone
+        trunk_of(model.vision_encoder.backbone).initialise()
         parameters: list[Tensor] = [
-            backbone.pos_embed,
-            backbone.pos_embed_window,
             model.memory_temporal_positional_encoding,
+            model.no_memory_embedding,
+            model.no_object_pointer,
         ]
-        parameters += [model.no_memory_embedding, model.no_object_pointer]
         if model.occlusion_spatial_embedding_parameter is not None:
             parameters.append(model.occlusion_spatial_embedding_parameter)
         for parameter in parameters:

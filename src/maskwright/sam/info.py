@@ -14,7 +14,7 @@ from huggingface_hub import try_to_load_from_cache
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Sam
 from maskwright.sam.trunks import trunk_of
-from maskwright.sam.weights import NANO
+from maskwright.sam.weights import BUNDLED
 
 
 def info(
@@ -75,7 +75,7 @@ def _milliseconds(call: Callable[[], object], device: torch.device, repeats: int
 
 def _files(source: str | Path) -> list[Path]:
     """The files of weights that :meth:`Sam.load` read; it has succeeded, so they are there."""
-    path = NANO if str(source) == "nano" else Path(source).expanduser()
+    path = BUNDLED.get(str(source)) or Path(source).expanduser()
     folder = path.with_suffix("") if path.suffix == ".pt" else path
     if folder.is_dir():
         return sorted(folder.glob("*.safetensors"))

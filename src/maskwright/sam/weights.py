@@ -15,20 +15,24 @@ from maskwright.sam.pretrained import Family, load_pretrained
 from maskwright.sam.trunks import trunk_of
 
 NANO = Path(__file__).parent / "nano"
-"""The folder of the bundled weights."""
+"""The folder of the weights that are bundled and loaded where no others are named."""
+
+BUNDLED = {"nano": NANO, "nano-photo": Path(__file__).parent / "nano_photo"}
+"""Folders of all bundled weights, by name."""
 
 SAM2 = Family(
     Sam2VideoModel,
     "SAM 2 video model",
-    "Give 'nano', a Hugging Face id of a SAM 2 video model, a folder with config.json and model.safetensors, or an official .pt file.",
+    "Give 'nano', 'nano-photo', a Hugging Face id of a SAM 2 video model, a folder with config.json and model.safetensors, "
+    "or an official .pt file.",
 )
 
 
 def load_model(source: str | Path) -> tuple[Sam2VideoModel, str]:
     """The network in float32 on the CPU, in evaluation mode, and its name. See ``Sam.load``."""
     name = str(source)
-    if name == "nano":
-        return load_pretrained(SAM2, NANO, name), name
+    if name in BUNDLED:
+        return load_pretrained(SAM2, BUNDLED[name], name), name
     path = Path(source).expanduser()
     if path.suffix == ".pt":
         if not path.is_file():

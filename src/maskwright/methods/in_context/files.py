@@ -34,6 +34,7 @@ from maskwright.nets.selector import Heuristic
 from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import tensors_signature
+from maskwright.sam.weights import BUNDLED
 
 POOL_BYTES = 32 << 20
 """Most bytes of the memories in a model folder; of a larger pool some references are kept, finest labels first."""
@@ -75,7 +76,7 @@ def pack(
     names = [name for name, parameter in answerer.sam.named_parameters() if id(parameter) in identities]
     state = answerer.sam.state_dict()
     description = {
-        "sam": str(Path(source).resolve()) if source != "nano" and Path(source).exists() else source,
+        "sam": str(Path(source).resolve()) if source not in BUNDLED and Path(source).exists() else source,
         "frozen": _frozen_signature(state, names),
         "adapters": any(".adapter." in name for name in names),
         "selector": answerer.selector,

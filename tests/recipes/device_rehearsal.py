@@ -17,9 +17,8 @@ from maskwright import api
 from maskwright.cli import main
 from maskwright.data.dataset import Dataset
 from maskwright.data.labels import Kind
-from maskwright.engine import predictor
+from maskwright.engine import devices, predictor, processes
 from maskwright.methods.in_context import predictor as in_context
-from maskwright.recipes import alignsam, clicks
 from tests.pretend_device import MixedDevices, pretend_device
 from tests.recipes.instance_training import SMALLEST as INSTANCES
 from tests.recipes.instance_training import instance_scenes
@@ -30,7 +29,7 @@ from tests.recipes.training import binary_scenes
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     with pretend_device() as device:
-        for module in (alignsam, clicks, predictor, in_context):
+        for module in (devices, predictor, in_context, processes):
             monkeypatch.setattr(module, "find_device", lambda _: device)
         monkeypatch.setattr(Accelerator, "device", property(lambda _: device))
         yield device

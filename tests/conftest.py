@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
 import torch
 
@@ -19,6 +20,10 @@ from tests.helpers import tiny_config, tiny_lite_config
 
 # Tests run side by side, on machines with few cores: more threads would only get into each other's way.
 torch.set_num_threads(1)
+
+# A machine that is busy is slow, and no test of what is computed may fail for that.
+hypothesis.settings.register_profile("maskwright", deadline=None)
+hypothesis.settings.load_profile("maskwright")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

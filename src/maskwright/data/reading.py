@@ -25,3 +25,7 @@ class Reading:
     crowd: Crowd | None = None
     root: Path | None = None
     mend: bool = False
+
+
+STRICT = Reading()
+"""Nothing is mended, and the data decides."""

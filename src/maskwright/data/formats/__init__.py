@@ -14,7 +14,7 @@ from maskwright.data import manifest
 from maskwright.data.fields import read_json
 from maskwright.data.formats import coco, folders, samix
 from maskwright.data.labels import Samples
-from maskwright.data.reading import Reading
+from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
 
 
@@ -54,7 +54,7 @@ Format = Literal["manifest", "coco", "folders"]
 WRITERS: MappingProxyType[str, Writer] = MappingProxyType({"coco": coco, "folders": folders})
 
 
-def read(path: str | Path, reading: Reading = Reading()) -> Samples:
+def read(path: str | Path, reading: Reading = STRICT) -> Samples:
     """Read a dataset in any known layout, recognised by what is there.
 
     Args:

@@ -22,6 +22,7 @@ from maskwright.data.labels import IGNORE, Kind, Mask, Sample
 from maskwright.data.lookahead import ahead
 from maskwright.data.manifest import NAME
 from maskwright.errors import DataError
+from maskwright.problems import Problem, as_problem, problems_of
 
 
 def check(
@@ -30,8 +31,19 @@ def check(
     decode: bool = True,
     progress: Callable[[int, int], None] | None = None,
     training: bool = True,
-) -> list[str]:
-    """Every problem of a dataset, one line each, naming file, place and remedy; empty if there is none.
+) -> list[Problem]:
+    """Every problem for which a dataset is refused; empty if there is none. See :func:`examine`."""
+    return problems_of(examine(dataset, decode=decode, progress=progress, training=training))
+
+
+def examine(
+    dataset: Dataset,
+    *,
+    decode: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    training: bool = True,
+) -> list[Problem]:
+    """Every problem and every warning of a dataset: as a text, one line each, naming file, place and remedy.
 
     Found are: files that are missing, unreadable, truncated or too large; masks that differ in size from their image;
     recorded sizes that are not the image's; unknown categories in labels and mask pixels; boxes that are empty, outside,
@@ -47,9 +59,11 @@ def check(
         training: also require a split ``train`` with labels. False for data that is only evaluated or predicted on.
 
     Returns:
-        The lines, in the order of the samples, problems of the whole dataset last; the same on every run.
+        The warnings of the reader, then those of the files in the order of the samples, then those of the whole dataset;
+        the same on every run.
     """
-    problems = [f"{_file(dataset)}: {problem}" for problem in category_problems(dataset.categories)]
+    problems: list[str] = [*dataset.warnings]
+    problems += [f"{_file(dataset)}: {problem}" for problem in category_problems(dataset.categories)]
     if len(dataset.categories) > IGNORE and any(s.labels.mask and s.labels.mask.kind == "semantic" for s in dataset):
         what = f"id {IGNORE} means ignore in semantic masks; name {IGNORE} categories at most"
         problems.append(f"{_file(dataset)}: categories: {what}")
@@ -64,7 +78,7 @@ def check(
     problems += _mark_nothing(dataset, findings)
     if training:
         problems += _training_split(dataset)
-    return problems
+    return [as_problem(problem) for problem in problems]
 
 
 def require_clean(

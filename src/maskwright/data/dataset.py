@@ -8,6 +8,7 @@ from typing import Self
 
 from maskwright.data import formats, manifest
 from maskwright.data.labels import Samples
+from maskwright.data.reading import Crowd, Reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,17 +16,20 @@ class Dataset(Samples):
     """Images and their labels under one folder. Immutable: every change gives a new dataset. See :class:`Samples`."""
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(
+        cls, path: str | Path, *, crowd: Crowd | None = None, root: str | Path | None = None, mend: bool = False
+    ) -> Self:
         """Read a dataset; the format (``manifest.json``, SAMIX's ``splits.json``, COCO JSON, ``images/`` + ``masks/``) is recognised.
 
         Args:
             path: a folder, or the JSON file itself (for example ``polyps/splits_full.json``).
+            crowd, root, mend: see :class:`maskwright.data.reading.Reading`.
 
         Raises:
             DataError: the structure cannot be read. Problems of the content are found by ``maskwright.data.check.check``.
         """
-        content = formats.read(path)
-        return cls(content.root, content.categories, content.samples, content.source)
+        content = formats.read(path, Reading(crowd, Path(root) if root is not None else None, mend))
+        return cls(**vars(content))
 
     def save(self, path: str | Path | None = None) -> Path:
         """Write ``manifest.json`` into the dataset's folder (or to ``path``, which must be inside it), by rename. Returns its path.

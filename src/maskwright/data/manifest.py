@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 from maskwright.data.fields import MISSING, Fields, category_problems, leaves_folder, names_a_file, read_json
 from maskwright.data.images import place_file, write_atomic
 from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Samples, Scribble, Tag
+from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
 
 VERSION = 1
@@ -46,7 +47,7 @@ def detect(path: Path, document: Any) -> bool:
     return (path / NAME).is_file() if path.is_dir() else isinstance(document, dict) and "samples" in document
 
 
-def read(path: str | Path) -> Samples:
+def read(path: str | Path, reading: Reading = STRICT) -> Samples:
     """Read a manifest (the file, or the folder with a ``manifest.json``). The files it names are not opened.
 
     Raises:

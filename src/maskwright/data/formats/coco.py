@@ -40,6 +40,7 @@ from maskwright.data.images import MAX_PIXELS, cached_mask, image_size, read_mas
 from maskwright.data.labels import IGNORE, Box, Labels, Mask, Sample, Samples
 from maskwright.data.lookahead import ahead
 from maskwright.data.manifest import copy_files
+from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
 
 LAYOUT = (
@@ -74,7 +75,7 @@ def find(folder: Path) -> list[Path]:
     return files or sorted(folder.glob("*/_annotations.coco.json")) or sorted(folder.glob("*.json"))
 
 
-def read(path: str | Path) -> Samples:
+def read(path: str | Path, reading: Reading = STRICT) -> Samples:
     """Read COCO annotations (see the module's docstring).
 
     Args:

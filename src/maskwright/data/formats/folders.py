@@ -55,6 +55,7 @@ from maskwright.data.labels import IGNORE, Labels, Mask, MaskKind, Sample, Sampl
 from maskwright.data.lookahead import ahead
 from maskwright.data.manifest import copy_files
 from maskwright.data.masks import semantic_of
+from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
 
 LAYOUT = (
@@ -79,7 +80,7 @@ def _is_splits(document: Any) -> bool:
     )
 
 
-def read(path: str | Path) -> Samples:
+def read(path: str | Path, reading: Reading = STRICT) -> Samples:
     """Read ``images/`` and ``masks/``.
 
     Args:

@@ -26,6 +26,7 @@ import numpy as np
 from maskwright.data.fields import MISSING, Fields, leaves_folder, names_a_file, read_json
 from maskwright.data.images import count_values, read_mask
 from maskwright.data.labels import IGNORE, Box, Labels, Mask, Point, Sample, Samples, Scribble, Tag
+from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
 
 SPLITS = "splits.json"
@@ -42,7 +43,7 @@ def detect(path: Path, document: Any) -> bool:
     return isinstance(document, dict) and isinstance(document.get("images"), dict)
 
 
-def read(path: str | Path) -> Samples:
+def read(path: str | Path, reading: Reading = STRICT) -> Samples:
     """Read a SAMIX dataset.
 
     Args:

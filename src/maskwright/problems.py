@@ -119,10 +119,14 @@ def printable(text: str) -> str:
 
 
 def _shown(character: str) -> str:
-    # Control (Cc), format (Cf: turns the direction of a text), surrogate (Cs), and line and paragraph separators.
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-        return character.encode("unicode_escape", "surrogatepass").decode("ascii")
-    return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii") if is_control(character) else character
+
+
+def is_control(character: str) -> bool:
+    """Whether a terminal or a page obeys a character instead of showing it."""
+    # Control (Cc), format (Cf: turns the direction of a text), surrogate (Cs), line and paragraph separators (Zl, Zp). The
+    # joiners among the format characters stay: scripts of India and Persia, and emoji, are written with them.
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\u200c\u200d"
 
 
 @dataclass(frozen=True)

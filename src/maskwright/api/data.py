@@ -63,6 +63,18 @@ def as_dataset(data: str | Path | Dataset) -> Dataset:
     return Dataset.load(data) if isinstance(data, str | Path) else data
 
 
+def use_cache(folder: str | Path | None) -> None:
+    """Keep masks that are made of other labels in this folder from now on; None leaves it as it is.
+
+    Else they are kept in the dataset's folder, or in the user's cache where that cannot be written. The environment variable
+    ``MASKWRIGHT_CACHE`` does the same.
+    """
+    if folder is not None:
+        from maskwright.data.cache import use
+
+        use(folder)
+
+
 def check(data: str | Path | Dataset, *, training: bool = True, progress: Progress = False) -> CheckResult:
     """Say how a dataset is understood, and find every problem before hours are spent on it. Nothing is mended.
 

@@ -176,15 +176,15 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: Findin
 
 def _of_sample(dataset: Dataset, problem: str, whose: str, whole: bool) -> Problem:
     record = as_problem(problem).with_context(whose)
-    if not whole:
+    if not whole and record.fix is None:
         return record
     return Problem(
         record.message,
-        kind="damaged-but-whole",
+        kind="damaged-but-whole" if whole else record.kind,
         file=record.file,
         place=record.place,
-        remedy="all of its pixels are there",
-        fix="",
+        remedy="all of its pixels are there" if whole else record.remedy,
+        fix=record.fix or "",
         data=name_of(dataset),
     )
 

@@ -11,18 +11,18 @@ from maskwright.data.stats import COUNTED, TINY, Stats
 from maskwright.data.suspicions import left_out
 from maskwright.problems import Group, Problem, fix_command, grouped, lines, printable
 
-_KINDS = {"semantic": "semantic masks (pixels are category ids)", "instance": "instance masks (pixels are object ids)"}
+_KINDS = {"semantic": "pixels are category ids", "instance": "pixels are object ids"}
 _MOST_NAMES = 12
 
 
 def understood(report: Report) -> list[str]:
     """A dataset in a few lines: format, kind of the masks, images and objects by split, categories, what is missing."""
     dataset, stats = report.dataset, report.stats
-    masks = " and ".join(
-        f"{stats.masks[kind]:,} {text}" for kind, text in _KINDS.items() if stats.masks.get(kind)
-    )
+    masks = " and ".join(f"{stats.masks[kind]:,} {text}" for kind, text in _KINDS.items() if stats.masks.get(kind))
     names = [printable(name) for name in dataset.categories[1:]]
-    listed = ", ".join(names[:_MOST_NAMES]) + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "")
+    listed = ", ".join(names[:_MOST_NAMES]) + (
+        f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    )
     said = [
         f"{printable(name_of(dataset))}: {dataset.format or 'dataset'}, {_number(stats.images, 'image')}, {masks or 'no masks'}",
         f"categories: {listed or 'none but background'}",
@@ -44,12 +44,13 @@ def findings_text(problems: Sequence[Problem], data: str | Path, most: int | Non
         data: the dataset as the user named it, for the command.
         most: of each kind so many are shown, and the others counted; None: all.
     """
+    refused = [problem for problem in problems if problem.severity == "problem"]
+    mendable = [problem for problem in refused if problem.fix is not None]
     said = [line for group in grouped(problems) for line in _group(group, most)]
-    mendable = [problem for problem in problems if problem.fix is not None]
-    if mendable and any(problem.severity == "problem" for problem in problems):
+    if mendable:
         options = " ".join(dict.fromkeys(problem.fix for problem in mendable if problem.fix))
         command = fix_command(data, options)
-        others = len(problems) - len(mendable)
+        others = len(refused) - len(mendable)
         first = f"correct the {_number(others, 'problem')} that it cannot mend, then write" if others else "write"
         said.append(f"{first} a mended copy with:\n    {command}")
     return said
@@ -57,12 +58,20 @@ def findings_text(problems: Sequence[Problem], data: str | Path, most: int | Non
 
 def _group(group: Group, most: int | None) -> list[str]:
     """The faults of one kind; a remedy that is the same for all of them comes once, after the last."""
-    shown = group.problems[:most]
-    common = len({problem.remedy for problem in group.problems}) == 1 and len(shown) > 1
-    said = [f"  - {problem.removesuffix(f'; {problem.remedy}') if common else problem}" for problem in shown]
+    shown = [(problem.removesuffix(f"; {problem.remedy}"), _by_hand(problem)) for problem in group.problems[:most]]
+    remedies = {_by_hand(problem) for problem in group.problems}
+    common = remedies.pop() if len(shown) > 1 and len(remedies) == 1 else ""
+    said = [f"  - {what}" + (f"; {remedy}" if remedy and not common else "") for what, remedy in shown]
     if left := len(group.problems) - len(shown):
         said.append(f"    ... and {left:,} more of this kind (--all lists them)")
-    return [*said, *([f"    {group.problems[0].remedy}"] if common and group.problems[0].remedy else [])]
+    return [*said, *([f"    {common}"] if common else [])]
+
+
+def _by_hand(problem: Problem) -> str:
+    """A problem's remedy without the command that mends it, which comes once, at the end; that of a warning stays."""
+    if problem.fix is None or problem.severity == "warning":
+        return problem.remedy
+    return problem.remedy.partition("mend it with: ")[0].removesuffix(", or ")
 
 
 def _split(stats: Stats, name: str) -> str:
@@ -81,7 +90,9 @@ def _remarks(report: Report) -> list[str]:
     if stats.masks and unlabelled and all(str(sample.labels.kind) == "none" for sample in unlabelled):
         said.append(f"without a mask: {_number(len(unlabelled), 'image')}, such as {printable(unlabelled[0].image)}")
     if others := left_out(dataset):
-        said.append(f"left out: {_number(len(others), 'image file')} that no list names, such as {printable(others[0])}")
+        said.append(
+            f"left out: {_number(len(others), 'image file')} that no list names, such as {printable(others[0])}"
+        )
     if stats.empty_masks:
         said.append(f"empty masks (nothing but background): {stats.empty_masks:,}")
     if stats.tiny_masks:

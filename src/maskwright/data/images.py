@@ -35,7 +35,7 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image, ImageFile
 
-from maskwright.data import png
+from maskwright.data import cache, png
 from maskwright.errors import DataError
 from maskwright.problems import Problem
 
@@ -293,7 +293,7 @@ def write_mask(path: str | Path, mask: np.ndarray) -> Path:
 
 
 def cached_mask(root: Path, name: str, key: bytes, make: Callable[[], np.ndarray]) -> str:
-    """A mask PNG that is made from other data, kept in ``<root>/.maskwright/masks`` (which may be deleted at any time).
+    """A mask PNG that is made from other data, kept where ``maskwright.data.cache`` says (it may be deleted at any time).
 
     The file's name holds a hash of what it is made from, so a stale one is never used and a file never changes.
 
@@ -304,12 +304,13 @@ def cached_mask(root: Path, name: str, key: bytes, make: Callable[[], np.ndarray
         make: gives the mask ``(H, W)``, uint8 or uint16; called where the file is not there yet.
 
     Returns:
-        The path relative to ``root``.
+        The path relative to ``root``; or absolute, where it is kept elsewhere.
     """
-    path = f".maskwright/masks/{name}-{hashlib.sha256(key).hexdigest()[:16]}.png"
-    if not (root / path).is_file():
-        write_mask(root / path, make())
-    return path
+    folder = cache.mask_folder(root)
+    path = folder / f"{name}-{hashlib.sha256(key).hexdigest()[:16]}.png"
+    if not path.is_file():
+        write_mask(path, make())
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def count_values(mask: np.ndarray) -> np.ndarray:

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
+from maskwright.data.understood import start_of_training
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.run import Run, read_metrics
 from maskwright.engine.state import pack, seeded, unpack
@@ -156,7 +157,7 @@ class Session:
                 "call `maskwright` without `accelerate launch` or `torchrun`"
             )
         if accelerator.is_main_process:
-            require_clean(dataset)
+            print(start_of_training(require_clean(dataset)), file=sys.stderr)
         if len(dataset.categories) < 2:
             raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
         return cls(config, settings, dataset, accelerator)

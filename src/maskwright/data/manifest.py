@@ -34,6 +34,7 @@ from maskwright.data.images import place_file, write_atomic
 from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Samples, Scribble, Tag
 from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
+from maskwright.problems import as_problem
 
 VERSION = 1
 NAME = "manifest.json"
@@ -174,7 +175,7 @@ class _Parse(Fields):
             self.note("version", f"must be {VERSION}, found {version!r}; this maskwright does not read other versions")
             return (), ()
         top = self.fields(document, "manifest", types, required=tuple(types))
-        self.problems += category_problems(top.get("categories", ["background"]))
+        self.problems += map(as_problem, category_problems(top.get("categories", ["background"])))
         names = [name for name in top.get("categories", []) if isinstance(name, str)]
         self.ids = {name: i for i, name in enumerate(names)}
         samples: list[Sample] = []

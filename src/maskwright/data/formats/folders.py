@@ -57,6 +57,7 @@ from maskwright.data.manifest import copy_files
 from maskwright.data.masks import semantic_of
 from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
+from maskwright.problems import as_problem
 
 LAYOUT = (
     "a folder with images/ and masks/ (PNG of the same stem), also with splits.json, or train/, val/, test/ of these"
@@ -137,7 +138,7 @@ class _Parse(Fields):
         if valid_fields.get("ignore", IGNORE) != IGNORE:
             self.note("ignore", f"must be {IGNORE}; change the ignored pixels of the masks to {IGNORE}")
         if "categories" in valid_fields:
-            self.problems += category_problems(valid_fields["categories"])
+            self.problems += map(as_problem, category_problems(valid_fields["categories"]))
         return {key: value for key, value in document.items() if key not in _SETTINGS} | valid_fields
 
     def lists(self, settings: dict[str, Any]) -> dict[str, str]:

@@ -28,6 +28,7 @@ from maskwright.data.images import count_values, read_mask
 from maskwright.data.labels import IGNORE, Box, Labels, Mask, Point, Sample, Samples, Scribble, Tag
 from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
+from maskwright.problems import Problem
 
 SPLITS = "splits.json"
 LAYOUT = 'SAMIX: a folder with splits.json that has "images", or such a file'
@@ -141,7 +142,7 @@ class _Parse(Fields):
         try:
             document = read_json(self.root / name)
         except DataError as error:
-            self.problems += [f"{place}: {problem}" for problem in error.problems]
+            self.problems += [Problem(problem, place=place) for problem in error.problems]
             return []
         key = _LISTS[kind]
         document = self.fields(document, name, {key: list}, required=(key,), extra=True)

@@ -165,7 +165,7 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: Findin
     except DataError as error:
         whole = decode and is_whole(path)
         for problem in error.problems:
-            finding.problems.append(_of_sample(dataset, problem, f"(image of sample {sample.id!r})", whole))
+            finding.problems.append(_of_sample(dataset, path, problem, f"(image of sample {sample.id!r})", whole))
         return None
     if sample.size is not None and tuple(sample.size) != size:
         file_size, dataset_size = f"{size[0]} x {size[1]}", " x ".join(map(str, sample.size))
@@ -174,18 +174,21 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: Findin
     return size
 
 
-def _of_sample(dataset: Dataset, problem: str, whose: str, whole: bool) -> Problem:
-    record = as_problem(problem).with_context(whose)
-    if not whole and record.fix is None:
-        return record
+def _of_sample(dataset: Dataset, path: Path, problem: str, whose: str, whole: bool) -> Problem:
+    """What is wrong with a sample's file, with the words that say whose it is, and what mends it."""
+    record = as_problem(problem)
+    message, remedy = record.message, record.remedy
+    if not record.file and message.startswith(f"{path}: "):  # A line of text: file, message and remedy in one.
+        message, _, remedy = message.removeprefix(f"{path}: ").rpartition("; ")
+    fix = "" if whole else record.fix
     return Problem(
-        record.message,
+        f"{message or remedy} {whose}",
         kind="damaged-but-whole" if whole else record.kind,
-        file=record.file,
+        file=path,
         place=record.place,
-        remedy="all of its pixels are there" if whole else record.remedy,
-        fix=record.fix or "",
-        data=name_of(dataset),
+        remedy="all of its pixels are there" if whole else remedy if message else "",
+        fix=fix,
+        data=name_of(dataset) if fix is not None else "",
     )
 
 
@@ -206,7 +209,7 @@ def _check_mask(
         else:
             mask_size = image_size(path)
     except DataError as error:
-        finding.problems += [_of_sample(dataset, p, f"(mask of sample {sample.id!r})", False) for p in error.problems]
+        finding.problems += [_of_sample(dataset, path, p, f"(mask of sample {sample.id!r})", False) for p in error.problems]
         return
     if size is not None and mask_size != size:
         sizes = f"{mask_size[0]} x {mask_size[1]}, but its image {sample.image} is {size[0]} x {size[1]}"

@@ -18,7 +18,8 @@ _MOST_NAMES = 12
 def understood(report: Report) -> list[str]:
     """A dataset in a few lines: format, kind of the masks, images and objects by split, categories, what is missing."""
     dataset, stats = report.dataset, report.stats
-    masks = " and ".join(f"{stats.masks[kind]:,} {text}" for kind, text in _KINDS.items() if stats.masks.get(kind))
+    counted = [(kind, text) for kind, text in _KINDS.items() if stats.masks.get(kind)]
+    masks = " and ".join(f"{_number(stats.masks[kind], f'{kind} mask')} ({text})" for kind, text in counted)
     names = [printable(name) for name in dataset.categories[1:]]
     listed = ", ".join(names[:_MOST_NAMES]) + (
         f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""

@@ -142,7 +142,8 @@ class _Copy:
     def __init__(self, source: Dataset, folder: Path, mending: Mending) -> None:
         self.source, self.folder = source, folder
         self.masks = MaskMender(source, mending.threshold, mending.instances, mending.semantic)
-        self.changes = [Change.of(warning) for warning in source.warnings if warning.fix is not None]
+        # What a reader understood with a reservation, or left out, the copy says plainly, or does not have.
+        self.changes = [Change.of(warning) for warning in source.warnings]
         self.origins: dict[str, str] = {str(folder / manifest.NAME): source_of(source)}
 
     def write(self, progress: Callable[[int, int], None] | None) -> None:

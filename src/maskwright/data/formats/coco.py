@@ -44,7 +44,7 @@ from maskwright.data.lookahead import ahead
 from maskwright.data.paths import Files, resolve
 from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
-from maskwright.problems import Problem
+from maskwright.problems import Problem, fix_command
 
 __all__ = ["LAYOUT", "detect", "find", "is_coco", "loss", "rasterize", "read", "write"]
 
@@ -377,9 +377,8 @@ class _Parse(Fields):
             message,
             kind="crowd",
             severity="warning",
-            remedy=f"to {verb}",
+            remedy=f"to {verb}: {fix_command(self.data, f'--crowd {other}')}",
             fix=f"--crowd {other}",
-            data=self.data,
         )
 
     def sample(self, item: _Item) -> Sample:

@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff
@@ -212,8 +214,9 @@ def _parts(problem: Problem) -> dict[str, Any]:
 
 def _print_check(result: CheckResult, most: int | None) -> None:
     problems, warnings = result.problems, result.warnings
+    width = get_terminal_size().columns
     for line in result.understood:
-        print(line)
+        print(fill(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False))
     if warnings:
         print(f"{len(warnings)} warning{'s' if len(warnings) > 1 else ''}:", *result.lines("warning", most), sep="\n")
     if problems:

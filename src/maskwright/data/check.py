@@ -209,7 +209,9 @@ def _check_mask(
         else:
             mask_size = image_size(path)
     except DataError as error:
-        finding.problems += [_of_sample(dataset, path, p, f"(mask of sample {sample.id!r})", False) for p in error.problems]
+        finding.problems += [
+            _of_sample(dataset, path, p, f"(mask of sample {sample.id!r})", False) for p in error.problems
+        ]
         return
     if size is not None and mask_size != size:
         sizes = f"{mask_size[0]} x {mask_size[1]}, but its image {sample.image} is {size[0]} x {size[1]}"

@@ -118,23 +118,18 @@ class _Whole:
         much = [(s, m.ignored / m.area) for s, m in self.masks("semantic") if m.ignored > MUCH_IGNORED * m.area]
         if much:
             sample, share = max(much, key=lambda pair: pair[1])
-            what = f"{len(much)} masks ignore more than {MUCH_IGNORED:.0%} of their image, {sample.id!r} {share:.0%}"
+            what = f"masks that ignore more than {MUCH_IGNORED:.0%} of their image: {len(much)}, most of all {sample.id!r} ({share:.0%})"
             yield self.warning(what, "much-ignored", f"pixels of {IGNORE} teach nothing and are not scored")
 
     def tiny(self) -> Iterator[Problem]:
-        with_tiny = [(s, m.tiny) for s, m in self.masks("instance") if m.tiny]
-        if with_tiny:
-            count = sum(n for _, n in with_tiny)
-            what = f"{count} objects have fewer than {TINY} pixels, in {len(with_tiny)} images such as {with_tiny[0][0].image}"
+        if found := [(s, m.tiny) for s, m in self.masks("instance") if m.tiny]:
+            what = f"objects of fewer than {TINY} pixels: {sum(n for _, n in found)}, such as in {found[0][0].image}"
             yield self.warning(what, "tiny-object", "they are too small to be learned")
-        lost = [(s, n) for s, m in self.masks("instance") if (n := _hidden(m))]
-        if lost:
-            count = sum(n for _, n in lost)
-            what = f"{count} objects have no pixel in their mask, in {len(lost)} images such as {lost[0][0].image}"
+        if found := [(s, n) for s, m in self.masks("instance") if (n := _hidden(m))]:
+            what = f"objects without a pixel in their mask: {sum(n for _, n in found)}, such as in {found[0][0].image}"
             yield self.warning(what, "lost-object", "they are smaller than a pixel, or wholly covered by others")
-        near_empty = [s for s, m in self.masks("semantic") if 0 < m.marked < TINY and not m.ignored]
-        if near_empty:
-            what = f"{len(near_empty)} masks mark fewer than {TINY} pixels, such as that of {near_empty[0].image}"
+        if near_empty := [s for s, m in self.masks("semantic") if 0 < m.marked < TINY and not m.ignored]:
+            what = f"masks that mark fewer than {TINY} pixels: {len(near_empty)}, such as that of {near_empty[0].image}"
             yield self.warning(what, "near-empty-mask", "look whether they were drawn to the end")
 
     def single_ids(self) -> Iterator[Problem]:

@@ -160,7 +160,7 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: Findin
             with turn(size):
                 pixels = read_image(path)
                 digest = hashlib.sha256(f"{size}".encode())
-                digest.update(np.ascontiguousarray(pixels))
+                digest.update(np.ascontiguousarray(pixels).data)
                 finding.pixels = digest.digest()
     except DataError as error:
         whole = decode and is_whole(path)

@@ -125,7 +125,7 @@ def _more_than_edges(values: NDArray[Any], white: int) -> str:
             f"{int(np.count_nonzero(flat)):,} pixels lie in even areas of grey (about {level}), as of a second category"
         )
     # An edge lies between black and white; grey lines and spots of their own do not.
-    apart = middle & ~ndimage.maximum_filter(high, 2 * _NEAR + 1)
+    apart = middle & (ndimage.maximum_filter(high, 2 * _NEAR + 1) == 0)
     if np.count_nonzero(apart) > max(_FLAT, objects // 20):
         return f"{int(np.count_nonzero(apart)):,} grey pixels lie apart from every white area"
     # Levels far below white, as ids 1, 2, 3 beside 255 are, are no soft edges either: those have all levels.
@@ -139,4 +139,4 @@ def _is_noise(values: NDArray[Any], white: int) -> bool:
     """Whether the small values are what JPEG leaves: around edges, and next to other small values of all sizes."""
     small = (values > 0) & (values <= white / 4)
     edges = ndimage.maximum_filter(values >= white * 3 / 4, 17)  # JPEG's blocks have 8 x 8 pixels.
-    return bool(np.count_nonzero(small & ~edges) <= np.count_nonzero(small) // 20)
+    return bool(np.count_nonzero(small & (edges == 0)) <= np.count_nonzero(small) // 20)

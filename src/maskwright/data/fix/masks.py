@@ -188,7 +188,8 @@ def _parts(
     categories: dict[int, int] = {}
     count = 0
     for category in (int(value) for value in np.unique(values) if value not in (0, IGNORE)):
-        parts, found = ndimage.label(values == category, np.ones((3, 3), bool))
+        parts = np.zeros(values.shape, np.int32)
+        found = int(ndimage.label(values == category, np.ones((3, 3), bool), output=parts))  # type: ignore[arg-type]
         if count + found > _MOST_IDS:
             raise DataError([f"{file}: has more than {_MOST_IDS} connected parts; leave out --instances"])
         ids[parts > 0] = (parts[parts > 0] + count).astype(np.uint16)

@@ -14,8 +14,10 @@ from PIL import Image
 from maskwright.data import cache
 from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
+from maskwright.data.formats import convert
 from maskwright.data.images import read_mask, write_mask
 from maskwright.data.items import read_item
+from maskwright.errors import DataError
 
 
 @pytest.fixture
@@ -58,9 +60,13 @@ def test_in_the_folder_that_the_user_names(white: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv(cache.VARIABLE, "")
     cache.use(tmp_path / "chosen")
     before = files(white)
-    assert_read(white)
+    dataset = assert_read(white)
     assert files(white) == before
     assert len(files(tmp_path / "chosen")) == 2
+    with pytest.raises(DataError, match="data convert --to manifest"):
+        dataset.save()
+    convert(dataset, tmp_path / "copy", "manifest")
+    assert_read(tmp_path / "copy")
     times = [os.stat(tmp_path / "chosen" / name).st_mtime_ns for name in files(tmp_path / "chosen")]
     assert_read(white)  # Made once.
     assert [os.stat(tmp_path / "chosen" / name).st_mtime_ns for name in files(tmp_path / "chosen")] == times

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from maskwright.data import formats, manifest
+from maskwright.data import cache, formats, manifest
 from maskwright.data.labels import Samples
 from maskwright.data.reading import Crowd, Reading
+from maskwright.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,4 +38,8 @@ class Dataset(Samples):
         Raises:
             DataError: the path is elsewhere, or the dataset holds what a manifest may not; nothing is written then.
         """
+        elsewhere = [s.labels.mask.path for s in self if s.labels.mask and cache.holds(s.labels.mask.path)]
+        if elsewhere:
+            remedy = "write the dataset with `maskwright data convert --to manifest` instead"
+            raise DataError([f"{elsewhere[0]}: a manifest names no masks that are kept in a cache elsewhere; {remedy}"])
         return manifest.write(self, path)

@@ -446,7 +446,7 @@ def _load(image: ImageFile.ImageFile, path: Path) -> None:
         if image.format == "PNG" and isinstance(image.fp, io.BufferedReader):
             place = image.fp.tell()
             if reason := png.fault(image.fp):
-                raise DataError([f"{path}: damaged PNG file ({reason}); replace or remove it"])
+                raise DataError([f"{path}: truncated or damaged ({reason}); replace or remove it"])
             image.fp.seek(place)
         with _without_pillows_limit(image):
             image.load()

@@ -33,7 +33,7 @@ def fault(file: BinaryIO) -> str | None:
         return "its signature is damaged"
     for name, intact in _chunks(file):
         if not intact:
-            return f"the checksum of its part {name.decode('ascii', 'backslashreplace')} is wrong"
+            return f"the checksum of its part {name.decode('ascii', 'backslashreplace')} is wrong or cut off"
         if name == b"IEND":
             return None
     return "its end is missing"

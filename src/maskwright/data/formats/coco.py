@@ -52,6 +52,7 @@ LAYOUT = (
     "COCO: a JSON file with images, annotations and categories, a folder with one, annotations/*.json, or "
     "<split>/_annotations.coco.json"
 )
+_ROBOFLOW = "_annotations.coco.json"
 _NO_CATEGORY = ("_background_", "__background__", "__ignore__", "_ignore_")
 _KEPT = 200_000_000  # Bytes of drawn objects that are kept while an image's mask is made; beyond, they are drawn twice.
 _MOST_WORK = 1_500_000_000  # Pixels that the objects of one image may fill together: about ten seconds.
@@ -79,7 +80,7 @@ def is_coco(document: Any) -> bool:
 def find(folder: Path) -> list[Path]:
     """The JSON files that may be COCO annotations of a dataset folder, by name alone."""
     files = sorted((folder / "annotations").glob("instances_*.json")) or sorted((folder / "annotations").glob("*.json"))
-    return files or sorted(folder.glob("*/_annotations.coco.json")) or sorted(folder.glob("*.json"))
+    return files or sorted(folder.glob(f"*/{_ROBOFLOW}")) or sorted(folder.glob("*.json"))
 
 
 def read(path: str | Path, reading: Reading = STRICT) -> Samples:
@@ -174,7 +175,7 @@ class _Parse(Fields):
     def category_rows(self, file: Path, document: dict[str, Any]) -> list[dict[str, Any]]:
         rows = []
         for i, row in enumerate(document["categories"]):
-            place = f"{file.name}: categories[{i}]"
+            place = f"{self.called(file)}: categories[{i}]"
             parent = row.get("supercategory") if isinstance(row, dict) else None
             row = self.fields(row, place, {"id": int, "name": str}, required=("id", "name"), extra=True)
             if len(row) == 2 and not is_name(row["name"]):
@@ -182,6 +183,10 @@ class _Parse(Fields):
             elif len(row) == 2:
                 rows.append({**row, "place": place, "supercategory": parent if isinstance(parent, str) else None})
         return rows
+
+    def called(self, file: Path) -> str:
+        """A file's name; with its folder where all files are called alike."""
+        return f"{file.parent.name}/{file.name}" if file.name == _ROBOFLOW and file.parent != self.root else file.name
 
     def annotated(self, document: dict[str, Any]) -> set[Any]:
         """The ids of categories that have annotations; of numbers that are written as text, the numbers."""
@@ -197,7 +202,7 @@ class _Parse(Fields):
         bases = self.bases(file, split)
         items: dict[int | str, _Item | None] = {}
         for i, row in enumerate(document["images"]):
-            place = f"{file.name}: images[{i}]"
+            place = f"{self.called(file)}: images[{i}]"
             id = _id(row.get("id")) if isinstance(row, dict) else None
             item = self.image(row, place, bases, split)
             if id is None or id in items:
@@ -206,7 +211,7 @@ class _Parse(Fields):
             else:
                 items[id] = item
         for i, row in enumerate(document["annotations"]):
-            self.annotation(row, f"{file.name}: annotations[{i}]", items, self.ids[file])
+            self.annotation(row, f"{self.called(file)}: annotations[{i}]", items, self.ids[file])
         return [item for item in items.values() if item is not None]
 
     def bases(self, file: Path, split: str) -> list[str]:
@@ -373,12 +378,13 @@ class _Parse(Fields):
 
     def crowd_warning(self, message: str, other: str) -> Problem:
         verb = "take them as objects" if other == "objects" else "leave them out"
+        options = f"--crowd {other}"
         return Problem(
             message,
             kind="crowd",
             severity="warning",
-            remedy=f"to {verb}: {fix_command(self.data, f'--crowd {other}')}",
-            fix=f"--crowd {other}",
+            remedy=f"to {verb}: {fix_command(self.data, options)}",
+            fix=options,
         )
 
     def sample(self, item: _Item) -> Sample:
@@ -452,7 +458,7 @@ def _split(file: Path, document: dict[str, Any]) -> str:
     info = document.get("info")
     if isinstance(info, dict) and isinstance(info.get("split"), str) and info["split"]:
         return info["split"]
-    name = file.parent.name if file.name == "_annotations.coco.json" else file.stem
+    name = file.parent.name if file.name == _ROBOFLOW else file.stem
     match = re.search(r"(?<![a-z])(train|val|test)", name.lower())
     if match:
         return match[0]

@@ -17,6 +17,7 @@ from PIL import Image
 
 from maskwright.data.images import write_mask
 from maskwright.engine.budget import Budget
+from maskwright.engine.origin import Origin
 from maskwright.engine.run import Run, read_metrics
 from maskwright.engine.session import Session, Trainable, rated_groups, set_rate
 from maskwright.errors import DataError, RunError, WeightsError
@@ -30,12 +31,17 @@ class Config:
     seed: int = 0
     device: str = "cpu"
     checkpoint_seconds: float = 0.0
+    lr: float = 0.1
+    init: Path | None = None
     resume: bool = False
     overwrite: bool = False
 
 
 class Descent(Trainable):
     """Two stages: plain descent, then descent with noise."""
+
+    recipe = "descent"
+    networks = {"model": "net"}  # noqa: RUF012
 
     def __init__(self, session: Session, first: Budget, second: Budget) -> None:
         self.session = session
@@ -46,7 +52,7 @@ class Descent(Trainable):
         self.net = torch.nn.Linear(2, 1)
         torch.nn.init.ones_(self.net.weight)
         torch.nn.init.zeros_(self.net.bias)
-        self.optimizer = torch.optim.AdamW(rated_groups([(self.net.parameters(), 0.1)]))
+        self.optimizer = torch.optim.AdamW(rated_groups([(self.net.parameters(), session.config.lr)]))
         self.restored: dict[str, Any] = {}
         self.hooks = 0
 
@@ -58,6 +64,9 @@ class Descent(Trainable):
 
     def restore(self, values: Any) -> None:
         self.hooks = values["hooks"]
+
+    def start_from(self, origin: Origin) -> None:
+        origin.fill(self.net, "model", flags="--width")
 
     def train(self, then: Callable[[], None] | None = None) -> None:
         def hook() -> None:

@@ -101,7 +101,9 @@ class Fingerprint:
     @cached_property
     def digest(self) -> str:
         """All of it in 64 hexadecimal digits."""
-        return hashlib.sha256(json.dumps([self.categories, [_row(entry) for entry in self.entries]]).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([self.categories, [_row(entry) for entry in self.entries]]).encode()
+        ).hexdigest()
 
     def to_json(self) -> str:
         """The text that :meth:`from_json` reads, one sample a line."""
@@ -121,7 +123,9 @@ class Fingerprint:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a fingerprint of this version ({error!r})") from error
         if not known or damaged:
-            raise ValueError("not a fingerprint of this version" if not known else "its digest is not that of its samples")
+            raise ValueError(
+                "not a fingerprint of this version" if not known else "its digest is not that of its samples"
+            )
         return fingerprint
 
     def changes_to(self, now: Fingerprint) -> list[str]:

@@ -60,6 +60,7 @@ def handled(args: Sequence[str]) -> Iterator[None]:
     try:
         yield
     finally:
+        _State.received, _State.waits = None, False
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -57,7 +57,7 @@ def test_overwrite_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "pseudo").mkdir()
     with start(tmp_path, overwrite=True) as run:
         assert run.load_checkpoint() is None
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "config.json", "metrics.jsonl", "notes.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "metrics.jsonl", "notes.txt"]
     assert (tmp_path.parent / "outside.txt").exists()
     assert read_metrics(tmp_path) == []
 

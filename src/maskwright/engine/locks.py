@@ -22,7 +22,7 @@ from maskwright.errors import RunError
 logger = logging.getLogger(__name__)
 
 NAME = ".lock"
-"""The lock's file in the folder. It stays there: who deletes it while another process waits for it would make two locks of one."""
+"""The lock's file in the folder. A kill leaves it behind, which does no harm: it is held, or free, whatever it says."""
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -68,6 +68,9 @@ class FolderLock:
     def release(self) -> None:
         """Let others write. Once is enough, more does no harm."""
         if self._lock is not None:
+            if os.name == "posix":
+                # Held still: who has opened it meanwhile sees, once it is free, that it has no name any more, and tries again.
+                Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
 

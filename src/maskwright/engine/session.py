@@ -23,6 +23,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
@@ -41,7 +42,7 @@ from maskwright.engine.locks import refuse_if_locked
 from maskwright.engine.origin import Origin
 from maskwright.engine.run import Run, read_metrics
 from maskwright.engine.state import pack, seeded, unpack
-from maskwright.errors import DataError, RunError
+from maskwright.errors import DataError, MaskwrightError, RunError
 
 T = TypeVar("T")
 
@@ -200,6 +201,10 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         interrupts.wait(False)
         if hasattr(self, "run"):
+            if kind is not None and issubclass(kind, Exception) and not issubclass(kind, MaskwrightError):
+                # Numbers that are no longer finite make functions fail that nobody suspects, such as a draw from probabilities.
+                with suppress(RuntimeError):
+                    self.require_finite()
             self.run.close()
             if kind is not None and issubclass(kind, KeyboardInterrupt):
                 self._say(f"\n{self._kept()}")

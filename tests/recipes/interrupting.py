@@ -4,6 +4,7 @@
 
     python -m tests.recipes.interrupting                          all recipes and places; some minutes
     python -m tests.recipes.interrupting --recipes s4m --every 4  every fourth place of one recipe
+    python -m tests.recipes.interrupting --recipes s4m --pairs 20 pairs of processes that train in one folder
 
 A place is a function and the number of its call in a process, such as the second file of the first checkpoint: the process gets a
 signal as it enters. The trainings are forks of this process, which has imported all that is slow: no other thread may run in it.
@@ -121,11 +122,20 @@ def strike(trigger: Trigger) -> None:
 
 def train(args: list[str], log: Path, trigger: Trigger | None = None) -> int:
     """Run the command line in a fork; returns its status, or the negative number of the signal that killed it."""
+    return ended(fork(args, log, trigger))
+
+
+def ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fork(args: list[str], log: Path, trigger: Trigger | None = None) -> int:
+    """Begin the command line in a fork, and return its process."""
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return child
     status = 99
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -196,12 +206,40 @@ def rehearse(recipe: str, data: Path, sam: Path, folder: Path, every: int, say: 
         )
 
 
+def pair_up(recipe: str, data: Path, sam: Path, folder: Path, pairs: int, say: Callable[[str], None]) -> None:
+    """Start two trainings in one folder, the second as a new one, with ``--resume`` or ``--overwrite``: no line may be lost."""
+    log, started = folder / "log", time.monotonic()
+    assert train(arguments(recipe, data, folder / "whole", sam), log) == 0, log.read_text()
+    expected, refused = numbers(folder / "whole"), 0
+    for number in range(pairs):
+        args = arguments(recipe, data, folder / f"pair-{number}", sam)
+        logs = [folder / "first", folder / "second"]
+        first = fork(args, logs[0])
+        time.sleep(0.15 * number)
+        second = fork([*args, *([], ["--resume"], ["--overwrite"])[number % 3]], logs[1])
+        told = [(ended(child), path.read_text()) for child, path in zip((first, second), logs)]
+        losers = [text for status, text in told if status]
+        assert len(losers) <= 1, told
+        for text in losers:
+            error = text.splitlines()[-1]
+            assert error.startswith("error: "), text
+            assert "is writing there" in error or "already holds a run" in error, text
+            refused += 1
+        assert numbers(folder / f"pair-{number}") == expected, f"{recipe}, pair {number}: a line was lost\n{told}"
+    say(f"{recipe}: {pairs} pairs, {refused} refused: no line lost ({time.monotonic() - started:.0f} s)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="+", choices=LENGTHS, default=list(LENGTHS))
     parser.add_argument("--every", type=int, default=1, help="only every so many places")
+    parser.add_argument("--pairs", type=int, default=0, help="instead: so many pairs of processes in one folder")
     given = parser.parse_args()
     torch.set_num_threads(1)
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         Sam.from_config(tiny_config()).model.save_pretrained(folder / "sam")
@@ -215,9 +253,11 @@ def main() -> None:
         }
         for recipe in given.recipes:
             (folder / recipe).mkdir()
-            rehearse(
-                recipe, data[recipe], folder / "sam", folder / recipe, given.every, lambda text: print(text, flush=True)
-            )
+            places = data[recipe], folder / "sam", folder / recipe
+            if given.pairs:
+                pair_up(recipe, *places, given.pairs, say)
+            else:
+                rehearse(recipe, *places, given.every, say)
 
 
 if __name__ == "__main__":

@@ -318,6 +318,9 @@ def test_a_new_training_starts_from_this_one(run: Path, scene_folder: Path, tmp_
     state, trained = trainer.sam.state_dict(), load_file(model / "sam.safetensors")
     assert all(torch.equal(state[name].half(), tensor) for name, tensor in trained.items())
     assert not trainer.labeller.masks
+    description, digest = json.loads((model / "config.json").read_text()), trainer.session.data_digest
+    assert description["data"] == description["in_context"]["data"] == digest
+    assert json.loads((run / "pseudo" / "index.json").read_text())["data"] == digest
     with pytest.raises(WeightsError, match=r"its sam is another network .*--tune-decoder True"):
         started(replace(config, out=tmp_path / "x", tune_decoder=False), samix.Trainer)
     assert not (tmp_path / "x").exists()

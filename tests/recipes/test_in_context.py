@@ -22,7 +22,7 @@ from maskwright.methods.in_context import predictor as in_context
 from maskwright.methods.in_context import selection
 from maskwright.methods.in_context.judging import PredictMasks
 from maskwright.methods.in_context.predictor import InContextPredictor
-from maskwright.nets.selector import SelectorName
+from maskwright.nets.selector_names import SelectorName
 from maskwright.recipes import samix
 from maskwright.sam.prompts import PADDING, Prompts
 from tests.recipes.training import settings

@@ -19,7 +19,7 @@ from maskwright.data.images import image_size, read_mask
 from maskwright.data.labels import Kind, Labels
 from maskwright.errors import DataError, MaskwrightError, RunError
 from maskwright.methods.in_context.selection import load_policy
-from maskwright.nets.selector import SelectorName
+from maskwright.nets.selector_names import SelectorName
 from maskwright.recipes import samix
 from maskwright.recipes.samix import report as samix_report
 from tests.recipes.training import (

@@ -25,7 +25,6 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +44,6 @@ _FILES = ("last", "model", "tb", "metrics.jsonl", "report.html", "config.json")
 _SCORES = re.compile(r"evaluation-.*\.json")
 _ASIDE = re.compile(r"(.+)\.(tmp|old)-\d+")
 _PACKAGES = ("maskwright", "torch", "transformers", "safetensors", "numpy")
-
-
-def settings_of(config: Any, *free: str) -> dict[str, Any]:
-    """The fields of a dataclass as JSON, but for the ``free`` ones, which do not decide the result."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k not in free}
 
 
 class Run:

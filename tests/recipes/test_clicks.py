@@ -27,6 +27,7 @@ from maskwright.errors import DataError, MaskwrightError, MissingPackageError, R
 from maskwright.methods.clicks import predictor
 from maskwright.recipes import clicks
 from maskwright.recipes.clicks import calibration
+from maskwright.recipes.clicks.trainer import Trainer
 from maskwright.sam.sam import Sam
 from tests.recipes.training import Stopped, binary_scenes, environment, log, python, session_of, stop_after
 from tests.tiny_model import save_run, tiny_segmenter
@@ -96,6 +97,7 @@ def test_a_run_leaves_an_agent_a_report_and_a_film(run: Path):
     assert film.n_frames >= 3
     last = log(run)[-1]
     assert 0 <= last["val_first"] <= 1
+    assert "no agent, the first click alone" in html
 
 
 def test_the_same_seed_is_the_same_run_and_another_is_not(
@@ -208,7 +210,7 @@ def test_images_without_an_object_are_no_reason_to_fail(scenes: Path, tiny_sam_f
         write_mask(path, np.zeros_like(read_mask(path)))  # type: ignore[arg-type]
     for seed in range(3):
         config = settings(data, tmp_path / "run", tiny_sam_folder, seed=seed, mirror=False)
-        trainer = clicks.Trainer(config, session_of(config))
+        trainer = Trainer(config, session_of(config))
         assert trainer.val is None
         assert len(trainer.held_out.pixels) + len(trainer.bank.pixels) == 5
 

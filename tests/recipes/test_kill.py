@@ -17,7 +17,7 @@ from tests.recipes import instance_training as instances
 from tests.recipes.training import arguments, assert_same_run, environment, python, settings
 
 KILLS = 10
-LENGTH = {"steps": 60, "warm_up": 20, "checkpoint_seconds": 0.0}
+LENGTH = {"steps": 80, "warm_up": 20, "checkpoint_seconds": 0.0}
 
 
 def newest(run: Path) -> int:
@@ -71,14 +71,14 @@ def test_ten_kills_leave_no_trace(scene_folder: Path, tiny_sam_folder: Path, tmp
     with open(log, "w") as stream:
         assert start(stream).wait(1800) == 0, log.read_text()
     assert moments == sorted(moments)
-    assert moments[-1] < LENGTH["steps"] + LENGTH["warm_up"], "killed too late to prove anything"
+    assert moments[-1] < LENGTH["steps"], "killed too late to prove anything"
     assert_same_run(run, expected)
     assert not [path for path in run.rglob("*") if ".tmp-" in path.name or ".old-" in path.name]
 
 
 @pytest.mark.slow
 def test_kills_in_both_stages_of_s4m(tiny_sam_folder: Path, tmp_path: Path):
-    length = {"steps": 30, "checkpoint_seconds": 0.0, "certain": 0.0}
+    length = {"steps": 60, "checkpoint_seconds": 0.0, "certain": 0.0}
     data = instances.instance_scenes(tmp_path / "data")
     expected = s4m.main(instances.settings(data, tmp_path / "whole", tiny_sam_folder, **length))
     run, log, rng = tmp_path / "run", tmp_path / "log", random.Random()

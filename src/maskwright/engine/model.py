@@ -26,16 +26,27 @@ from maskwright.errors import WeightsError
 FORMAT, VERSION = "maskwright-model", 1
 
 
-def describe(recipe: str, categories: Sequence[str], size: int, **parts: Any) -> dict[str, Any]:
+def describe(
+    recipe: str, categories: Sequence[str], size: int, data: str | None = None, **parts: Any
+) -> dict[str, Any]:
     """The ``config.json`` of a model folder.
 
     Args:
         recipe: its name.
         categories: names by id, ``background`` first.
         size: side of the square canvas in pixels.
+        data: digest of the fingerprint of what it was trained on.
         parts: what the recipe needs to build its networks again, as JSON.
     """
-    return {"format": FORMAT, "version": VERSION, "recipe": recipe, "categories": [*categories], "size": size, **parts}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "recipe": recipe,
+        "categories": [*categories],
+        "size": size,
+        "data": data,
+        **parts,
+    }
 
 
 def weights_beside(source: str, size: int, signature: str) -> dict[str, Any]:

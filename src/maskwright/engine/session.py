@@ -19,28 +19,33 @@ and inside ``fit``::
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
+from maskwright import interrupts
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
+from maskwright.data.fingerprint import Fingerprint
 from maskwright.engine.bar import TrainingBar, time_as_text
 from maskwright.engine.best import Best
 from maskwright.engine.budget import Budget
+from maskwright.engine.locks import refuse_if_locked
+from maskwright.engine.origin import Origin
 from maskwright.engine.outcome import Outcome
 from maskwright.engine.run import Run
 from maskwright.engine.state import pack, seeded, unpack
 from maskwright.engine.timer import Part, Stage, Timer, Validations, Work, share_out
-from maskwright.errors import DataError, RunError
+from maskwright.errors import DataError, MaskwrightError, RunError, require
 
 T = TypeVar("T")
 
@@ -54,12 +59,21 @@ class RunConfig(Protocol):
     seed: int
     device: Any
     checkpoint_seconds: float
+    init: Path | None
     resume: bool
     overwrite: bool
 
 
 class Trainable(ABC):
-    """What a session needs of a recipe's trainer, to write and read checkpoints."""
+    """What a session needs of a recipe's trainer, to write and read checkpoints, and to start from an earlier run.
+
+    Attributes:
+        recipe: its name.
+        networks: for ``--init``: name of a file in its model folder → group in its checkpoints, see :meth:`Origin.open`.
+    """
+
+    recipe: ClassVar[str]
+    networks: ClassVar[Mapping[str, str]]
 
     @abstractmethod
     def parts(self) -> dict[str, Any]:
@@ -72,6 +86,15 @@ class Trainable(ABC):
     def restore(self, values: Mapping[str, Any]) -> None:  # noqa: B027 (most recipes have no values)
         """Take up the ``values`` of a checkpoint, before its ``parts`` are filled: this may create some of them."""
 
+    @abstractmethod
+    def start_from(self, origin: Origin) -> None:
+        """Take over the networks of an earlier run, for ``--init``.
+
+        Raises:
+            RunError: the settings leave nothing to take over.
+            WeightsError: other networks, or for another SAM.
+        """
+
 
 class Session:
     """One training at work, in one process or several. Made by :meth:`open`.
@@ -83,6 +106,7 @@ class Session:
         timer: of the whole training; there after :meth:`plan`.
         bar: the one progress bar.
         outcome: how the training ended; the recipe notes it.
+        fingerprint: of the data; None in all but the main process.
     """
 
     run: Run
@@ -95,14 +119,17 @@ class Session:
         dataset: Dataset,
         accelerator: Accelerator,
         started: float | None = None,
+        fingerprint: Fingerprint | None = None,
     ) -> None:
         self.config, self.settings, self.dataset, self.accelerator = config, dict(settings), dataset, accelerator
         self.bar = TrainingBar(is_main=accelerator.is_main_process)
         self.outcome: Outcome | None = None
         self._started = time.monotonic() if started is None else started
         self._after = 0.0
+        self.fingerprint = fingerprint
         self._trainer: Trainable | None = None
-        self._saved = time.monotonic()
+        self._saved, self._saved_clock = time.monotonic(), -1
+        self._finite: Tensor | None = None
         self._sums: dict[str, list[float]] = defaultdict(list)
         self._latest: dict[str, float] = {}
         self._shown: dict[str, float] = {}
@@ -126,8 +153,17 @@ class Session:
 
         Raises:
             DataError: the dataset cannot be read, or has problems (all are named), or names nothing to segment.
-            RunError: several processes for a recipe that works in one.
+            RunError: several processes for a recipe that works in one; another process is writing to the run.
+            MaskwrightError: a rate that is negative, NaN or infinite.
         """
+        rates = {name: value for name, value in vars(config).items() if _is_rate(name) or name == "weight_decay"}
+        require(
+            {
+                f"--{name.replace('_', '-')} {value:g}: must be a number of 0 or more": math.isfinite(value)
+                and value >= 0
+                for name, value in rates.items()
+            }
+        )
         torch.set_flush_denormal(True)
         # Before the processes meet: one that has failed already cannot be met.
         dataset = Dataset.load(config.data)
@@ -137,19 +173,29 @@ class Session:
                 f"this recipe trains in one process, and {accelerator.num_processes} were started; "
                 "call `maskwright` without `accelerate launch` or `torchrun`"
             )
+        fingerprint = None
         if accelerator.is_main_process:
+            refuse_if_locked(config.out, "name another folder with --out")
             require_clean(dataset)
+            fingerprint = Fingerprint.of(dataset)
         if len(dataset.categories) < 2:
             raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
-        return cls(config, settings, dataset, accelerator, started)
+        return cls(config, settings, dataset, accelerator, started, fingerprint)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        interrupts.wait(False)
         self.bar.close()
         if hasattr(self, "run"):
+            if kind is not None and issubclass(kind, Exception) and not issubclass(kind, MaskwrightError):
+                # Numbers that are no longer finite make functions fail that nobody suspects, such as a draw from probabilities.
+                with contextlib.suppress(RuntimeError):
+                    self.require_finite()
             self.run.close()
+            if kind is not None and issubclass(kind, KeyboardInterrupt):
+                self._say(f"\n{self._kept()}")
         if kind is None:
             self._say(self._outcome())
             self.accelerator.end_training()
@@ -162,6 +208,11 @@ class Session:
     def is_main(self) -> bool:
         """Whether this is the process that writes."""
         return self.accelerator.is_main_process
+
+    @property
+    def data_digest(self) -> str | None:
+        """What the run's files say of the data that they come from; None in all but the main process."""
+        return self.fingerprint.digest if self.fingerprint else None
 
     @property
     def clock(self) -> int:
@@ -208,25 +259,38 @@ class Session:
 
         Raises:
             RunError: see ``Run.create``.
-            WeightsError: the checkpoint is damaged or does not fit.
+            WeightsError: the checkpoint is damaged or does not fit; or what ``--init`` names does not.
         """
         config = self.config
+        origin = self._origin(trainer)
+        if origin is not None:
+            trainer.start_from(origin)
         with self.accelerator.main_process_first():
             self.run = Run.create(
                 config.out,
                 self.settings,
                 resume=config.resume,
                 overwrite=config.overwrite,
+                # The fingerprint tells whether they are the same, wherever they lie.
+                may_differ=("data",),
                 is_main=self.is_main,
                 files=files,
                 folders=folders,
+                data=self.fingerprint,
+                recipe=trainer.recipe,
+                origin=origin.record() if origin else None,
             )
         self._trainer = trainer
         checkpoint = self.run.load_checkpoint()
         if checkpoint is None:
-            self._say(self._understood())
+            notes = [] if origin is None else [f"starts from {origin}"]
+            self._say("\n".join([self._understood(), *notes]))
             return
         state = checkpoint.state
+        if self.fingerprint and state["data"] != self.data_digest:
+            raise RunError(
+                f"{checkpoint.folder}: this checkpoint is of other data than config.json beside it; restore the run's folder"
+            )
         self.timer.before = state["minutes"]
         for stage in self.timer.stages:
             for name, value in state["stages"][stage.name].items():
@@ -236,8 +300,18 @@ class Session:
         unpack(trainer.parts(), checkpoint.tensors, state["parts"])
         self._sums.update(state["averages"])
         self._latest = state["latest"]
+        self._saved_clock = self.clock
         earlier = time_as_text(state["minutes"])
         self._say(f"{self._understood()}\nresumed at step {checkpoint.step}, after {earlier} in earlier sessions")
+
+    def _origin(self, trainer: Trainable) -> Origin | None:
+        """What ``--init`` names; None without it, and where a checkpoint of this run holds all that came of it."""
+        config = self.config
+        if config.init is None or (config.resume and Run.has_checkpoint(config.out)):
+            return None
+        if config.init.resolve() in (config.out.resolve(), config.out.resolve() / "model"):
+            raise RunError(f"--init {config.init}: is the new run itself; name another folder with --out")
+        return Origin.open(config.init, trainer.recipe, trainer.networks)
 
     def _understood(self) -> str:
         """What is about to be trained: images by label, categories, SAM, device, length."""
@@ -266,6 +340,13 @@ class Session:
         lines += [self.outcome.warning] if self.outcome is not None and self.outcome.warning else []
         return "\n".join(lines)
 
+    def _kept(self) -> str:
+        """What is there to go on from."""
+        step = self.run.newest_step()
+        if step < 0:
+            return f"no checkpoint was written yet: {self.run.folder} begins anew when it is resumed"
+        return f"the checkpoint of step {step} is kept in {self.run.folder / 'last'}"
+
     def _say(self, text: str) -> None:
         """On standard error, like the bar, and once."""
         self.bar.say(text)
@@ -275,6 +356,7 @@ class Session:
         if not force and time.monotonic() - self._saved < self.config.checkpoint_seconds:
             return
         assert self._trainer is not None, "begin comes first"
+        self.require_finite()
         began = time.monotonic()
         tensors, parts = pack(self._trainer.parts())
         names = ("step", "fraction", "began", "over")
@@ -285,9 +367,10 @@ class Session:
             "parts": parts,
             "averages": {name: values for name, values in self._sums.items() if values},
             "latest": self._latest,
+            "data": self.data_digest,
         }
         self.run.save_checkpoint(self.clock, tensors, state)
-        self._saved = time.monotonic()
+        self._saved, self._saved_clock = time.monotonic(), self.clock
         self.timer.reserves["checkpoint"] = (self._saved - began) / 60
 
     def finish(self, *, save: bool = True) -> bool:
@@ -314,7 +397,8 @@ class Session:
     ) -> Iterator[int]:
         """Numbers of the steps of a stage until its share of the training's length is used up, from where the run was left.
 
-        After each step it is counted, averages are logged, the bar moves, and a checkpoint is written if one is due.
+        After each step it is counted, averages are logged, the bar moves, and a checkpoint is written if one is due. On
+        Ctrl-C or SIGTERM the step under way is finished, and a checkpoint written at once.
 
         Args:
             stage: one of this session's.
@@ -330,8 +414,14 @@ class Session:
         if stage.began is None:
             stage.began = self.agree(self.timer.minutes)
         self.moved(stage)
-        share, stopped = self.agree(self.timer.share(stage)), False
-        while share < until and not (stopped := stop is not None and stop()):
+        interrupts.wait(True)
+        share, signal = self.agree((self.timer.share(stage), interrupts.received()))
+        stopped = False
+        while True:
+            if signal is not None:
+                self._stop(stage, signal)
+            if share >= until or (stopped := stop is not None and stop()):
+                break
             with self.timer.spending(stage):
                 stage.fraction = share
                 yield stage.step
@@ -339,11 +429,13 @@ class Session:
                 stage.done, stage.counted = stage.step, stage.counted + 1
                 if log_every and stage.step % log_every == 0:
                     self.log_averages()
-                share = self._after = self.agree(self.timer.share(stage))
+                share, signal = self.agree((self.timer.share(stage), interrupts.received()))
+                self._after = share
                 self.moved(stage)
                 if then is not None:
                     then()
                 self.save()
+        interrupts.wait(False)
         if until >= 1 or stopped:
             stage.fraction, stage.over = 1.0, True
             stage.total = stage.step
@@ -399,6 +491,12 @@ class Session:
         self.bar.show(work.text, f"{work.unit} {done}", self.timer.done, self.timer.left, **self._shown)
         self._shown = {}
 
+    def _stop(self, stage: Stage, signal: int) -> None:
+        """End the training between two steps. Before a stage's first one nothing is saved: what led to it is done again."""
+        if stage.step and self.clock > self._saved_clock:
+            self.save(force=True)
+        raise interrupts.Interrupted(signal)
+
     def descend(
         self,
         loss: Tensor,
@@ -406,7 +504,7 @@ class Session:
         parameters: Iterable[nn.Parameter],
         clip: float = 1.0,
     ) -> None:
-        """One optimiser step; gradients are averaged over the processes, then clipped to a norm of ``clip``."""
+        """One optimiser step; gradients are averaged over the processes, then clipped to a norm of ``clip``. Both are watched."""
         parameters = list(parameters)
         optimizer.zero_grad(set_to_none=True)
         # Not by accelerate, whose environment may ask for scaled or accumulated gradients.
@@ -419,8 +517,38 @@ class Session:
             mean: Any = self.accelerator.reduce(flat, "mean")
             for parameter, grad in zip(parameters, mean.split([p.numel() for p in parameters])):
                 parameter.grad = grad.view_as(parameter)
-        nn.utils.clip_grad_norm_(parameters, clip)
+        norm = nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
+        self.watch(loss, norm)
+
+    def watch(self, *values: Tensor) -> None:
+        """Note on the device whether losses are finite, without waiting for it; :meth:`require_finite` asks."""
+        finite = torch.stack([value.detach().isfinite().all() for value in values]).all()
+        self._finite = finite if self._finite is None else self._finite & finite
+
+    def require_finite(self) -> None:
+        """End the training where what was watched, or a weight that is trained, is NaN, infinite or beyond all bounds.
+
+        Asked with each line of the log and before each checkpoint, so that the last one is always good.
+
+        Raises:
+            RunError: it has diverged; says what to lower.
+        """
+        parts = self._trainer.parts().values() if self._trainer else ()
+        optimizers = [part for part in parts if isinstance(part, torch.optim.Optimizer)]
+        weights = [p.detach() for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        checks = [] if self._finite is None else [self._finite]
+        if weights:
+            # The norm of weights that have no use left, such as 1e30, is infinite in float32.
+            checks.append(nn.utils.get_total_norm(weights).isfinite())
+        self._finite = None
+        if checks and not bool(torch.stack(checks).all()):
+            rates = {name: value for name, value in vars(self.config).items() if _is_rate(name)}
+            lower = " or ".join(f"--{name.replace('_', '-')} (now {value:g})" for name, value in rates.items())
+            raise RunError(
+                f"the training has diverged: by step {self.clock} a loss, a gradient or a weight is NaN or infinite. "
+                f"Lower {lower or 'the learning rate'}, and start anew with --overwrite; {self._kept()}"
+            )
 
     def agree(self, value: T) -> T:
         """The main process' value, for all: its clock decides."""
@@ -464,8 +592,14 @@ class Session:
         self._latest = {}
 
     def log(self, **scalars: Any) -> None:
-        """One line of the log, at the present step over all stages."""
+        """One line of the log, at the present step over all stages, if the training is finite still."""
+        self.require_finite()
         self.run.log(self.clock, **scalars)
+
+
+def _is_rate(name: str) -> bool:
+    """Whether a setting is a learning rate."""
+    return name == "lr" or name.endswith("_lr")
 
 
 def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:

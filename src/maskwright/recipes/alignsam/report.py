@@ -109,6 +109,7 @@ def write_model(trainer: Trainer) -> None:
         "alignsam",
         ("background", trainer.foreground.name),
         trainer.sam.size,
+        data=trainer.session.data_digest,
         sam=weights_beside(config.sam, trainer.sam.size, weights_signature(trainer.sam.model)),
         clip=clip,
         text=list(config.text),

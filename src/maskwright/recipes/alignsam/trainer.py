@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from maskwright.data.dataset import Dataset
 from maskwright.engine.best import Best
+from maskwright.engine.origin import Origin
 from maskwright.engine.scoring import evenly_spread
 from maskwright.engine.session import Session, Trainable
 from maskwright.engine.timer import Part, Validations
@@ -43,6 +44,7 @@ from maskwright.rl.clicks import ClickState
 from maskwright.rl.envs import ClickEnvSettings, ClickVectorEnv
 from maskwright.rl.rewards import foreground_reward
 from maskwright.sam.sam import Sam
+from maskwright.sam.store import weights_signature
 
 BLANK_SHARE = 0.2
 """Share of SRM's training samples without a mask (M = 1), as at the start of every prediction. Not given in the paper."""
@@ -61,6 +63,9 @@ class Stream(IntEnum):
 
 class Trainer(Trainable):
     """Networks, images and optimisers of one run. Methods in the order in which ``main`` calls them."""
+
+    recipe = "alignsam"
+    networks: ClassVar = {"model": "policy", "srm": "srm", "prompter": "prompter", "quality": "quality"}
 
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device
@@ -169,6 +174,16 @@ class Trainer(Trainable):
             parts["coach_optimizer"] = self.coach.optimizer
         return parts
 
+    def start_from(self, origin: Origin) -> None:
+        """Policy and SRM; with the preset ``strong`` also value map and quality head, where the earlier run had them."""
+        then = origin.config.get("sam", {}).get("signature")
+        origin.require_sam(self.config.sam, weights_signature(self.sam.model), then)
+        origin.fill(self.policy, "model", flags="--grid")
+        origin.fill(self.srm, "srm", flags="--text, --clip")
+        if self.coach is not None and "prompter" in origin.tensors:
+            origin.fill(self.coach.prompter, "prompter", flags="--preset")
+            origin.fill(self.coach.quality, "quality", flags="--preset")
+
     # ------------------------------------------------------------------------------------------------ learning
 
     def fit(self) -> None:
@@ -182,6 +197,7 @@ class Trainer(Trainable):
         for _ in session.steps(self.stage, log_every=None, then=log_and_validate, stop=self.best.is_exhausted):
             rollout = self.play()
             losses = ppo.update(self.policy, self.optimizer, rollout, self.ppo) | self.coach_step()
+            session.watch(torch.tensor([*losses.values()]))
             reward = float(rollout.rewards.mean())
             # +1 on the foreground, −1 off it: the share of places on it is half-way in between.
             scalars = {"reward": reward, "foreground_rate": (reward + 1) / 2} | session.averages() | losses

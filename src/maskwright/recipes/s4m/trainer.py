@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from maskwright.data.instances import InstanceBatch, InstanceLoader, Instances, 
 from maskwright.engine.best import Best
 from maskwright.engine.ema import Ema, spanning
 from maskwright.engine.model import Model
+from maskwright.engine.origin import Heads, Origin
 from maskwright.engine.session import Session, Trainable, rated_groups, set_rate
 from maskwright.engine.timer import Part, Stage, Validations
 from maskwright.errors import DataError, RunError
@@ -36,7 +37,7 @@ from maskwright.methods.instances.paste import OFFICIAL_AREA, paste
 from maskwright.methods.instances.predictor import load_instances
 from maskwright.methods.instances.pseudo_labels import candidates, preferring, prompted, refine, without_duplicates
 from maskwright.methods.instances.set_loss import SetLoss
-from maskwright.nets.instance import InstanceSegmenter, Queries, create
+from maskwright.nets.instance import CATEGORY_HEADS, InstanceSegmenter, Queries, create
 from maskwright.recipes.s4m.config import Config
 from maskwright.recipes.s4m.images import keep_labels, scorable
 from maskwright.sam.sam import Embedding, Sam
@@ -60,6 +61,9 @@ CPU cores. For the bar's time left, and to bound the time of validations."""
 
 class Trainer(Trainable):
     """Networks, data and optimiser of one run. Methods in the order in which ``main`` calls them."""
+
+    recipe = "s4m"
+    networks: ClassVar = {"model": "network"}
 
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device
@@ -175,6 +179,14 @@ class Trainer(Trainable):
     def values(self) -> dict[str, Any]:
         has_student = self.teacher is not None
         return {"has_student": has_student, "burnt_in": self.burnt_in, "teacher_kept": self.teacher_kept}
+
+    def start_from(self, origin: Origin) -> None:
+        """The first network to be trained; a student that follows a teacher is newly initialised, as without ``--init``."""
+        if self.config.stage == "student":
+            raise origin.refuse("with --stage student the earlier run is the teacher; give it to --teacher instead")
+        heads = Heads(CATEGORY_HEADS, lambda categories: [*categories[1:], "no object"])
+        flags = "--sam, --segmenter, --queries"
+        origin.fill(self.network, "model", flags=flags, heads=heads, categories=self.categories)
 
     def restore(self, values: Mapping[str, Any]) -> None:
         if values["has_student"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -23,6 +22,7 @@ from maskwright.engine.outcome import Outcome
 from maskwright.engine.report import Picture, Report
 from maskwright.engine.run import read_metrics
 from maskwright.engine.scoring import evenly_spread, true_mask
+from maskwright.engine.values import strict_json
 from maskwright.methods.in_context import files as in_context_files
 from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.recipes.samix.trainer import Trainer
@@ -114,7 +114,13 @@ def baselines(trainer: Trainer, limit: int = 200) -> dict[str, float]:
 def write_model(trainer: Trainer) -> None:
     """Write ``RUN/model``: the mean teacher, as ``maskwright.load`` reads it, and beside it SAM, pool and policy for use in context."""
     config = trainer.config
-    description = describe("samix", trainer.categories, config.size, segmenter=trainer.segmenter.description())
+    description = describe(
+        "samix",
+        trainer.categories,
+        config.size,
+        data=trainer.session.data_digest,
+        segmenter=trainer.segmenter.description(),
+    )
     beside: dict[str, dict[str, torch.Tensor]] = {}
     if len(trainer.labeller.pool):
         description["in_context"], beside = in_context_files.pack(
@@ -124,6 +130,7 @@ def write_model(trainer: Trainer) -> None:
             lambda position: trainer.train[position].id,
             lambda position, category: _reference_picture(trainer, position, category),
         )
+        description["in_context"]["data"] = trainer.session.data_digest
     trainer.session.run.save_model(trainer.teacher.model.state_dict(), description, _card(trainer), beside)
 
 
@@ -185,7 +192,9 @@ def write_pseudo_masks(trainer: Trainer) -> None:
             "confidence": round(answer.confidence, 4),
             "references": [trainer.train[i].id for i in answer.references],
         }
-    text = json.dumps({"categories": list(trainer.categories), "samples": index}, indent=1)
+    text = strict_json(
+        {"categories": trainer.categories, "data": trainer.session.data_digest, "samples": index}, PSEUDO, 1
+    )
     write_atomic(folder / "index.json", text)
 
 

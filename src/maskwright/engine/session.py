@@ -415,10 +415,9 @@ class Session:
             stage.began = self.agree(self.timer.minutes)
         self.moved(stage)
         interrupts.wait(True)
-        share, signal = self.agree((self.timer.share(stage), interrupts.received()))
-        stopped = False
+        share, stopped = self.agree(self.timer.share(stage)), False
         while True:
-            if signal is not None:
+            if (signal := self.agree(interrupts.received())) is not None:
                 self._stop(stage, signal)
             if share >= until or (stopped := stop is not None and stop()):
                 break
@@ -429,8 +428,7 @@ class Session:
                 stage.done, stage.counted = stage.step, stage.counted + 1
                 if log_every and stage.step % log_every == 0:
                     self.log_averages()
-                share, signal = self.agree((self.timer.share(stage), interrupts.received()))
-                self._after = share
+                share = self._after = self.agree(self.timer.share(stage))
                 self.moved(stage)
                 if then is not None:
                     then()

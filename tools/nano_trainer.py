@@ -270,7 +270,8 @@ class Trainer:
         balance: float,
         name: str,
     ) -> dict[str, Tensor]:
-        """A box or a click for each target, then clicks inside the error, each with the logits of the answer before. Some boxes come with an ellipse.
+        """A box or a click for each target, then clicks inside the error, each with the answer before. Some boxes come
+        with an ellipse.
 
         ``balance`` is the share of ``balanced_entropy`` in the loss.
         """

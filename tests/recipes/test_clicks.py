@@ -28,6 +28,7 @@ from maskwright.methods.clicks import predictor
 from maskwright.recipes import clicks
 from maskwright.recipes.clicks import calibration
 from maskwright.sam.sam import Sam
+from maskwright.sam.weights import EARLIER
 from tests.recipes.training import Stopped, binary_scenes, environment, log, python, session_of, stop_after
 from tests.tiny_model import save_run, tiny_segmenter
 
@@ -392,4 +393,15 @@ def test_an_agent_refuses_other_weights_of_its_sam(run: Path, tmp_path: Path, ti
     config["sam"]["source"] = str(tmp_path / "other")
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="other weights of SAM"):
+        load(tmp_path / "model", device="cpu")
+
+
+def test_an_agent_for_weights_that_were_bundled_once_names_their_version(run: Path, tmp_path: Path):
+    shutil.copytree(run / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["sam"]["signature"] = next(iter(EARLIER))
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        WeightsError, match=r"the `nano` of maskwright 0\.1\.0.* train it again, or install that version"
+    ):
         load(tmp_path / "model", device="cpu")

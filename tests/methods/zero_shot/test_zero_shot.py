@@ -334,7 +334,7 @@ def test_clicks_are_answered_from_close_by_on_the_canvas(tmp_path: Path):
     sizes = torch.tensor([[150.0, 90.0], [40.0, 200.0]])
     shown = (1.5 * 0.2 * sizes.amax(1, keepdim=True)).minimum(sizes)
     diameters = torch.stack([answers.masks.any(1).sum(1), answers.masks.any(2).sum(1)], 1)
-    assert (diameters - 0.2 * shown / sizes * SIDE).abs().max() <= 1.5
+    assert (diameters - 0.2 * shown / sizes * SIDE).abs().max() <= 3  # a cell of the answer is 4 wide
     assert (answers.iou[:, 0] - answers.iou[:, -1]).abs().max() < 0.05
 
 

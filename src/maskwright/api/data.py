@@ -118,6 +118,7 @@ def fix(
     *,
     crowd: Crowd | None = None,
     root: str | Path | None = None,
+    page: int | None = None,
     threshold: float = 0.5,
     instances: bool = False,
     semantic: bool = False,
@@ -135,6 +136,8 @@ def fix(
         crowd: what becomes of COCO annotations with ``iscrowd``: ``"objects"`` takes each as an object, ``"ignore"`` leaves
             them out. Left out: as objects where all annotations of a category are crowds.
         root: where files are that are named by a path outside the dataset: a folder of the dataset.
+        page: of image files with several pages or frames, the one to be written, counted from 0; left out, they stay as
+            they are, and the first is read.
         threshold: share of white, 0..1, from which a grey pixel of a mask is the object's.
         instances: make instance masks of semantic ones: each connected part of a category is an object.
         semantic: make semantic masks of instance masks.
@@ -153,7 +156,7 @@ def fix(
     from maskwright.data.fix import Mending
     from maskwright.data.fix import fix as write_fixed
 
-    mending = Mending(crowd, Path(root) if root is not None else None, threshold, instances, semantic)
+    mending = Mending(crowd, Path(root) if root is not None else None, threshold, instances, semantic, page)
     with progress_of(progress, "mending") as call:
         return write_fixed(data, out, mending, progress=call)
 

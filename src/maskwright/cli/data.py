@@ -79,6 +79,8 @@ class Fix:
     annotations of a category are crowds."""
     root: Annotated[Path | None, OPTIONAL] = None
     """Folder of the dataset in which files are that the labels name by a path outside it, such as C:\\images\\a.jpg."""
+    page: Annotated[int | None, OPTIONAL] = None
+    """Of image files with several pages or frames, the one to be written, counted from 0. Left out, the first is read."""
     threshold: float = 0.5
     """Share of white, 0..1, from which a grey pixel of a mask is the object's."""
     instances: FlagCreatePairsOff[bool] = False
@@ -99,6 +101,7 @@ class Fix:
             self.out,
             crowd=self.crowd,
             root=self.root,
+            page=self.page,
             threshold=self.threshold,
             instances=self.instances,
             semantic=self.semantic,

@@ -22,7 +22,7 @@ from maskwright.data.conventions import convention_of
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import category_problems, leaves_folder
 from maskwright.data.findings import Finding, name_of, source_of
-from maskwright.data.images import image_size, read_image, read_mask, turn
+from maskwright.data.images import MOST_PAGES, PAGED, image_size, page_count, read_image, read_mask, turn
 from maskwright.data.labels import IGNORE, Mask, Sample
 from maskwright.data.lookahead import ahead
 from maskwright.data.salvage import is_whole
@@ -167,6 +167,9 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: Findin
         for problem in error.problems:
             finding.problems.append(_of_sample(dataset, path, problem, f"(image of sample {sample.id!r})", whole))
         return None
+    if path.suffix.lower() in PAGED and (pages := page_count(path)) > 1:
+        message = f"{path} has {pages}{' or more' if pages == MOST_PAGES else ''} pages: the first, page 0, is read"
+        finding.problems.append(at("image", message, "pages", "", severity="warning", fix="--page 1"))
     if sample.size is not None and tuple(sample.size) != size:
         file_size, dataset_size = f"{size[0]} x {size[1]}", " x ".join(map(str, sample.size))
         message = f"noted {dataset_size}, but {path} has {file_size}"

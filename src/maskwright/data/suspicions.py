@@ -17,6 +17,8 @@ from maskwright.data.labels import IGNORE, Kind, Sample
 from maskwright.data.stats import TINY, Measure
 from maskwright.problems import Problem
 
+_OTHER_VALUES = ("grey-mask", "mask-convention", "unknown-category")
+
 MUCH_IGNORED = 0.2
 """Share of an image's pixels from which 255 is worth a warning."""
 
@@ -160,6 +162,8 @@ class _Whole:
         masks = [f.measure for f in train if f.measure.mask]
         other = any(measure.counts[key][1:].any() for measure in (f.measure for f in train) for key in measure.counts)
         unread = any(s.labels.mask and not f.measure.mask for s, f in self.pairs)
+        # What they hold instead is reported: another value for the object, or categories without a name.
+        unread |= any(getattr(p, "kind", "") in _OTHER_VALUES for f in train for p in f.problems)
         if masks and not unread and not other and not any(m.marked or m.ignored for m in masks):
             what = f"all {len(masks)} training masks are empty: no pixel of any category"
             yield self.problem(what, "all-empty", "look whether they were exported with their labels")

@@ -18,6 +18,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -27,7 +28,7 @@ from maskwright.data.check import Report, examine
 from maskwright.data.dataset import Dataset
 from maskwright.data.findings import name_of, source_of
 from maskwright.data.fix.masks import Change, MaskMender
-from maskwright.data.images import image_size, place_file, write_atomic, write_mask
+from maskwright.data.images import PAGED, image_size, open_verified, page_count, place_file, write_atomic, write_mask
 from maskwright.data.labels import Box, Labels, Sample
 from maskwright.data.lookahead import ahead
 from maskwright.data.reading import Crowd
@@ -49,10 +50,13 @@ class Mending:
     threshold: float = 0.5
     instances: bool = False
     semantic: bool = False
+    page: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise DataError([f"--threshold {self.threshold}: must lie between 0 and 1; 0.5 is half way to white"])
+        if self.page is not None and self.page < 0:
+            raise DataError([f"--page {self.page}: pages are counted from 0"])
         if self.instances and self.semantic:
             raise DataError(["--instances and --semantic exclude each other; give one of them"])
 
@@ -140,7 +144,7 @@ class _Copy:
     """The copy under way: its folder, its samples, what was changed, and which file comes from which."""
 
     def __init__(self, source: Dataset, folder: Path, mending: Mending) -> None:
-        self.source, self.folder = source, folder
+        self.source, self.folder, self.page = source, folder, mending.page
         self.masks = MaskMender(source, mending.threshold, mending.instances, mending.semantic)
         # What a reader understood with a reservation, or left out, the copy says plainly, or does not have.
         self.changes = [Change.of(warning) for warning in source.warnings]
@@ -190,7 +194,14 @@ class _Copy:
         image = f"images/{name}{Path(sample.image).suffix}"
         path = self.source.image_path(sample)
         try:
-            self.origins[str(self.folder / image)] = str(place_file(path, self.folder / image) and path)
+            if (turned := self._page(path)) is None:
+                place_file(path, self.folder / image)
+            else:
+                image = f"images/{name}.tif"
+                write_atomic(self.folder / image, turned)
+                what = f"page {self.page} (counted from 0) of {page_count(path)} written as an image"
+                changes.append(Change("page", str(path), f"sample {sample.id!r}", what))
+            self.origins[str(self.folder / image)] = str(path)
             labels = self._boxes(sample, changes)
             if labels.mask is not None:
                 target = f"masks/{name}.png"
@@ -205,6 +216,14 @@ class _Copy:
         except DataError as error:
             return sample, [], error.problems
         return replace(sample, id=name, image=image, labels=labels), changes, []
+
+    def _page(self, path: Path) -> bytes | None:
+        """The chosen page of an image file as a TIFF; None where none is chosen or the file has one page only."""
+        if self.page is None or path.suffix.lower() not in PAGED or page_count(path) == 1:
+            return None
+        content = BytesIO()
+        open_verified(path, self.page).save(content, "TIFF")
+        return content.getvalue()
 
     def _boxes(self, sample: Sample, changes: list[Change]) -> Labels:
         """The labels with boxes cut off at the image's border; one that is wholly outside stays, to be refused."""

@@ -62,6 +62,9 @@ def disk(value: int = 1, dtype: type = np.uint8) -> np.ndarray:
     return np.where((x - 30) ** 2 + (y - 24) ** 2 < 144, value, 0).astype(dtype)
 
 
+AREA = int(disk().sum())
+
+
 def folder(root: Path, masks: dict[str, np.ndarray | Image.Image], suffix: str = ".png", **options: Any) -> None:
     """``images/<stem>.jpg`` and ``masks/<stem><suffix>``."""
     (root / "masks").mkdir(parents=True, exist_ok=True)
@@ -260,12 +263,12 @@ def _(root: Path) -> None:
     (root / "splits.json").write_text('{"train": ["a"], "categories": ["background", "a", "b"]}')
 
 
-@case("t07 white in RGB", "read", semantic=2, area=441)
+@case("t07 white in RGB", "read", semantic=2, area=AREA)
 def _(root: Path) -> None:
     folder(root, {stem: Image.fromarray(disk(255)).convert("RGB") for stem in "ab"})
 
 
-@case("t07c ids in RGBA", "read", semantic=1, area=441)
+@case("t07c ids in RGBA", "read", semantic=1, area=AREA)
 def _(root: Path) -> None:
     folder(root, {"a": Image.merge("RGBA", [Image.fromarray(disk(1))] * 3 + [Image.new("L", SIZE, 255)])})
 
@@ -301,12 +304,12 @@ def _(root: Path) -> None:
     folder(root, {stem: disk(128) for stem in "ab"})
 
 
-@case("t10 white in 16 bits", "read", "16-bit", semantic=2, area=441)
+@case("t10 white in 16 bits", "read", "16-bit", semantic=2, area=AREA)
 def _(root: Path) -> None:
     folder(root, {stem: disk(65535, np.uint16) for stem in "ab"})
 
 
-@case("t10b ids in a TIFF of 16 bits", "read", "16-bit", objects=1, area=441)
+@case("t10b ids in a TIFF of 16 bits", "read", "16-bit", objects=1, area=AREA)
 def _(root: Path) -> None:
     folder(root, {"a": disk(3, np.uint16)}, ".tif")
 

@@ -31,7 +31,7 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
         "rng": {"torch": torch.get_rng_state(), "flag": torch.tensor(True), "count": torch.tensor(2**40)},
         "nothing": {},
     }
-    state = {"best": float("-inf"), "big": 2**127 + 1, "nested": {"list": [1, 0.1, None, "ä"]}}
+    state = {"best": -0.5, "big": 2**127 + 1, "nested": {"list": [1, 0.1, None, "ä"]}}
     with start(tmp_path) as run:
         run.save_checkpoint(12, tensors, state)
         loaded = run.load_checkpoint()

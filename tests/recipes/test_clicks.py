@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from stable_baselines3 import PPO
 
 from maskwright.api import evaluate, load, train
@@ -27,8 +27,20 @@ from maskwright.errors import DataError, MaskwrightError, MissingPackageError, R
 from maskwright.methods.clicks import predictor
 from maskwright.recipes import clicks
 from maskwright.recipes.clicks import calibration
+from maskwright.recipes.clicks.trainer import Trainer
 from maskwright.sam.sam import Sam
-from tests.recipes.training import Stopped, binary_scenes, environment, log, python, session_of, stop_after
+from maskwright.sam.weights import EARLIER
+from tests.recipes.training import (
+    Stopped,
+    binary_scenes,
+    environment,
+    log,
+    python,
+    same,
+    session_of,
+    started,
+    stop_after,
+)
 from tests.tiny_model import save_run, tiny_segmenter
 
 SMALLEST: dict[str, Any] = {
@@ -96,6 +108,7 @@ def test_a_run_leaves_an_agent_a_report_and_a_film(run: Path):
     assert film.n_frames >= 3
     last = log(run)[-1]
     assert 0 <= last["val_first"] <= 1
+    assert "no agent, the first click alone" in html
 
 
 def test_the_same_seed_is_the_same_run_and_another_is_not(
@@ -208,7 +221,7 @@ def test_images_without_an_object_are_no_reason_to_fail(scenes: Path, tiny_sam_f
         write_mask(path, np.zeros_like(read_mask(path)))  # type: ignore[arg-type]
     for seed in range(3):
         config = settings(data, tmp_path / "run", tiny_sam_folder, seed=seed, mirror=False)
-        trainer = clicks.Trainer(config, session_of(config))
+        trainer = Trainer(config, session_of(config))
         assert trainer.val is None
         assert len(trainer.held_out.pixels) + len(trainer.bank.pixels) == 5
 
@@ -392,4 +405,38 @@ def test_an_agent_refuses_other_weights_of_its_sam(run: Path, tmp_path: Path, ti
     config["sam"]["source"] = str(tmp_path / "other")
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="other weights of SAM"):
+        load(tmp_path / "model", device="cpu")
+
+
+def test_a_new_training_starts_from_this_one(run: Path, scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
+    config = settings(scenes, tmp_path / "next", tiny_sam_folder, init=run)
+    trainer = started(config, Trainer)
+    assert same(trainer.prompter, run / "model" / "model.safetensors")
+    calibrated = ("knots", "levels")
+    assert same(trainer.quality, run / "model" / "quality.safetensors", calibrated)
+    assert torch.equal(trainer.quality.knots, clicks.trainer.QualityHead(trainer.prompter.hidden).knots.to("cpu"))
+    record = json.loads((config.out / "config.json").read_text())["origin"]
+    assert (record["folder"], record["taken"]) == (str(run), ["model", "quality"])
+    other = tmp_path / "other-sam"
+    shutil.copytree(tiny_sam_folder, other)
+    weights = load_file(other / "model.safetensors")
+    name = next(name for name in weights if name.startswith("mask_decoder."))
+    save_file(weights | {name: weights[name] + 1}, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        WeightsError, match=f"--init {run}: is for another SAM than --sam {other}; give --sam {tiny_sam_folder}"
+    ):
+        started(settings(scenes, tmp_path / "x", other, init=run), Trainer)
+    with pytest.raises(RunError, match="--learner sb3 always starts anew"):
+        clicks.main(settings(scenes, tmp_path / "x", tiny_sam_folder, init=run, learner="sb3"))
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_agent_for_weights_that_were_bundled_once_names_their_version(run: Path, tmp_path: Path):
+    shutil.copytree(run / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["sam"]["signature"] = next(iter(EARLIER))
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        WeightsError, match=r"the `nano` of maskwright 0\.1\.0.* train it again, or install that version"
+    ):
         load(tmp_path / "model", device="cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,28 +23,30 @@ from maskwright.methods.in_context import predictor as in_context
 from maskwright.methods.in_context import selection
 from maskwright.methods.in_context.judging import PredictMasks
 from maskwright.methods.in_context.predictor import InContextPredictor
-from maskwright.nets.selector import SelectorName
+from maskwright.nets.selector_names import SelectorName
 from maskwright.recipes import samix
+from maskwright.recipes.samix import report
+from maskwright.recipes.samix.trainer import Trainer
 from maskwright.sam.prompts import PADDING, Prompts
-from tests.recipes.training import settings
+from tests.recipes.training import Stopped, same, settings, started, stop_after
 
-LENGTH = {"steps": 6, "warm_up": 2, "sam_every": 2}
+LENGTH = {"steps": 10, "warm_up": 2, "sam_every": 2}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, scene_folder: Path, tiny_sam_folder: Path) -> samix.Trainer:
+def trained(tmp_path_factory: pytest.TempPathFactory, scene_folder: Path, tiny_sam_folder: Path) -> Trainer:
     """A finished training with a policy, as it was in memory."""
-    kept: list[samix.Trainer] = []
+    kept: list[Trainer] = []
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samix, "write_report", kept.append)
+        patch.setattr(report, "write_report", lambda trainer, _: kept.append(trainer))
         out = tmp_path_factory.mktemp("policy") / "run"
         samix.main(settings(scene_folder, out, tiny_sam_folder, selector="policy", **LENGTH))
     return kept[0]
 
 
 @pytest.fixture(scope="module")
-def run(trained: samix.Trainer) -> Path:
+def run(trained: Trainer) -> Path:
     return trained.config.out
 
 
@@ -72,7 +75,7 @@ def always(predictor: InContextPredictor, category: int | None) -> None:
     predictor.context.segmenter = seen  # type: ignore[assignment]
 
 
-def test_what_travels_is_what_was_trained(trained: samix.Trainer, run: Path):
+def test_what_travels_is_what_was_trained(trained: Trainer, run: Path):
     context = api.load(run, in_context=True, device="cpu").context
     mine, theirs = context.answerer.sam.state_dict(), trained.sam.state_dict()
     assert mine.keys() == theirs.keys()
@@ -185,7 +188,7 @@ def test_what_the_segmenter_does_not_see_is_not_asked_for(run: Path, scene_folde
 def test_every_selector_answers_and_tells(
     selector: SelectorName, scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path
 ):
-    config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, selector=selector, steps=1, policy_warm_up=1)
+    config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, selector=selector, steps=4, policy_warm_up=1)
     run = samix.main(config)
     predictor = api.load(run, in_context=True, references=3, device="cpu")
     always(predictor, 1)
@@ -291,7 +294,7 @@ def test_damaged_and_older_folders_are_told(run: Path, tmp_path: Path):
     assert api.load(folder).categories == ("background", "disc", "figure")
 
 
-def test_a_large_pool_is_cut_to_its_share(trained: samix.Trainer):
+def test_a_large_pool_is_cut_to_its_share(trained: Trainer):
     pool = trained.labeller.pool.tensors
     each = pool["features"][0].nbytes
     kept = in_context_files._places_within(pool, 4 * each)
@@ -304,3 +307,38 @@ def test_a_large_pool_is_cut_to_its_share(trained: samix.Trainer):
         assert mine.sort(descending=True).values.tolist() == rest.sort(descending=True).values[:2].tolist()
     assert len(in_context_files._places_within(pool, 0)) == 2
     assert len(in_context_files._places_within(pool, 1 << 30)) == len(trained.labeller.pool)
+
+
+def test_a_new_training_starts_from_this_one(run: Path, scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path):
+    config = settings(scene_folder, tmp_path / "next", tiny_sam_folder, init=run, selector="policy")
+    trainer = started(config, Trainer)
+    model = run / "model"
+    for network in (trainer.segmenter, trainer.teacher.model):
+        assert same(network, model / "model.safetensors")
+    assert trainer.policy is not None
+    assert same(trainer.policy.net, model / "selector.safetensors")
+    state, trained = trainer.sam.state_dict(), load_file(model / "sam.safetensors")
+    assert all(torch.equal(state[name].half(), tensor) for name, tensor in trained.items())
+    assert not trainer.labeller.masks
+    description, digest = json.loads((model / "config.json").read_text()), trainer.session.data_digest
+    assert description["data"] == description["in_context"]["data"] == digest
+    assert json.loads((run / "pseudo" / "index.json").read_text())["data"] == digest
+    with pytest.raises(WeightsError, match=r"its sam is another network .*--tune-decoder True"):
+        started(replace(config, out=tmp_path / "x", tune_decoder=False), Trainer)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_run_without_a_model_gives_its_newest_checkpoint(
+    scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = settings(scene_folder, tmp_path / "first", tiny_sam_folder, checkpoint_seconds=0.0)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Stopped):
+            samix.main(config)
+    trainer = started(replace(config, out=tmp_path / "next", init=tmp_path / "first"), Trainer)
+    (checkpoint,) = (config.out / "last").iterdir()
+    assert same(trainer.sam, checkpoint / "sam.safetensors")
+    teacher = load_file(checkpoint / "teacher.safetensors")
+    state = trainer.segmenter.state_dict()
+    assert all(torch.equal(state[name.removeprefix("model.")], t) for name, t in teacher.items() if name != "updates")

@@ -22,6 +22,7 @@ from maskwright.data.conventions import convention_of
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import category_problems, leaves_folder
 from maskwright.data.findings import Finding, name_of, source_of
+from maskwright.data.fingerprint import file_digest
 from maskwright.data.images import MOST_PAGES, PAGED, image_size, page_count, read_image, read_mask, turn
 from maskwright.data.labels import IGNORE, Mask, Sample
 from maskwright.data.lookahead import ahead
@@ -162,6 +163,8 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: Findin
                 digest = hashlib.sha256(f"{size}".encode())
                 digest.update(np.ascontiguousarray(pixels).data)
                 finding.pixels = digest.digest()
+            # For the fingerprint, while the system still has the file in memory.
+            file_digest(path)
     except DataError as error:
         whole = decode and is_whole(path)
         for problem in error.problems:
@@ -207,6 +210,7 @@ def _check_mask(
         if decode:
             with turn(size or (0, 0)):
                 values = read_mask(path)
+            file_digest(path)
             mask_size = values.shape[1], values.shape[0]
             _check_mask_values(dataset, sample, path, values, mask, finding)
         else:

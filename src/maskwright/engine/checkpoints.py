@@ -65,7 +65,7 @@ def write_checkpoint(
             os.makedirs(aside)
             for group, values in tensors.items():
                 write_tensors(aside / f"{group}.safetensors", values)
-            write_synced(aside / "state.json", json.dumps(header, indent=1))
+            write_synced(aside / "state.json", json.dumps(header, indent=1, allow_nan=False))
             sync_folder(aside)
             os.makedirs(final.parent, exist_ok=True)
             os.rename(aside, final)

@@ -26,16 +26,27 @@ from maskwright.errors import WeightsError
 FORMAT, VERSION = "maskwright-model", 1
 
 
-def describe(recipe: str, categories: Sequence[str], size: int, **parts: Any) -> dict[str, Any]:
+def describe(
+    recipe: str, categories: Sequence[str], size: int, data: str | None = None, **parts: Any
+) -> dict[str, Any]:
     """The ``config.json`` of a model folder.
 
     Args:
         recipe: its name.
         categories: names by id, ``background`` first.
         size: side of the square canvas in pixels.
+        data: digest of the fingerprint of what it was trained on.
         parts: what the recipe needs to build its networks again, as JSON.
     """
-    return {"format": FORMAT, "version": VERSION, "recipe": recipe, "categories": [*categories], "size": size, **parts}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "recipe": recipe,
+        "categories": [*categories],
+        "size": size,
+        "data": data,
+        **parts,
+    }
 
 
 def weights_beside(source: str, size: int, signature: str) -> dict[str, Any]:
@@ -103,13 +114,23 @@ class Model:
                 f"{error}\nRestore the model folder from the run that made it, or train it again."
             ) from error
 
-    def require_weights(self, kind: str, source: str, now: str, then: str) -> None:
-        """Raise WeightsError if a network that is not part of the folder, a SAM or CLIP, is not the one the model was trained for."""
-        if now != then:
-            raise WeightsError(
-                f"{self.folder}: was trained for other weights of {kind} {source!r} than those that are here now; train it again, "
-                "or bring the weights back"
+    def require_weights(self, kind: str, source: str, now: str, then: str, earlier: str | None = None) -> None:
+        """Raise WeightsError if a network that is not part of the folder, a SAM or CLIP, is not the one the model was trained for.
+
+        Args:
+            earlier: what the weights it was trained for are called, if they came with an earlier maskwright.
+        """
+        if now == then:
+            return
+        if earlier:
+            remedy = (
+                f"that is {earlier}, which this maskwright no longer brings; train it again, or install that version"
             )
+        else:
+            remedy = "train it again, or bring the weights back"
+        raise WeightsError(
+            f"{self.folder}: was trained for other weights of {kind} {source!r} than those that are here now; {remedy}"
+        )
 
     def misfit(self, part: str, error: Exception) -> WeightsError:
         """The error to raise where no network can be built from ``config[part]``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from maskwright.engine.files import disk, remove, sync_folder, write_synced, write_tensors
-from maskwright.engine.values import plain
+from maskwright.engine.values import strict_json
 from maskwright.errors import RunError, WeightsError
 
 
@@ -43,7 +42,7 @@ def save_model(
         RunError: the folder holds other files, or the disk is full or cannot be written; an older model is intact.
     """
     folder = Path(folder)
-    text = json.dumps(plain(config, "config"), indent=2)
+    text = strict_json(config, "config", indent=2)
     aside = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
     with disk(folder, "the model cannot be saved"):

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from maskwright.engine.model import Model
+from maskwright.engine.origin import Origin
 from maskwright.engine.weights import key_problems, load_tensors, raise_weights
 from maskwright.errors import MaskwrightError, WeightsError
 from maskwright.methods.in_context.answerer import Answerer
@@ -30,7 +31,7 @@ from maskwright.methods.in_context.pool import ReferencePool
 from maskwright.methods.in_context.predictor import InContextPredictor, InContextSegmenter
 from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy, load_policy
 from maskwright.methods.semantic.predictor import load_segmenter
-from maskwright.nets.selector import Heuristic
+from maskwright.nets.selector_names import Heuristic
 from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import tensors_signature
@@ -92,6 +93,31 @@ def pack(
         description["policy"] = answerer.policy.description()
         beside["selector"] = answerer.policy.net.state_dict()
     return description, beside
+
+
+def start_from(origin: Origin, sam: Sam, trained: Sequence[nn.Parameter], source: str) -> None:
+    """Take over the trained part of an earlier run's SAM, in place.
+
+    Args:
+        sam: with adapters, if it has any, as its own training would start.
+        trained: its parameters that are trained.
+        source: what it was loaded from.
+
+    Raises:
+        WeightsError: the earlier one is another SAM, or other parts of it were trained.
+    """
+    identities = {id(parameter) for parameter in trained}
+    names = [name for name, parameter in sam.named_parameters() if id(parameter) in identities]
+    state, earlier = sam.state_dict(), origin.tensors["sam"]
+    # A model folder holds the trained part alone, and the signature of the rest; a checkpoint holds all of it.
+    frozen = origin.config.get("in_context", {}).get("frozen")
+    if frozen is None:
+        frozen = _frozen_signature(earlier, names)
+        earlier = {name: earlier[name] for name in names if name in earlier}
+    expected = {name: state[name] for name in names}
+    values = origin.take(expected, "sam", flags="--adapters, --tune-decoder", earlier=earlier)
+    origin.require_sam(source, _frozen_signature(state, names), frozen)
+    sam.load_state_dict(values, strict=False)
 
 
 def load(model: Model, references: int | None = None, looks: int | None = None) -> InContextPredictor:
@@ -172,11 +198,15 @@ def _load_sam(folder: Path, settings: Mapping[str, Any], size: int) -> Sam:
     problems += [
         f"{name}: another shape" for name, t in tensors.items() if name in state and t.shape != state[name].shape
     ]
-    raise_weights(str(path), problems)
-    if _frozen_signature(state, list(tensors)) != settings["frozen"]:
+    bundled = settings["sam"] in BUNDLED
+    if not bundled:
+        raise_weights(str(path), problems)
+    if problems or _frozen_signature(state, list(tensors)) != settings["frozen"]:
+        why = ": maskwright 0.1.0 brought other weights of that name" if bundled else ""
+        remedy = "install that version" if bundled else "give it back the weights that it had"
         raise WeightsError(
-            f"{folder}: the SAM {settings['sam']} is not the one that this model was trained with; "
-            "give it back the weights that it had, or train the model again"
+            f"{folder}: the SAM {settings['sam']} is not the one that this model was trained with{why}; {remedy}, or train the model "
+            "again. Without references (--in-context) its segmenter predicts as before."
         )
     sam.load_state_dict(tensors, strict=False)
     return sam

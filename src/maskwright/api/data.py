@@ -118,10 +118,10 @@ def fix(
     *,
     crowd: Crowd | None = None,
     root: str | Path | None = None,
-    page: int | None = None,
     threshold: float = 0.5,
     instances: bool = False,
     semantic: bool = False,
+    page: int | None = None,
     progress: Progress = False,
 ) -> Fixed:
     """Write a mended copy of a dataset into a new folder, with ``fixed.json``, a list of all that was changed.
@@ -136,11 +136,10 @@ def fix(
         crowd: what becomes of COCO annotations with ``iscrowd``: ``"objects"`` takes each as an object, ``"ignore"`` leaves
             them out. Left out: as objects where all annotations of a category are crowds.
         root: where files are that are named by a path outside the dataset: a folder of the dataset.
-        page: of image files with several pages or frames, the one to be written, counted from 0; left out, they stay as
-            they are, and the first is read.
         threshold: share of white, 0..1, from which a grey pixel of a mask is the object's.
         instances: make instance masks of semantic ones: each connected part of a category is an object.
         semantic: make semantic masks of instance masks.
+        page: of images with several pages or frames, take this one, from 0.
         progress: True shows a bar; or what to call as ``progress(done, total)``.
 
     Returns:

@@ -70,9 +70,6 @@ _ORIENTATION_TAG = 0x0112
 _quiet = threading.Lock()
 _STRIP = 4_000_000  # Pixels that are converted at once.
 
-PAGED = frozenset({".tif", ".tiff", ".gif", ".webp", ".avif"})
-"""Suffixes of formats that can hold several pages or frames."""
-
 MOST_PAGES = 1000
 """Pages are counted up to here."""
 

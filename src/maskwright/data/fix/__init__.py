@@ -11,6 +11,7 @@ folder is touched: files that stay as they are become hard links or copies, othe
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -18,7 +19,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,7 +28,7 @@ from maskwright.data.check import Report, examine
 from maskwright.data.dataset import Dataset
 from maskwright.data.findings import name_of, source_of
 from maskwright.data.fix.masks import Change, MaskMender
-from maskwright.data.images import PAGED, image_size, open_verified, page_count, place_file, write_atomic, write_mask
+from maskwright.data.images import image_size, open_verified, page_count, place_file, write_atomic, write_mask
 from maskwright.data.labels import Box, Labels, Sample
 from maskwright.data.lookahead import ahead
 from maskwright.data.reading import Crowd
@@ -191,17 +191,8 @@ class _Copy:
         """One sample with its files written and its labels mended; the changes; and what could not be read."""
         sample, name = named
         changes: list[Change] = []
-        image = f"images/{name}{Path(sample.image).suffix}"
-        path = self.source.image_path(sample)
         try:
-            if (turned := self._page(path)) is None:
-                place_file(path, self.folder / image)
-            else:
-                image = f"images/{name}.tif"
-                write_atomic(self.folder / image, turned)
-                what = f"page {self.page} (counted from 0) of {page_count(path)} written as an image"
-                changes.append(Change("page", str(path), f"sample {sample.id!r}", what))
-            self.origins[str(self.folder / image)] = str(path)
+            image = self._image(sample, name, changes)
             labels = self._boxes(sample, changes)
             if labels.mask is not None:
                 target = f"masks/{name}.png"
@@ -217,13 +208,19 @@ class _Copy:
             return sample, [], error.problems
         return replace(sample, id=name, image=image, labels=labels), changes, []
 
-    def _page(self, path: Path) -> bytes | None:
-        """The chosen page of an image file as a TIFF; None where none is chosen or the file has one page only."""
-        if self.page is None or path.suffix.lower() not in PAGED or page_count(path) == 1:
-            return None
-        content = BytesIO()
-        open_verified(path, self.page).save(content, "TIFF")
-        return content.getvalue()
+    def _image(self, sample: Sample, name: str, changes: list[Change]) -> str:
+        """Place a sample's image, or the page of it that was asked for. Returns its path in the copy."""
+        source = self.source.image_path(sample)
+        image = f"images/{name}{source.suffix}"
+        if self.page is not None and page_count(source) > 1:
+            image, picture = f"images/{name}.png", io.BytesIO()
+            open_verified(source, self.page).save(picture, "PNG")
+            write_atomic(self.folder / image, picture.getvalue())
+            changes.append(Change("page", str(source), f"sample {sample.id!r}", f"page {self.page} written as PNG"))
+        else:
+            place_file(source, self.folder / image)
+        self.origins[str(self.folder / image)] = str(source)
+        return image
 
     def _boxes(self, sample: Sample, changes: list[Change]) -> Labels:
         """The labels with boxes cut off at the image's border; one that is wholly outside stays, to be refused."""

@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from tyro.extras import SubcommandApp
 
 from maskwright import interrupts
 from maskwright.api import RECIPES
-from maskwright.cli.data import Check, Convert, Stats, Weaken
+from maskwright.cli.data import Check, Convert, Fix, Stats, Weaken
 from maskwright.cli.models import Demo, Evaluate, Predict
 from maskwright.cli.sam import SamConvert, SamEvaluate, SamInfo, SamPrecompute
 from maskwright.cli.shared import is_main
@@ -101,7 +102,12 @@ def _run(args: Sequence[str]) -> int:
         return command() or 0
     run = RECIPES[recipe].module().main(command)
     if is_main():
-        print(f"trained: {run}\npredict with: maskwright predict {run} IMAGES --out DIR")
+        print(f"trained: {run}\n\nGo on with")
+        path, data = shlex.quote(str(run)), shlex.quote(str(command.data))
+        commands = [(f"evaluate {path} {data}", "scores on the split test, which it has not seen; or --split NAME")]
+        commands += [(f"predict {path} {arguments}", what) for arguments, what in RECIPES[recipe].uses]
+        width = max(len(line) for line, _ in commands)
+        print(*(f"  maskwright {line:{width}}  {what}" for line, what in commands), sep="\n")
     return 0
 
 
@@ -113,13 +119,13 @@ def _app(recipe: str | None) -> SubcommandApp:
     """All commands. A recipe's own settings are imported only where it was asked for, as they need PyTorch."""
     app, train, data, sam = SubcommandApp(), SubcommandApp(), SubcommandApp(), SubcommandApp()
     train.__doc__ = "Train a model."
-    data.__doc__ = "Check, count, weaken and convert datasets."
+    data.__doc__ = "Check, mend, count, weaken and convert datasets."
     sam.__doc__ = "The foundation model: facts, official checkpoints, embeddings ahead of time."
     for name, entry in RECIPES.items():
         settings = entry.module().Config if name == recipe else dataclasses.make_dataclass(name, [])
         train.command(name=name, help=entry.text)(settings)
     groups = (
-        (data, {"check": Check, "stats": Stats, "weaken": Weaken, "convert": Convert}),
+        (data, {"check": Check, "fix": Fix, "stats": Stats, "weaken": Weaken, "convert": Convert}),
         (sam, {"info": SamInfo, "evaluate": SamEvaluate, "convert": SamConvert, "precompute": SamPrecompute}),
     )
     for group, commands in groups:

@@ -27,7 +27,6 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +50,6 @@ _SCORES = re.compile(r"evaluation-.*\.json")
 _ASIDE = re.compile(r"(.+)\.(tmp|old)-\d+")
 _REMEDY = "name another folder with --out"
 _PACKAGES = ("maskwright", "torch", "transformers", "safetensors", "numpy")
-
-
-def settings_of(config: Any, *free: str) -> dict[str, Any]:
-    """The fields of a dataclass as JSON, but for the ``free`` ones, which do not decide the result."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k not in free}
 
 
 class Run:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict

@@ -33,6 +33,7 @@ from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import weights_signature
+from maskwright.sam.weights import EARLIER
 
 SCORES = {
     "miou": "mIoU",
@@ -231,7 +232,7 @@ def load_self_prompter(model: Model) -> AutoPromptPredictor:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise model.misfit("agent", error) from error
     sam = Sam.load(sam_source, size=size)
-    model.require_weights("SAM", sam_source, weights_signature(sam.model), sam_signature)
+    model.require_weights("SAM", sam_source, weights_signature(sam.model), sam_signature, EARLIER.get(sam_signature))
     clip = None
     if clip_source is not None:
         clip = ClipSurgery.load(clip_source[0], size=clip_source[1])

@@ -36,6 +36,7 @@ from maskwright.rl.bank import LOGIT_STRIDE, MIN_SHARE, Bank
 from maskwright.rl.clicks import SLOTS, ClickState, click, start, start_box, start_mask
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import weights_signature
+from maskwright.sam.weights import EARLIER
 
 LABELS = {"bg": 0, "fg": 1}
 
@@ -371,7 +372,7 @@ def load_agent(model: Model) -> ClickPredictor:
     except (KeyError, TypeError) as error:
         raise model.misfit("sam", error) from error
     sam = Sam.load(source, size=size)
-    model.require_weights("SAM", source, weights_signature(sam.model), signature)
+    model.require_weights("SAM", source, weights_signature(sam.model), signature, EARLIER.get(signature))
     try:
         agent = _pixel_agent(sam, model) if learner == "sb3" else _own_agent(sam, model)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

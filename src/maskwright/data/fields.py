@@ -35,7 +35,7 @@ class Fields:
         counts as missing.
         """
         if not isinstance(row, dict):
-            self.note(place, f"must be an object, found {_found(row)}; write {{...}}")
+            self.note(place, f"must be an object, found {found(row)}; write {{...}}")
             return {}
         for key in (key for key in row if key not in known and not extra):
             self.note(f"{place}.{key}", f"is unknown; known are {', '.join(known)}; remove or rename it")
@@ -46,7 +46,7 @@ class Fields:
             if isinstance(row[key], kind) and not (kind is int and isinstance(row[key], bool)):
                 valid_fields[key] = row[key]
             elif row[key] is not None or key in required:
-                self.note(f"{place}.{key}", f"must be {_TYPES[kind]}, found {_found(row[key])}; correct it")
+                self.note(f"{place}.{key}", f"must be {_TYPES[kind]}, found {found(row[key])}; correct it")
         return valid_fields
 
     def numbers(self, value: Any, place: str, count: int) -> list[float] | None:
@@ -55,14 +55,14 @@ class Fields:
             return None
         fine = isinstance(value, list) and len(value) == count
         if not fine or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
-            self.note(place, f"must be a list of {count} numbers, found {_found(value)}; correct it")
+            self.note(place, f"must be a list of {count} numbers, found {found(value)}; correct it")
             return None
         try:
             numbers = [float(v) for v in value]
         except OverflowError:
             numbers = [math.inf]
         if not all(math.isfinite(v) for v in numbers):
-            self.note(place, f"holds a number that is not finite ({_found(value)}); correct it")
+            self.note(place, f"holds a number that is not finite ({found(value)}); correct it")
             return None
         return numbers
 
@@ -137,6 +137,6 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _found(value: Any) -> str:
+def found(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -16,7 +16,6 @@ from maskwright.methods.clicks.agent import ClickRules
 from maskwright.methods.clicks.pictures import frames, write_gif
 from maskwright.methods.clicks.scores import LOST, Curve, curve, first_answers, head_room
 from maskwright.recipes.clicks.trainer import Stream, Trainer
-from maskwright.sam.store import weights_signature
 
 CHARTS = {
     "Losses": ("value", "imitation", "truth", "belief", "critic", "quality", "rank"),
@@ -34,7 +33,7 @@ def write_model(trainer: Trainer, scores: dict[str, Any]) -> None:
     """``RUN/model``: prompter and quality head, and the name and signature of the SAM that they are for."""
     config, sam = trainer.config, trainer.sam
     parts, state, beside = trainer.exported()
-    weights = weights_beside(config.sam, sam.size, weights_signature(sam.model))
+    weights = weights_beside(config.sam, sam.size, sam.signature())
     description = describe("clicks", trainer.categories, sam.size, sam=weights, **parts, settled=trainer.calibration)
     trainer.session.run.save_model(state, description, _card(trainer, scores), beside)
 

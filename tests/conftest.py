@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +34,14 @@ def _subnormal_numbers() -> Iterator[None]:
     """A recipe that ran in this process leaves them flushed to zero, which the next test's hypothesis refuses to work with."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own answer to Ctrl-C, also where pytest was started in the background and was given none."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -313,7 +313,7 @@ def test_a_checkpoint_of_another_shape(trained: Path, scene_folder: Path, tiny_s
     (path,) = run.glob("last/step-*/segmenter.safetensors")
     other_shape(path)
     assert train(scene_folder, run, tiny_sam_folder, "--resume") == 1
-    one_message(capfd, "segmenter", "shape (1, 2, 3)")
+    one_message(capfd, "segmenter", "changed since the checkpoint was written")
 
 
 # ------------------------------------------------------------------------------------------------------------ disk

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maskwright import __version__, cli
+from maskwright import __version__, cli, interrupts
 from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Kind
@@ -135,7 +135,12 @@ def test_demo_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     [
         (MaskwrightError("a is wrong"), 1, "error: a is wrong\n"),
         (DataError(["one", "two"], "x.json"), 1, "error: 2 problems in x.json:\n  - one\n  - two\n"),
-        (KeyboardInterrupt(), 130, "interrupted; continue with --resume\n"),
+        (
+            interrupts.Interrupted(15),
+            143,
+            "terminated; continue with: maskwright train samix data --out run --resume\n",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted; continue with: maskwright train samix data --out run --resume\n"),
         (OSError(errno.ENOSPC, "no", "/a/b"), 1, "error: /a/b: the disk is full; free some space"),
         (PermissionError(errno.EACCES, "no", "/a/b"), 1, "error: /a/b: Permission denied; choose another place"),
         (torch.OutOfMemoryError("CUDA out of memory"), 1, "error: the GPU's memory is full; give a smaller --batch"),

@@ -164,7 +164,7 @@ def _make(progress: Progress, say: Callable[[str], None]) -> None:
     say(f"Drawing the comparison of {SHOWN} test images ...")
     write_atomic(out / "comparison.png", _png(_comparison(out)))
     progress.save()
-    write_atomic(out / "summary.json", json.dumps(_summary(progress), indent=2) + "\n")
+    write_atomic(out / "summary.json", json.dumps(_summary(progress), indent=2, allow_nan=False) + "\n")
 
 
 class Progress:
@@ -218,7 +218,7 @@ class Progress:
         now = time.monotonic()
         self.minutes, self._since = self.minutes + (now - self._since) / 60, now
         state = {"settings": self.settings, "finished": self.finished, "minutes": self.minutes}
-        write_atomic(self.out / "demo.json", json.dumps(state, indent=2) + "\n")
+        write_atomic(self.out / "demo.json", json.dumps(state, indent=2, allow_nan=False) + "\n")
 
 
 def _described(out: Path, training: Training) -> str:

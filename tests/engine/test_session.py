@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +16,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from safetensors.torch import load_file
 
+from maskwright import interrupts
+from maskwright.data.dataset import Dataset
+from maskwright.data.fingerprint import Fingerprint
 from maskwright.data.images import write_mask
 from maskwright.engine.budget import Budget
+from maskwright.engine.origin import Heads, Origin
 from maskwright.engine.run import Run, read_metrics
 from maskwright.engine.session import Session, Trainable, rated_groups, set_rate
 from maskwright.errors import DataError, RunError, WeightsError
@@ -30,12 +37,17 @@ class Config:
     seed: int = 0
     device: str = "cpu"
     checkpoint_seconds: float = 0.0
+    lr: float = 0.1
+    init: Path | None = None
     resume: bool = False
     overwrite: bool = False
 
 
 class Descent(Trainable):
     """Two stages: plain descent, then descent with noise."""
+
+    recipe = "descent"
+    networks = {"model": "net"}  # noqa: RUF012
 
     def __init__(self, session: Session, first: Budget, second: Budget) -> None:
         self.session = session
@@ -46,7 +58,7 @@ class Descent(Trainable):
         self.net = torch.nn.Linear(2, 1)
         torch.nn.init.ones_(self.net.weight)
         torch.nn.init.zeros_(self.net.bias)
-        self.optimizer = torch.optim.AdamW(rated_groups([(self.net.parameters(), 0.1)]))
+        self.optimizer = torch.optim.AdamW(rated_groups([(self.net.parameters(), session.config.lr)]))
         self.restored: dict[str, Any] = {}
         self.hooks = 0
 
@@ -58,6 +70,9 @@ class Descent(Trainable):
 
     def restore(self, values: Any) -> None:
         self.hooks = values["hooks"]
+
+    def start_from(self, origin: Origin) -> None:
+        origin.fill(self.net, "model", flags="--width")
 
     def train(self, then: Callable[[], None] | None = None) -> None:
         def hook() -> None:
@@ -183,7 +198,7 @@ def test_a_checkpoint_that_lacks_a_part_is_refused(data: Path, tmp_path: Path):
     (newest / "state.json").write_text(json.dumps(state))
     (newest / "net.safetensors").unlink()
     config.resume = True
-    with pytest.raises(WeightsError, match="1 missing: net"):
+    with pytest.raises(WeightsError, match=r"state.json: changed since the checkpoint was written"):
         run(config)
 
 
@@ -215,3 +230,191 @@ def test_random_numbers_are_a_function_of_seed_stream_and_step(data: Path, tmp_p
     }
     assert torch.equal(draws[0, 1], torch.rand(4, generator=session.generator(0, 1)))
     assert len({tuple(values.tolist()) for values in draws.values()}) == 4
+
+
+# ---------------------------------------------------------------------------------------------------- the data
+
+
+def test_other_data_are_refused_and_named_and_a_folder_that_was_moved_is_not(data: Path, tmp_path: Path):
+    config = Config(data, tmp_path / "run")
+    with pytest.raises(Killed):
+        run(config, kill_at(3))
+    config.resume = True
+    write_mask(data / "masks" / "a.png", np.zeros((8, 8), np.uint8))
+    Image.fromarray(np.ones((8, 8, 3), np.uint8)).save(data / "images" / "b.png")
+    log = (config.out / "metrics.jsonl").read_text()
+    with pytest.raises(RunError) as caught:
+        run(config)
+    told = str(caught.value)
+    assert f"{config.out} cannot be resumed, its data changed:" in told
+    assert "1 image added: b" in told
+    assert "1 image relabelled: a" in told
+    assert f"--init {config.out}" in told
+    assert (config.out / "metrics.jsonl").read_text() == log
+    os.remove(data / "images" / "b.png")
+    write_mask(data / "masks" / "a.png", np.ones((8, 8), np.uint8))
+    config.data = data.rename(tmp_path / "moved")
+    run(config)
+
+
+def test_a_run_keeps_its_fingerprint_and_says_where_it_cannot_compare(data: Path, tmp_path: Path):
+    config = Config(data, tmp_path / "run")
+    run(config)
+    record, digest = config.out / "config.json", Fingerprint.of(Dataset.load(data)).digest
+    assert json.loads(record.read_text())["data"] == digest
+    (state,) = (config.out / "last").glob("*/state.json")
+    assert json.loads(state.read_text())["state"]["data"] == digest
+    config.resume = True
+    (config.out / "data.json").unlink()  # as after a kill between the two files
+    run(config)
+    (config.out / "data.json").write_text("{")
+    write_mask(data / "masks" / "a.png", np.zeros((8, 8), np.uint8))
+    with pytest.raises(RunError, match=r"what changed cannot be told, since .*data\.json cannot be read"):
+        run(config)
+
+
+# ---------------------------------------------------------------------------------------------------- an earlier run
+
+
+def trained_net(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(next((path / "last").iterdir()) / "net.safetensors")
+
+
+def test_a_new_training_starts_from_an_earlier_one(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run(Config(data, tmp_path / "first"))
+    config = Config(data, tmp_path / "second", init=tmp_path / "first")
+    started: list[torch.Tensor] = []
+    with Session.open(config, {}) as session:
+        descent = Descent(session, Budget(steps=5), Budget(steps=4))
+        session.begin(descent)
+        started.append(descent.net.weight.detach().clone())
+    assert torch.equal(started[0], trained_net(tmp_path / "first")["weight"])
+    record = json.loads((config.out / "config.json").read_text())["origin"]
+    assert record == {"folder": str(tmp_path / "first"), "signature": "step-9", "taken": ["model"]}
+    assert f"starts from {tmp_path / 'first'} (step-9): model" in capsys.readouterr().err
+
+
+def test_what_cannot_be_started_from_leaves_no_run(data: Path, tmp_path: Path):
+    run(Config(data, tmp_path / "first"))
+    config = Config(data, tmp_path / "second", init=tmp_path / "nowhere")
+    with pytest.raises(WeightsError, match="there is no such folder"):
+        run(config)
+    config.init = config.out
+    with pytest.raises(RunError, match="is the new run itself"):
+        run(config)
+    config.init = tmp_path / "first"
+    record = json.loads((config.init / "config.json").read_text())
+    (config.init / "config.json").write_text(json.dumps(record | {"recipe": "clicks"}))
+    with pytest.raises(WeightsError, match="is a run of clicks, this is one of descent"):
+        run(config)
+    assert not config.out.exists()
+
+
+def test_rows_of_heads_go_by_the_names_of_categories():
+    then, now = ("background", "polyp", "tool"), ("background", "tool", "dye", "polyp")
+    earlier = {"head.weight": torch.arange(3.0)[:, None], "body": torch.ones(2)}
+    origin = Origin(Path("runs/a"), then, {}, {}, "step-1", {"model": earlier})
+    expected = {"head.weight": torch.full((4, 1), -1.0), "body": torch.zeros(2)}
+    taken = origin.take(expected, "model", flags="--sam", heads=Heads(("head.",)), categories=now)
+    assert taken["head.weight"][:, 0].tolist() == [0, 2, -1, 1]
+    assert taken["body"].tolist() == [1, 1]
+    assert str(origin) == "runs/a (step-1): model (new categories: dye)"
+
+
+def test_another_network_is_told_with_the_settings_that_it_was_made_with():
+    origin = Origin(Path("runs/a"), (), {}, {"sam": "large", "size": 64}, "step-1", {"model": {"w": torch.ones(2)}})
+    with pytest.raises(WeightsError, match=r"w: shape \(2,\) there, \(3,\) here\).*: --sam large --size 64"):
+        origin.take({"w": torch.ones(3)}, "model", flags="--sam, --size, --crop")
+    with pytest.raises(WeightsError, match="is for another SAM than --sam small; give --sam large"):
+        origin.require_sam("small", "1234", None)
+
+
+# ---------------------------------------------------------------------------------------------------- NaN
+
+
+@pytest.mark.parametrize("often", [True, False])
+def test_a_training_that_diverges_ends_with_its_last_good_checkpoint(often: bool, data: Path, tmp_path: Path):
+    config = Config(data, tmp_path / "run", checkpoint_seconds=0.0 if often else 1000.0)
+
+    def poison(session: Session) -> None:
+        if session.clock == 6:
+            session._trainer.net.weight.data.fill_(torch.nan)  # type: ignore[union-attr]
+
+    with pytest.raises(RunError) as caught:
+        run(config, poison)
+    told = str(caught.value)
+    assert f"by step {6 if often else 7} a loss, a gradient or a weight is NaN or infinite" in told
+    assert "Lower --lr (now 0.1), and start anew with --overwrite" in told
+    assert ("the checkpoint of step 5 is kept" if often else "no checkpoint was written yet") in told
+    for path in config.out.rglob("*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_file(path).values())
+    assert all(np.isfinite([*line.values()]).all() for line in read_metrics(config.out))
+
+
+def test_a_rate_beyond_all_bounds_ends_with_an_error(data: Path, tmp_path: Path):
+    with pytest.raises(RunError, match=r"Lower --lr \(now 1e\+30\)"):
+        run(Config(data, tmp_path / "run", lr=1e30))
+
+
+def test_losses_are_watched_without_asking_the_device_at_each_step(data: Path, tmp_path: Path):
+    session = Session.open(Config(data, tmp_path / "run"), {})
+    session.watch(torch.ones(3), torch.ones(()))
+    session.require_finite()
+    session.watch(torch.tensor([1.0, torch.inf]))
+    session.watch(torch.ones(()))
+    session.run = Run.create(tmp_path / "run", {}, resume=False)
+    with pytest.raises(RunError, match="has diverged"):
+        session.require_finite()
+
+
+# ---------------------------------------------------------------------------------------------------- Ctrl-C
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("at", [1, 5, 7])
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_signal_finishes_the_step_and_saves(
+    number: signal.Signals, status: int, at: int, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    whole = run(Config(data, tmp_path / "whole"))
+    config = Config(data, tmp_path / "run", checkpoint_seconds=1000.0)
+
+    def strike(session: Session) -> None:
+        if session.clock == at:
+            os.kill(os.getpid(), number)
+
+    with interrupts.handled(["train", "samix"]), pytest.raises(interrupts.Interrupted) as caught:
+        run(config, strike)
+    assert interrupts.status(caught.value) == status
+    told = capfd.readouterr().err
+    assert "the step under way is finished and saved first" in told
+    assert f"the checkpoint of step {at} is kept in {config.out / 'last'}" in told
+    config.resume = True
+    resumed = run(config)
+    assert torch.equal(resumed.net.weight, whole.net.weight)
+    assert read_metrics(config.out) == read_metrics(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_second_signal_does_not_wait(data: Path, tmp_path: Path):
+    config, seen = Config(data, tmp_path / "run", checkpoint_seconds=1000.0), []
+
+    def strike(session: Session) -> None:
+        if session.clock == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            seen.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+            seen.append(2)
+
+    with interrupts.handled(["train", "samix"]), pytest.raises(interrupts.Interrupted):
+        run(config, strike)
+    assert seen == [1]
+    assert not Run.has_checkpoint(config.out)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_outside_of_steps_a_signal_stops_at_once(data: Path, tmp_path: Path):
+    with interrupts.handled(["train", "samix"]):
+        run(Config(data, tmp_path / "run"))
+        with pytest.raises(interrupts.Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -96,7 +96,7 @@ def test_an_exported_segmenter_cannot_run_code(tiny_sam: Sam, tmp_path: Path, ev
     for kind in ("bert", "evil", None, "sam2_hiera_det_model"):
         description = json.loads(kept)
         description["encoder"]["model_type"] = kind
-        with pytest.raises(WeightsError, match="encoder.model_type: must be one of sam2_vision_model"):
+        with pytest.raises(WeightsError, match=r"encoder.model_type: must be one of sam2_vision_model"):
             segmenter.build(description, 3, 64)
 
 

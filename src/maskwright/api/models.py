@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json as json_format
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
@@ -151,12 +150,13 @@ def evaluate(
     0.842
     """
     from maskwright.data.images import write_atomic
+    from maskwright.engine.values import strict_json
 
     with progress_of(progress, "evaluating") as call:
         predictor, options = _opened(model, None, options)
         scores = predictor.evaluate(as_dataset(dataset), split, batch=batch, progress=call, **options)
     if json is not None:
-        write_atomic(Path(json), json_format.dumps(scores, indent=1) + "\n")
+        write_atomic(Path(json), strict_json(scores, "scores", indent=1) + "\n")
     return scores
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_format
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -93,6 +93,7 @@ def sam_evaluate(
 
     with progress_of(progress, "evaluating") as call:
         from maskwright.engine.devices import find_device
+        from maskwright.engine.values import strict_json
         from maskwright.methods.zero_shot import evaluate_sam
         from maskwright.sam.sam import Sam
 
@@ -111,7 +112,7 @@ def sam_evaluate(
             progress=call,
         )
     if json is not None:
-        write_atomic(Path(json), json_format.dumps(scores, indent=1) + "\n")
+        write_atomic(Path(json), strict_json(scores, "scores", indent=1) + "\n")
     return scores
 
 
@@ -186,11 +187,14 @@ def precompute(
     Raises:
         DataError: images that cannot be read, all of them at once, after all others are done.
         WeightsError: the weights cannot be loaded; the store cannot be written, or holds embeddings of other weights.
+        RunError: another process is writing there.
 
     >>> maskwright.precompute("nano", "polyps", "embeddings/polyps")
     (1000, 0)
     """
-    with progress_of(progress, "encoding") as call:
+    with progress_of(progress, "encoding") as call, ExitStack() as locked:
+        from maskwright.engine.files import disk
+        from maskwright.engine.locks import FolderLock
         from maskwright.engine.processes import processes_for
         from maskwright.sam.precompute import precompute as encode_all
         from maskwright.sam.precompute import signature
@@ -200,6 +204,9 @@ def precompute(
         processes, own_device = processes_for(device or "auto")
         images = as_dataset(dataset)
         model = Sam.load(sam, size=size).to(own_device)
+        if processes.is_main_process and _may_be_store(Path(store)):
+            with disk(Path(store), "embeddings cannot be written there"):
+                locked.enter_context(FolderLock(Path(store), "give another folder"))
         # The main process first, so that a store to be emptied is empty before anyone else opens it.
         if not processes.is_main_process:
             processes.wait_for_everyone()
@@ -221,3 +228,10 @@ def precompute(
     if problems:
         raise DataError(problems, images.source or str(images.root))
     return counts
+
+
+def _may_be_store(folder: Path) -> bool:
+    """Whether a folder is a store, or can become one; what it is not is refused by the store, and left without a lock."""
+    if not folder.is_dir():
+        return not folder.exists()
+    return (folder / "signature.json").is_file() or all(path.name.startswith(".") for path in folder.iterdir())

@@ -16,6 +16,7 @@ from typing import Any
 from tyro.conf import DisallowNone
 from tyro.extras import SubcommandApp
 
+from maskwright import interrupts
 from maskwright.api import RECIPES
 from maskwright.cli.data import Check, Convert, Stats, Weaken
 from maskwright.cli.models import Demo, Evaluate, Predict
@@ -40,11 +41,17 @@ _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 for what the user can mend, 130 after an interrupt.
+    """Run one command and return its exit status: 0, 1 for what the user can mend, 130 after Ctrl-C, 143 after SIGTERM.
 
     Usage errors end in SystemExit with status 2, and --help with status 0.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    with interrupts.handled(args):
+        return _answer(args)
+
+
+def _answer(args: Sequence[str]) -> int:
+    """Run one command; whatever is the user's to mend becomes one message and a status."""
     if args == ["--version"]:
         print(f"maskwright {__version__}")
         return 0
@@ -57,10 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _leave_processes()
     except MaskwrightError as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        remedy = "continue with --resume" if args[:1] == ["train"] else "give the same command again to go on"
-        _tell(f"interrupted; {remedy}")
-        return 130
+    except KeyboardInterrupt as error:
+        interrupts.ignore()
+        _tell(interrupts.told(interrupts.status(error) - 128))
+        return interrupts.status(error)
     except BrokenPipeError:
         # The reader of a pipe (head, less) has gone. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

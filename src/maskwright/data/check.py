@@ -5,7 +5,6 @@ Structure (missing fields, wrong types) is found while reading; this module open
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections import Counter, defaultdict
@@ -17,6 +16,7 @@ import numpy as np
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import category_problems, leaves_folder
+from maskwright.data.fingerprint import file_digest
 from maskwright.data.images import count_values, image_size, open_verified, read_mask, turn
 from maskwright.data.labels import IGNORE, Kind, Mask, Sample
 from maskwright.data.lookahead import ahead
@@ -111,6 +111,8 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: _Findi
         if decode:
             with turn(size):
                 open_verified(path)
+            # For the fingerprint, while the system still has the file in memory.
+            file_digest(path)
         finding.bytes = path.stat().st_size
     except DataError as error:
         finding.problems += [f"{line} (image of sample {sample.id!r})" for line in error.problems]
@@ -135,6 +137,7 @@ def _check_mask(
         if decode:
             with turn(size or (0, 0)):
                 values = read_mask(path)
+            file_digest(path)
             mask_size = values.shape[1], values.shape[0]
             _check_mask_values(path, values, mask, len(dataset.categories), finding)
         else:
@@ -254,7 +257,7 @@ def _shared_between_splits(dataset: Dataset, findings: Sequence[_Finding]) -> li
         for path, samples in files.items()
     }
     same: dict[bytes, list[Sample]] = defaultdict(list)
-    for samples, digest in zip(suspects.values(), ahead(_digest, suspects)):
+    for samples, digest in zip(suspects.values(), ahead(file_digest, suspects)):
         same[digest] += samples
     problems = []
     for samples in same.values():
@@ -262,11 +265,6 @@ def _shared_between_splits(dataset: Dataset, findings: Sequence[_Finding]) -> li
             where = ", ".join(f"{s.image} (sample {s.id!r}, split {s.split!r})" for s in samples)
             problems.append(f"{_file(dataset)}: one image in several splits: {where}; keep it in one of them")
     return problems
-
-
-def _digest(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _mark_nothing(dataset: Dataset, findings: Sequence[_Finding]) -> list[str]:

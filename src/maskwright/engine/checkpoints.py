@@ -89,7 +89,7 @@ def write_checkpoint(
             header["checksums"] = {group: _checksum(aside / f"{group}.safetensors") for group in tensors}
             header["log"] = _measured(run / "metrics.jsonl")
             header["checksum"] = _own_checksum(header)
-            write_synced(aside / "state.json", json.dumps(header, indent=1))
+            write_synced(aside / "state.json", json.dumps(header, indent=1, allow_nan=False))
             sync_folder(aside)
             os.makedirs(final.parent, exist_ok=True)
             os.rename(aside, final)

@@ -36,14 +36,24 @@ def disk(folder: Path, consequence: str) -> Iterator[None]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file and bring it to the disk. Tensors that share memory are written once per name."""
+    """Write a safetensors file and bring it to the disk. Tensors that share memory are written once per name.
+
+    Raises:
+        RunError: values are NaN or infinite, as after a training that diverged; nothing is written.
+    """
     contents: dict[str, Tensor] = {}
     pointers: set[int] = set()
+    broken: list[str] = []
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            broken.append(name)
         pointer = value.untyped_storage().data_ptr()
         contents[name] = value.clone() if pointer in pointers else value  # safetensors refuses memory that is shared
         pointers.add(pointer)
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise RunError(f"{path}: not written, since values are NaN or infinite: {', '.join(broken[:3])}{more}")
     with open(path, "wb") as stream:
         mode = os.fstat(stream.fileno()).st_mode & 0o777
     save_file(contents, path, metadata={"format": "pt"})

@@ -21,7 +21,7 @@ from torch import nn
 
 from maskwright.data.fields import read_json
 from maskwright.data.labels import IGNORE
-from maskwright.data.schema import Fields, Items, Kind, Named, OneOf, Text, Whole
+from maskwright.data.schema import Fields, Items, Kind, Maybe, Named, OneOf, Text, Whole
 from maskwright.engine.weights import CHECKSUMS, checksums, load_state, load_tensors, misfits, raise_weights, shapes_in
 from maskwright.errors import BUILD_ERRORS, DataError, WeightsError
 
@@ -38,16 +38,27 @@ WEIGHTS_BESIDE = Fields({"source": Text(), "size": Whole(1, 8192), "signature": 
 N = TypeVar("N", bound=nn.Module)
 
 
-def describe(recipe: str, categories: Sequence[str], size: int, **parts: Any) -> dict[str, Any]:
+def describe(
+    recipe: str, categories: Sequence[str], size: int, data: str | None = None, **parts: Any
+) -> dict[str, Any]:
     """The ``config.json`` of a model folder.
 
     Args:
         recipe: its name.
         categories: names by id, ``background`` first.
         size: side of the square canvas in pixels.
+        data: digest of the fingerprint of what it was trained on.
         parts: what the recipe needs to build its networks again, as JSON.
     """
-    return {"format": FORMAT, "version": VERSION, "recipe": recipe, "categories": [*categories], "size": size, **parts}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "recipe": recipe,
+        "categories": [*categories],
+        "size": size,
+        "data": data,
+        **parts,
+    }
 
 
 def weights_beside(source: str, size: int, signature: str) -> dict[str, Any]:
@@ -123,7 +134,7 @@ class Model:
         config = {name: value for name, value in self.config.items() if name != CHECKSUMS or self.version != VERSION}
         if older is not None and self.version != VERSION:
             config = config | older({name: config.get(name) for name in fields if name in config})
-        schema = Fields({**_HEAD, **fields}, frozenset(optional))
+        schema = Fields({**_HEAD, **fields}, frozenset([*optional, "data"]))
         problems = [*schema.problems(config, ""), *_twice(config.get("categories"))]
         if problems:
             self.refuse(problems)
@@ -267,4 +278,5 @@ _HEAD: dict[str, Kind] = {
     "recipe": Text(),
     "categories": Items(Text(), 2, IGNORE),
     "size": SIDE,
+    "data": Maybe(Text(200)),
 }

@@ -10,6 +10,7 @@
 ``<name>`` is the image's path without its suffix, relative to the folder that was given, so that equal names in
 different sub-folders stay apart; for a dataset it is the sample's id. While the images are predicted, every process
 appends its entries to a part file of its own; the main process joins them at the end, or at the next start after a kill.
+A lock keeps other calls from writing there meanwhile.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,12 @@ from maskwright.data.fields import leaves_folder
 from maskwright.data.images import IMAGE_SUFFIXES, write_atomic
 from maskwright.data.lookahead import ahead
 from maskwright.data.pictures import palette
+from maskwright.engine.files import disk
+from maskwright.engine.locks import FolderLock
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Predictor
 from maskwright.engine.processes import Alone, Processes
-from maskwright.engine.values import plain
+from maskwright.engine.values import plain, strict_json
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.version import __version__
 
@@ -181,13 +185,37 @@ def predict_folder(
         The summary; images that cannot be read are listed in it.
 
     Raises:
-        MaskwrightError: the folder holds other files, or predictions of another model or other images (all named).
+        MaskwrightError: the folder holds other files, or predictions of another model or other images (all named); another call
+            is writing there; a prediction holds NaN.
         DataError: a file cannot be written.
     """
     state = processes or Alone()
     folder = Path(os.path.abspath(out))
     complete = predictor.with_defaults(options)
     head = _head(predictor, complete)
+    with ExitStack() as stack:
+        if state.is_main_process:
+            _existing_entries(
+                folder, head, jobs, overwrite
+            )  # before the lock: a folder of other files is left as it is
+            with disk(folder, "predictions cannot be written there"):
+                stack.enter_context(FolderLock(folder, "name another folder with --out"))
+        return _predict_locked(predictor, jobs, folder, batch, overlays, overwrite, state, progress, complete, head)
+
+
+def _predict_locked(
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    folder: Path,
+    batch: int,
+    overlays: bool,
+    overwrite: bool,
+    state: Processes,
+    progress: Callable[[int, int], None] | None,
+    complete: Mapping[str, Any],
+    head: dict[str, Any],
+) -> Summary:
+    """The rest of :func:`predict_folder`, in a folder that no other call writes to."""
     entries, stale = _existing_entries(folder, head, jobs, overwrite)
     jobs = [replace(job, companion=predictor.companion_of(job.path)) for job in jobs]
     todo = (
@@ -206,7 +234,7 @@ def predict_folder(
     share = list(todo[state.process_index :: state.num_processes])
     with open(folder / _PART.format(rank=state.process_index), "a", encoding="utf-8") as part:
         for number, row in enumerate(_rows(predictor, share, folder, batch, complete, overlays), start=1):
-            part.write(json.dumps(row) + "\n")
+            part.write(strict_json(row, f"the prediction of {row.get('name')}") + "\n")
             part.flush()
             if progress:
                 progress(number, len(share))
@@ -331,8 +359,8 @@ def _stamp(path: Path) -> dict[str, int]:
 
 def _write_index(folder: Path, head: dict[str, Any], rows: dict[str, dict[str, Any]]) -> None:
     """One image per line, sorted by name."""
-    lines = ",\n  ".join(json.dumps(rows[name]) for name in sorted(rows))
-    top = json.dumps(head)[:-1]
+    lines = ",\n  ".join(strict_json(rows[name], f"the prediction of {name}") for name in sorted(rows))
+    top = strict_json(head, INDEX)[:-1]
     write_atomic(folder / INDEX, f'{top},\n "images": [\n  {lines}\n ]}}\n')
 
 

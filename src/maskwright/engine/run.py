@@ -3,7 +3,8 @@
 ::
 
     runs/polyps/
-      config.json      what is needed to repeat the run: settings with seeds, versions, command line
+      config.json      what is needed to repeat the run: settings with seeds, versions, command line, the data's digest
+      data.json        the fingerprint of its data: what tells, when it is resumed, which of them changed
       metrics.jsonl    one JSON object per logged step; TensorBoard files in tb/, if that is installed
       last/            the newest checkpoint, ``step-000001200/`` with ``*.safetensors`` and ``state.json``
       model/           the exported model: config.json, model.safetensors, README.md
@@ -11,7 +12,8 @@
 A recipe names what else it writes there; config.json keeps these names, so that a run can be deleted whole.
 
 Everything is written aside in the same folder, flushed to the disk, and then renamed, so at every instant the directory
-holds one complete checkpoint. Weights are safetensors, all else is JSON; a pickle is never read or written.
+holds one complete checkpoint. Weights are safetensors, all else is JSON; a pickle is never read or written. A lock keeps
+other processes from writing there meanwhile.
 """
 
 from __future__ import annotations
@@ -32,10 +34,13 @@ from typing import Any
 from torch import Tensor
 
 from maskwright.data.fields import read_json
-from maskwright.data.schema import Anything, Fields, Items, Named, Text, Whole
+from maskwright.data.fingerprint import Fingerprint
+from maskwright.data.schema import Anything, Fields, Items, Maybe, Named, Text, Whole
+from maskwright.engine import locks
 from maskwright.engine.checkpoints import Checkpoint, log_was_changed, newest_step, read_checkpoint, write_checkpoint
 from maskwright.engine.files import disk, remove, replace_text
-from maskwright.engine.values import number, plain
+from maskwright.engine.locks import FolderLock
+from maskwright.engine.values import number, plain, strict_json
 from maskwright.engine.weights import restore_folder, save_model
 from maskwright.errors import DataError, RunError
 
@@ -43,9 +48,10 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = "maskwright run 1"
 # config.json comes last: as long as it is there, the folder is recognised as a run
-_FILES = ("last", "model", "tb", "metrics.jsonl", "report.html", "config.json")
+_FILES = ("last", "model", "tb", "metrics.jsonl", "report.html", "data.json", "config.json")
 _SCORES = re.compile(r"evaluation-.*\.json")
 _ASIDE = re.compile(r"(.+)\.(tmp|old)-\d+")
+_REMEDY = "name another folder with --out"
 _RECORD = Fields(
     {
         "format": Text(),
@@ -55,8 +61,11 @@ _RECORD = Fields(
         "command": Items(Text(100_000), 0, 100_000),
         "platform": Text(),
         "resumed": Items(Named(Anything()), 0, 1_000_000),
+        "recipe": Maybe(Text()),
+        "data": Maybe(Text()),
+        "origin": Anything(),
     },
-    open=True,
+    optional=frozenset(["recipe", "data", "origin"]),
 )
 _NOT_FINITE = ("nan", "inf", "-inf")
 _PACKAGES = ("maskwright", "torch", "transformers", "safetensors", "numpy")
@@ -88,6 +97,7 @@ class Run:
         self._writer: Any = None
         self._without_tensorboard = False
         self._metrics: Any = None
+        self._lock: FolderLock | None = None
         self._files: tuple[str, ...] = ()
         self._folders: tuple[str, ...] = ("model",)
 
@@ -103,6 +113,9 @@ class Run:
         is_main: bool = True,
         files: Sequence[str] = (),
         folders: Sequence[str] = (),
+        data: Fingerprint | None = None,
+        recipe: str | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> Run:
         """Start a run in a new or empty folder, or continue the one that is there.
 
@@ -120,10 +133,13 @@ class Run:
                 main process come first (``accelerator.main_process_first()``).
             files: names of further files and folders of this kind of run, deleted when it is overwritten.
             folders: names of model folders beside ``model``, likewise; a kill while one is written is mended.
+            data: of what is trained on. A resumed run refuses other data than it was started with.
+            recipe, origin: its name, and the earlier run or model that it starts from, for the record.
 
         Raises:
             RunError: the folder is not empty and neither ``resume`` nor ``overwrite`` is given; it holds something that
-                is not a run; the stored settings differ (all are named); it cannot be written.
+                is not a run; another process is writing there; the stored settings or the data differ (all that differs
+                is named); it cannot be written.
             TypeError: ``config`` holds something that JSON cannot.
         """
         run = cls(Path(folder), plain(config, "config"), is_main=is_main)
@@ -133,17 +149,23 @@ class Run:
         if not is_main:
             return run
         with disk(run.folder, "the run cannot be set up"):
-            stored = run._stored()
-            if stored is not None and not (resume or overwrite):
-                raise RunError(
-                    f"{run.folder} already holds a run: continue it with --resume, name another folder with --out, "
-                    "or delete it and start anew with --overwrite"
-                )
-            if stored is not None and resume:
-                run._resume(stored, may_differ)
-            else:
-                run._start(stored)
-            run._metrics = open(run.folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+            run._stored()  # before the lock: a folder that is no run is left as it is
+            run._lock = FolderLock(run.folder, _REMEDY)
+            try:
+                stored = run._stored()
+                if stored is not None and not (resume or overwrite):
+                    raise RunError(
+                        f"{run.folder} already holds a run: continue it with --resume, {_REMEDY}, "
+                        "or delete it and start anew with --overwrite"
+                    )
+                if stored is not None and resume:
+                    run._resume(stored, may_differ, data)
+                else:
+                    run._start(stored, data, recipe, origin)
+                run._metrics = open(run.folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+            except BaseException:
+                run.close()
+                raise
         return run
 
     def log(self, step: int, **scalars: Any) -> None:
@@ -159,7 +181,7 @@ class Run:
         values = {name: number(name, value) for name, value in scalars.items()}
         line = {"step": int(step)} | {k: v if math.isfinite(v) else str(v) for k, v in values.items()}
         with disk(self.folder, "the metrics cannot be written"):
-            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.write(json.dumps(line, allow_nan=False) + "\n")
             self._metrics.flush()
             if writer := self._tensorboard():
                 for name, value in values.items():
@@ -200,6 +222,16 @@ class Run:
         """
         return read_checkpoint(self.folder)
 
+    @staticmethod
+    def has_checkpoint(folder: Path) -> bool:
+        """Whether a run directory has a checkpoint to go on from."""
+        with disk(folder, "the checkpoint cannot be read"):
+            return newest_step(folder) >= 0
+
+    def newest_step(self) -> int:
+        """The step of the newest checkpoint, -1 where there is none."""
+        return newest_step(self.folder)
+
     def save_model(
         self,
         modules_state: Mapping[str, Tensor],
@@ -213,11 +245,14 @@ class Run:
         return save_model(path, modules_state, config, card, beside) if self.is_main else path
 
     def close(self) -> None:
-        """Close the log files; the run directory stays as it is."""
+        """Close the log files and let others write; the run directory stays as it is."""
         for stream in (self._metrics, self._writer):
             if stream is not None:
                 stream.close()
         self._metrics = self._writer = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def __enter__(self) -> Run:
         return self
@@ -246,33 +281,63 @@ class Run:
         return stored
 
     def _is_aside(self, name: str) -> bool:
-        """Whether a kill while a file or folder of this run was written left this beside it."""
+        """Whether a kill while a file or folder of this run was written left this beside it; the lock counts as such."""
         match = _ASIDE.fullmatch(name)
-        return match is not None and match[1] in ("config.json", "metrics.jsonl", "last", *self._folders)
+        kept = ("config.json", "data.json", "metrics.jsonl", "last", *self._folders)
+        return name == locks.NAME or (match is not None and match[1] in kept)
 
-    def _start(self, stored: Mapping[str, Any] | None) -> None:
+    def _start(
+        self,
+        stored: Mapping[str, Any] | None,
+        data: Fingerprint | None,
+        recipe: str | None,
+        origin: Mapping[str, Any] | None,
+    ) -> None:
         """Delete the run that is there, if any, and begin. Its own record says which files it wrote."""
         os.makedirs(self.folder, exist_ok=True)
         names = os.listdir(self.folder)
         leftovers = [*filter(self._is_aside, names), *filter(_SCORES.fullmatch, names)]
+        leftovers = [name for name in leftovers if name != locks.NAME]
         recorded = (stored or {}).get("files", [])
         for name in [*leftovers, *(name for name in (*recorded, *self._files, *_FILES) if name in names)]:
             remove(self.folder / name)
-        record = {"format": _FORMAT, "config": self.config, "files": self._files, **_circumstances(), "resumed": []}
-        replace_text(self.folder / "config.json", json.dumps(record, indent=2))
+        record = {
+            "format": _FORMAT,
+            "recipe": recipe,
+            "config": self.config,
+            "data": data.digest if data else None,
+            "origin": plain(origin, "origin"),
+            "files": self._files,
+            **_circumstances(),
+            "resumed": [],
+        }
+        replace_text(self.folder / "config.json", strict_json(record, "config", indent=2))
+        if data:
+            replace_text(self.folder / "data.json", data.to_json())
 
-    def _resume(self, stored: dict[str, Any], may_differ: Sequence[str]) -> None:
+    def _resume(self, stored: dict[str, Any], may_differ: Sequence[str], data: Fingerprint | None) -> None:
         then, now = _flat(stored["config"]), _flat(self.config)
         differing = [
             f"{key}: {_show(then, key)} there, {_show(now, key)} now"
             for key in sorted(then.keys() | now.keys())
             if _show(then, key) != _show(now, key) and not any(key == f or key.startswith(f + ".") for f in may_differ)
         ]
+        problems = []
         if differing:
-            raise RunError(
+            problems.append(
                 "\n  - ".join([f"{self.folder} cannot be resumed, its settings differ:", *differing])
-                + "\nGive the settings of the stored run, or name another folder with --out."
+                + f"\nGive the settings of the stored run, or {_REMEDY}."
             )
+        if data and data.digest != stored.get("data"):
+            problems.append(
+                "\n  - ".join([f"{self.folder} cannot be resumed, its data changed:", *self._changes(stored, data)])
+                + f"\nBring the data back as they were, or start a new training on the new data from what this one has "
+                f"learnt: the same command with --init {self.folder} and another --out, without --resume."
+            )
+        if problems:
+            raise RunError("\n".join(problems))
+        if data and not (self.folder / "data.json").is_file():  # a kill came between the two files
+            replace_text(self.folder / "data.json", data.to_json())
         circumstances = _circumstances()
         if circumstances["versions"] != stored["versions"]:
             logger.warning(
@@ -281,7 +346,8 @@ class Run:
         for name in self._folders:
             restore_folder(self.folder / name)
         for name in filter(self._is_aside, os.listdir(self.folder)):
-            remove(self.folder / name)
+            if name != locks.NAME:
+                remove(self.folder / name)
         step = newest_step(self.folder)
         if log_was_changed(self.folder):
             logger.warning(
@@ -291,7 +357,20 @@ class Run:
         self._purge_step = step + 1
         _truncate_metrics(self.folder / "metrics.jsonl", step)
         stored["resumed"].append({"step": max(step, 0), **circumstances})
-        replace_text(self.folder / "config.json", json.dumps(stored, indent=2))
+        replace_text(self.folder / "config.json", strict_json(stored, "config", indent=2))
+
+    def _changes(self, stored: Mapping[str, Any], now: Fingerprint) -> list[str]:
+        """What became of the data since the run was started."""
+        if stored.get("data") is None:
+            return ["it was started by an older maskwright, which did not record its data"]
+        path = self.folder / "data.json"
+        try:
+            then = Fingerprint.from_json(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            return [f"what changed cannot be told, since {path} cannot be read ({error})"]
+        if then.digest != stored["data"]:
+            return [f"what changed cannot be told, since {path} is that of other data than config.json"]
+        return then.changes_to(now)
 
     def _tensorboard(self) -> Any:
         """The writer of TensorBoard's files; None where the package is missing, which is said once."""
@@ -350,7 +429,7 @@ def _is_line(entry: Any) -> bool:
 
 def _truncate_metrics(path: Path, step: int) -> None:
     """Drop the lines after ``step``."""
-    lines = [json.dumps(entry) + "\n" for entry in _metric_lines(path) if entry["step"] <= step]
+    lines = [json.dumps(entry, allow_nan=False) + "\n" for entry in _metric_lines(path) if entry["step"] <= step]
     replace_text(path, "".join(lines))
 
 

@@ -25,16 +25,20 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
+from maskwright import interrupts
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
+from maskwright.data.fingerprint import Fingerprint
 from maskwright.engine.budget import Budget, progress
+from maskwright.engine.locks import refuse_if_locked
+from maskwright.engine.origin import Origin
 from maskwright.engine.run import Run, read_metrics
 from maskwright.engine.state import pack, seeded, unpack
 from maskwright.errors import DataError, RunError
@@ -51,12 +55,21 @@ class RunConfig(Protocol):
     seed: int
     device: Any
     checkpoint_seconds: float
+    init: Path | None
     resume: bool
     overwrite: bool
 
 
 class Trainable(ABC):
-    """What a session needs of a recipe's trainer, to write and read checkpoints."""
+    """What a session needs of a recipe's trainer, to write and read checkpoints, and to start from an earlier run.
+
+    Attributes:
+        recipe: its name.
+        networks: for ``--init``: name of a file in its model folder → group in its checkpoints, see :meth:`Origin.open`.
+    """
+
+    recipe: ClassVar[str]
+    networks: ClassVar[Mapping[str, str]]
 
     @abstractmethod
     def parts(self) -> dict[str, Any]:
@@ -68,6 +81,15 @@ class Trainable(ABC):
 
     def restore(self, values: Mapping[str, Any]) -> None:  # noqa: B027 (most recipes have no values)
         """Take up the ``values`` of a checkpoint, before its ``parts`` are filled: this may create some of them."""
+
+    @abstractmethod
+    def start_from(self, origin: Origin) -> None:
+        """Take over the networks of an earlier run, for ``--init``.
+
+        Raises:
+            RunError: the settings leave nothing to take over.
+            WeightsError: other networks, or for another SAM.
+        """
 
 
 @dataclass
@@ -117,18 +139,26 @@ class Session:
         dataset: read from ``config.data`` and checked.
         accelerator: device and processes.
         run: the run's folder; there after :meth:`begin`.
+        fingerprint: of the data; None in all but the main process.
         stages: in the order in which they were declared; :attr:`clock` counts their steps.
     """
 
     run: Run
 
     def __init__(
-        self, config: RunConfig, settings: Mapping[str, Any], dataset: Dataset, accelerator: Accelerator
+        self,
+        config: RunConfig,
+        settings: Mapping[str, Any],
+        dataset: Dataset,
+        accelerator: Accelerator,
+        fingerprint: Fingerprint | None = None,
     ) -> None:
         self.config, self.settings, self.dataset, self.accelerator = config, dict(settings), dataset, accelerator
+        self.fingerprint = fingerprint
         self.stages: list[Stage] = []
         self._trainer: Trainable | None = None
-        self._saved = time.monotonic()
+        self._saved, self._saved_clock = time.monotonic(), -1
+        self._finite: Tensor | None = None
         self._sums: dict[str, list[float]] = defaultdict(list)
         self._latest: dict[str, float] = {}
         self._shown: dict[str, float] = {}
@@ -155,18 +185,24 @@ class Session:
                 f"this recipe trains in one process, and {accelerator.num_processes} were started; "
                 "call `maskwright` without `accelerate launch` or `torchrun`"
             )
+        fingerprint = None
         if accelerator.is_main_process:
+            refuse_if_locked(config.out, "name another folder with --out")
             require_clean(dataset)
+            fingerprint = Fingerprint.of(dataset)
         if len(dataset.categories) < 2:
             raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
-        return cls(config, settings, dataset, accelerator)
+        return cls(config, settings, dataset, accelerator, fingerprint)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        interrupts.wait(False)
         if hasattr(self, "run"):
             self.run.close()
+            if kind is not None and issubclass(kind, KeyboardInterrupt):
+                self._say(f"\n{self._kept()}")
         if kind is None:
             self._say(self._outcome())
             self.accelerator.end_training()
@@ -179,6 +215,11 @@ class Session:
     def is_main(self) -> bool:
         """Whether this is the process that writes."""
         return self.accelerator.is_main_process
+
+    @property
+    def data_digest(self) -> str | None:
+        """What the run's files say of the data that they come from; None in all but the main process."""
+        return self.fingerprint.digest if self.fingerprint else None
 
     @property
     def clock(self) -> int:
@@ -216,32 +257,55 @@ class Session:
 
         Raises:
             RunError: see ``Run.create``.
-            WeightsError: the checkpoint is damaged or does not fit.
+            WeightsError: the checkpoint is damaged or does not fit; or what ``--init`` names does not.
         """
         config = self.config
+        origin = self._origin(trainer)
+        if origin is not None:
+            trainer.start_from(origin)
         with self.accelerator.main_process_first():
             self.run = Run.create(
                 config.out,
                 self.settings,
                 resume=config.resume,
                 overwrite=config.overwrite,
+                # The fingerprint tells whether they are the same, wherever they lie.
+                may_differ=("data",),
                 is_main=self.is_main,
                 files=files,
                 folders=folders,
+                data=self.fingerprint,
+                recipe=trainer.recipe,
+                origin=origin.record() if origin else None,
             )
         self._trainer = trainer
         checkpoint = self.run.load_checkpoint()
         if checkpoint is None:
-            self._say(self._understood())
+            notes = [] if origin is None else [f"starts from {origin}"]
+            self._say("\n".join([self._understood(), *notes]))
             return
         state = checkpoint.state
+        if self.fingerprint and state["data"] != self.data_digest:
+            raise RunError(
+                f"{checkpoint.folder}: this checkpoint is of other data than config.json beside it; restore the run's folder"
+            )
         for stage in self.stages:
             stage.step, stage.minutes = state["stages"][stage.name]["step"], state["stages"][stage.name]["minutes"]
         trainer.restore(state["values"])
         unpack(trainer.parts(), checkpoint.tensors, state["parts"])
         self._sums.update(state["averages"])
         self._latest = state["latest"]
+        self._saved_clock = self.clock
         self._say(f"{self._understood()}\nresumed at step {checkpoint.step}")
+
+    def _origin(self, trainer: Trainable) -> Origin | None:
+        """What ``--init`` names; None without it, and where a checkpoint of this run holds all that came of it."""
+        config = self.config
+        if config.init is None or (config.resume and Run.has_checkpoint(config.out)):
+            return None
+        if config.init.resolve() in (config.out.resolve(), config.out.resolve() / "model"):
+            raise RunError(f"--init {config.init}: is the new run itself; name another folder with --out")
+        return Origin.open(config.init, trainer.recipe, trainer.networks)
 
     def _understood(self) -> str:
         """What is about to be trained: images by label, categories, SAM, device, length."""
@@ -266,6 +330,13 @@ class Session:
         lines = [f"{self.clock} steps in {minutes:.1f} minutes" + (f"; validation: {shown}" if shown else "")]
         return "\n".join(lines + ([f"report: {report}"] if report.is_file() else []))
 
+    def _kept(self) -> str:
+        """What is there to go on from."""
+        step = self.run.newest_step()
+        if step < 0:
+            return f"no checkpoint was written yet: {self.run.folder} begins anew when it is resumed"
+        return f"the checkpoint of step {step} is kept in {self.run.folder / 'last'}"
+
     def _say(self, text: str) -> None:
         """On standard error, like the bar, and once."""
         if self.is_main:
@@ -276,6 +347,7 @@ class Session:
         if not force and time.monotonic() - self._saved < self.config.checkpoint_seconds:
             return
         assert self._trainer is not None, "begin comes first"
+        self.require_finite()
         tensors, parts = pack(self._trainer.parts())
         stages = {stage.name: {"step": stage.step, "minutes": stage.minutes_used} for stage in self.stages}
         state = {
@@ -284,9 +356,10 @@ class Session:
             "parts": parts,
             "averages": {name: values for name, values in self._sums.items() if values},
             "latest": self._latest,
+            "data": self.data_digest,
         }
         self.run.save_checkpoint(self.clock, tensors, state)
-        self._saved = time.monotonic()
+        self._saved, self._saved_clock = time.monotonic(), self.clock
 
     def finish(self, *, save: bool = True) -> bool:
         """Write the last checkpoint and wait for all processes. Returns whether this one is to write model and report.
@@ -311,7 +384,8 @@ class Session:
     ) -> Iterator[int]:
         """Numbers of the steps of a stage until its budget is used up, from where the run was left.
 
-        After each step it is counted, averages are logged, the bar moves, and a checkpoint is written if one is due.
+        After each step it is counted, averages are logged, the bar moves, and a checkpoint is written if one is due. On
+        Ctrl-C or SIGTERM the step under way is finished, and a checkpoint written at once.
 
         Args:
             stage: one of this session's.
@@ -325,8 +399,14 @@ class Session:
             self._sums.clear()
             self._latest = {}
         length, completed = stage.budget.bar(stage.step, stage.minutes_used)
+        interrupts.wait(True)
         with progress(length, stage.text, completed=completed, is_main=self.is_main) as advance:
-            while (until is None or stage.step < until) and (share := self.agree(stage.share)) < 1:
+            while True:
+                share, signal = self.agree((stage.share, interrupts.received()))
+                if signal is not None:
+                    self._stop(stage, signal)
+                if share >= 1 or (until is not None and stage.step >= until):
+                    break
                 stage.fraction = share
                 yield stage.step
                 stage.step += 1
@@ -337,9 +417,16 @@ class Session:
                 if then is not None:
                     then()
                 self.save()
+        interrupts.wait(False)
         stage.minutes, stage.started = stage.minutes_used, None
         if until is None:
             stage.fraction = 1.0
+
+    def _stop(self, stage: Stage, signal: int) -> None:
+        """End the training between two steps. Before a stage's first one nothing is saved: what led to it is done again."""
+        if stage.step and self.clock > self._saved_clock:
+            self.save(force=True)
+        raise interrupts.Interrupted(signal)
 
     def descend(
         self,
@@ -348,7 +435,7 @@ class Session:
         parameters: Iterable[nn.Parameter],
         clip: float = 1.0,
     ) -> None:
-        """One optimiser step; gradients are averaged over the processes, then clipped to a norm of ``clip``."""
+        """One optimiser step; gradients are averaged over the processes, then clipped to a norm of ``clip``. Both are watched."""
         parameters = list(parameters)
         optimizer.zero_grad(set_to_none=True)
         # Not by accelerate, whose environment may ask for scaled or accumulated gradients.
@@ -361,8 +448,38 @@ class Session:
             mean: Any = self.accelerator.reduce(flat, "mean")
             for parameter, grad in zip(parameters, mean.split([p.numel() for p in parameters])):
                 parameter.grad = grad.view_as(parameter)
-        nn.utils.clip_grad_norm_(parameters, clip)
+        norm = nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
+        self.watch(loss, norm)
+
+    def watch(self, *values: Tensor) -> None:
+        """Note on the device whether losses are finite, without waiting for it; :meth:`require_finite` asks."""
+        finite = torch.stack([value.detach().isfinite().all() for value in values]).all()
+        self._finite = finite if self._finite is None else self._finite & finite
+
+    def require_finite(self) -> None:
+        """End the training where what was watched, or a weight that is trained, is NaN, infinite or beyond all bounds.
+
+        Asked with each line of the log and before each checkpoint, so that the last one is always good.
+
+        Raises:
+            RunError: it has diverged; says what to lower.
+        """
+        parts = self._trainer.parts().values() if self._trainer else ()
+        optimizers = [part for part in parts if isinstance(part, torch.optim.Optimizer)]
+        weights = [p.detach() for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        checks = [] if self._finite is None else [self._finite]
+        if weights:
+            # The norm of weights that have no use left, such as 1e30, is infinite in float32.
+            checks.append(nn.utils.get_total_norm(weights).isfinite())
+        self._finite = None
+        if checks and not bool(torch.stack(checks).all()):
+            rates = {name: value for name, value in vars(self.config).items() if name == "lr" or name.endswith("_lr")}
+            lower = " or ".join(f"--{name.replace('_', '-')} (now {value:g})" for name, value in rates.items())
+            raise RunError(
+                f"the training has diverged: by step {self.clock} a loss, a gradient or a weight is NaN or infinite. "
+                f"Lower {lower or 'the learning rate'}, and start anew with --overwrite; {self._kept()}"
+            )
 
     def agree(self, value: T) -> T:
         """The main process' value, for all: its clock decides."""
@@ -406,7 +523,8 @@ class Session:
         self._latest = {}
 
     def log(self, **scalars: Any) -> None:
-        """One line of the log, at the present step over all stages."""
+        """One line of the log, at the present step over all stages, if the training is finite still."""
+        self.require_finite()
         self.run.log(self.clock, **scalars)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from enum import Enum
@@ -10,15 +12,24 @@ from typing import Any
 
 import numpy as np
 
+from maskwright.errors import MaskwrightError
+
 
 def plain(value: Any, where: str) -> Any:
-    """``value`` as JSON gives it back. Raises TypeError naming the place of what JSON would refuse or change."""
+    """``value`` as JSON gives it back.
+
+    Raises:
+        TypeError: JSON would refuse or change something; names its place.
+        MaskwrightError: a number is NaN or infinite, which is no JSON and no result; names its place.
+    """
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise MaskwrightError(f"{where}: {value} is no number to go on with")
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, Path):
         return value.as_posix()
     if is_dataclass(value) and not isinstance(value, type):
@@ -30,6 +41,11 @@ def plain(value: Any, where: str) -> Any:
     raise TypeError(
         f"{where}: {type(value).__name__} has no place in JSON (keys must be str, tensors go with the tensors)"
     )
+
+
+def strict_json(value: Any, where: str, indent: int | None = None) -> str:
+    """``value`` as JSON that every reader takes: see :func:`plain` for what is refused."""
+    return json.dumps(plain(value, where), indent=indent, allow_nan=False)
 
 
 def number(name: str, value: Any) -> float:

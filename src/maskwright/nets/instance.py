@@ -32,6 +32,9 @@ from maskwright.sam.trunks import TRUNK_TYPES, trunk_of
 # Parts that depend on the number of categories; they are made anew for another number of them.
 _HEADS = ("class_predictor.", "criterion.")
 
+CATEGORY_HEADS = ("model.class_predictor.",)
+"""Beginnings of the names of the tensors that have one row for each category but the background, and one for "no object"."""
+
 MASK2FORMER = Family(
     Mask2FormerForUniversalSegmentation,
     "Mask2Former",

@@ -31,6 +31,9 @@ SEGFORMER = Family(
     },
 )
 
+CATEGORY_HEADS = ("head.", "model.decode_head.classifier.")
+"""Beginnings of the names of the tensors that have one row for each category."""
+
 
 class Segmenter(nn.Module):
     """Base of the semantic segmenters.

@@ -194,9 +194,17 @@ class Sam(nn.Module):
         """C, the width of the embeddings."""
         return self.model.config.prompt_encoder_config.hidden_size
 
-    def signature(self) -> str:
-        """64 hexadecimal digits that change with the weights, and with all else that decides what they compute."""
-        return weights_signature(self.model, json.dumps(closed(self.model.config), sort_keys=True))
+    def signature(self, *, configured: bool = True) -> str:
+        """64 hexadecimal digits that change with the weights, and with all else that decides what they compute.
+
+        Args:
+            configured: False: with the weights alone, as version 1 of the model format has it.
+        """
+        return weights_signature(self.model, self.architecture() if configured else "")
+
+    def architecture(self) -> str:
+        """All but the weights that decides what they compute, as JSON."""
+        return json.dumps(closed(self.model.config), sort_keys=True)
 
     def encode(self, images: Tensor) -> Embedding:
         """Image encoder: compute once, use for every prompt.

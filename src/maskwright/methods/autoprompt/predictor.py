@@ -230,9 +230,7 @@ def load_self_prompter(model: Model) -> AutoPromptPredictor:
     srm = model.build(lambda: SemanticRecalibration(**parts["srm"]), "srm")
     rules, refiner = SelfPromptRules(**parts["rules"]), parts["refiner"]
     sam = Sam.load(source, size=size)
-    model.require_weights(
-        "SAM", source, sam.signature() if model.version > 1 else weights_signature(sam.model), signature
-    )
+    model.require_weights("SAM", source, sam.signature(configured=model.version > 1), signature)
     clip = _clip_of(model, parts["clip"], parts["text"])
     agent = None
     if refiner is not None:

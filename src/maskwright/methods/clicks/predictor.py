@@ -38,7 +38,6 @@ from maskwright.nets.quality import QualityHead
 from maskwright.rl.bank import LOGIT_STRIDE, MIN_SHARE, Bank
 from maskwright.rl.clicks import SLOTS, ClickState, click, start, start_box, start_mask
 from maskwright.sam.sam import Sam
-from maskwright.sam.store import weights_signature
 
 LABELS = {"bg": 0, "fg": 1}
 
@@ -372,7 +371,7 @@ def load_agent(model: Model) -> ClickPredictor:
     parts = model.parts(fields | (_SB3 if learner == "sb3" else _OWN))
     source, size, signature = (parts["sam"][name] for name in ("source", "size", "signature"))
     sam = Sam.load(source, size=size)
-    now = sam.signature() if model.version > 1 else weights_signature(sam.model)
+    now = sam.signature(configured=model.version > 1)
     model.require_weights("SAM", source, now, signature)
     agent = _pixel_agent(sam, model, parts) if learner == "sb3" else _own_agent(sam, model, parts)
     return ClickPredictor(agent, model)

@@ -13,7 +13,6 @@ The frozen part of SAM is not copied: it is loaded again from its source, and it
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from maskwright.data.labels import Kind
 from maskwright.data.schema import Fields, Items, OneOf, Text, Truth, Whole
 from maskwright.engine.model import Model
+from maskwright.engine.origin import Origin
 from maskwright.engine.weights import key_problems, load_tensors, raise_weights
 from maskwright.errors import MaskwrightError, WeightsError
 from maskwright.methods.in_context.answerer import Answerer
@@ -35,7 +35,6 @@ from maskwright.methods.in_context.selection import PolicySettings, ReferencePol
 from maskwright.methods.semantic.predictor import load_segmenter
 from maskwright.nets.selector import SelectorName
 from maskwright.sam.adapter import add_adapters
-from maskwright.sam.pretrained import closed
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import tensors_signature
 from maskwright.sam.weights import BUNDLED
@@ -103,7 +102,7 @@ def pack(
     state = answerer.sam.state_dict()
     description = {
         "sam": str(Path(source).resolve()) if source not in BUNDLED and Path(source).exists() else source,
-        "frozen": _frozen_signature(answerer.sam, names),
+        "frozen": _frozen_signature(state, names, answerer.sam.architecture()),
         "adapters": any(".adapter." in name for name in names),
         "selector": answerer.selector,
         "references": answerer.references,
@@ -118,6 +117,32 @@ def pack(
         description["policy"] = answerer.policy.description()
         beside["selector"] = answerer.policy.net.state_dict()
     return description, beside
+
+
+def start_from(origin: Origin, sam: Sam, trained: Sequence[nn.Parameter], source: str) -> None:
+    """Take over the trained part of an earlier run's SAM, in place.
+
+    Args:
+        sam: with adapters, if it has any, as its own training would start.
+        trained: its parameters that are trained.
+        source: what it was loaded from.
+
+    Raises:
+        WeightsError: the earlier one is another SAM, or other parts of it were trained.
+    """
+    identities = {id(parameter) for parameter in trained}
+    names = [name for name, parameter in sam.named_parameters() if id(parameter) in identities]
+    state, earlier = sam.state_dict(), origin.tensors["sam"]
+    # A model folder holds the trained part alone, and the signature of the rest; a checkpoint holds all of it.
+    frozen = origin.config.get("in_context", {}).get("frozen")
+    context = sam.architecture() if origin.config.get("version", 1) > 1 else ""
+    if frozen is None:
+        frozen = _frozen_signature(earlier, names, context)
+        earlier = {name: earlier[name] for name in names if name in earlier}
+    origin.require_sam(source, _frozen_signature(state, names, context), frozen)
+    expected = {name: state[name] for name in names}
+    values = origin.take(expected, "sam", flags="--adapters, --tune-decoder", earlier=earlier)
+    sam.load_state_dict(values, strict=False)
 
 
 def load(model: Model, references: int | None = None, looks: int | None = None) -> InContextPredictor:
@@ -184,10 +209,9 @@ def _places_within(pool: Mapping[str, Tensor], limit: int) -> Tensor:
     return torch.tensor(sorted(place for _, place in sorted(ranked)[: max(most, len(groups))]))
 
 
-def _frozen_signature(sam: Sam, trained: Collection[str], *, configured: bool = True) -> str:
-    """Of what was not trained; ``configured``: and of all else that decides what it computes, which version 1 of the format left out."""
-    frozen = {name: tensor for name, tensor in sam.state_dict().items() if name not in trained}
-    return tensors_signature(frozen, json.dumps(closed(sam.model.config), sort_keys=True) if configured else "")
+def _frozen_signature(state: Mapping[str, Tensor], trained: Collection[str], architecture: str) -> str:
+    """Of what was not trained, and of ``Sam.architecture``, which version 1 of the model format left out."""
+    return tensors_signature({name: tensor for name, tensor in state.items() if name not in trained}, architecture)
 
 
 def _load_sam(model: Model, settings: Mapping[str, Any]) -> Sam:
@@ -203,7 +227,7 @@ def _load_sam(model: Model, settings: Mapping[str, Any]) -> Sam:
         f"{name}: another shape" for name, t in tensors.items() if name in state and t.shape != state[name].shape
     ]
     raise_weights(str(path), problems)
-    if _frozen_signature(sam, tensors.keys(), configured=model.version > 1) != settings["frozen"]:
+    if _frozen_signature(state, tensors.keys(), sam.architecture() if model.version > 1 else "") != settings["frozen"]:
         raise WeightsError(
             f"{folder}: the SAM {settings['sam']} is not the one that this model was trained with; "
             "give it back the weights that it had, or train the model again"

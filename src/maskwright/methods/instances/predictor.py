@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from maskwright.engine.model import SIDE, Model
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Canvas, Predictor
 from maskwright.engine.scoring import ScoreTable
+from maskwright.engine.values import strict_json
 from maskwright.methods.instances import coco
 from maskwright.methods.instances.coco import Detection
 from maskwright.methods.instances.detections import detect, squashed
@@ -149,7 +149,7 @@ class InstancePredictor(Predictor):
                 annotations.append({"id": len(annotations) + 1, "image_id": number, "iscrowd": 0, **entry})
         names = [{"id": id, "name": name} for id, name in enumerate(self.categories) if id]
         document = {"images": images, "annotations": annotations, "categories": names}
-        return [write_atomic(folder / RESULTS, json.dumps(document))]
+        return [write_atomic(folder / RESULTS, strict_json(document, RESULTS))]
 
 
 def draw_ids(objects: Sequence[Detection], size: Size) -> NDArray[np.uint16]:

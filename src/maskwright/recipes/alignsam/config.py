@@ -70,6 +70,8 @@ class Config:
     """`auto`: a GPU if there is one."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints: a killed run loses at most so much, and the episode under way."""
+    init: Path | None = None
+    """Start from the networks of this earlier run, or model folder, of the same recipe: for data that changed, labels that were added."""
     resume: bool = False
     """Continue the run in --out from its newest checkpoint."""
     overwrite: bool = False

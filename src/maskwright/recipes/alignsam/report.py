@@ -47,6 +47,7 @@ def write_model(trainer: Trainer) -> None:
         "alignsam",
         ("background", trainer.foreground.name),
         trainer.sam.size,
+        data=trainer.session.data_digest,
         sam=weights_beside(config.sam, trainer.sam.size, trainer.sam.signature()),
         clip=clip,
         text=list(config.text),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from maskwright.data.dataset import Dataset
 from maskwright.engine.budget import Budget
+from maskwright.engine.origin import Origin
 from maskwright.engine.session import Session, Trainable
 from maskwright.errors import DataError
 from maskwright.methods.autoprompt.agent import (
@@ -56,6 +57,9 @@ class Stream(IntEnum):
 
 class Trainer(Trainable):
     """Networks, images and optimisers of one run. Methods in the order in which ``main`` calls them."""
+
+    recipe = "alignsam"
+    networks: ClassVar = {"model": "policy", "srm": "srm", "prompter": "prompter", "quality": "quality"}
 
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device
@@ -157,6 +161,16 @@ class Trainer(Trainable):
             parts["coach_optimizer"] = self.coach.optimizer
         return parts
 
+    def start_from(self, origin: Origin) -> None:
+        """Policy and SRM; with the preset ``strong`` also value map and quality head, where the earlier run had them."""
+        then = origin.config.get("sam", {}).get("signature")
+        origin.require_sam(self.config.sam, self.sam.signature(configured=origin.config.get("version", 1) > 1), then)
+        origin.fill(self.policy, "model", flags="--grid")
+        origin.fill(self.srm, "srm", flags="--text, --clip")
+        if self.coach is not None and "prompter" in origin.tensors:
+            origin.fill(self.coach.prompter, "prompter", flags="--preset")
+            origin.fill(self.coach.quality, "quality", flags="--preset")
+
     # ------------------------------------------------------------------------------------------------ learning
 
     def fit(self) -> None:
@@ -170,6 +184,7 @@ class Trainer(Trainable):
         for _ in session.steps(self.stage, log_every=None, then=log_and_validate):
             rollout = self.play()
             losses = ppo.update(self.policy, self.optimizer, rollout, self.ppo) | self.coach_step()
+            session.watch(torch.tensor([*losses.values()]))
             reward = float(rollout.rewards.mean())
             # +1 on the foreground, −1 off it: the share of places on it is half-way in between.
             scalars = {"reward": reward, "foreground_rate": (reward + 1) / 2} | session.averages() | losses

@@ -34,7 +34,15 @@ def write_model(trainer: Trainer, scores: dict[str, Any]) -> None:
     config, sam = trainer.config, trainer.sam
     parts, state, beside = trainer.exported()
     weights = weights_beside(config.sam, sam.size, sam.signature())
-    description = describe("clicks", trainer.categories, sam.size, sam=weights, **parts, settled=trainer.calibration)
+    description = describe(
+        "clicks",
+        trainer.categories,
+        sam.size,
+        data=trainer.session.data_digest,
+        sam=weights,
+        **parts,
+        settled=trainer.calibration,
+    )
     trainer.session.run.save_model(state, description, _card(trainer, scores), beside)
 
 

@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from maskwright.engine.budget import progress
+from maskwright.engine.origin import Origin
 from maskwright.methods.clicks.agent import ClickAgent
 from maskwright.methods.clicks.pixel_agent import PixelAgent
 from maskwright.nets.prompter import Prompter
@@ -32,6 +33,9 @@ class Sb3Trainer(Trainer):
     def parts(self) -> dict[str, Any]:
         """Nothing: Stable-Baselines3 cannot continue a training exactly."""
         return {}
+
+    def start_from(self, origin: Origin) -> None:
+        raise origin.refuse("the baseline --learner sb3 always starts anew; leave out --init")
 
     def fit(self) -> None:
         config = self.config

@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from enum import IntEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 from maskwright.data.dataset import Dataset
 from maskwright.data.labels import Sample
 from maskwright.engine.budget import Budget
+from maskwright.engine.origin import Origin
 from maskwright.engine.session import Session, Trainable
 from maskwright.errors import DataError
 from maskwright.methods.clicks.agent import (
@@ -73,6 +74,9 @@ class Stream(IntEnum):
 
 class Trainer(Trainable):
     """Networks, data and optimisers of one run. Methods in the order in which ``main`` calls them."""
+
+    recipe = "clicks"
+    networks: ClassVar = {"model": "prompter", "quality": "quality"}
 
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device
@@ -144,6 +148,16 @@ class Trainer(Trainable):
 
     def values(self) -> dict[str, Any]:
         return {"has_reference": self.reference is not None}
+
+    def start_from(self, origin: Origin) -> None:
+        """Prompter and quality head, if there is one; its calibration is fitted anew at the end."""
+        if origin.config.get("learner", "own") != "own":
+            raise origin.refuse("was trained with --learner sb3, whose network is another; give a run of --learner own")
+        then = origin.config.get("sam", {}).get("signature")
+        origin.require_sam(self.config.sam, self.sam.signature(configured=origin.config.get("version", 1) > 1), then)
+        origin.fill(self.prompter, "model", flags="--size")
+        if self.config.quality and "quality" in origin.tensors:
+            origin.fill(self.quality, "quality", flags="--quality", fresh=("knots", "levels"))
 
     def restore(self, values: Mapping[str, Any]) -> None:
         if values["has_reference"]:

@@ -99,6 +99,8 @@ class Config:
     """Validations per stage; the last one at its end."""
     validation_images: int = 32
     """Images of the validation split in a validation, evenly spread; 0: all."""
+    init: Path | None = None
+    """Start from the networks of this earlier run, or model folder, of the same recipe: for data that changed, labels that were added."""
     resume: bool = False
     """Continue the run in --out from its newest checkpoint."""
     overwrite: bool = False

@@ -28,7 +28,14 @@ SCORES = ("ap", "ap50", "ap75", "box_ap")
 def write_model(trainer: Trainer, network: InstanceSegmenter, name: str) -> None:
     """``RUN/model`` or ``RUN/teacher``, as ``maskwright.load`` reads it."""
     config = trainer.config
-    description = describe("s4m", trainer.categories, config.size, segmenter=network.description(), crop=config.crop)
+    description = describe(
+        "s4m",
+        trainer.categories,
+        config.size,
+        data=trainer.session.data_digest,
+        segmenter=network.description(),
+        crop=config.crop,
+    )
     trainer.session.run.save_model(network.state_dict(), description, _card(trainer), name=name)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from maskwright.data.instances import InstanceBatch, InstanceLoader, Instances, 
 from maskwright.engine.budget import Budget
 from maskwright.engine.ema import Ema, spanning
 from maskwright.engine.model import Model
+from maskwright.engine.origin import Heads, Origin
 from maskwright.engine.session import Session, Stage, Trainable, rated_groups, set_rate
 from maskwright.errors import DataError, RunError
 from maskwright.methods.instances import coco
@@ -33,7 +34,7 @@ from maskwright.methods.instances.paste import OFFICIAL_AREA, paste
 from maskwright.methods.instances.predictor import load_instances
 from maskwright.methods.instances.pseudo_labels import candidates, preferring, prompted, refine, without_duplicates
 from maskwright.methods.instances.set_loss import SetLoss
-from maskwright.nets.instance import InstanceSegmenter, Queries, create
+from maskwright.nets.instance import CATEGORY_HEADS, InstanceSegmenter, Queries, create
 from maskwright.recipes.s4m.config import Config
 from maskwright.recipes.s4m.images import keep_labels, scorable
 from maskwright.sam.sam import Embedding, Sam
@@ -52,6 +53,9 @@ class Stream(IntEnum):
 
 class Trainer(Trainable):
     """Networks, data and optimiser of one run. Methods in the order in which ``main`` calls them."""
+
+    recipe = "s4m"
+    networks: ClassVar = {"model": "network"}
 
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device
@@ -148,6 +152,14 @@ class Trainer(Trainable):
 
     def values(self) -> dict[str, Any]:
         return {"has_student": self.teacher is not None, "burnt_in": self.burnt_in}
+
+    def start_from(self, origin: Origin) -> None:
+        """The first network to be trained; a student that follows a teacher is newly initialised, as without ``--init``."""
+        if self.config.stage == "student":
+            raise origin.refuse("with --stage student the earlier run is the teacher; give it to --teacher instead")
+        heads = Heads(CATEGORY_HEADS, lambda categories: [*categories[1:], "no object"])
+        flags = "--sam, --segmenter, --queries"
+        origin.fill(self.network, "model", flags=flags, heads=heads, categories=self.categories)
 
     def restore(self, values: Mapping[str, Any]) -> None:
         if values["has_student"]:

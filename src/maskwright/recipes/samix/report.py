@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from io import BytesIO
 from typing import Any
@@ -20,6 +19,7 @@ from maskwright.engine.model import describe
 from maskwright.engine.report import Picture, Report
 from maskwright.engine.run import read_metrics
 from maskwright.engine.scoring import true_mask
+from maskwright.engine.values import strict_json
 from maskwright.methods.in_context import files as in_context_files
 from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.recipes.samix.trainer import Trainer
@@ -44,7 +44,13 @@ HEAD_ROOM = {
 def write_model(trainer: Trainer) -> None:
     """Write ``RUN/model``: the mean teacher, as ``maskwright.load`` reads it, and beside it SAM, pool and policy for use in context."""
     config = trainer.config
-    description = describe("samix", trainer.categories, config.size, segmenter=trainer.segmenter.description())
+    description = describe(
+        "samix",
+        trainer.categories,
+        config.size,
+        data=trainer.session.data_digest,
+        segmenter=trainer.segmenter.description(),
+    )
     beside: dict[str, dict[str, torch.Tensor]] = {}
     if len(trainer.labeller.pool):
         description["in_context"], beside = in_context_files.pack(
@@ -54,6 +60,7 @@ def write_model(trainer: Trainer) -> None:
             lambda position: trainer.train[position].id,
             lambda position, category: _reference_picture(trainer, position, category),
         )
+        description["in_context"]["data"] = trainer.session.data_digest
     trainer.session.run.save_model(trainer.teacher.model.state_dict(), description, _card(trainer), beside)
 
 
@@ -118,7 +125,9 @@ def write_pseudo_masks(trainer: Trainer) -> None:
             "confidence": round(answer.confidence, 4),
             "references": [trainer.train[i].id for i in answer.references],
         }
-    text = json.dumps({"categories": list(trainer.categories), "samples": index}, indent=1)
+    text = strict_json(
+        {"categories": trainer.categories, "data": trainer.session.data_digest, "samples": index}, PSEUDO, 1
+    )
     write_atomic(folder / "index.json", text)
 
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,9 @@ from maskwright.data.loader import Loader
 from maskwright.engine.budget import Budget, progress
 from maskwright.engine.ema import Ema, spanning
 from maskwright.engine.metrics import SegmentationMetrics
+from maskwright.engine.origin import Heads, Origin
 from maskwright.engine.session import Session, Trainable, set_rate
+from maskwright.methods.in_context import files as in_context_files
 from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.labeller import Labeller, ReferenceSets, Visit
 from maskwright.methods.in_context.policy_batch import draw_policy_batch
@@ -45,7 +47,7 @@ from maskwright.nets.losses import (
     semantic_mask_loss,
     tag_loss,
 )
-from maskwright.nets.segmenter import create
+from maskwright.nets.segmenter import CATEGORY_HEADS, create
 from maskwright.recipes.samix import setup
 from maskwright.recipes.samix.config import Config
 from maskwright.sam.sam import Embedding, Sam
@@ -58,6 +60,9 @@ segmenter's masks."""
 
 class Trainer(Trainable):
     """Networks, data and optimisers of one run. Methods in the order in which ``main`` calls them."""
+
+    recipe = "samix"
+    networks: ClassVar = {"model": "teacher:model.", "sam": "sam", "selector": "policy.policy"}
 
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device
@@ -149,6 +154,16 @@ class Trainer(Trainable):
         if self.policy is not None:
             parts["policy"] = self.policy
         return parts
+
+    def start_from(self, origin: Origin) -> None:
+        """Segmenter, the trained part of SAM, and the policy; pool and pseudo-masks are made anew of this training's images."""
+        flags = "--sam, --segmenter, --size"
+        origin.fill(self.segmenter, "model", flags=flags, heads=Heads(CATEGORY_HEADS), categories=self.categories)
+        self.teacher = Ema(self.segmenter, self._decay(), warmup=20)
+        if self.sam_optimizer is not None and "sam" in origin.tensors:
+            in_context_files.start_from(origin, self.sam, self.sam_parameters, self.config.sam)
+        if self.policy is not None and "selector" in origin.tensors:
+            origin.fill(self.policy.net, "selector", flags="--selector")
 
     # ------------------------------------------------------------------------------------------------ stage 1
 

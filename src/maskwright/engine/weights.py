@@ -148,6 +148,22 @@ def _ends(tensor: Tensor) -> tuple[float, float]:
     return float(least), float(greatest)
 
 
+class NotFiniteError(WeightsError):
+    """What a network gives is NaN or infinite, so its weights are damaged or its training has diverged."""
+
+    def __init__(self, where: str = "the network") -> None:
+        super().__init__(
+            f"{where}: what it gives is not a finite number (NaN or infinity): its weights are damaged, or its training has "
+            "diverged; restore the folder from the run that made it, or train again with a lower learning rate"
+        )
+
+
+def require_finite(*outputs: Tensor) -> None:
+    """Raise NotFiniteError where an output of a network holds a NaN or an infinity. Waits for the device."""
+    if any(output.numel() and not all(map(math.isfinite, _ends(output))) for output in outputs):
+        raise NotFiniteError
+
+
 def shapes_in(path: str | Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of a safetensors file, without reading them. Raises WeightsError where it is missing or damaged."""
     require_safetensors(Path(path))

@@ -20,6 +20,7 @@ from maskwright.engine.model import WEIGHTS_BESIDE, Model
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Canvas, Predictor
 from maskwright.engine.scoring import ScoreTable, split_problems, true_mask
+from maskwright.engine.weights import require_finite
 from maskwright.errors import MaskwrightError
 from maskwright.methods.autoprompt.agent import OPENING, RULES, SelfPrompter, SelfPromptRules, Trace
 from maskwright.methods.autoprompt.scores import Foreground, foreground_of
@@ -104,7 +105,9 @@ class AutoPromptPredictor(Predictor):
         generator: torch.Generator | None = None,
     ) -> Iterator[Prediction]:
         trace = self.trace(canvases, rules or self.rules(clicks), generator)
-        for place, (canvas, logits) in enumerate(zip(canvases, self.output_logits(trace, output))):
+        maps = self.output_logits(trace, output)
+        require_finite(maps)
+        for place, (canvas, logits) in enumerate(zip(canvases, maps)):
             # Of background and foreground, with the foreground's probability as their softmax.
             mask, scores = self.restore(torch.stack([torch.zeros_like(logits), logits]), canvas.size)
             yield PromptedPrediction(

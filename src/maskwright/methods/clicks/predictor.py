@@ -26,6 +26,7 @@ from maskwright.engine.model import WEIGHTS_BESIDE, Model
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Canvas, FolderTask, Predictor
 from maskwright.engine.scoring import ScoreTable
+from maskwright.engine.weights import require_finite
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.clicks.agent import RULES, ClickAgent, ClickRules, Refinement, mask_logits
 from maskwright.methods.clicks.mask_folder import MaskFolder
@@ -165,6 +166,7 @@ class ClickPredictor(Predictor):
         bank = self._bank(canvases, list(range(len(canvases))))
         state = self._prompted(bank, canvases, list(zip(click or (), labels)), box)
         refinement = self.agent.refine(bank, state)
+        require_finite(refinement.last.logits, refinement.quality)
         for place, canvas in enumerate(canvases):
             logits = self._image_logits(refinement.last.logits[place], canvas.size)
             mask = (logits > 0).cpu().numpy().astype(np.uint8) * self.categories.index(name)
@@ -246,7 +248,9 @@ class ClickPredictor(Predictor):
         rows = torch.arange(len(targets), device=bank.device)
         logits = mask_logits(torch.stack([share for *_, share in targets])).to(bank.device)
         slots = max(SLOTS, self.agent.rules.clicks)
-        return self.agent.refine(bank, start_mask(self.agent.sam, bank, rows, logits, slots=slots))
+        refinement = self.agent.refine(bank, start_mask(self.agent.sam, bank, rows, logits, slots=slots))
+        require_finite(refinement.last.logits, refinement.quality)
+        return refinement
 
     def _redrawn(self, canvas: Canvas, mask: NDArray[np.uint8], logits: dict[int, Tensor]) -> NDArray[np.uint8]:
         """The mask with the categories of ``logits`` drawn anew around the others; a pixel goes to the category with the highest logit."""

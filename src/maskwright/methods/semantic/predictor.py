@@ -16,6 +16,7 @@ from maskwright.engine.model import Model
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Canvas, Predictor
 from maskwright.engine.scoring import ScoreTable
+from maskwright.engine.weights import require_finite
 from maskwright.methods.semantic.scores import semantic_scores, semantic_table
 from maskwright.nets.segmenter import DESCRIPTION, Segmenter, build, completed
 
@@ -33,6 +34,7 @@ class SegmenterPredictor(Predictor):
 
     def finish(self, canvases: Sequence[Canvas], *, flip: bool = False) -> Iterator[Prediction]:
         logits = self.logits(np.stack([canvas.pixels for canvas in canvases]), flip=flip)
+        require_finite(logits)
         for canvas, own in zip(canvases, logits):
             mask, scores = self.restore(own, canvas.size)
             yield Prediction(canvas.id, canvas.image, mask, self.categories, scores)

@@ -22,6 +22,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Kind
 from maskwright.engine import prediction_folder
+from maskwright.engine.locks import FolderLock
 from maskwright.engine.prediction_folder import Job, find_images, predict_folder
 from maskwright.errors import DataError, MaskwrightError
 from tests.tiny_model import save_run, tiny_segmenter
@@ -512,3 +513,28 @@ def test_sam_precompute_fills_a_store_once(tiny_sam_folder: Path, scene_folder: 
     assert fresh.missing([fresh.key(dataset.image_path(dataset[1]))]) == []
     two = EmbeddingStore(tmp_path / "two", signature(sam))
     assert [precompute(sam, dataset, two, rank=rank, world=2) for rank in (0, 1)] == [(9, 0), (9, 0)]
+
+
+def test_a_second_call_into_one_folder_is_refused_and_loses_nothing(run: Path, photos: Path, tmp_path: Path, capsys):
+    out = tmp_path / "out"
+    with FolderLock(out, "wait"):
+        assert call("predict", run, photos, "--out", out) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith("is writing there; wait until it has ended, or name another folder with --out")
+    assert call("predict", run, photos, "--out", out) == 0
+    count = len(json.loads((out / "predictions.json").read_text())["images"])
+    with FolderLock(out, "wait"):
+        assert call("predict", run, photos, "--out", out, "--overwrite") == 1
+    assert len(json.loads((out / "predictions.json").read_text())["images"]) == count > 1
+    store = tmp_path / "store"
+    with FolderLock(store, "wait"):
+        assert call("sam", "precompute", "nano", photos, "--store", store, "--overwrite") == 1
+    assert "is writing there" in capsys.readouterr().err
+
+
+def test_a_score_that_is_no_number_is_an_error(run: Path, photos: Path, tmp_path: Path, monkeypatch):
+    from maskwright.api import load
+
+    monkeypatch.setattr(prediction_folder.Prediction, "record", lambda self: {"shares": {"disc": float("nan")}})
+    with pytest.raises(MaskwrightError, match=r"the prediction of a\.shares\.disc: nan is no number"):
+        predict_folder(load(run), [Job("a", photos / "a.png")], tmp_path / "out")

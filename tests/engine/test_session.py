@@ -26,7 +26,7 @@ from maskwright.engine.budget import Budget
 from maskwright.engine.origin import Heads, Origin
 from maskwright.engine.run import Run, read_metrics
 from maskwright.engine.session import Session, Trainable, rated_groups, set_rate
-from maskwright.errors import DataError, RunError, WeightsError
+from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
 
 
 @dataclass
@@ -354,6 +354,13 @@ def test_a_training_that_diverges_ends_with_its_last_good_checkpoint(often: bool
 def test_a_rate_beyond_all_bounds_ends_with_an_error(data: Path, tmp_path: Path):
     with pytest.raises(RunError, match=r"Lower --lr \(now 1e\+30\)"):
         run(Config(data, tmp_path / "run", lr=1e30))
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("nan"), float("inf")])
+def test_a_rate_that_is_none_is_refused_at_once(rate: float, data: Path, tmp_path: Path):
+    with pytest.raises(MaskwrightError, match=rf"--lr {rate:g}: must be a number of 0 or more"):
+        run(Config(data, tmp_path / "run", lr=rate))
+    assert not (tmp_path / "run").exists()
 
 
 def test_losses_are_watched_without_asking_the_device_at_each_step(data: Path, tmp_path: Path):

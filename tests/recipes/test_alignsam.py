@@ -18,7 +18,7 @@ from maskwright.errors import DataError, MaskwrightError, WeightsError
 from maskwright.methods.autoprompt.agent import SelfPrompter
 from maskwright.recipes.alignsam import Config, Trainer, main
 from maskwright.sam.sam import Sam
-from tests.recipes.training import assert_same_run, environment, log, python, session_of
+from tests.recipes.training import assert_same_run, environment, log, python, same, session_of, started
 
 SMALLEST = {"shots": 4, "episodes": 2, "clicks": 3, "ppo_epochs": 3, "grid": 4, "srm_batch": 2, "device": "cpu"}
 
@@ -263,3 +263,15 @@ def test_texts_that_nobody_understands(scene_folder, tiny_sam_folder, tmp_path: 
     with pytest.raises(DataError, match=message):
         main(settings(scene_folder, tmp_path / "run", tiny_sam_folder, text=text))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_new_training_starts_from_this_one(run: Path, scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
+    trainer = started(settings(scene_folder, tmp_path / "next", tiny_sam_folder, init=run), Trainer)
+    assert same(trainer.policy, run / "model" / "model.safetensors")
+    assert same(trainer.srm, run / "model" / "srm.safetensors")
+    # The preset strong has more networks; these start untrained.
+    trainer = started(settings(scene_folder, tmp_path / "strong", tiny_sam_folder, init=run, preset="strong"), Trainer)
+    assert same(trainer.policy, run / "model" / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"its srm is another network .*; give the settings that it was made with"):
+        started(settings(scene_folder, tmp_path / "x", tiny_sam_folder, init=run, text=("disc",)), Trainer)
+    assert not (tmp_path / "x").exists()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from stable_baselines3 import PPO
 
 from maskwright.api import evaluate, load, train
@@ -28,7 +28,17 @@ from maskwright.methods.clicks import predictor
 from maskwright.recipes import clicks
 from maskwright.recipes.clicks import calibration
 from maskwright.sam.sam import Sam
-from tests.recipes.training import Stopped, binary_scenes, environment, log, python, session_of, stop_after
+from tests.recipes.training import (
+    Stopped,
+    binary_scenes,
+    environment,
+    log,
+    python,
+    same,
+    session_of,
+    started,
+    stop_after,
+)
 from tests.tiny_model import save_run, tiny_segmenter
 
 SMALLEST: dict[str, Any] = {
@@ -393,3 +403,26 @@ def test_an_agent_refuses_other_weights_of_its_sam(run: Path, tmp_path: Path, ti
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="other weights of SAM"):
         load(tmp_path / "model", device="cpu")
+
+
+def test_a_new_training_starts_from_this_one(run: Path, scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
+    config = settings(scenes, tmp_path / "next", tiny_sam_folder, init=run)
+    trainer = started(config, clicks.Trainer)
+    assert same(trainer.prompter, run / "model" / "model.safetensors")
+    calibrated = ("knots", "levels")
+    assert same(trainer.quality, run / "model" / "quality.safetensors", calibrated)
+    assert torch.equal(trainer.quality.knots, clicks.trainer.QualityHead(trainer.prompter.hidden).knots.to("cpu"))
+    record = json.loads((config.out / "config.json").read_text())["origin"]
+    assert (record["folder"], record["taken"]) == (str(run), ["model", "quality"])
+    other = tmp_path / "other-sam"
+    shutil.copytree(tiny_sam_folder, other)
+    weights = load_file(other / "model.safetensors")
+    name = next(name for name in weights if name.startswith("mask_decoder."))
+    save_file(weights | {name: weights[name] + 1}, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        WeightsError, match=f"--init {run}: is for another SAM than --sam {other}; give --sam {tiny_sam_folder}"
+    ):
+        started(settings(scenes, tmp_path / "x", other, init=run), clicks.Trainer)
+    with pytest.raises(RunError, match="--learner sb3 always starts anew"):
+        clicks.main(settings(scenes, tmp_path / "x", tiny_sam_folder, init=run, learner="sb3"))
+    assert not (tmp_path / "x").exists()

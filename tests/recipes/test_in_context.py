@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from maskwright.methods.in_context.predictor import InContextPredictor
 from maskwright.nets.selector import SelectorName
 from maskwright.recipes import samix
 from maskwright.sam.prompts import PADDING, Prompts
-from tests.recipes.training import settings
+from tests.recipes.training import Stopped, same, settings, started, stop_after
 
 LENGTH = {"steps": 6, "warm_up": 2, "sam_every": 2}
 
@@ -304,3 +305,38 @@ def test_a_large_pool_is_cut_to_its_share(trained: samix.Trainer):
         assert mine.sort(descending=True).values.tolist() == rest.sort(descending=True).values[:2].tolist()
     assert len(in_context_files._places_within(pool, 0)) == 2
     assert len(in_context_files._places_within(pool, 1 << 30)) == len(trained.labeller.pool)
+
+
+def test_a_new_training_starts_from_this_one(run: Path, scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path):
+    config = settings(scene_folder, tmp_path / "next", tiny_sam_folder, init=run, selector="policy")
+    trainer = started(config, samix.Trainer)
+    model = run / "model"
+    for network in (trainer.segmenter, trainer.teacher.model):
+        assert same(network, model / "model.safetensors")
+    assert trainer.policy is not None
+    assert same(trainer.policy.net, model / "selector.safetensors")
+    state, trained = trainer.sam.state_dict(), load_file(model / "sam.safetensors")
+    assert all(torch.equal(state[name].half(), tensor) for name, tensor in trained.items())
+    assert not trainer.labeller.masks
+    description, digest = json.loads((model / "config.json").read_text()), trainer.session.data_digest
+    assert description["data"] == description["in_context"]["data"] == digest
+    assert json.loads((run / "pseudo" / "index.json").read_text())["data"] == digest
+    with pytest.raises(WeightsError, match=r"its sam is another network .*--tune-decoder True"):
+        started(replace(config, out=tmp_path / "x", tune_decoder=False), samix.Trainer)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_run_without_a_model_gives_its_newest_checkpoint(
+    scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = settings(scene_folder, tmp_path / "first", tiny_sam_folder, checkpoint_seconds=0.0)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Stopped):
+            samix.main(config)
+    trainer = started(replace(config, out=tmp_path / "next", init=tmp_path / "first"), samix.Trainer)
+    (checkpoint,) = (config.out / "last").iterdir()
+    assert same(trainer.sam, checkpoint / "sam.safetensors")
+    teacher = load_file(checkpoint / "teacher.safetensors")
+    state = trainer.segmenter.state_dict()
+    assert all(torch.equal(state[name.removeprefix("model.")], t) for name, t in teacher.items() if name != "updates")

@@ -1,4 +1,4 @@
-"""Kill −9: whatever the moment, the run goes on and ends as if nothing had happened."""
+"""Kill −9 and signals: whatever the moment, the run goes on and ends as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from maskwright.recipes import s4m, samix
-from tests.recipes import instance_training as instances
+from maskwright.recipes import samix
 from tests.recipes.training import arguments, assert_same_run, environment, python, settings
 
 KILLS = 10
@@ -77,30 +76,15 @@ def test_ten_kills_leave_no_trace(scene_folder: Path, tiny_sam_folder: Path, tmp
 
 
 @pytest.mark.slow
-def test_kills_in_both_stages_of_s4m(tiny_sam_folder: Path, tmp_path: Path):
-    length = {"steps": 30, "checkpoint_seconds": 0.0, "certain": 0.0}
-    data = instances.instance_scenes(tmp_path / "data")
-    expected = s4m.main(instances.settings(data, tmp_path / "whole", tiny_sam_folder, **length))
-    run, log, rng = tmp_path / "run", tmp_path / "log", random.Random()
-    command = python("maskwright", *instances.arguments(data, run, tiny_sam_folder, resume=True, **length))
+def test_kills_and_signals_at_chosen_places_of_every_recipe_leave_no_trace():
+    command = python("tests.recipes.interrupting", "--every", 4)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("bit-equal") == 8
 
-    def start(stream) -> subprocess.Popen:
-        return subprocess.Popen(command, env=environment(), stdout=stream, stderr=subprocess.STDOUT)
 
-    moments = []
-    for goal in (8, 22, 31, 45):  # in either stage, and as the second begins
-        with open(log, "w") as stream:
-            process = start(stream)
-            try:
-                wait(process, lambda goal=goal: newest(run) >= goal, log)
-                time.sleep(rng.uniform(0, 0.2))
-            finally:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-        moments.append(newest(run))
-        assert process.returncode == -signal.SIGKILL, log.read_text()
-    with open(log, "w") as stream:
-        assert start(stream).wait(1800) == 0, log.read_text()
-    assert moments[-1] < 60, "killed too late to prove anything"
-    instances.assert_same_run(run, expected)
-    assert not [path for path in run.rglob("*") if ".tmp-" in path.name or ".old-" in path.name]
+@pytest.mark.slow
+def test_pairs_of_processes_lose_no_line():
+    command = python("tests.recipes.interrupting", "--recipes", "alignsam", "--pairs", 4)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stdout + done.stderr

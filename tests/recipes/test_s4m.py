@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from maskwright import api
 from maskwright.cli import main
@@ -24,7 +25,7 @@ from maskwright.recipes import s4m
 from maskwright.recipes.s4m.images import keep_labels
 from maskwright.sam.click_grid import cell_numbers
 from tests.recipes.instance_training import assert_same_run, instance_scenes, settings, write_instances
-from tests.recipes.training import Stopped, log, session_of, stop_after, tensors
+from tests.recipes.training import Stopped, log, same, session_of, started, stop_after, tensors
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +65,6 @@ def test_both_stages_train_a_model(trained: Path, data: Path):
 
 
 def tensors_of(folder: Path) -> list[torch.Tensor]:
-    from safetensors.torch import load_file
-
     return list(load_file(folder / "model.safetensors").values())
 
 
@@ -394,3 +393,26 @@ def test_it_learns_what_can_be_learnt(tmp_path: Path, tiny_sam_folder: Path):
     }
     assert ap["teacher"][-1] > 0.7, ap
     assert ap["student"][-1] > 0.7, ap
+
+
+def test_a_new_training_starts_from_this_one(trained: Path, data: Path, tmp_path: Path, tiny_sam_folder: Path):
+    # The categories in another order, and a new one: each row of the head goes with its name.
+    dataset = Dataset.load(data)
+    names = (dataset.categories[0], "new", dataset.categories[2], dataset.categories[1])
+    shutil.copytree(data, tmp_path / "data")
+    replace(dataset, root=tmp_path / "data", categories=names).save()
+    config = settings(tmp_path / "data", tmp_path / "next", tiny_sam_folder, init=trained)
+    network = started(config, s4m.Trainer).network
+    head = "model.class_predictor.weight"
+    assert same(network, trained / "model" / "model.safetensors", (head, "model.class_predictor.bias"))
+    now, then = network.state_dict()[head], load_file(trained / "model" / "model.safetensors")[head]
+    assert torch.equal(now[[2, 1, 3]], then)
+    with pytest.raises(
+        WeightsError, match=r"is another network than this training's .*; give the settings .*: .*--queries 10"
+    ):
+        started(settings(data, tmp_path / "x", tiny_sam_folder, init=trained, queries=7), s4m.Trainer)
+    with pytest.raises(RunError, match="give it to --teacher instead"):
+        started(
+            settings(data, tmp_path / "x", tiny_sam_folder, init=trained, stage="student", teacher=trained), s4m.Trainer
+        )
+    assert not (tmp_path / "x").exists()

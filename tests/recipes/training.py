@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,17 @@ def binary_scenes(folder: Path, **changed: Any) -> Path:
     }
     write_scenes(folder, **{**scenes, **changed})
     return folder
+
+
+def started(config: Any, trainer: Callable[[Any, Session], Any]) -> Any:
+    """The trainer of a run that has begun, and has made no step."""
+    with session_of(config) as session:
+        made = trainer(config, session)
+        session.begin(made)
+    return made
+
+
+def same(network: torch.nn.Module, weights: Path, but: tuple[str, ...] = ()) -> bool:
+    """Whether a network has the weights of a file, but for some tensors."""
+    found = network.state_dict()
+    return all(torch.equal(found[name], tensor) for name, tensor in load_file(weights).items() if name not in but)

@@ -18,11 +18,13 @@ and inside ``fit``::
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
@@ -41,7 +43,7 @@ from maskwright.engine.locks import refuse_if_locked
 from maskwright.engine.origin import Origin
 from maskwright.engine.run import Run, read_metrics
 from maskwright.engine.state import pack, seeded, unpack
-from maskwright.errors import DataError, RunError
+from maskwright.errors import DataError, MaskwrightError, RunError, require
 
 T = TypeVar("T")
 
@@ -174,8 +176,17 @@ class Session:
 
         Raises:
             DataError: the dataset cannot be read, or has problems (all are named), or names nothing to segment.
-            RunError: several processes for a recipe that works in one.
+            RunError: several processes for a recipe that works in one; another process is writing to the run.
+            MaskwrightError: a rate that is negative, NaN or infinite.
         """
+        rates = {name: value for name, value in vars(config).items() if _is_rate(name) or name == "weight_decay"}
+        require(
+            {
+                f"--{name.replace('_', '-')} {value:g}: must be a number of 0 or more": math.isfinite(value)
+                and value >= 0
+                for name, value in rates.items()
+            }
+        )
         torch.set_flush_denormal(True)
         # Before the processes meet: one that has failed already cannot be met.
         dataset = Dataset.load(config.data)
@@ -200,6 +211,10 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         interrupts.wait(False)
         if hasattr(self, "run"):
+            if kind is not None and issubclass(kind, Exception) and not issubclass(kind, MaskwrightError):
+                # Numbers that are no longer finite make functions fail that nobody suspects, such as a draw from probabilities.
+                with suppress(RuntimeError):
+                    self.require_finite()
             self.run.close()
             if kind is not None and issubclass(kind, KeyboardInterrupt):
                 self._say(f"\n{self._kept()}")
@@ -474,7 +489,7 @@ class Session:
             checks.append(nn.utils.get_total_norm(weights).isfinite())
         self._finite = None
         if checks and not bool(torch.stack(checks).all()):
-            rates = {name: value for name, value in vars(self.config).items() if name == "lr" or name.endswith("_lr")}
+            rates = {name: value for name, value in vars(self.config).items() if _is_rate(name)}
             lower = " or ".join(f"--{name.replace('_', '-')} (now {value:g})" for name, value in rates.items())
             raise RunError(
                 f"the training has diverged: by step {self.clock} a loss, a gradient or a weight is NaN or infinite. "
@@ -526,6 +541,11 @@ class Session:
         """One line of the log, at the present step over all stages, if the training is finite still."""
         self.require_finite()
         self.run.log(self.clock, **scalars)
+
+
+def _is_rate(name: str) -> bool:
+    """Whether a setting is a learning rate."""
+    return name == "lr" or name.endswith("_lr")
 
 
 def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:

@@ -139,9 +139,9 @@ def start_from(origin: Origin, sam: Sam, trained: Sequence[nn.Parameter], source
     if frozen is None:
         frozen = _frozen_signature(earlier, names, context)
         earlier = {name: earlier[name] for name in names if name in earlier}
-    origin.require_sam(source, _frozen_signature(state, names, context), frozen)
     expected = {name: state[name] for name in names}
     values = origin.take(expected, "sam", flags="--adapters, --tune-decoder", earlier=earlier)
+    origin.require_sam(source, _frozen_signature(state, names, context), frozen)
     sam.load_state_dict(values, strict=False)
 
 

@@ -32,13 +32,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 from safetensors.torch import load, save
 from transformers import Sam2VideoConfig
 
 import maskwright
-from maskwright.data.labels import Kind
+from maskwright.data.dataset import Dataset
+from maskwright.data.images import read_mask, write_mask
+from maskwright.data.labels import Kind, Labels, Mask, Sample
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import Budget
 from maskwright.engine.origin import Origin
@@ -297,6 +300,24 @@ def predictions(folder: Path, images: list[Path], **options: Any) -> list[Any]:
     return [(one.mask.tobytes(), one.mask.shape, one.scores) for one in model.predict(images, **options)]
 
 
+def instances_of(data: Path, folder: Path) -> Path:
+    """The same images, with each one's mask as a single object."""
+    dataset = Dataset.load(data)
+    samples = []
+    (folder / "images").mkdir(parents=True)
+    for sample in dataset:
+        name = dataset.image_path(sample).name
+        shutil.copy(dataset.image_path(sample), folder / "images" / name)
+        labels = Labels()
+        if sample.labels.mask is not None:
+            mask = read_mask(dataset.root / sample.labels.mask.path)
+            write_mask(folder / "masks" / name, (mask == 1).astype(np.uint16))
+            labels = Labels(Mask(f"masks/{name}", "instance", {1: 1}))
+        samples.append(Sample(sample.id, f"images/{name}", sample.split, labels))
+    Dataset(folder, dataset.categories, tuple(samples)).save()
+    return folder
+
+
 @dataclass(frozen=True)
 class Subject:
     """A model to be damaged.
@@ -332,6 +353,8 @@ def make_subjects(
                 "out": home / "run",
                 "data": data,
             }
+            if recipe == "s4m":
+                settings["data"] = instances_of(data, home / "data")
             if recipe == "alignsam":
                 settings["clip"] = str(shutil.copytree(NANO_CLIP, home / "clip"))
             maskwright.train(recipe, **settings)
@@ -498,6 +521,7 @@ def main(options: Options) -> int:
             faults += len(tally.faults)
             shutil.rmtree(work / "data")
         if options.models:
+            print("training the models", flush=True)
             tally = try_models(work, options.models, options.seed, options.seconds, make_subjects(work))
             print(f"{options.models} models, {time.monotonic() - started:.0f} s\n{tally}", flush=True)
             faults += len(tally.faults)

@@ -299,7 +299,10 @@ def _loading(family: Family, name: str) -> Iterator[None]:
     try:
         with quiet_transformers():
             yield
-    except _LOADING_ERRORS as error:
+    except Exception as error:
+        # The library of tokenizers, which is no Python, raises Exception itself.
+        if not isinstance(error, _LOADING_ERRORS) and type(error) is not Exception:
+            raise
         raise WeightsError(f"{name}: cannot load this {family.noun}: {reason_of(error)}. {family.remedy}") from error
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from maskwright.data.labels import Kind
-from maskwright.data.schema import Fields, Items, OneOf, Text, Truth, Whole
+from maskwright.data.schema import Fields, Items, Maybe, OneOf, Text, Truth, Whole
 from maskwright.engine.model import Model
 from maskwright.engine.origin import Origin
 from maskwright.engine.weights import key_problems, load_tensors, raise_weights
@@ -62,8 +62,9 @@ _IN_CONTEXT = Fields(
         "entries": Whole(1, 10_000_000),
         "entries_of_the_run": Whole(1, 10_000_000),
         "policy": _POLICY,
+        "data": Maybe(Text(200)),
     },
-    optional=frozenset(["policy"]),
+    optional=frozenset(["policy", "data"]),
 )
 _PICTURES = ("pictures", "picture_ends")
 

@@ -148,6 +148,7 @@ class Bench:
                     sam=config.sam,
                     clicks=config.clicks,
                     seed=seed,
+                    keep="last",  # so that the stages that are compared are those of the newest checkpoint
                     resume=own and out.exists(),
                     overwrite=not own and out.exists(),
                     **length,

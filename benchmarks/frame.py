@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 
 from maskwright.api import load
 from maskwright.data.images import write_atomic
-from maskwright.engine.run import settings_of
+from maskwright.engine.values import settings_of
 from measure import machine
 
 Row = dict[str, Any]

@@ -42,7 +42,8 @@ from maskwright.engine.budget import Budget, progress
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.methods.in_context.judging import oracle
 from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy, head_room_captured
-from maskwright.nets.selector import EvaluatedSelector, Heuristic, select
+from maskwright.nets.selector import select
+from maskwright.nets.selector_names import EvaluatedSelector, Heuristic
 from maskwright.nets.spnet import Entries
 
 HEURISTICS: tuple[Heuristic, ...] = get_args(Heuristic)

@@ -127,10 +127,13 @@ def make(config: Config, name: str) -> dict[str, Any]:
     row, out = ROWS[name], folder_of(config, name)
     data = write_instance_scenes(config.out / "scenes") if row.data == "scenes" else config.data / row.data
     changed = {"steps": config.steps, **row.changed}
+    per_stage = changed["steps"]
     if row.of is not None:
         row_of(config, row.of)
         teacher = folder_of(config, row.of)
         changed |= {"stage": "student", "teacher": teacher}
+    if changed.get("stage", "both") == "both":
+        changed["steps"] *= 2
     started = time.process_time()
     s4m.main(
         s4m.Config(
@@ -142,11 +145,12 @@ def make(config: Config, name: str) -> dict[str, Any]:
             sam=config.sam,
             seed=row.seed,
             validations=1,
+            keep="last",
             resume=True,
             **SETTINGS[row.data] | changed,
         )
     )
-    figures: dict[str, Any] = {"minutes": (time.process_time() - started) / 60, "steps": changed["steps"]}
+    figures: dict[str, Any] = {"minutes": (time.process_time() - started) / 60, "steps": per_stage}
     dataset = Dataset.load(data)
     networks = {"teacher": out / "teacher", "student": out / "model"}
     if changed.get("stage") == "teacher":

@@ -65,13 +65,14 @@ def make(config: Config, full: Dataset, row: str, seed: int) -> dict[str, Any]:
         samix.Config(
             data=config.data / ("splits_full.json" if row == "full" else "splits.json"),
             out=out,
-            steps=config.steps,
+            **_length(config, row),
+            keep="last",
             batch=config.batch,
             size=config.size,
             sam=config.sam,
             seed=seed,
             resume=True,
-            **ROWS[row],
+            **{name: value for name, value in ROWS[row].items() if name not in ("warm_up", "policy_warm_up")},
         )
     )
     minutes = (time.monotonic() - started) / 60
@@ -79,6 +80,15 @@ def make(config: Config, full: Dataset, row: str, seed: int) -> dict[str, Any]:
     images = {image["id"]: image["dice"] for image in scores["per_image"] if image["dice"] is not None}
     pseudo = pseudo_dice(out, full) if (out / "pseudo" / "index.json").is_file() else {}
     return {"dice": scores["dice"], "iou": scores["iou"], "images": images, "pseudo": pseudo, "minutes": minutes}
+
+
+def _length(config: Config, row: str) -> dict[str, int]:
+    """Of the whole training: as many steps of the segmenter for every row, and the warm-ups of those that have them."""
+    changed = {"labels": "all", "pseudo": "sam", "adapters": True, "selector": "similar"} | ROWS[row]
+    uses_sam = row != "full" and changed["labels"] == "all" and changed["pseudo"] == "sam"
+    warm_up = changed.get("warm_up", 150) if uses_sam and changed["adapters"] else 0
+    policy = changed.get("policy_warm_up", 100) if uses_sam and changed["selector"] == "policy" else 0
+    return {"steps": config.steps + warm_up + policy, "warm_up": warm_up, "policy_warm_up": policy}
 
 
 def pseudo_dice(run: Path, full: Dataset) -> dict[str, dict[str, float]]:

@@ -19,7 +19,8 @@ import tyro
 from frame import Table, TimingOptions, publish
 from maskwright.data.labels import Kind
 from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy
-from maskwright.nets.selector import Heuristic, select
+from maskwright.nets.selector import select
+from maskwright.nets.selector_names import Heuristic
 from maskwright.nets.spnet import Entries, Query
 from measure import in_own_process, median_seconds, peak_bytes
 

@@ -64,15 +64,16 @@ def one_message(capfd: pytest.CaptureFixture[str], *parts: str, started: bool = 
     """Standard error, if it is a single message that holds these parts.
 
     Args:
-        started: the training had begun, and had said in two lines what it understood.
+        started: the training had begun, and had said what it understood.
     """
     text = capfd.readouterr().err
-    if started:
-        understood, device, text = text.split("\n", 2)
-        assert "training images (" in understood
-        assert device.startswith("SAM ")
-    assert text.startswith("error: "), text
-    assert text.count("error: ") == 1, text
+    told, mark, message = text.partition("error: ")
+    assert mark, text
+    assert message.count("error: ") == 0, text
+    assert ("training images (" in told) == started, text
+    if told and not started:
+        assert told.startswith("training samix on "), text
+        assert told.endswith("loading PyTorch ...\n"), text
     assert "Traceback" not in text
     for part in parts:
         assert part in text

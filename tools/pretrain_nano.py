@@ -23,7 +23,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from maskwright.engine.run import Run, settings_of
+from maskwright.engine.run import Run
+from maskwright.engine.values import settings_of
 from maskwright.errors import canvas_rule, require
 from maskwright.methods.zero_shot.prompted import ask_boxes, ask_clicks
 from maskwright.sam.sam import Sam

@@ -28,8 +28,9 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerBase
 
 from maskwright.data.scenes import render
 from maskwright.engine.ema import Ema
-from maskwright.engine.run import Run, settings_of
+from maskwright.engine.run import Run
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
+from maskwright.engine.values import settings_of
 from maskwright.nets.clip_surgery import MEAN, STD, ClipSurgery, similarities, surgery_tokens
 from nano_clip_words import (
     ANYTHING,

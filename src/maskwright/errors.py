@@ -20,6 +20,15 @@ def canvas_rule(option: str, size: int | None) -> dict[str, bool]:
     return {f"--{option} {size}: must be a multiple of 32": size is None or (size >= 32 and size % 32 == 0)}
 
 
+def validation_rules(validations: int, images: int, patience: int | None) -> dict[str, bool]:
+    """The rules for ``require`` of the options about validation, which all recipes share."""
+    return {
+        f"--validations {validations}: must be at least 1": validations >= 1,
+        f"--validation-images {images}: must be 0 (all) or more": images >= 0,
+        f"--patience {patience}: must be at least 1": patience is None or patience >= 1,
+    }
+
+
 class DataError(MaskwrightError):
     """One or more problems in a dataset, all reported at once.
 

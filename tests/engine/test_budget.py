@@ -13,8 +13,6 @@ from maskwright.errors import RunError
 def test_budget_in_steps_and_epochs() -> None:
     steps = Budget(steps=10)
     assert [steps.share(step, minutes_used=99) for step in (0, 5, 10, 11)] == [0.0, 0.5, 1.0, 1.0]
-    assert steps.bar(4, 0.0) == (10, 4)
-    assert steps.stride(0.4, 0.5) == 1
     epochs = Budget(epochs=2.5, steps_per_epoch=5)
     assert epochs.total_steps == 13
     assert epochs.share(12, 0.0) < 1 == epochs.share(13, 0.0)
@@ -24,8 +22,7 @@ def test_budget_in_minutes() -> None:
     budget = Budget(minutes=10)
     assert budget.total_steps is None
     assert [budget.share(123, minutes) for minutes in (0, 4, 10, 11)] == [0.0, 0.4, 1.0, 1.0]
-    assert budget.bar(123, 7) == (100, pytest.approx(70))
-    assert budget.stride(0.7, 0.75) == pytest.approx(5)
+    assert (str(budget), str(Budget(steps=1))) == ("10 minutes", "1 step")
 
 
 @pytest.mark.parametrize(

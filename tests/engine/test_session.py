@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -22,10 +23,12 @@ from maskwright import interrupts
 from maskwright.data.dataset import Dataset
 from maskwright.data.fingerprint import Fingerprint
 from maskwright.data.images import write_mask
+from maskwright.engine.best import Best
 from maskwright.engine.budget import Budget
 from maskwright.engine.origin import Heads, Origin
 from maskwright.engine.run import Run, read_metrics
 from maskwright.engine.session import Session, Trainable, rated_groups, set_rate
+from maskwright.engine.timer import Part, Validations
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
 
 
@@ -49,11 +52,10 @@ class Descent(Trainable):
     recipe = "descent"
     networks = {"model": "net"}  # noqa: RUF012
 
-    def __init__(self, session: Session, first: Budget, second: Budget) -> None:
+    def __init__(self, session: Session, length: Budget) -> None:
         self.session = session
-        self.first, self.second = (
-            session.stage("first", "descending", first),
-            session.stage("second", "shaking", second),
+        self.first, self.second = session.plan(
+            length, Part("first", "descending", share=5 / 9), Part("second", "shaking")
         )
         self.net = torch.nn.Linear(2, 1)
         torch.nn.init.ones_(self.net.weight)
@@ -74,7 +76,7 @@ class Descent(Trainable):
     def start_from(self, origin: Origin) -> None:
         origin.fill(self.net, "model", flags="--width")
 
-    def train(self, then: Callable[[], None] | None = None) -> None:
+    def train(self, then: Callable[[], None] | None = None, during: Callable[[], None] = lambda: None) -> None:
         def hook() -> None:
             self.hooks += 1
             if then is not None:
@@ -82,12 +84,17 @@ class Descent(Trainable):
 
         for stage in (self.first, self.second):
             for step in self.session.steps(stage, log_every=2, then=hook):
+                during()
                 set_rate(self.optimizer, 1 - stage.fraction)
                 noise = torch.randn(1, 2, generator=self.session.generator(3, self.session.clock))
                 loss = self.net(noise if stage is self.second else torch.ones(1, 2)).square().sum()
                 self.session.descend(loss, self.optimizer, self.net.parameters())
                 self.session.average(loss=loss, at=step)
                 self.session.latest(rate=1 - stage.fraction)
+
+
+LENGTH = Budget(steps=9)
+"""Five steps of the first stage, four of the second."""
 
 
 @pytest.fixture
@@ -98,12 +105,16 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def run(config: Config, then: Callable[[Session], None] | None = None, **budgets: Budget) -> Descent:
-    budgets = {"first": Budget(steps=5), "second": Budget(steps=4)} | budgets
+def run(
+    config: Config,
+    then: Callable[[Session], None] | None = None,
+    length: Budget = LENGTH,
+    during: Callable[[], None] = lambda: None,
+) -> Descent:
     with Session.open(config, {"lr": 0.1}) as session:
-        descent = Descent(session, budgets["first"], budgets["second"])
+        descent = Descent(session, length)
         session.begin(descent)
-        descent.train(None if then is None else lambda: then(session))
+        descent.train(None if then is None else lambda: then(session), during)
         assert session.finish()
     return descent
 
@@ -135,10 +146,11 @@ def test_start_and_end_are_told(data: Path, tmp_path: Path, capsys: pytest.Captu
     run(Config(data, tmp_path / "run"))
     told = capsys.readouterr().err
     assert f"{data}: 1 training images (1 mask), 0 for validation; categories: " in told
-    assert "SAM nano on cpu; descending for 5 steps, shaking for 4 steps; seed 0; run: " in told
-    assert "9 steps in 0.0 minutes" in told
+    assert "SAM nano on cpu; 9 steps in all (descending: 5 steps, shaking: 4 steps); seed 0; run: " in told
+    assert "no images for validation: the last model will be kept" in told
+    assert re.search(r"^9 steps in \d+ s, everything included$", told, re.MULTILINE)
     run(Config(data, tmp_path / "run", resume=True))
-    assert "resumed at step 9" in capsys.readouterr().err
+    assert re.search(r"resumed at step 9, after \d+ s in earlier sessions", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("stops", [[1], [5], [6], [2, 7], [8]])
@@ -170,23 +182,59 @@ def test_a_recipe_for_one_process_refuses_several(data: Path, tmp_path: Path, mo
         Session.open(Config(data, tmp_path / "run"), {}, several_processes=False)
 
 
-def test_minutes_count_over_sessions(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock, in seconds, as the first number of a list."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
 
-    def half_a_minute(session: Session) -> None:
+
+def test_minutes_count_over_sessions(data: Path, tmp_path: Path, now: list[float]):
+    def half_a_minute() -> None:
         now[0] += 30.0
-        if session.clock == 3 and not config.resume:
-            raise Killed
 
-    config, budgets = Config(data, tmp_path / "run"), {"first": Budget(minutes=2), "second": Budget(minutes=1)}
+    # Nine minutes, and the two seconds that are set aside for the end.
+    config, length = Config(data, tmp_path / "run"), Budget(minutes=9 + 2 / 60)
     with pytest.raises(Killed):
-        run(config, half_a_minute, **budgets)
+        run(config, kill_at(3), length, half_a_minute)
     config.resume = True
-    descent = run(config, half_a_minute, **budgets)
+    descent = run(config, None, length, half_a_minute)
     # The third step was not saved before the kill: its half minute is gone with it, as its step is.
-    assert (descent.first.step, descent.second.step) == (4, 2)
-    assert descent.first.minutes == pytest.approx(2.0)
+    assert (descent.first.step, descent.second.step) == (10, 8)
+    assert descent.session.timer.minutes == pytest.approx(9.0)
+
+
+def test_time_before_the_first_step_and_after_the_last_one_is_part_of_the_minutes(
+    data: Path, tmp_path: Path, now: list[float]
+):
+    config = Config(data, tmp_path / "run")
+    with Session.open(config, {}, started=-60.0) as session:  # a minute from the command to here
+        descent = Descent(session, Budget(minutes=5))
+        session.begin(descent)
+        now[0] += 60.0  # images are embedded
+        session.timer.reserves["report"] = 58 / 60
+
+        def three_seconds() -> None:
+            now[0] += 3.0
+
+        descent.train(None, three_seconds)
+        now[0] += 60.0
+        assert session.finish()
+    # Two minutes are left for the steps: five ninths of them, and the step that is under way then, for the first stage.
+    assert (descent.first.step, descent.second.step) == (23, 17)
+    assert session.timer.minutes == pytest.approx(5.0, abs=0.06)
+
+
+def test_every_stage_gets_a_step_where_there_is_no_time(data: Path, tmp_path: Path, now: list[float]):
+    config = Config(data, tmp_path / "run")
+    with Session.open(config, {}, started=-600.0) as session:
+        descent = Descent(session, Budget(minutes=5))
+        session.begin(descent)
+        descent.train()
+        session.finish()
+    assert (descent.first.step, descent.second.step) == (1, 1)
+    assert descent.second.fraction == 1.0
 
 
 def test_a_checkpoint_that_lacks_a_part_is_refused(data: Path, tmp_path: Path):
@@ -230,6 +278,85 @@ def test_random_numbers_are_a_function_of_seed_stream_and_step(data: Path, tmp_p
     }
     assert torch.equal(draws[0, 1], torch.rand(4, generator=session.generator(0, 1)))
     assert len({tuple(values.tolist()) for values in draws.values()}) == 4
+
+
+# ----------------------------------------------------------------------------------------------------------- validation
+
+
+class Validated(Descent):
+    """Descent whose validation scores are given."""
+
+    def __init__(self, session: Session, scores: dict[int, float], **best: Any) -> None:
+        super().__init__(session, LENGTH)
+        self.scores, self.validations = scores, Validations(4)
+        self.best = Best({"net": self.net}, **best)
+        self.weights: dict[int, torch.Tensor] = {}
+
+    def parts(self) -> dict[str, Any]:
+        return super().parts() | {"best": self.best}
+
+    def train(self, then: Callable[[], None] | None = None) -> None:
+        def validate() -> None:
+            self.weights[self.session.clock] = self.net.weight.detach().clone()
+            if then is not None:
+                then()
+            stage = self.second if self.second.step else self.first
+            if stage is self.second:
+                score = lambda: {"dice": self.scores[self.session.clock]}  # noqa: E731
+                self.session.validate_if_due(stage, self.validations, self.best, score, "dice")
+
+        for stage in (self.first, self.second):
+            for _ in self.session.steps(stage, log_every=2, then=validate, stop=self.best.is_exhausted):
+                noise = torch.randn(1, 2, generator=self.session.generator(3, self.session.clock))
+                self.session.descend(self.net(noise).square().sum(), self.optimizer, self.net.parameters())
+
+
+def validated(config: Config, scores: list[float], then: Callable[[Session], None] | None = None, **best: Any) -> Any:
+    with Session.open(config, {}) as session:
+        trainer = Validated(session, dict(enumerate(scores, start=6)), **best)
+        session.begin(trainer)
+        trainer.train(None if then is None else lambda: then(session))
+        session.finish()
+        trainer.best.restore()
+    return trainer
+
+
+def test_the_model_with_the_best_smoothed_score_is_kept(data: Path, tmp_path: Path):
+    scores = [0.2, 0.8, 0.5, 0.1]  # smoothed: .2, .5, .5, .3
+    kept = validated(Config(data, tmp_path / "run"), scores)
+    # Of two that are as good the later one, which has learnt longer.
+    assert (kept.best.step, kept.best.score) == (8, 0.5)
+    assert torch.equal(kept.net.weight, kept.weights[8])
+    assert not torch.equal(kept.net.weight, kept.weights[9])
+    lines = [line for line in read_metrics(tmp_path / "run") if "val_dice" in line]
+    assert [line["step"] for line in lines] == [6, 7, 8, 9]
+    assert [line["val_smoothed"] for line in lines] == pytest.approx([0.2, 0.5, 0.5, 0.3])
+    last = validated(Config(data, tmp_path / "last"), scores, keep="last")
+    assert last.best.step == 9
+    assert torch.equal(last.net.weight, last.weights[9])
+
+
+def test_patience_ends_a_training(data: Path, tmp_path: Path):
+    ended = validated(Config(data, tmp_path / "run"), [0.8, 0.5, 0.4, 0.3], patience=2)
+    assert (ended.session.clock, ended.best.step) == (8, 6)
+    assert ended.second.fraction == 1.0
+    resumed = validated(Config(data, tmp_path / "run", resume=True), [0.8, 0.5, 0.4, 0.3], patience=2)
+    assert resumed.session.clock == 8
+    assert torch.equal(resumed.net.weight, ended.net.weight)
+
+
+@pytest.mark.parametrize("stop", [3, 6, 7, 8, 9])
+def test_a_resumed_training_keeps_the_same_model(stop: int, data: Path, tmp_path: Path):
+    scores = [0.2, 0.8, 0.3, 0.1]
+    whole = validated(Config(data, tmp_path / "whole"), scores)
+    config = Config(data, tmp_path / "run")
+    with pytest.raises(Killed):
+        validated(config, scores, kill_at(stop))
+    config.resume = True
+    resumed = validated(config, scores)
+    assert torch.equal(resumed.net.weight, whole.net.weight)
+    assert resumed.best.state()[1] == whole.best.state()[1]
+    assert read_metrics(config.out) == read_metrics(tmp_path / "whole")
 
 
 # ---------------------------------------------------------------------------------------------------- the data
@@ -285,7 +412,7 @@ def test_a_new_training_starts_from_an_earlier_one(data: Path, tmp_path: Path, c
     config = Config(data, tmp_path / "second", init=tmp_path / "first")
     started: list[torch.Tensor] = []
     with Session.open(config, {}) as session:
-        descent = Descent(session, Budget(steps=5), Budget(steps=4))
+        descent = Descent(session, LENGTH)
         session.begin(descent)
         started.append(descent.net.weight.detach().clone())
     assert torch.equal(started[0], trained_net(tmp_path / "first")["weight"])

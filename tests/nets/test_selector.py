@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskwright.nets.selector import SelectorName, cosine, select
+from maskwright.nets.selector import cosine, select
+from maskwright.nets.selector_names import SelectorName
 
 NAMES: tuple[SelectorName, ...] = ("random", "similar", "similar-foreground", "diverse")
 

@@ -18,7 +18,7 @@ from tests.recipes.training import log, tensors
 
 SMALLEST = {
     "size": 64,
-    "steps": 4,
+    "steps": 8,
     "batch": 2,
     "queries": 10,
     "points": 8,

@@ -35,10 +35,10 @@ from tests.recipes import instance_training
 from tests.recipes.training import binary_scenes
 
 LENGTHS: dict[str, dict[str, Any]] = {
-    "samix": {"size": 64, "steps": 8, "warm-up": 4, "batch": 4, "references": 2, "workers": 0},
+    "samix": {"size": 64, "steps": 12, "warm-up": 4, "batch": 4, "references": 2, "workers": 0},
     "s4m": {
         "size": 64,
-        "steps": 6,
+        "steps": 12,
         "batch": 2,
         "queries": 10,
         "points": 8,
@@ -47,7 +47,7 @@ LENGTHS: dict[str, dict[str, Any]] = {
         "certain": 0.0,
         "validations": 2,
     },
-    "alignsam": {"shots": 4, "episodes": 8, "clicks": 2, "ppo-epochs": 2, "grid": 4, "srm-batch": 2},
+    "alignsam": {"shots": 4, "epochs": 8, "clicks": 2, "ppo-epochs": 2, "grid": 4, "srm-batch": 2},
     "clicks": {"steps": 10, "batch": 3, "tries": 6, "looks": 3, "clicks": 2, "groups": 2, "held-out": 0.25},
 }
 

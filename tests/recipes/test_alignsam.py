@@ -16,11 +16,12 @@ import maskwright
 from maskwright.data.dataset import Dataset
 from maskwright.errors import DataError, MaskwrightError, WeightsError
 from maskwright.methods.autoprompt.agent import SelfPrompter
-from maskwright.recipes.alignsam import Config, Trainer, main
+from maskwright.recipes.alignsam import Config, main
+from maskwright.recipes.alignsam.trainer import Trainer
 from maskwright.sam.sam import Sam
 from tests.recipes.training import assert_same_run, environment, log, python, same, session_of, started
 
-SMALLEST = {"shots": 4, "episodes": 2, "clicks": 3, "ppo_epochs": 3, "grid": 4, "srm_batch": 2, "device": "cpu"}
+SMALLEST = {"shots": 4, "epochs": 2, "clicks": 3, "ppo_epochs": 3, "grid": 4, "srm_batch": 2, "device": "cpu"}
 
 
 def settings(data: Path, out: Path, weights: Path, **changed: Any) -> Config:
@@ -163,7 +164,7 @@ def test_mistakes_leave_no_run_behind(scene_folder, tiny_sam_folder, tmp_path: P
 
 @pytest.mark.slow
 def test_by_command(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALLEST, "episodes": 1}.items()]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALLEST, "epochs": 1}.items()]
     out, masks = tmp_path / "run", tmp_path / "masks"
     train = python(
         "maskwright", "train", "alignsam", scene_folder / "full.json", "--out", out, "--sam", tiny_sam_folder
@@ -220,7 +221,7 @@ def test_strong_learns_policy_and_srm_like_paper(run: Path, scene_folder, tiny_s
 
 
 def test_a_text_selects_the_explicit_branch_and_its_category(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
-    run = main(settings(scene_folder, tmp_path / "run", tiny_sam_folder, text=("disc",), episodes=1))
+    run = main(settings(scene_folder, tmp_path / "run", tiny_sam_folder, text=("disc",), epochs=1))
     predictor = maskwright.load(run)
     assert predictor.categories == ("background", "disc")
     network = predictor.network

@@ -27,6 +27,7 @@ from maskwright.errors import DataError, MaskwrightError, MissingPackageError, R
 from maskwright.methods.clicks import predictor
 from maskwright.recipes import clicks
 from maskwright.recipes.clicks import calibration
+from maskwright.recipes.clicks.trainer import Trainer
 from maskwright.sam.sam import Sam
 from tests.recipes.training import (
     Stopped,
@@ -106,6 +107,7 @@ def test_a_run_leaves_an_agent_a_report_and_a_film(run: Path):
     assert film.n_frames >= 3
     last = log(run)[-1]
     assert 0 <= last["val_first"] <= 1
+    assert "no agent, the first click alone" in html
 
 
 def test_the_same_seed_is_the_same_run_and_another_is_not(
@@ -218,7 +220,7 @@ def test_images_without_an_object_are_no_reason_to_fail(scenes: Path, tiny_sam_f
         write_mask(path, np.zeros_like(read_mask(path)))  # type: ignore[arg-type]
     for seed in range(3):
         config = settings(data, tmp_path / "run", tiny_sam_folder, seed=seed, mirror=False)
-        trainer = clicks.Trainer(config, session_of(config))
+        trainer = Trainer(config, session_of(config))
         assert trainer.val is None
         assert len(trainer.held_out.pixels) + len(trainer.bank.pixels) == 5
 
@@ -407,7 +409,7 @@ def test_an_agent_refuses_other_weights_of_its_sam(run: Path, tmp_path: Path, ti
 
 def test_a_new_training_starts_from_this_one(run: Path, scenes: Path, tiny_sam_folder: Path, tmp_path: Path):
     config = settings(scenes, tmp_path / "next", tiny_sam_folder, init=run)
-    trainer = started(config, clicks.Trainer)
+    trainer = started(config, Trainer)
     assert same(trainer.prompter, run / "model" / "model.safetensors")
     calibrated = ("knots", "levels")
     assert same(trainer.quality, run / "model" / "quality.safetensors", calibrated)
@@ -422,7 +424,7 @@ def test_a_new_training_starts_from_this_one(run: Path, scenes: Path, tiny_sam_f
     with pytest.raises(
         WeightsError, match=f"--init {run}: is for another SAM than --sam {other}; give --sam {tiny_sam_folder}"
     ):
-        started(settings(scenes, tmp_path / "x", other, init=run), clicks.Trainer)
+        started(settings(scenes, tmp_path / "x", other, init=run), Trainer)
     with pytest.raises(RunError, match="--learner sb3 always starts anew"):
         clicks.main(settings(scenes, tmp_path / "x", tiny_sam_folder, init=run, learner="sb3"))
     assert not (tmp_path / "x").exists()

@@ -23,28 +23,30 @@ from maskwright.methods.in_context import predictor as in_context
 from maskwright.methods.in_context import selection
 from maskwright.methods.in_context.judging import PredictMasks
 from maskwright.methods.in_context.predictor import InContextPredictor
-from maskwright.nets.selector import SelectorName
+from maskwright.nets.selector_names import SelectorName
 from maskwright.recipes import samix
+from maskwright.recipes.samix import report
+from maskwright.recipes.samix.trainer import Trainer
 from maskwright.sam.prompts import PADDING, Prompts
 from tests.recipes.training import Stopped, same, settings, started, stop_after
 
-LENGTH = {"steps": 6, "warm_up": 2, "sam_every": 2}
+LENGTH = {"steps": 10, "warm_up": 2, "sam_every": 2}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, scene_folder: Path, tiny_sam_folder: Path) -> samix.Trainer:
+def trained(tmp_path_factory: pytest.TempPathFactory, scene_folder: Path, tiny_sam_folder: Path) -> Trainer:
     """A finished training with a policy, as it was in memory."""
-    kept: list[samix.Trainer] = []
+    kept: list[Trainer] = []
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samix, "write_report", kept.append)
+        patch.setattr(report, "write_report", lambda trainer, _: kept.append(trainer))
         out = tmp_path_factory.mktemp("policy") / "run"
         samix.main(settings(scene_folder, out, tiny_sam_folder, selector="policy", **LENGTH))
     return kept[0]
 
 
 @pytest.fixture(scope="module")
-def run(trained: samix.Trainer) -> Path:
+def run(trained: Trainer) -> Path:
     return trained.config.out
 
 
@@ -73,7 +75,7 @@ def always(predictor: InContextPredictor, category: int | None) -> None:
     predictor.context.segmenter = seen  # type: ignore[assignment]
 
 
-def test_what_travels_is_what_was_trained(trained: samix.Trainer, run: Path):
+def test_what_travels_is_what_was_trained(trained: Trainer, run: Path):
     context = api.load(run, in_context=True, device="cpu").context
     mine, theirs = context.answerer.sam.state_dict(), trained.sam.state_dict()
     assert mine.keys() == theirs.keys()
@@ -186,7 +188,7 @@ def test_what_the_segmenter_does_not_see_is_not_asked_for(run: Path, scene_folde
 def test_every_selector_answers_and_tells(
     selector: SelectorName, scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path
 ):
-    config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, selector=selector, steps=1, policy_warm_up=1)
+    config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, selector=selector, steps=4, policy_warm_up=1)
     run = samix.main(config)
     predictor = api.load(run, in_context=True, references=3, device="cpu")
     always(predictor, 1)
@@ -292,7 +294,7 @@ def test_damaged_and_older_folders_are_told(run: Path, tmp_path: Path):
     assert api.load(folder).categories == ("background", "disc", "figure")
 
 
-def test_a_large_pool_is_cut_to_its_share(trained: samix.Trainer):
+def test_a_large_pool_is_cut_to_its_share(trained: Trainer):
     pool = trained.labeller.pool.tensors
     each = pool["features"][0].nbytes
     kept = in_context_files._places_within(pool, 4 * each)

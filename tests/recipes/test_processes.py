@@ -59,7 +59,7 @@ def test_two_processes_train_like_one(scene_folder: Path, tiny_sam_folder: Path,
 
 def test_two_processes_share_the_pseudo_masks(scene_folder: Path, tiny_sam_folder: Path, tmp_path: Path):
     # Strong views and episodes are drawn per process, so the runs are alike, not equal.
-    length = {"steps": 20, "warm_up": 10}
+    length = {"steps": 30, "warm_up": 10}
     alone = samix.main(settings(scene_folder, tmp_path / "one", tiny_sam_folder, **length))
     launch(*arguments(scene_folder, tmp_path / "two", tiny_sam_folder, **length))
     scores = [[line["val_dice"] for line in log(run) if "val_dice" in line] for run in (alone, tmp_path / "two")]
@@ -98,7 +98,7 @@ def told(self):
 
 
 trainer.draw_policy_batch, Session.finish = now_and_then, told
-samix.main(settings(data, out, sam, selector="policy", steps=6, warm_up=2, sam_every=2, policy_warm_up=4, batch=8))
+samix.main(settings(data, out, sam, selector="policy", steps=12, warm_up=2, sam_every=2, policy_warm_up=4, batch=8))
 """
 
 
@@ -168,7 +168,7 @@ def test_precompute_shares_the_images_and_goes_on(scene_folder: Path, tiny_sam_f
 
 def test_two_processes_train_instances_like_one(tiny_sam_folder: Path, tmp_path: Path):
     data = instances.instance_scenes(tmp_path / "data")
-    length = {"steps": 12, "certain": 0.0, "batch": 4}
+    length = {"steps": 24, "certain": 0.0, "batch": 4}
     alone = s4m.main(instances.settings(data, tmp_path / "one", tiny_sam_folder, **length))
     said = launch(*instances.arguments(data, tmp_path / "two", tiny_sam_folder, **length))
     assert said.count("trained:") == 1

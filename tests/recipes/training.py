@@ -21,7 +21,7 @@ from maskwright.recipes.samix import Config
 
 SMALLEST = {
     "size": 64,
-    "steps": 4,
+    "steps": 6,
     "warm_up": 2,
     "policy_warm_up": 2,
     "batch": 4,

@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -101,7 +102,12 @@ def _run(args: Sequence[str]) -> int:
         return command() or 0
     run = RECIPES[recipe].module().main(command)
     if is_main():
-        print(f"trained: {run}\npredict with: maskwright predict {run} IMAGES --out DIR")
+        print(f"trained: {run}\n\nGo on with")
+        path, data = shlex.quote(str(run)), shlex.quote(str(command.data))
+        commands = [(f"evaluate {path} {data}", "scores on the split test, which it has not seen; or --split NAME")]
+        commands += [(f"predict {path} {arguments}", what) for arguments, what in RECIPES[recipe].uses]
+        width = max(len(line) for line, _ in commands)
+        print(*(f"  maskwright {line:{width}}  {what}" for line, what in commands), sep="\n")
     return 0
 
 

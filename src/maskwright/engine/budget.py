@@ -9,16 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from maskwright.engine.values import number
 from maskwright.errors import RunError
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a stage of a training lasts: exactly one of epochs, steps or minutes.
+    """How long a training lasts, everything included: exactly one of epochs, steps or minutes.
 
     With epochs or steps the share that is used is a function of the step alone, so schedules that follow it are
     deterministic. With minutes it follows the clock, so that two runs differ.
@@ -27,7 +24,7 @@ class Budget:
         epochs: passes over the data; may be a fraction.
         steps: optimiser steps.
         minutes: wall clock, counted over all sessions of a resumed run.
-        steps_per_epoch: needed with epochs.
+        steps_per_epoch: needed for the steps of epochs.
 
     >>> budget = Budget(minutes=45)
     >>> while budget.share(step, minutes_used) < 1: ...
@@ -51,7 +48,7 @@ class Budget:
 
     def __str__(self) -> str:
         name, value = next((k, v) for k in ("epochs", "steps", "minutes") if (v := getattr(self, k)) is not None)
-        return f"{value:g} {name}"
+        return f"{value:g} {name.removesuffix('s') if value == 1 else name}"
 
     @property
     def total_steps(self) -> int | None:
@@ -67,15 +64,6 @@ class Budget:
         total = self.total_steps
         return min(1.0, step / total if total is not None else minutes_used / (self.minutes or math.inf))
 
-    def bar(self, step: int, minutes_used: float) -> tuple[float, float]:
-        """Length of a progress bar and its position: in steps, or in percent of the minutes."""
-        total = self.total_steps
-        return (total, step) if total is not None else (100, 100 * self.share(step, minutes_used))
-
-    def stride(self, before: float, after: float) -> float:
-        """How far the ``bar`` advances in a step that took the share from ``before`` to ``after``."""
-        return 1 if self.total_steps is not None else 100 * (after - before)
-
 
 @contextlib.contextmanager
 def progress(
@@ -89,6 +77,17 @@ def progress(
     >>> with progress(1000, "training") as advance:
     ...     advance(loss=0.31)
     """
+    # Not above: the settings of recipes have a Budget, and their help should come at once.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     console = Console(stderr=True)
     if not is_main:
         yield lambda amount=1, **scalars: None
@@ -98,11 +97,11 @@ def progress(
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
         with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as bar:
             task = bar.add_task(description, total=total, completed=int(completed), note="")
-            yield lambda amount=1, **scalars: bar.update(task, advance=amount, note=_note(scalars))
+            yield lambda amount=1, **scalars: bar.update(task, advance=amount, note=scalars_as_text(scalars))
 
 
 class _ProgressLines:
-    def __init__(self, console: Console, total: float, description: str, completed: float, interval: float) -> None:
+    def __init__(self, console: Any, total: float, description: str, completed: float, interval: float) -> None:
         self.console, self.total, self.description, self.interval = console, total, description, interval
         self.completed = self.first = completed
         self.started = self.printed = time.monotonic()
@@ -120,9 +119,10 @@ class _ProgressLines:
                 f", about {max(0.0, self.total - self.completed) * (now - self.started) / progress / 60:.1f} min left"
             )
         share = self.completed / self.total if self.total else 1.0
-        text = f"{self.description}: {self.completed:.4g} of {self.total:g} ({share:.0%}){remaining}  {_note(scalars)}"
+        text = f"{self.description}: {self.completed:.4g} of {self.total:g} ({share:.0%}){remaining}  {scalars_as_text(scalars)}"
         self.console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 
-def _note(scalars: Mapping[str, Any]) -> str:
+def scalars_as_text(scalars: Mapping[str, Any]) -> str:
+    """Such as ``loss 0.25  reward 1``."""
     return "  ".join(f"{name} {number(name, value):.4g}" for name, value in scalars.items())

@@ -22,6 +22,7 @@ from PIL import Image
 
 from maskwright.data.images import write_atomic
 from maskwright.data.pictures import thumbnail
+from maskwright.engine.outcome import Outcome
 
 _INK = "#010203"
 # Charts are drawn in this colour, which is then replaced by the colour of the page's text.
@@ -94,6 +95,17 @@ class Report:
         paragraphs = "".join(f"<p>{_escape(part)}</p>" for part in re.split(r"\n\s*\n", text.strip()) if part)
         return self._add(title, paragraphs)
 
+    def outcome(self, outcome: Outcome) -> Report:
+        """How the training ended: the score of the exported model against what costs nothing, and a warning where it is no better."""
+        if outcome.score is None:
+            return self.text(outcome.sentences[0], "Outcome")
+        return self.bars(
+            f"Outcome: {outcome.metric} on the validation split",
+            dict(outcome.rows),
+            y=outcome.metric,
+            note="\n".join(filter(None, outcome.sentences)),
+        )
+
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> Report:
         """A table; columns of numbers are aligned to the right. Raises ValueError for rows of another length."""
         uneven = [number for number, row in enumerate(rows) if len(row) != len(columns)]
@@ -117,12 +129,14 @@ class Report:
         x: str = "step",
         y: str = "",
         note: str = "",
+        marks: Mapping[str, float] | None = None,
     ) -> Report:
         """Lines over steps, all in one chart.
 
         Args:
             series: name → (steps, values), equally long; NaN makes a gap. Of a long one evenly spaced points are shown.
             x, y: names of the axes.
+            marks: name → step at which a dashed line stands.
         """
         lines = {name: _series(name, *values) for name, values in series.items()}
         lines = {name: values for name, values in lines.items() if len(values[0])}
@@ -134,12 +148,25 @@ class Report:
             marker = "o" if len(steps) == 1 else None
             colour = _LINES[number % len(_LINES)]
             axes.plot(steps[points], values[points], label=_literal(name), color=colour, lw=1.8, marker=marker)
+        for name, step in (marks or {}).items():
+            axes.axvline(step, color=_INK, lw=1.0, ls="--", alpha=0.7)
+            axes.annotate(
+                f"{_literal(name)} ({x} {_text_of(step)})",
+                (step, 1.0),
+                (3, 3),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                color=_INK,
+            )
         axes.set_xlabel(_literal(x))
         axes.set_ylabel(_literal(y))
         if len(lines) > 1 or not y:
             axes.legend(frameon=False, labelcolor=_INK)
         last = ", ".join(f"{name} {_text_of(float(values[-1]))}" for name, (_, values) in lines.items())
-        return self._add(title, _note(note) + self._chart(figure, f"{title}: curves over {x}; last values: {last}"))
+        marked = "".join(f"; {name} at {x} {_text_of(step)}" for name, step in (marks or {}).items())
+        return self._add(
+            title, _note(note) + self._chart(figure, f"{title}: curves over {x}; last values: {last}{marked}")
+        )
 
     def bars(
         self,

@@ -27,7 +27,6 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +68,6 @@ _RECORD = Fields(
 )
 _NOT_FINITE = ("nan", "inf", "-inf")
 _PACKAGES = ("maskwright", "torch", "transformers", "safetensors", "numpy")
-
-
-def settings_of(config: Any, *free: str) -> dict[str, Any]:
-    """The fields of a dataclass as JSON, but for the ``free`` ones, which do not decide the result."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k not in free}
 
 
 class Run:

@@ -61,3 +61,11 @@ def true_mask(dataset: Dataset, sample: Sample) -> NDArray[np.uint8]:
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names)
+
+
+def evenly_spread(dataset: Dataset, most: int) -> Dataset:
+    """At most so many samples of a dataset, from its first to its last; 0: all."""
+    count = len(dataset)
+    if not most or count <= most:
+        return dataset
+    return dataset.with_samples([dataset[round(i * (count - 1) / max(1, most - 1))] for i in range(most)])

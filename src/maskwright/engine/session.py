@@ -10,7 +10,7 @@ A recipe's ``main`` reads like its paper and leaves the rest to a session::
 
 and inside ``fit``::
 
-    for step in session.steps(self.stage):      # until the stage's budget is used up
+    for step in session.steps(self.stage):      # until the stage's share of the training's length is used up
         loss = ...
         session.descend(loss, self.optimizer, parameters)
         session.average(loss=loss)              # its mean is logged every ten steps
@@ -18,14 +18,12 @@ and inside ``fit``::
 
 from __future__ import annotations
 
+import contextlib
 import math
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
@@ -38,11 +36,15 @@ from maskwright import interrupts
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
 from maskwright.data.fingerprint import Fingerprint
-from maskwright.engine.budget import Budget, progress
+from maskwright.engine.bar import TrainingBar, time_as_text
+from maskwright.engine.best import Best
+from maskwright.engine.budget import Budget
 from maskwright.engine.locks import refuse_if_locked
 from maskwright.engine.origin import Origin
-from maskwright.engine.run import Run, read_metrics
+from maskwright.engine.outcome import Outcome
+from maskwright.engine.run import Run
 from maskwright.engine.state import pack, seeded, unpack
+from maskwright.engine.timer import Part, Stage, Timer, Validations, Work, share_out
 from maskwright.errors import DataError, MaskwrightError, RunError, require
 
 T = TypeVar("T")
@@ -94,46 +96,6 @@ class Trainable(ABC):
         """
 
 
-@dataclass
-class Stage:
-    """One stretch of a training: its length, and how far it got.
-
-    Attributes:
-        name: in checkpoints.
-        text: on the progress bar.
-        budget: how long it lasts.
-        step: steps done.
-        minutes: wall clock of this and earlier sessions, without the one under way.
-        fraction: 0..1, the share of the budget that was used when the step under way began.
-        left_out: by the run's settings; its steps stay 0.
-        started: ``time.monotonic()`` when this session began with it; None before and after.
-    """
-
-    name: str
-    text: str
-    budget: Budget
-    step: int = 0
-    minutes: float = 0.0
-    fraction: float = 0.0
-    left_out: bool = False
-    started: float | None = None
-
-    @property
-    def minutes_used(self) -> float:
-        """Of all sessions."""
-        return self.minutes + (0.0 if self.started is None else (time.monotonic() - self.started) / 60)
-
-    @property
-    def share(self) -> float:
-        """The share of the budget that is used, 0..1. With a budget in minutes the clock decides."""
-        return self.budget.share(self.step, self.minutes_used)
-
-    @property
-    def expected_steps(self) -> float:
-        """Steps in all; with a budget in minutes an estimate from the steps done."""
-        return self.budget.total_steps or self.step / max(self.fraction, 1e-6)
-
-
 class Session:
     """One training at work, in one process or several. Made by :meth:`open`.
 
@@ -141,11 +103,14 @@ class Session:
         dataset: read from ``config.data`` and checked.
         accelerator: device and processes.
         run: the run's folder; there after :meth:`begin`.
+        timer: of the whole training; there after :meth:`plan`.
+        bar: the one progress bar.
+        outcome: how the training ended; the recipe notes it.
         fingerprint: of the data; None in all but the main process.
-        stages: in the order in which they were declared; :attr:`clock` counts their steps.
     """
 
     run: Run
+    timer: Timer
 
     def __init__(
         self,
@@ -153,11 +118,15 @@ class Session:
         settings: Mapping[str, Any],
         dataset: Dataset,
         accelerator: Accelerator,
+        started: float | None = None,
         fingerprint: Fingerprint | None = None,
     ) -> None:
         self.config, self.settings, self.dataset, self.accelerator = config, dict(settings), dataset, accelerator
+        self.bar = TrainingBar(is_main=accelerator.is_main_process)
+        self.outcome: Outcome | None = None
+        self._started = time.monotonic() if started is None else started
+        self._after = 0.0
         self.fingerprint = fingerprint
-        self.stages: list[Stage] = []
         self._trainer: Trainable | None = None
         self._saved, self._saved_clock = time.monotonic(), -1
         self._finite: Tensor | None = None
@@ -166,13 +135,21 @@ class Session:
         self._shown: dict[str, float] = {}
 
     @classmethod
-    def open(cls, config: RunConfig, settings: Mapping[str, Any], *, several_processes: bool = True) -> Session:
+    def open(
+        cls,
+        config: RunConfig,
+        settings: Mapping[str, Any],
+        *,
+        several_processes: bool = True,
+        started: float | None = None,
+    ) -> Session:
         """Read and check the data, and find the device.
 
         Args:
             config: the recipe's settings.
             settings: those of them that decide the result, as JSON.
             several_processes: whether the recipe can share its work among processes.
+            started: ``time.monotonic()`` when the training's clock started; left out: now. See ``engine.announce``.
 
         Raises:
             DataError: the dataset cannot be read, or has problems (all are named), or names nothing to segment.
@@ -203,17 +180,18 @@ class Session:
             fingerprint = Fingerprint.of(dataset)
         if len(dataset.categories) < 2:
             raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
-        return cls(config, settings, dataset, accelerator, fingerprint)
+        return cls(config, settings, dataset, accelerator, started, fingerprint)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         interrupts.wait(False)
+        self.bar.close()
         if hasattr(self, "run"):
             if kind is not None and issubclass(kind, Exception) and not issubclass(kind, MaskwrightError):
                 # Numbers that are no longer finite make functions fail that nobody suspects, such as a draw from probabilities.
-                with suppress(RuntimeError):
+                with contextlib.suppress(RuntimeError):
                     self.require_finite()
             self.run.close()
             if kind is not None and issubclass(kind, KeyboardInterrupt):
@@ -239,20 +217,29 @@ class Session:
     @property
     def clock(self) -> int:
         """Steps of all stages together."""
-        return sum(stage.step for stage in self.stages)
+        return sum(stage.step for stage in self.timer.stages)
 
-    def stage(self, name: str, text: str, budget: Budget | int) -> Stage:
-        """Declare a stage; call it in the order in which the stages happen, before :meth:`begin`.
+    @property
+    def at_end(self) -> bool:
+        """In ``then`` of :meth:`steps`: whether that was the last step of the stage."""
+        return self._after >= 1
 
-        Args:
-            name, text: see :class:`Stage`.
-            budget: or a number of steps; 0 leaves the stage out.
+    def plan(self, length: Budget, *parts: Part) -> list[Stage]:
+        """Share out the whole training's length among its stages, in their order; before :meth:`begin`.
+
+        Raises:
+            RunError: the length is too short for them.
         """
-        left_out = budget == 0
-        if not isinstance(budget, Budget):
-            budget = Budget(steps=max(1, budget))
-        self.stages.append(Stage(name, text, budget, left_out=left_out))
-        return self.stages[-1]
+        stages = share_out(length, list(parts))
+        self.timer = Timer(length, stages, self._started, works=list(stages))
+        # Of the report's last touch and the end of the process; recipes add what they write.
+        self.timer.reserves["end"] = 2 / 60
+        return stages
+
+    def work(self, text: str, total: float, cost: float = 1.0, unit: str = "images") -> Work:
+        """Declare what a training does beside its steps, for the bar and the time left; see :class:`Work`."""
+        self.timer.works.append(Work(text, unit, total, cost))
+        return self.timer.works[-1]
 
     def generator(self, stream: int, step: int) -> torch.Generator:
         """Stateless random numbers: a function of the run's seed, their purpose (``stream``) and the step alone."""
@@ -304,14 +291,18 @@ class Session:
             raise RunError(
                 f"{checkpoint.folder}: this checkpoint is of other data than config.json beside it; restore the run's folder"
             )
-        for stage in self.stages:
-            stage.step, stage.minutes = state["stages"][stage.name]["step"], state["stages"][stage.name]["minutes"]
+        self.timer.before = state["minutes"]
+        for stage in self.timer.stages:
+            for name, value in state["stages"][stage.name].items():
+                setattr(stage, name, value)
+            stage.done = stage.step
         trainer.restore(state["values"])
         unpack(trainer.parts(), checkpoint.tensors, state["parts"])
         self._sums.update(state["averages"])
         self._latest = state["latest"]
         self._saved_clock = self.clock
-        self._say(f"{self._understood()}\nresumed at step {checkpoint.step}")
+        earlier = time_as_text(state["minutes"])
+        self._say(f"{self._understood()}\nresumed at step {checkpoint.step}, after {earlier} in earlier sessions")
 
     def _origin(self, trainer: Trainable) -> Origin | None:
         """What ``--init`` names; None without it, and where a checkpoint of this run holds all that came of it."""
@@ -324,26 +315,30 @@ class Session:
 
     def _understood(self) -> str:
         """What is about to be trained: images by label, categories, SAM, device, length."""
-        train = self.dataset.split("train")
+        train, val = self.dataset.split("train"), len(self.dataset.split("val"))
         kinds = Counter(sample.labels.kind for sample in train)
         labels = ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds, reverse=True))
-        lengths = [f"{stage.text} for {stage.budget}" for stage in self.stages if not stage.left_out]
-        return (
-            f"{self.config.data}: {len(train)} training images ({labels}), {len(self.dataset.split('val'))} for validation; "
+        stages = [stage for stage in self.timer.stages if not stage.left_out]
+        lengths = [f"{stage.text}: {stage.total:g} steps" for stage in stages if stage.total is not None]
+        parts = f" ({', '.join(lengths)})" if len(stages) > 1 and not self.timer.by_clock else ""
+        text = (
+            f"{self.config.data}: {len(train)} training images ({labels}), {val} for validation; "
             f"categories: {', '.join(self.dataset.categories[1:])}\n"
-            f"SAM {self.config.sam} on {self.device}; {', '.join(lengths)}; seed {self.config.seed}; run: {self.config.out}"
+            f"SAM {self.config.sam} on {self.device}; {self.timer.length} in all{parts}; seed {self.config.seed}; "
+            f"run: {self.config.out}"
         )
+        if not val:
+            text += "\nno images for validation: the last model will be kept, and how good it is will not be measured"
+        return text
 
     def _outcome(self) -> str:
-        """How it ended: time, the last scores on the validation split, the report."""
-        minutes = sum(stage.minutes for stage in self.stages)
-        scores: dict[str, float] = {}
-        for line in read_metrics(self.run.folder):
-            scores |= {name.removeprefix("val_"): value for name, value in line.items() if name.startswith("val_")}
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        """How it ended: time, the score on the validation split against what costs nothing, the report, and a warning."""
+        lines = [f"{self.clock} steps in {time_as_text(self.timer.minutes)}, everything included"]
+        lines += [self.outcome.text] if self.outcome is not None else []
         report = self.run.folder / "report.html"
-        lines = [f"{self.clock} steps in {minutes:.1f} minutes" + (f"; validation: {shown}" if shown else "")]
-        return "\n".join(lines + ([f"report: {report}"] if report.is_file() else []))
+        lines += [f"report: {report}"] if report.is_file() else []
+        lines += [self.outcome.warning] if self.outcome is not None and self.outcome.warning else []
+        return "\n".join(lines)
 
     def _kept(self) -> str:
         """What is there to go on from."""
@@ -354,8 +349,7 @@ class Session:
 
     def _say(self, text: str) -> None:
         """On standard error, like the bar, and once."""
-        if self.is_main:
-            print(text, file=sys.stderr)
+        self.bar.say(text)
 
     def save(self, *, force: bool = False) -> None:
         """Write a checkpoint, if ``checkpoint_seconds`` have passed since the last one."""
@@ -363,10 +357,12 @@ class Session:
             return
         assert self._trainer is not None, "begin comes first"
         self.require_finite()
+        began = time.monotonic()
         tensors, parts = pack(self._trainer.parts())
-        stages = {stage.name: {"step": stage.step, "minutes": stage.minutes_used} for stage in self.stages}
+        names = ("step", "fraction", "began", "over")
         state = {
-            "stages": stages,
+            "minutes": self.timer.minutes,
+            "stages": {stage.name: {name: getattr(stage, name) for name in names} for stage in self.timer.stages},
             "values": self._trainer.values(),
             "parts": parts,
             "averages": {name: values for name, values in self._sums.items() if values},
@@ -375,6 +371,7 @@ class Session:
         }
         self.run.save_checkpoint(self.clock, tensors, state)
         self._saved, self._saved_clock = time.monotonic(), self.clock
+        self.timer.reserves["checkpoint"] = (self._saved - began) / 60
 
     def finish(self, *, save: bool = True) -> bool:
         """Write the last checkpoint and wait for all processes. Returns whether this one is to write model and report.
@@ -394,10 +391,11 @@ class Session:
         stage: Stage,
         *,
         log_every: int | None = 10,
-        until: int | None = None,
+        until: float = 1.0,
         then: Callable[[], None] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Iterator[int]:
-        """Numbers of the steps of a stage until its budget is used up, from where the run was left.
+        """Numbers of the steps of a stage until its share of the training's length is used up, from where the run was left.
 
         After each step it is counted, averages are logged, the bar moves, and a checkpoint is written if one is due. On
         Ctrl-C or SIGTERM the step under way is finished, and a checkpoint written at once.
@@ -405,37 +403,93 @@ class Session:
         Args:
             stage: one of this session's.
             log_every: steps of the stage between two lines of averages; None: ``then`` logs.
-            until: end at this step of the stage, before its budget is used up.
+            until: end at this share of the stage.
             then: called after each step, before a checkpoint may be written.
+            stop: ends the stage before its time where it is true.
         """
-        stage.started = time.monotonic()
         if not stage.step:
             # What the stage before has noted since its last line is not this one's.
             self._sums.clear()
             self._latest = {}
-        length, completed = stage.budget.bar(stage.step, stage.minutes_used)
+        if stage.began is None:
+            stage.began = self.agree(self.timer.minutes)
+        self.moved(stage)
         interrupts.wait(True)
-        with progress(length, stage.text, completed=completed, is_main=self.is_main) as advance:
-            while True:
-                share, signal = self.agree((stage.share, interrupts.received()))
-                if signal is not None:
-                    self._stop(stage, signal)
-                if share >= 1 or (until is not None and stage.step >= until):
-                    break
+        share, signal = self.agree((self.timer.share(stage), interrupts.received()))
+        stopped = False
+        while True:
+            if signal is not None:
+                self._stop(stage, signal)
+            if share >= until or (stopped := stop is not None and stop()):
+                break
+            with self.timer.spending(stage):
                 stage.fraction = share
                 yield stage.step
                 stage.step += 1
+                stage.done, stage.counted = stage.step, stage.counted + 1
                 if log_every and stage.step % log_every == 0:
                     self.log_averages()
-                advance(stage.budget.stride(share, self.agree(stage.share)), **self._shown)
-                self._shown = {}
+                share, signal = self.agree((self.timer.share(stage), interrupts.received()))
+                self._after = share
+                self.moved(stage)
                 if then is not None:
                     then()
                 self.save()
         interrupts.wait(False)
-        stage.minutes, stage.started = stage.minutes_used, None
-        if until is None:
-            stage.fraction = 1.0
+        if until >= 1 or stopped:
+            stage.fraction, stage.over = 1.0, True
+            stage.total = stage.step
+
+    @contextlib.contextmanager
+    def doing(self, work: Work) -> Iterator[Callable[[float], None]]:
+        """Around something that is no step; yields ``advance(amount)``, which moves the bar."""
+
+        def advance(amount: float) -> None:
+            work.done, work.counted = work.done + amount, work.counted + amount
+            self.moved(work)
+
+        self.moved(work)
+        with self.timer.spending(work):
+            yield advance
+
+    def deadline(self, share: float) -> Callable[[], bool]:
+        """Whether a share of the time that is left for training is used up from now on; in steps it never is."""
+        if not self.timer.by_clock:
+            return lambda: False
+        end = self.timer.minutes + share * (self.timer.usable - self.timer.minutes)
+        return lambda: self.agree(self.timer.minutes >= end)
+
+    def validate_if_due(
+        self,
+        stage: Stage,
+        validations: Validations,
+        best: Best,
+        scores_of: Callable[[], dict[str, Any]],
+        key: str,
+        prefix: str = "val_",
+    ) -> None:
+        """After a step: where a validation is due, score the model, log it, and keep the model if it is the best.
+
+        Args:
+            scores_of: computes the scores, higher is better, by name; called in the main process.
+            key: of the one that decides.
+            prefix: of the names in the log.
+        """
+        if not self.agree(self.timer.validation_due(stage, validations, stage.fraction, self._after)):
+            return
+        with self.timer.timed(validations):
+            scores = self.agree(scores_of() if self.is_main else {})
+        if scores.get(key) is None:  # no pixel of the split is labelled
+            return
+        best.update(self.clock, scores[key])
+        self.log(**{f"{prefix}{name}": score for name, score in scores.items()}, **{f"{prefix}smoothed": best.smoothed})
+
+    def moved(self, work: Work) -> None:
+        """Move the bar to where a work is."""
+        is_open = work.total is None or (isinstance(work, Stage) and self.timer.by_clock)
+        done = f"{work.done:g}" if is_open else f"{work.done:g} of {work.total:g}"
+        self.bar.show(work.text, f"{work.unit} {done}", self.timer.done, self.timer.left, **self._shown)
+        self._shown = {}
 
     def _stop(self, stage: Stage, signal: int) -> None:
         """End the training between two steps. Before a stage's first one nothing is saved: what led to it is done again."""

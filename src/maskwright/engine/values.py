@@ -1,4 +1,4 @@
-"""Python values as JSON and as numbers to log."""
+"""Python values as JSON and as numbers to log. Imports nothing heavy: the settings of recipes are read before PyTorch is."""
 
 from __future__ import annotations
 
@@ -55,3 +55,8 @@ def number(name: str, value: Any) -> float:
     if not isinstance(value, int | float):
         raise TypeError(f"{name}: a scalar to log must be a number, not {type(value).__name__}")
     return value
+
+
+def settings_of(config: Any, *free: str) -> dict[str, Any]:
+    """The fields of a dataclass as JSON, but for the ``free`` ones, which do not decide the result."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k not in free}

@@ -7,21 +7,13 @@ SAMIX, which can be used instead, is ``nets.spnet``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Heuristic = Literal["random", "similar", "similar-foreground", "diverse"]
-"""Selectors that need no training."""
-
-SelectorName = Literal[Heuristic, "policy"]
-"""Selectors that a model can be trained with."""
-
-EvaluatedSelector = Literal[Heuristic, "policy", "oracle"]
-"""Selectors that can be compared. ``policy`` is SPNet; ``oracle`` (``methods.in_context.judging.oracle``) uses the true masks and is for
-evaluation only."""
+from maskwright.nets.selector_names import Heuristic
 
 
 def select(

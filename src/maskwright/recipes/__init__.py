@@ -25,11 +25,13 @@ class Recipe:
         name: as in ``maskwright train NAME``; also the module's name.
         text: what a user gets from it, for the help.
         predictor: ``module:function`` that makes a predictor of a model folder.
+        uses: what to give a trained model's ``maskwright predict RUN``, and what comes of it, one line each.
     """
 
     name: str
     text: str
     predictor: str
+    uses: tuple[tuple[str, str], ...] = (("IMAGES --out DIR", "masks of new images"),)
 
     def module(self) -> ModuleType:
         """The module with ``Config`` and ``main``."""
@@ -49,6 +51,10 @@ RECIPES = {
             "samix",
             "A semantic segmenter from any mix of masks, boxes, scribbles, points, tags and no labels at all (SAMIX).",
             "maskwright.methods.semantic.predictor:load_segmenter",
+            (
+                ("IMAGES --out DIR", "masks of new images"),
+                ("IMAGES --out DIR --in-context", "the same by SAM, which is shown references"),
+            ),
         ),
         Recipe(
             "alignsam",
@@ -59,6 +65,10 @@ RECIPES = {
             "clicks",
             "An agent that corrects masks by clicks of its own, after a click, a box or a mask of yours.",
             "maskwright.methods.clicks.predictor:load_agent",
+            (
+                ("IMAGE --click X,Y --out DIR", "your click, corrected"),
+                ("IMAGES --masks DIR --out DIR2", "masks of another model, corrected"),
+            ),
         ),
         Recipe(
             "s4m",

@@ -21,7 +21,8 @@ from maskwright.methods.in_context.judging import PredictMasks
 from maskwright.methods.in_context.pool import ReferencePool
 from maskwright.methods.in_context.pseudo_masks import RowPrompts, Rows
 from maskwright.methods.in_context.selection import ReferencePolicy
-from maskwright.nets.selector import SelectorName, select
+from maskwright.nets.selector import select
+from maskwright.nets.selector_names import SelectorName
 from maskwright.nets.spnet import Query, pooled
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Masks, Memory, Sam

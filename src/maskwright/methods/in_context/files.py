@@ -33,7 +33,7 @@ from maskwright.methods.in_context.pool import ReferencePool
 from maskwright.methods.in_context.predictor import InContextPredictor, InContextSegmenter
 from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy, load_policy
 from maskwright.methods.semantic.predictor import load_segmenter
-from maskwright.nets.selector import SelectorName
+from maskwright.nets.selector_names import SelectorName
 from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import tensors_signature

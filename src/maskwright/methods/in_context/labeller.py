@@ -23,7 +23,7 @@ from maskwright.methods.in_context.pseudo_masks import RowPrompts, Rows
 from maskwright.methods.in_context.selection import ReferencePolicy
 from maskwright.methods.in_context.streams import Stream
 from maskwright.nets.losses import consistency_loss, partial_cross_entropy
-from maskwright.nets.selector import SelectorName
+from maskwright.nets.selector_names import SelectorName
 from maskwright.nets.spnet import pooled, pooled_memory
 from maskwright.sam.sam import Embedding, Masks, Memory, Sam
 

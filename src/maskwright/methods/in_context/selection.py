@@ -18,7 +18,8 @@ from torch import Tensor
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state, load_tensors
 from maskwright.methods.in_context.judging import REWARDS, Judge, PredictMasks, answer_groups, oracle, promise
-from maskwright.nets.selector import Heuristic, select
+from maskwright.nets.selector import select
+from maskwright.nets.selector_names import Heuristic
 from maskwright.nets.spnet import Entries, Query, Shortlist, SPNet, make_shortlist
 from maskwright.rl.grpo import Diagnostics, advantages, descent, update
 

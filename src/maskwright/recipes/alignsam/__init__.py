@@ -12,21 +12,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maskwright.engine.session import Session
+from maskwright.engine.announce import announce
 from maskwright.recipes.alignsam.config import Config
-from maskwright.recipes.alignsam.report import write_model, write_report
-from maskwright.recipes.alignsam.trainer import Trainer
 
 __all__ = ["Config", "main"]
 
 
 def main(config: Config) -> Path:
     """Train and return the run directory."""
-    with Session.open(config, config.settings(), several_processes=False) as session:
+    started = announce("alignsam", config)
+    # These need PyTorch, which takes seconds to import: the first line comes before, and the help does without.
+    from maskwright.engine.session import Session
+    from maskwright.recipes.alignsam import report
+    from maskwright.recipes.alignsam.trainer import Trainer
+
+    with Session.open(config, config.settings(), several_processes=False, started=started) as session:
         trainer = Trainer(config, session)
         session.begin(trainer)
+        report.reserve_ending(trainer)
         trainer.fit()
         if session.finish():
-            write_model(trainer)
-            write_report(trainer)
+            report.keep_model(trainer)
+            report.write_model(trainer)
+            report.write_report(trainer)
     return config.out

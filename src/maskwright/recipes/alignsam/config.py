@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from maskwright.engine.run import settings_of
-from maskwright.errors import canvas_rule, require
+from maskwright.engine.budget import Budget
+from maskwright.engine.hints import default
+from maskwright.engine.values import settings_of
+from maskwright.errors import canvas_rule, require, validation_rules
 
 
 @dataclass
@@ -31,19 +33,24 @@ class Config:
     """Categories that are foreground, together. Left out: those that --text names if the dataset has them all, else all categories."""
     sam: str = "nano"
     """SAM 2: `nano` (bundled), a Hugging Face id such as facebook/sam2.1-hiera-tiny, a folder, or an official .pt file."""
-    size: int | None = None
-    """Side of the square canvas, a multiple of 32. Left out: the SAM's own."""
+    size: Annotated[int | None, default("that of the weights")] = None
+    """Side of the square canvas, a multiple of 32."""
     clip: str = "nano-clip"
     """CLIP for --text: `nano-clip` (bundled, knows the words of procedural scenes only), a Hugging Face id such as
     openai/clip-vit-base-patch16, or a folder."""
-    clip_size: int | None = None
-    """Side of the square that CLIP sees, a multiple of its patch: larger is finer. Left out: the CLIP's own."""
+    clip_size: Annotated[int | None, default("the CLIP's own")] = None
+    """Side of the square that CLIP sees, a multiple of its patch: larger is finer."""
     grid: int = 10
     """Places to click along a side of the canvas."""
     clicks: int = 15
     """Clicks of the policy on each image, after the two opening clicks."""
-    episodes: int = 50
-    """Episodes; each plays all training images once."""
+    epochs: Annotated[float | None, default("50, without --steps and --minutes")] = None
+    """Length of the training in episodes; each plays all training images once."""
+    steps: Annotated[int | None, default("given by --epochs")] = None
+    """The same: a step is an episode on all training images."""
+    minutes: Annotated[float | None, default("given by --epochs")] = None
+    """Length of the whole training by the clock, from the command to its end: the embedding of all images, episodes, validation, model
+    and report included."""
     ppo_epochs: int = 20
     """Steps of the policy's optimiser on each episode."""
     gamma: float = 0.99
@@ -58,12 +65,21 @@ class Config:
     """Normalise the advantages of an episode to mean 0 and standard deviation 1."""
     lr: float = 1e-3
     """Learning rate of the policy (Adam)."""
-    srm_updates: int | None = None
-    """Passes of SRM over all images after each click. Left out: 1 for the implicit branch, 5 for the explicit."""
+    srm_updates: Annotated[int | None, default("1 for the implicit branch, 5 for the explicit")] = None
+    """Passes of SRM over all images after each click."""
     srm_batch: int = 25
     """Images in an update of SRM."""
     srm_lr: float = 1e-3
     """Learning rate of SRM (Adam)."""
+    keep: Literal["best", "last"] = "best"
+    """The networks in the model folder: those with the best mIoU (smoothed) on the validation split, or the last. Without images for
+    validation the last."""
+    patience: Annotated[int | None, default("none: train to the end")] = None
+    """End the training after so many validations in a row without a better mIoU."""
+    validations: int = 10
+    """Validations, at most: they take no more than a tenth of the time."""
+    validation_images: int = 50
+    """Images of the validation split that are used, evenly spread; 0: all."""
     seed: int = 0
     """Seed of all random numbers."""
     device: Literal["auto", "cpu"] = "auto"
@@ -78,6 +94,9 @@ class Config:
     """Delete the run that is already in --out."""
 
     def __post_init__(self) -> None:
+        if self.epochs is None and self.steps is None and self.minutes is None:
+            self.epochs = 50.0
+        _ = self.length
         if self.srm_updates is None:
             self.srm_updates = 5 if self.text else 1
         rules = {
@@ -85,13 +104,18 @@ class Config:
             f"--shots {self.shots}: must be 0 (all) or more": self.shots >= 0,
             f"--grid {self.grid}: must be at least 2": self.grid >= 2,
             f"--clicks {self.clicks}: must be at least 1": self.clicks >= 1,
-            f"--episodes {self.episodes}: must be at least 1": self.episodes >= 1,
+            **validation_rules(self.validations, self.validation_images, self.patience),
             f"--ppo-epochs {self.ppo_epochs}: must be at least 1": self.ppo_epochs >= 1,
             f"--srm-updates {self.srm_updates}: must be at least 1": self.srm_updates >= 1,
             f"--srm-batch {self.srm_batch}: must be at least 1": self.srm_batch >= 1,
             f"--seed {self.seed}: must be 0 or more": self.seed >= 0,
         }
         require(rules)
+
+    @property
+    def length(self) -> Budget:
+        """Of the whole training; a step is an epoch."""
+        return Budget(self.epochs, self.steps, self.minutes, steps_per_epoch=1)
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide the result, for ``config.json``."""

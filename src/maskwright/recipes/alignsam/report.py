@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -14,15 +15,17 @@ from numpy.typing import NDArray
 from maskwright.data.geometry import on_canvas
 from maskwright.data.labels import IGNORE, Point
 from maskwright.data.pictures import draw_labels, side_by_side
+from maskwright.engine.metrics import BinaryMetrics
 from maskwright.engine.model import describe, weights_beside
+from maskwright.engine.outcome import Outcome
 from maskwright.engine.report import Picture, Report
 from maskwright.engine.run import read_metrics
 from maskwright.methods.autoprompt.agent import OPENING, resized
 from maskwright.methods.autoprompt.predictor import SCORES
-from maskwright.methods.autoprompt.scores import scores_on_canvas
+from maskwright.methods.autoprompt.scores import probabilities, scores_on_canvas
 from maskwright.recipes.alignsam.trainer import Trainer
 from maskwright.rl.bank import Bank
-from maskwright.rl.clicks import ClickState
+from maskwright.rl.clicks import ClickState, start
 
 CHARTS = {
     "Share of clicks on the foreground, and of places that SRM has right": ("foreground_rate", "label_accuracy"),
@@ -35,6 +38,64 @@ CHARTS = {
 
 FILMS = 8
 """Validation images whose clicks are drawn."""
+
+
+def reserve_ending(trainer: Trainer, probe: int = 4) -> None:
+    """By the clock: set time aside for what follows the last step, as measured on a few images.
+
+    Args:
+        probe: images that are measured.
+    """
+    timer, bank = trainer.session.timer, trainer.bank if trainer.val is None else trainer.val
+    if not timer.by_clock:
+        return
+    rows = torch.arange(min(probe, len(bank)), device=bank.device)
+    began = time.monotonic()
+    scores_on_canvas(trainer.agent, bank.select(rows))
+    image = (time.monotonic() - began) / len(rows) / 60
+    timer.reserves.setdefault("validation", 0 if trainer.val is None else len(bank) * image)
+    # The table scores the bank with several numbers of clicks, 2.5 times as many as the agent has in all; then the film strips.
+    timer.reserves["report"] = len(bank) * image * (4 + 2 * (trainer.coach is not None)) + FILMS * image + 5 / 60
+
+
+def keep_model(trainer: Trainer) -> None:
+    """Fill the networks with those that were kept, and note their score on the validation split against what costs nothing."""
+    best, session = trainer.best, trainer.session
+    best.restore()
+    if trainer.val is None or best.step is None:
+        session.outcome = Outcome("mIoU", None, steps=session.clock)
+        return
+    session.outcome = Outcome(
+        "mIoU",
+        best.score,
+        baselines(trainer, trainer.val),
+        step=best.step,
+        steps=session.clock,
+        keep=trainer.config.keep,
+        images=len(trainer.val),
+        advice="train longer, or on more images, or with another --sam; see in the report where it clicks",
+    )
+
+
+@torch.no_grad()
+def baselines(trainer: Trainer, bank: Bank) -> dict[str, float]:
+    """mIoU on the validation images of what needs no training: a click in the middle of each image, and everything foreground."""
+    size = trainer.sam.size
+    middle = torch.full((len(bank), 2), size / 2, device=bank.device)
+    on = torch.ones(len(bank), dtype=torch.long, device=bank.device)
+    rows = torch.arange(len(bank), device=bank.device)
+    clicked = [
+        probabilities(start(trainer.sam, bank, part, middle[part], on[part]).logits, size) for part in rows.split(32)
+    ]
+    guesses = {"one click in the middle": torch.cat(clicked), "all foreground": torch.ones(len(bank), size, size)}
+    truth, scores = bank.known_truth, dict[str, float]()
+    target = torch.where(truth.known, truth.canvas.long(), IGNORE).cpu().numpy()
+    for name, guess in guesses.items():
+        metrics = BinaryMetrics()
+        for place, image in enumerate(bank.names):
+            metrics.update(guess[place].cpu().numpy().astype(np.float64), target[place], image)
+        scores[name] = float(metrics.compute()["miou"])
+    return scores
 
 
 def write_model(trainer: Trainer) -> None:
@@ -80,9 +141,8 @@ def _card(trainer: Trainer) -> str:
         f"(Huang et al., CVPR 2024), preset {config.preset}, {trainer.stage.step} episodes of {config.clicks} clicks, seed {config.seed}.",
         f"Trained on {len(trainer.bank)} images of `{config.data.name}`.",
     ]
-    scores = [entry for entry in read_metrics(config.out) if "val_miou" in entry]
-    if scores:
-        lines.append(f"Validation: mIoU {scores[-1]['val_miou']:.3f}, MAE {scores[-1]['val_mae']:.3f}.")
+    if trainer.session.outcome is not None:
+        lines += ["", *trainer.session.outcome.sentences]
     lines += ["", "```python", "import maskwright", "masks = maskwright.load('RUN').predict(['image.jpg'])", "```", ""]
     return "\n".join(lines)
 
@@ -95,6 +155,9 @@ def write_report(trainer: Trainer) -> None:
         f"{config.out} — {trainer.stage.step} episodes, preset {config.preset}, seed {config.seed}, SAM {config.sam}, "
         f"{'text: ' + ', '.join(config.text) if config.text else 'no text (implicit branch)'}",
     )
+    outcome = trainer.session.outcome
+    if outcome is not None:
+        report.outcome(outcome)
     metrics = read_metrics(config.out)
     curves: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for entry in metrics:
@@ -103,7 +166,8 @@ def write_report(trainer: Trainer) -> None:
             curves[name][1].append(value)
     validation = {name: curve for name, curve in curves.items() if name.startswith("val_")}
     if validation:
-        report.curves("Validation (on the canvas)", validation, x="episode")
+        marks = {} if outcome is None else outcome.marks
+        report.curves("Validation (on the canvas)", validation, x="episode", marks=marks)
     for title, names in CHARTS.items():
         if chart := {name: curves[name] for name in names if name in curves}:
             report.curves(title, chart, x="episode")

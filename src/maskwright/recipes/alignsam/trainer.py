@@ -14,12 +14,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskwright.data.dataset import Dataset
-from maskwright.engine.budget import Budget
+from maskwright.engine.best import Best
 from maskwright.engine.origin import Origin
+from maskwright.engine.scoring import evenly_spread
 from maskwright.engine.session import Session, Trainable
+from maskwright.engine.timer import Part, Validations
 from maskwright.errors import DataError
 from maskwright.methods.autoprompt.agent import (
     OPENING,
@@ -46,6 +48,9 @@ from maskwright.sam.sam import Sam
 BLANK_SHARE = 0.2
 """Share of SRM's training samples without a mask (M = 1), as at the start of every prediction. Not given in the paper."""
 
+VALIDATION_COST = 0.3
+"""Time of an image in a validation relative to one in an episode; measured on two CPU cores. To bound the time of validations."""
+
 
 class Stream(IntEnum):
     """Purposes of the run's random numbers; see ``Session.generator``."""
@@ -64,7 +69,7 @@ class Trainer(Trainable):
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device
         dataset = session.dataset
-        self.stage = session.stage("episodes", "training", Budget(steps=config.episodes))
+        (self.stage,) = session.plan(config.length, Part("episodes", "training"))
         # Errors in the words are raised before anything that takes time.
         clip = ClipSurgery.load(config.clip, size=config.clip_size).to(self.device) if config.text else None
         if clip is not None:
@@ -74,7 +79,9 @@ class Trainer(Trainable):
         self.bank = self._shots(dataset)
         val = dataset.split("val")
         val = val.with_samples([sample for sample in val if sample.labels.mask is not None])
+        val = evenly_spread(val, config.validation_images)
         self.val = foreground_bank(self.sam, val, self.foreground) if len(val) else None
+        self.validations = Validations(config.validations, VALIDATION_COST * len(val) / len(self.bank))
         torch.manual_seed(config.seed)
         branch = "explicit" if config.text else "implicit"
         srm = SemanticRecalibration(self.sam.width, branch).to(self.device)
@@ -91,6 +98,10 @@ class Trainer(Trainable):
             None if self.coach is None else self.coach.agent,
         )
         self.srm, self.policy = self.agent.srm, self.agent.policy
+        modules: dict[str, nn.Module] = {"policy": self.policy, "srm": self.srm}
+        if self.coach is not None:
+            modules |= {"prompter": self.coach.prompter, "quality": self.coach.quality}
+        self.best = Best(modules, config.keep, config.patience)
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.lr)
         self.srm_optimizer = torch.optim.Adam(self.srm.parameters(), lr=config.srm_lr)
         self.recalibrator = Recalibrator(self.srm, self.agent.semantic(self.bank))
@@ -155,6 +166,7 @@ class Trainer(Trainable):
             "srm": self.srm,
             "optimizer": self.optimizer,
             "srm_optimizer": self.srm_optimizer,
+            "best": self.best,
         }
         if self.coach is not None:
             parts |= {"prompter": self.coach.prompter, "quality": self.coach.quality}
@@ -181,7 +193,7 @@ class Trainer(Trainable):
             session.log(**scalars)
             self._validate_if_due()
 
-        for _ in session.steps(self.stage, log_every=None, then=log_and_validate):
+        for _ in session.steps(self.stage, log_every=None, then=log_and_validate, stop=self.best.is_exhausted):
             rollout = self.play()
             losses = ppo.update(self.policy, self.optimizer, rollout, self.ppo) | self.coach_step()
             session.watch(torch.tensor([*losses.values()]))
@@ -234,7 +246,7 @@ class Trainer(Trainable):
         with torch.no_grad():
             blank = torch.ones_like(self.target)
             recalibrated = self.recalibrator.logits(self.bank, rows, blank).sigmoid()
-        rate = 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * self.stage.step / self.config.episodes))
+        rate = 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * self.stage.fraction))
         return self.coach.learn(self.states, recalibrated, rate, self.session.generator(Stream.COACH, self.stage.step))
 
     def log_label_accuracy(self, before: ClickState, after: ClickState) -> None:
@@ -260,9 +272,9 @@ class Trainer(Trainable):
     # ------------------------------------------------------------------------------------------------ validation
 
     def _validate_if_due(self) -> None:
-        episode, episodes = self.stage.step, self.config.episodes
-        if self.val is not None and (episode % max(1, episodes // 5) == 0 or episode == episodes):
-            self.session.log(**{f"val_{name}": score for name, score in self.validate(self.val).items()})
+        val = self.val
+        if val is not None:
+            self.session.validate_if_due(self.stage, self.validations, self.best, lambda: self.validate(val), "miou")
 
     def validate(self, bank: Bank) -> dict[str, float]:
         """Scores on the canvas, without any prompt."""

@@ -11,32 +11,44 @@ that no credit has to be assigned over time.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from maskwright.engine.session import Session
+from maskwright.engine.announce import announce
 from maskwright.errors import RunError
 from maskwright.recipes.clicks.config import Config
-from maskwright.recipes.clicks.report import GIF, log_scores, validate, write_model, write_report
-from maskwright.recipes.clicks.trainer import Trainer
+
+if TYPE_CHECKING:
+    from maskwright.engine.session import Session
+    from maskwright.recipes.clicks.trainer import Trainer
 
 __all__ = ["Config", "main"]
 
 
 def main(config: Config) -> Path:
     """Train and return the run directory."""
-    with Session.open(config, config.settings(), several_processes=False) as session:
+    started = announce("clicks", config)
+    # These need PyTorch, which takes seconds to import: the first line comes before, and the help does without.
+    from maskwright.engine.session import Session
+    from maskwright.recipes.clicks import report
+
+    with Session.open(config, config.settings(), several_processes=False, started=started) as session:
         trainer = _trainer(config, session)
-        session.begin(trainer, files=[GIF])
+        session.begin(trainer, files=[report.GIF])
+        report.reserve_ending(trainer)
         trainer.fit()
         trainer.calibrate()
         if session.finish(save=False):
-            scores = validate(trainer)
-            log_scores(trainer, scores)
-            write_model(trainer, scores)
-            write_report(trainer, scores)
+            scores = report.validate(trainer)
+            report.log_scores(trainer, scores)
+            report.conclude(trainer, scores)
+            report.write_model(trainer, scores)
+            report.write_report(trainer, scores)
     return config.out
 
 
 def _trainer(config: Config, session: Session) -> Trainer:
+    from maskwright.recipes.clicks.trainer import Trainer
+
     if config.learner == "own":
         return Trainer(config, session)
     if config.resume:

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from maskwright.engine.run import settings_of
-from maskwright.errors import canvas_rule, require
+from maskwright.engine.budget import Budget
+from maskwright.engine.hints import default
+from maskwright.engine.values import settings_of
+from maskwright.errors import canvas_rule, require, validation_rules
 
 
 @dataclass
@@ -22,12 +24,15 @@ class Config:
     """Run directory."""
     sam: str = "nano"
     """SAM 2: `nano` (bundled), a Hugging Face id such as facebook/sam2.1-hiera-tiny, a folder, or an official .pt file. It stays frozen."""
-    size: int | None = None
-    """Side of the square canvas, a multiple of 32; left out, the weights' own."""
-    steps: int | None = None
+    size: Annotated[int | None, default("that of the weights")] = None
+    """Side of the square canvas, a multiple of 32."""
+    epochs: Annotated[float | None, default("given by --minutes")] = None
+    """Length of the training in passes over its targets: in one, as many states are visited as there are targets."""
+    steps: Annotated[int | None, default("given by --minutes")] = None
     """Length of the training in steps."""
-    minutes: float | None = None
-    """Length of the training by the clock. Without --steps and --minutes: 10 minutes."""
+    minutes: Annotated[float | None, default("10, without --epochs and --steps")] = None
+    """Length of the whole training by the clock, from the command to its end: the embedding of all images, learning, calibration,
+    validation, model and report included."""
     learner: Literal["own", "sb3"] = "own"
     """`sb3`: Stable-Baselines3's PPO on pixels with the settings of the published agent, as a baseline. Of the
     options below it uses clicks, batch (environments), held_out, mirror and seed; a step is then one step of every environment."""
@@ -74,6 +79,15 @@ class Config:
     """Share of the training images that is held out for calibration."""
     mirror: bool = True
     """Also train on the mirror images, left to right."""
+    keep: Literal["best", "last"] = "best"
+    """The agent that is calibrated and written: the one with the best Dice (smoothed) on the validation split, or the last. Without
+    images for validation the last."""
+    patience: Annotated[int | None, default("none: train to the end")] = None
+    """End the training after so many validations in a row without a better Dice."""
+    validations: int = 5
+    """Validations, at most: they take no more than a tenth of the time."""
+    validation_images: int = 100
+    """Images of the validation split that are used, evenly spread; 0: all."""
     seed: int = 0
     """Seed of all random numbers."""
     device: Literal["auto", "cpu"] = "auto"
@@ -88,9 +102,11 @@ class Config:
     """Delete the run that is already in --out."""
 
     def __post_init__(self) -> None:
-        if self.steps is None and self.minutes is None:
+        if self.epochs is None and self.steps is None and self.minutes is None:
             self.minutes = 10.0
+        _ = self.length
         rules = {
+            **validation_rules(self.validations, self.validation_images, self.patience),
             **canvas_rule("size", self.size),
             f"--rounds {self.rounds}: must be at least 1": self.rounds >= 1,
             f"--clicks {self.clicks}: must be at least 1": self.clicks >= 1,
@@ -105,6 +121,11 @@ class Config:
             f"--held-out {self.held_out}: must lie in 0.02..0.5": 0.02 <= self.held_out <= 0.5,
         }
         require(rules)
+
+    @property
+    def length(self) -> Budget:
+        """Of the whole training."""
+        return Budget(self.epochs, self.steps, self.minutes)
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide the result, for ``config.json``."""

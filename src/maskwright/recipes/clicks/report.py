@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,14 +12,25 @@ import torch
 
 from maskwright.data.pictures import side_by_side
 from maskwright.engine.model import describe, weights_beside
+from maskwright.engine.outcome import Outcome
 from maskwright.engine.report import Picture, Report
 from maskwright.engine.run import read_metrics
 from maskwright.methods.clicks.agent import ClickRules
 from maskwright.methods.clicks.pictures import frames, write_gif
 from maskwright.methods.clicks.scores import LOST, Curve, curve, first_answers, head_room
-from maskwright.recipes.clicks.trainer import Stream, Trainer
+from maskwright.recipes.clicks.calibration import MARGINS, MASK_MARGINS
+from maskwright.recipes.clicks.trainer import (
+    CALIBRATION_SHARE,
+    CALIBRATION_TARGETS,
+    VALIDATION_TARGETS,
+    Stream,
+    Trainer,
+)
+
+VALIDATION = "Validation: Dice after the agent's clicks, before calibration"
 
 CHARTS = {
+    VALIDATION: ("val_agent_dice", "val_smoothed"),
     "Losses": ("value", "imitation", "truth", "belief", "critic", "quality", "rank"),
     "Change of Dice by a click: the expert's (sees the truth) and the agent's": ("expert_lead", "lead"),
     "Reinforcement: reward and gain of roll-outs": ("reward", "rl_gain"),
@@ -27,6 +40,53 @@ CHARTS = {
 
 GIF = "clicks.gif"
 """Name of the animation beside the report."""
+
+
+def reserve_ending(trainer: Trainer, probe: int = 4) -> None:
+    """By the clock: set time aside for what follows the last step, as measured on a few targets, and bound the calibration's part.
+
+    Args:
+        probe: held-out targets that are measured.
+    """
+    timer, config = trainer.session.timer, trainer.config
+    if not timer.by_clock:
+        return
+    # With sb3 there is nothing to measure before PPO has begun: a look at pixels takes about as long as one of this agent's.
+    agent, rows = Trainer.agent(trainer), torch.arange(min(probe, len(trainer.held_out)), device=trainer.device)
+    began = time.monotonic()
+    curve(agent, trainer.held_out.select(rows), replace(agent.rules, stop=False))
+    target = (time.monotonic() - began) / len(rows) / 60
+    # Calibration tries margins of two policies, and of masks; see ``calibration.calibrate``.
+    trials = 1 + 2 * len(MARGINS) + len(MASK_MARGINS) if config.quality else 2
+    trials = 0 if config.learner == "sb3" else trials
+    assert timer.length.minutes is not None
+    affordable = int(CALIBRATION_SHARE * timer.length.minutes / (max(1, trials) * target))
+    trainer.calibration_targets = max(4, min(CALIBRATION_TARGETS, len(trainer.held_out), affordable))
+    timer.reserves["calibration"] = trials * trainer.calibration_targets * target
+    count = 0 if trainer.val is None else len(trainer.val)
+    # Of the agent, of all clicks kept and of an oracle, which look at one click each; and of the film strips.
+    timer.reserves["scores"] = min(count, LIMIT) * target * (1 + 4 / config.looks) + min(count, 12) * target
+    timer.reserves.setdefault("validation", min(count, VALIDATION_TARGETS) * target)
+    timer.reserves["report"] = 5 / 60
+
+
+def conclude(trainer: Trainer, scores: dict[str, Any]) -> None:
+    """Note how the training ended: the agent's score on the validation split against that of the first click alone."""
+    best, session = trainer.best, trainer.session
+    if not scores:
+        session.outcome = Outcome("Dice", None, steps=session.clock)
+        return
+    session.outcome = Outcome(
+        "Dice",
+        scores["agent"]["dice"][-1],
+        {"no agent, the first click alone": scores["agent"]["dice"][0]},
+        step=best.step,
+        steps=session.clock,
+        keep=trainer.config.keep if best.step is not None else "last",
+        images=scores["agent"]["targets"],
+        unit="targets",
+        advice="do not use this agent: keep SAM's answer to your click. Train longer, on more images, or with another --sam",
+    )
 
 
 def write_model(trainer: Trainer, scores: dict[str, Any]) -> None:
@@ -67,11 +127,18 @@ def _card(trainer: Trainer, scores: dict[str, Any]) -> str:
             f"after up to {config.clicks} of its own (gain {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}); "
             f"{agent['lost']:.0%} lose more than {LOST}. An oracle that sees the truth: {oracle['dice'][-1]:.3f}."
         ]
+        lines += (
+            [trainer.session.outcome.warning] if trainer.session.outcome and trainer.session.outcome.warning else []
+        )
     lines += ["", "```python", "import maskwright", "agent = maskwright.load('RUN')", "```", ""]
     return "\n".join(lines)
 
 
-def validate(trainer: Trainer, limit: int = 100) -> dict[str, Any]:
+LIMIT = 100
+"""Targets of the validation at the end, at most."""
+
+
+def validate(trainer: Trainer, limit: int = LIMIT) -> dict[str, Any]:
     """Scores of the agent, of the oracle and of the agent without look-ahead on the validation split; empty without one.
 
     Args:
@@ -114,9 +181,12 @@ def write_report(trainer: Trainer, scores: dict[str, Any]) -> None:
         f"maskwright · clicks · {config.data.name}",
         f"{config.out} — {trainer.stage.step} steps, seed {config.seed}, SAM {config.sam}",
     )
+    outcome = trainer.session.outcome
+    if outcome is not None:
+        report.outcome(outcome)
     if scores:
         _score_sections(report, scores)
-    _training_sections(report, read_metrics(config.out))
+    _training_sections(report, read_metrics(config.out), {} if outcome is None else outcome.marks)
     rows = [
         [
             trial["policy"],
@@ -161,7 +231,7 @@ def _score_sections(report: Report, scores: dict[str, Any]) -> None:
     )
 
 
-def _training_sections(report: Report, metrics: list[dict[str, float]]) -> None:
+def _training_sections(report: Report, metrics: list[dict[str, float]], marks: dict[str, float]) -> None:
     columns: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for entry in metrics:
         for name, value in entry.items():
@@ -170,7 +240,7 @@ def _training_sections(report: Report, metrics: list[dict[str, float]]) -> None:
     for title, names in CHARTS.items():
         curves = {name: columns[name] for name in names if name in columns}
         if curves:
-            report.curves(title, curves)
+            report.curves(title, curves, marks=marks if title == VALIDATION else None)
 
 
 def _calibration(report: Report, trainer: Trainer, bins: int = 10) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from maskwright.engine.budget import progress
 from maskwright.engine.origin import Origin
 from maskwright.methods.clicks.agent import ClickAgent
 from maskwright.methods.clicks.pixel_agent import PixelAgent
@@ -47,16 +45,16 @@ class Sb3Trainer(Trainer):
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
         moves = max(2, ROLL_OUT // config.batch)
-        if config.steps is not None:
-            moves = min(moves, config.steps)
+        if self.stage.total is not None:
+            moves = min(moves, int(self.stage.total))
         settings = SETTINGS | {"batch_size": min(SETTINGS["batch_size"], moves * config.batch)}
         self.ppo = PPO(
             "CnnPolicy", Sb3ClickVecEnv(env), n_steps=moves, seed=config.seed, device=self.device, **settings
         )
-        self.stage.started = time.monotonic()
-        length, _ = self.stage.budget.bar(0, 0.0)
-        with progress(length, self.stage.text) as advance:
-            self.ppo.learn(10**12, callback=_Budgeted(self, advance))
+        self.stage.began = self.session.timer.minutes
+        with self.session.timer.spending(self.stage):
+            self.ppo.learn(10**12, callback=_Budgeted(self))
+        self.stage.fraction, self.stage.over = 1.0, True
 
     def calibrate(self) -> None:
         """Nothing to choose: every click is kept."""
@@ -84,14 +82,13 @@ class _Budgeted(BaseCallback):
     A roll-out under way is finished and learnt from: Stable-Baselines3 would drop an unfinished one.
     """
 
-    def __init__(self, trainer: Sb3Trainer, advance: Any) -> None:
+    def __init__(self, trainer: Sb3Trainer) -> None:
         super().__init__()
-        self.session, self.stage, self.advance = trainer.session, trainer.stage, advance
-        self.share = 0.0
+        self.session, self.stage = trainer.session, trainer.stage
         self.over = False
 
     def _on_rollout_start(self) -> None:
-        self.over = self.stage.share >= 1
+        self.over = self.session.timer.share(self.stage) >= 1
 
     def _on_step(self) -> bool:
         if self.over:
@@ -100,6 +97,6 @@ class _Budgeted(BaseCallback):
         self.stage.step += 1
         if self.stage.step % 100 == 0:
             self.session.log_averages()
-        before, self.share = self.share, self.stage.share
-        self.advance(self.stage.budget.stride(before, self.share))
+        self.stage.done = self.stage.counted = self.stage.step
+        self.session.moved(self.stage)
         return True

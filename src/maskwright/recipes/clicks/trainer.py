@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import IntEnum
 from typing import Any, ClassVar
 
@@ -24,9 +24,11 @@ from torch import Tensor
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.labels import Sample
-from maskwright.engine.budget import Budget
+from maskwright.engine.best import Best
 from maskwright.engine.origin import Origin
+from maskwright.engine.scoring import evenly_spread
 from maskwright.engine.session import Session, Trainable
+from maskwright.engine.timer import Part, Validations
 from maskwright.errors import DataError
 from maskwright.methods.clicks.agent import (
     CandidateClicks,
@@ -39,6 +41,7 @@ from maskwright.methods.clicks.agent import (
 )
 from maskwright.methods.clicks.episodes import Episodes
 from maskwright.methods.clicks.openings import draw_openings
+from maskwright.methods.clicks.scores import curve
 from maskwright.methods.clicks.visited_states import VisitedStates
 from maskwright.nets.prompter import Advice, Observation, Prompter
 from maskwright.nets.quality import QualityHead, belief_loss, quality_loss, value_loss
@@ -58,6 +61,15 @@ ROLL_OUT_TARGETS = 4
 
 CALIBRATION_TARGETS = 96
 """Held-out targets of the calibration, at most."""
+
+CALIBRATION_SHARE = 0.25
+"""By the clock: share of the time that calibration may take; of more held-out targets a random part is used."""
+
+VALIDATION_TARGETS = 32
+"""Targets of a validation during the training, at most."""
+
+VALIDATION_COST = 0.15
+"""Time of a target in a validation relative to a step; measured on two CPU cores. To bound the time of validations."""
 
 
 class Stream(IntEnum):
@@ -103,15 +115,20 @@ class Trainer(Trainable):
         self.held_out, bank = (bank.select(rows.nonzero()[:, 0]) for rows in (bank.image < count, bank.image >= count))
         self.images, self.unused = len(bank.pixels), len(masked) - count - len(bank.pixels)
         self.bank = bank.mirrored(self.sam) if config.mirror else bank
-        val = [sample for sample in dataset.split("val") if sample.labels.mask is not None]
-        self.val = self._bank(dataset, val, config.held_out)
+        val = dataset.with_samples([sample for sample in dataset.split("val") if sample.labels.mask is not None])
+        self.val = self._bank(dataset, list(evenly_spread(val, config.validation_images)), config.held_out)
         self.prompter = Prompter(self.sam.width, stop_value=config.cost).to(self.device)
         self.quality = QualityHead(self.prompter.hidden).to(self.device)
         self.reference: Prompter | None = None
         self.supervised_parameters = [*self.prompter.parameters(), *self.quality.parameters()]
         self.optimizer = torch.optim.AdamW(self.supervised_parameters, lr=config.lr, weight_decay=config.weight_decay)
         self.rl_optimizer = torch.optim.AdamW(self.prompter.policy_parameters(), lr=config.rl_lr, weight_decay=0.0)
-        self.stage = session.stage("fit", "training", Budget(steps=config.steps, minutes=config.minutes))
+        length = replace(config.length, steps_per_epoch=math.ceil(len(self.bank) / config.batch))
+        (self.stage,) = session.plan(length, Part("fit", "training"))
+        self.validations = Validations(config.validations, VALIDATION_COST * len(self._val_part()))
+        self.calibration_targets = CALIBRATION_TARGETS
+        modules = {"prompter": self.prompter, "quality": self.quality}
+        self.best = Best(modules, config.keep, config.patience, lambda: self.reference is not None)
         self.visited_states = VisitedStates(int(VISITED_SHARE * config.memory * 2**30), 0, {})
         self.episodes = Episodes(config.batch, config.clicks, self.device)
         self.rules = ClickRules(
@@ -143,6 +160,7 @@ class Trainer(Trainable):
             "rl_optimizer": self.rl_optimizer,
             "visited": self.visited_states,
             "episodes": self.episodes,
+            "best": self.best,
         }
         return parts if self.reference is None else parts | {"reference": self.reference}
 
@@ -168,7 +186,7 @@ class Trainer(Trainable):
     def fit(self) -> None:
         """Supervised learning, and in the last ``--rl-share`` of the training reinforcement."""
         supervised = 1 - self.config.rl_share
-        for _ in self.session.steps(self.stage):
+        for _ in self.session.steps(self.stage, then=self._validate_if_due, stop=self.best.is_exhausted):
             fraction = self.stage.fraction
             if fraction < supervised:
                 self.practise(fraction / supervised)
@@ -304,15 +322,35 @@ class Trainer(Trainable):
         self.session.average(**scalars)
         self.session.show(reward=scalars["reward"])
 
+    # ------------------------------------------------------------------------------------------------ validation
+
+    def _val_part(self) -> Tensor:
+        """Rows of the validation targets that are used during the training, evenly spread."""
+        count = 0 if self.val is None else len(self.val)
+        return torch.linspace(0, max(0, count - 1), min(count, VALIDATION_TARGETS)).round().long()
+
+    def _validate_if_due(self) -> None:
+        if self.val is not None:
+            self.session.validate_if_due(self.stage, self.validations, self.best, self._validate, "agent_dice")
+
+    def _validate(self) -> dict[str, float]:
+        """Dice on a part of the validation targets after the agent's clicks, before it is calibrated."""
+        assert self.val is not None
+        found = curve(self.agent(), self.val.select(self._val_part().to(self.device)))
+        return {"agent_dice": float(found.dice[:, -1].mean())}
+
     # ------------------------------------------------------------------------------------------------ calibration
 
     def calibrate(self) -> None:
         """On held-out images: calibrate the quality head, choose the policy (before or after reinforcement) and the margins."""
         self.session.save(force=True)
+        self.best.restore()
+        if self.best.tensors and not self.best.kept_values:
+            self.reference = None  # the agent that is kept is from before reinforcement
         candidates = {"values": self.reference} if self.reference is not None else {}
         candidates["reinforced" if self.reference is not None else "values"] = self.prompter
         bank, generator = self.held_out, self.session.generator
-        index = torch.randperm(len(bank), generator=generator(Stream.CALIBRATION, 0))[:CALIBRATION_TARGETS]
+        index = torch.randperm(len(bank), generator=generator(Stream.CALIBRATION, 0))[: self.calibration_targets]
         calibration = calibrate(
             {name: self.agent(prompter) for name, prompter in candidates.items()},
             bank.select(index.to(self.device)),

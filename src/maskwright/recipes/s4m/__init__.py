@@ -11,23 +11,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maskwright.engine.session import Session
+from maskwright.engine.announce import announce
 from maskwright.recipes.s4m.config import Config
-from maskwright.recipes.s4m.report import TEACHER, write_model, write_report
-from maskwright.recipes.s4m.trainer import Trainer
 
 __all__ = ["Config", "main"]
 
 
 def main(config: Config) -> Path:
     """Train and return the run directory."""
-    with Session.open(config, config.settings()) as session:
+    started = announce("s4m", config)
+    # These need PyTorch, which takes seconds to import: the first line comes before, and the help does without.
+    from maskwright.engine.session import Session
+    from maskwright.recipes.s4m import report
+    from maskwright.recipes.s4m.trainer import Trainer
+
+    with Session.open(config, config.settings(), started=started) as session:
         trainer = Trainer(config, session)
-        session.begin(trainer, folders=[TEACHER])
+        session.begin(trainer, folders=[report.TEACHER])
+        report.reserve_ending(trainer)
         if trainer.fit_teacher() and config.stage == "both":
-            write_model(trainer, trainer.network, TEACHER)
+            report.write_model(trainer, trainer.network, report.TEACHER)
         trainer.fit_student()
         if session.finish():
-            write_model(trainer, trainer.network, "model")
-            write_report(trainer)
+            report.keep_model(trainer)
+            report.write_model(trainer, trainer.network, "model")
+            report.write_report(trainer)
     return config.out

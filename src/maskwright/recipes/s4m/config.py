@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from maskwright.engine.run import settings_of
-from maskwright.errors import canvas_rule, require
+from maskwright.engine.budget import Budget
+from maskwright.engine.hints import default
+from maskwright.engine.values import settings_of
+from maskwright.errors import canvas_rule, require, validation_rules
 
 
 @dataclass
@@ -20,18 +22,18 @@ class Config:
     """Dataset with instance masks or COCO annotations on some of its training images (see `maskwright data check`)."""
     out: Path
     """Run directory."""
-    labelled: str | None = None
+    labelled: Annotated[str | None, default("all labels are kept")] = None
     """Keep the labels of this share of the labelled training images (10%) or of so many (47), drawn by the seed, and drop all others."""
     stage: Literal["both", "teacher", "student"] = "both"
     """Train a teacher, or a student of the teacher in --teacher, or both one after the other."""
-    teacher: Path | None = None
+    teacher: Annotated[Path | None, default("none; needed with --stage student")] = None
     """With --stage student: the run, or the model folder, of the teacher."""
     labels: Literal["all", "labelled-only"] = "all"
     """`labelled-only` is the baseline that ignores all images without instance labels: it trains a teacher alone."""
     sam: str = "nano"
     """SAM 2: `nano` (bundled), a Hugging Face id such as facebook/sam2.1-hiera-tiny, a folder, or an official .pt file."""
-    sam_size: int | None = None
-    """Side of SAM's canvas, a multiple of 32. Left out: that of the weights."""
+    sam_size: Annotated[int | None, default("that of the weights")] = None
+    """Side of SAM's canvas, a multiple of 32."""
     segmenter: str = "sam"
     """`sam`: a small Mask2Former on a copy of SAM's image encoder; or a Mask2Former's Hugging Face id or folder, or its
     config.json to start from random weights."""
@@ -39,13 +41,19 @@ class Config:
     """Most objects in one view for the segmenter `sam`; other segmenters have a number of their own."""
     size: int = 256
     """Side of the square canvas, a multiple of 32."""
-    crop: int | None = None
-    """Learn from square crops of so many pixels, and predict in tiles of them: for images with many small objects. Left out,
-    the whole image is squashed to the canvas."""
-    steps: int | None = None
-    """Length of each stage in steps. Without --steps and --minutes: 2000."""
-    minutes: float | None = None
-    """Length of each stage by the clock."""
+    crop: Annotated[int | None, default("none: the whole image is squashed to the canvas")] = None
+    """Learn from square crops of so many pixels, and predict in tiles of them: for images with many small objects."""
+    epochs: Annotated[float | None, default("given by --steps")] = None
+    """Length of the whole training, both stages, in passes over the training images."""
+    steps: Annotated[
+        int | None, default("4000, with --stage teacher or student 2000; without --epochs and --minutes")
+    ] = None
+    """Length of the whole training, both stages, in steps."""
+    minutes: Annotated[float | None, default("given by --steps")] = None
+    """Length of the whole training by the clock, from the command to its end: set-up, both stages, validation, model and report
+    included."""
+    teacher_share: float = 0.5
+    """With --stage both: share of the length that the teacher gets, stage 1; the student gets the rest."""
     batch: int = 4
     """Images per step of stage 1, over all processes; in stage 2 so many labelled and as many unlabelled ones."""
     lr: float = 1e-3
@@ -95,8 +103,13 @@ class Config:
     """`auto`: a GPU if there is one."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints: a killed run loses at most so much."""
-    validations: int = 2
-    """Validations per stage; the last one at its end."""
+    keep: Literal["best", "last"] = "best"
+    """The network in the model folder, and the teacher of stage 2: the one with the best mask AP (smoothed) on the validation split, or
+    the last. Without images for validation the last."""
+    patience: Annotated[int | None, default("none: train to the end")] = None
+    """End a stage after so many validations in a row without a better AP."""
+    validations: int = 5
+    """Validations per stage, at most: they take no more than a tenth of its time, the last one, at its end, aside."""
     validation_images: int = 32
     """Images of the validation split in a validation, evenly spread; 0: all."""
     init: Path | None = None
@@ -107,10 +120,11 @@ class Config:
     """Delete the run that is already in --out."""
 
     def __post_init__(self) -> None:
-        if self.steps is None and self.minutes is None:
-            self.steps = 2000
         if self.labels == "labelled-only":
             self.stage = "teacher"
+        if self.epochs is None and self.steps is None and self.minutes is None:
+            self.steps = 4000 if self.stage == "both" else 2000
+        _ = self.length
         counts = {"batch": self.batch, "points": self.points, "queries": self.queries}
         rules = {
             **canvas_rule("size", self.size),
@@ -126,11 +140,18 @@ class Config:
             f"--teacher {self.teacher}: is --out too; name another folder for the student": (
                 self.teacher is None or self.teacher.resolve() != self.out.resolve()
             ),
+            f"--teacher-share {self.teacher_share} must lie between 0 and 1": 0 < self.teacher_share < 1,
+            **validation_rules(self.validations, self.validation_images, self.patience),
             f"--burn-in {self.burn_in} must lie in 0..1": 0 <= self.burn_in <= 1,
             f"--certain {self.certain} must lie in 0..1": 0 <= self.certain <= 1,
             f"--crop {self.crop} must be at least 32 pixels": self.crop is None or self.crop >= 32,
         }
         require(rules)
+
+    @property
+    def length(self) -> Budget:
+        """Of the whole training."""
+        return Budget(self.epochs, self.steps, self.minutes)
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide the result, for ``config.json``."""

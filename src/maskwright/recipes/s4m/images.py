@@ -9,6 +9,7 @@ import numpy as np
 from maskwright.data.dataset import Dataset
 from maskwright.data.instances import is_labelled
 from maskwright.data.labels import Labels
+from maskwright.engine.scoring import evenly_spread
 from maskwright.errors import DataError
 
 
@@ -42,7 +43,4 @@ def keep_labels(dataset: Dataset, share: str | None, seed: int) -> Dataset:
 
 def scorable(dataset: Dataset, most: int) -> Dataset:
     """Images of the validation split that can be scored; at most so many, evenly spread."""
-    usable = [sample for sample in dataset if is_labelled(sample)]
-    if most and len(usable) > most:
-        usable = [usable[round(i * (len(usable) - 1) / max(1, most - 1))] for i in range(most)]
-    return dataset.with_samples(usable)
+    return evenly_spread(dataset.with_samples([sample for sample in dataset if is_labelled(sample)]), most)

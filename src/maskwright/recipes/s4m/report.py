@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 
 import numpy as np
@@ -12,17 +13,61 @@ from maskwright.data.images import read_image
 from maskwright.data.instances import Instances, read_ids
 from maskwright.data.pictures import overlay_instances, side_by_side
 from maskwright.engine.model import describe
+from maskwright.engine.outcome import Outcome
 from maskwright.engine.report import Picture, Report
 from maskwright.engine.run import read_metrics
 from maskwright.methods.instances.detections import look_at
 from maskwright.methods.instances.predictor import draw_ids
 from maskwright.nets.instance import InstanceSegmenter
-from maskwright.recipes.s4m.trainer import Trainer
+from maskwright.recipes.s4m.trainer import Trainer, load_teacher
 
 TEACHER = "teacher"
 """Name of the folder of the teacher's model, if a student followed."""
 
 SCORES = ("ap", "ap50", "ap75", "box_ap")
+
+
+def reserve_ending(trainer: Trainer) -> None:
+    """By the clock: set time aside for what follows the last step, as measured on one image."""
+    timer = trainer.session.timer
+    if not timer.by_clock:
+        return
+    sample = (trainer.val if len(trainer.val) else trainer.labelled)[0]
+    began = time.monotonic()
+    look_at(trainer.network, read_image(trainer.session.dataset.image_path(sample)), trainer.config.crop)
+    look = (time.monotonic() - began) / 60
+    # The last validation, until one is measured; perhaps the score of the teacher that was given; two dozen images of the report.
+    timer.reserves.setdefault("validation", len(trainer.val) * look)
+    timer.reserves["score"] = (trainer.config.stage == "student") * len(trainer.val) * look
+    timer.reserves["report"] = 4 / 60 + 24 * look
+
+
+def keep_model(trainer: Trainer) -> None:
+    """Fill the network with the one that was kept, and note its score on the validation split against what costs nothing."""
+    best, session, config = trainer.best, trainer.session, trainer.config
+    best.restore()
+    if best.step is None:
+        session.outcome = Outcome("mask AP", None, steps=session.clock)
+        return
+    baselines = {"nothing found": 0.0}
+    if config.stage == "student":
+        assert config.teacher is not None
+        teacher = load_teacher(config.teacher, trainer.categories).to(trainer.device)
+        baselines["the teacher alone"] = trainer.validate(teacher)["ap"]
+    elif trainer.teacher_kept.get("score") is not None:
+        baselines["the teacher alone"] = trainer.teacher_kept["score"]
+    session.outcome = Outcome(
+        "mask AP",
+        best.score,
+        baselines,
+        step=best.step,
+        steps=session.clock,
+        keep=config.keep,
+        images=len(trainer.val),
+        advice="train longer, label more, or use the teacher: it is in RUN/teacher"
+        if config.stage == "both"
+        else "train longer, label more, or look at the report before you use it",
+    )
 
 
 def write_model(trainer: Trainer, network: InstanceSegmenter, name: str) -> None:
@@ -55,9 +100,10 @@ def _card(trainer: Trainer) -> str:
         f"Trained on `{config.data.name}`: {len(trainer.labelled)} labelled images"
         + (f", {len(trainer.unlabelled)} others." if trainer.student_stage.step else "."),
     ]
-    for stage, scores in _last_scores(trainer).items():
-        text = f"mask AP {scores['ap']:.3f}, AP50 {scores['ap50']:.3f}, AP75 {scores['ap75']:.3f}, box AP {scores['box_ap']:.3f}"
-        lines.append(f"Validation, {len(trainer.val)} images, {stage}: {text}.")
+    if trainer.session.outcome is not None:
+        lines += ["", *trainer.session.outcome.sentences]
+    elif trainer.teacher_kept.get("score") is not None:
+        lines.append(f"Validation: mask AP {trainer.teacher_kept['score']:.3f} ({len(trainer.val)} images).")
     lines += [
         "",
         "```python",
@@ -68,12 +114,13 @@ def _card(trainer: Trainer) -> str:
     return "\n".join([*lines, "    print(prediction.objects)", "```", ""])
 
 
-def _last_scores(trainer: Trainer) -> dict[str, dict[str, float]]:
-    """The last scores on validation images of the teacher and the student, if they were scored."""
+def _kept_scores(trainer: Trainer) -> dict[str, dict[str, float]]:
+    """The scores on validation images of the teacher and the student that were kept, if they were scored."""
     scores: dict[str, dict[str, float]] = {}
+    kept = {trainer.teacher_kept.get("step"), trainer.best.step}
     for entry in read_metrics(trainer.session.run.folder):
         for stage in ("teacher", "student"):
-            if f"val_{stage}_ap" in entry:
+            if f"val_{stage}_ap" in entry and entry["step"] in kept:
                 scores[stage] = {name: entry[f"val_{stage}_{name}"] for name in SCORES}
     return scores
 
@@ -86,6 +133,9 @@ def write_report(trainer: Trainer) -> None:
         f"{config.out} — {trainer.teacher_stage.step} steps of the teacher, {trainer.student_stage.step} of the student, "
         f"seed {config.seed}, SAM {config.sam}",
     )
+    outcome = trainer.session.outcome
+    if outcome is not None:
+        report.outcome(outcome)
     curves: dict[str, dict[str, tuple[list[float], list[float]]]] = defaultdict(dict)
     titles = {"val_teacher": "Validation: teacher", "val_student": "Validation: student"}
     titles |= {"teacher": "Losses: teacher", "student": "Losses: student"}
@@ -101,7 +151,7 @@ def write_report(trainer: Trainer) -> None:
             steps, values = curves[chart].setdefault(curve, ([], []))
             steps.append(entry["step"])
             values.append(value)
-    rows = [[stage, *(scores[name] for name in SCORES)] for stage, scores in _last_scores(trainer).items()]
+    rows = [[stage, *(scores[name] for name in SCORES)] for stage, scores in _kept_scores(trainer).items()]
     if rows:
         columns = ["network", "AP", "AP50", "AP75", "box AP"]
         report.table(
@@ -109,8 +159,11 @@ def write_report(trainer: Trainer) -> None:
         )
     images = [["labelled", len(trainer.labelled)], ["without instance labels", len(trainer.unlabelled)]]
     report.table("Training images", ["images", "number"], images)
+    kept = {"teacher": trainer.teacher_kept.get("step")}
+    kept["teacher" if trainer.config.stage == "teacher" else "student"] = trainer.best.step
+    marks = {titles[f"val_{stage}"]: {"kept": step} for stage, step in kept.items() if step is not None}
     for title, series in curves.items():
-        report.curves(title, series)
+        report.curves(title, series, marks=marks.get(title))
     _pseudo_pictures(trainer, report)
     _prediction_pictures(trainer, report)
     report.save(trainer.session.run.folder / "report.html")

@@ -9,7 +9,9 @@ All random numbers are functions of (seed, stream, step), so a resumed run repea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,11 +23,12 @@ from maskwright.data.augment import Augmentation, Crop, strong_view
 from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_image
 from maskwright.data.instances import InstanceBatch, InstanceLoader, Instances, is_labelled, read_ids, refuse_semantic
-from maskwright.engine.budget import Budget
+from maskwright.engine.best import Best
 from maskwright.engine.ema import Ema, spanning
 from maskwright.engine.model import Model
 from maskwright.engine.origin import Heads, Origin
-from maskwright.engine.session import Session, Stage, Trainable, rated_groups, set_rate
+from maskwright.engine.session import Session, Trainable, rated_groups, set_rate
+from maskwright.engine.timer import Part, Stage, Validations
 from maskwright.errors import DataError, RunError
 from maskwright.methods.instances import coco
 from maskwright.methods.instances.detections import look_at
@@ -51,6 +54,11 @@ class Stream(IntEnum):
     PSEUDO_POINTS = 6
 
 
+TEACHER_COST, VALIDATION_COST = 0.5, 0.35
+"""Time of a step of the teacher, and of as many validation images as a batch holds, relative to a step of the student; measured on two
+CPU cores. For the bar's time left, and to bound the time of validations."""
+
+
 class Trainer(Trainable):
     """Networks, data and optimiser of one run. Methods in the order in which ``main`` calls them."""
 
@@ -69,15 +77,29 @@ class Trainer(Trainable):
         self.val = scorable(dataset.split("val"), config.validation_images)
         self._refuse_lack()
         self.has_weak_labels = any(s.labels.boxes or s.labels.points for s in self.unlabelled)
-        self.teacher_stage, self.student_stage = (
-            session.stage(name, f"training the {name}", Budget(steps=config.steps, minutes=config.minutes))
-            for name in ("teacher", "student")
+        per_epoch = max(1, math.ceil((len(self.labelled) + len(self.unlabelled)) / config.batch))
+        self.teacher_stage, self.student_stage = session.plan(
+            replace(config.length, steps_per_epoch=per_epoch),
+            Part(
+                "teacher",
+                "training the teacher",
+                share=config.teacher_share,
+                wanted=config.stage != "student",
+                cost=TEACHER_COST,
+            ),
+            Part("student", "training the student", wanted=config.stage != "teacher"),
         )
+        self.validations = {
+            stage.name: Validations(config.validations, VALIDATION_COST * len(self.val) / config.batch / stage.cost)
+            for stage in (self.teacher_stage, self.student_stage)
+        }
 
         torch.manual_seed(config.seed)
         self.sam = Sam.load(config.sam, size=config.sam_size).to(self.device).requires_grad_(False)
         self.network: InstanceSegmenter = self._create()
         self.optimizer = self._optimizer(self.network)
+        self.best = self._best()
+        self.teacher_kept: dict[str, Any] = {}  # of the teacher of stage 2: step and score
         # Loaded before the run's folder is made or deleted, so that an error leaves it as it is; a resumed run may need no teacher.
         self.initial_teacher = (
             load_teacher(config.teacher, self.categories) if config.teacher and not config.resume else None
@@ -139,6 +161,10 @@ class Trainer(Trainable):
         place = self.session.clock * accelerator.num_processes + accelerator.process_index
         return self.session.generator(stream, place)
 
+    def _best(self) -> Best:
+        """The network of a stage that is kept."""
+        return Best({"network": self.network}, self.config.keep, self.config.patience)
+
     @property
     def stage(self) -> Stage:
         """The one under way, or the last one."""
@@ -147,11 +173,12 @@ class Trainer(Trainable):
     # ------------------------------------------------------------------------------------------------ checkpoints
 
     def parts(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {"network": self.network, "optimizer": self.optimizer}
+        parts: dict[str, Any] = {"network": self.network, "optimizer": self.optimizer, "best": self.best}
         return parts if self.teacher is None else parts | {"teacher": self.teacher}
 
     def values(self) -> dict[str, Any]:
-        return {"has_student": self.teacher is not None, "burnt_in": self.burnt_in}
+        has_student = self.teacher is not None
+        return {"has_student": has_student, "burnt_in": self.burnt_in, "teacher_kept": self.teacher_kept}
 
     def start_from(self, origin: Origin) -> None:
         """The first network to be trained; a student that follows a teacher is newly initialised, as without ``--init``."""
@@ -164,7 +191,7 @@ class Trainer(Trainable):
     def restore(self, values: Mapping[str, Any]) -> None:
         if values["has_student"]:
             self._start_student(self._create())
-        self.burnt_in = values["burnt_in"]
+        self.burnt_in, self.teacher_kept = values["burnt_in"], values["teacher_kept"]
 
     # ------------------------------------------------------------------------------------------------ stage 1
 
@@ -174,6 +201,9 @@ class Trainer(Trainable):
             return False
         with self.loader(self.labelled) as loader:
             self._train(self.teacher_stage, lambda step: self.teacher_step(loader.batch(step)))
+        if self.config.stage == "both":
+            self.best.restore()
+            self.teacher_kept = {"step": self.best.step, "score": self.best.score}
         return True
 
     def teacher_step(self, batch: InstanceBatch) -> dict[str, Tensor]:
@@ -221,6 +251,7 @@ class Trainer(Trainable):
         self.teacher = Ema(teacher, self._decay())
         self.network = self._create()
         self.optimizer = self._optimizer(self.network)
+        self.best = self._best()
 
     def _decay(self) -> float:
         return spanning(self.config.ema, self.student_stage.expected_steps, 1 / 20)
@@ -298,12 +329,11 @@ class Trainer(Trainable):
         def log_and_validate() -> None:
             if session.clock % 10 == 0:
                 session.log_averages(f"{stage.name}_")
-            share = session.agree(stage.share)
-            due = int(config.validations * share)
-            if due > int(config.validations * stage.fraction) and share < 1:
-                self._log_validation(stage)
+            if len(self.val):
+                validations, prefix = self.validations[stage.name], f"val_{stage.name}_"
+                session.validate_if_due(stage, validations, self.best, self.validate, "ap", prefix)
 
-        for step in session.steps(stage, log_every=None, then=log_and_validate):
+        for step in session.steps(stage, log_every=None, then=log_and_validate, stop=self.best.is_exhausted):
             rate = min(1.0, (step + 1) / max(1, config.warm_up)) * (1 - stage.fraction) ** 0.9
             set_rate(self.optimizer, rate)
             losses = losses_of(step)
@@ -311,25 +341,20 @@ class Trainer(Trainable):
             session.descend(loss, self.optimizer, self.network.parameters(), config.clip)
             session.average(**losses)
             session.latest(lr=rate * config.lr)
-        self._log_validation(stage)
 
-    def _log_validation(self, stage: Stage) -> None:
-        if not len(self.val):
-            return
-        if self.session.is_main:
-            scores = {f"val_{stage.name}_{name}": score for name, score in self.validate().items()}
-            self.session.run.log_once(self.session.clock, **scores)
-        self.session.accelerator.wait_for_everyone()
+    def validate(self, network: InstanceSegmenter | None = None) -> dict[str, float]:
+        """Mask AP, AP50, AP75 and box AP of a network on images of the validation split at their own size.
 
-    def validate(self) -> dict[str, float]:
-        """Mask AP, AP50, AP75 and box AP of the network in training, on images of the validation split at their own size."""
+        Args:
+            network: left out, the one in training.
+        """
         truths, detections, sizes = [], [], []
         for sample in self.val:
             ids, categories = read_ids(self.val, sample)
             truths.append(coco.of_ids(ids, categories))
             sizes.append((ids.shape[1], ids.shape[0]))
             image = read_image(self.val.image_path(sample))
-            detections.append(look_at(self.network, image, self.config.crop, self.config.batch))
+            detections.append(look_at(network or self.network, image, self.config.crop, self.config.batch))
         scores = coco.scores(truths, detections, sizes, self.categories)
         return {name: scores[name] for name in ("ap", "ap50", "ap75", "box_ap") if scores[name] is not None}
 

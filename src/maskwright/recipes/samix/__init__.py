@@ -13,26 +13,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maskwright.engine.session import Session
+from maskwright.engine.announce import announce
 from maskwright.recipes.samix.config import Config
-from maskwright.recipes.samix.report import PSEUDO, write_model, write_pseudo_masks, write_report
-from maskwright.recipes.samix.trainer import Trainer
 
 __all__ = ["Config", "main"]
 
 
 def main(config: Config) -> Path:
     """Train and return the run directory."""
-    with Session.open(config, config.settings()) as session:
+    started = announce("samix", config)
+    # These need PyTorch, which takes seconds to import: the first line comes before, and the help does without.
+    from maskwright.engine.session import Session
+    from maskwright.recipes.samix import report
+    from maskwright.recipes.samix.trainer import Trainer
+
+    with Session.open(config, config.settings(), started=started) as session:
         trainer = Trainer(config, session)
-        session.begin(trainer, files=[PSEUDO])
+        session.begin(trainer, files=[report.PSEUDO])
         trainer.warm_up()
         trainer.visit_all()
         trainer.warm_up_policy()
+        report.reserve_ending(trainer)
         trainer.fit()
         if session.finish():
+            scores = report.keep_model(trainer)
             trainer.blend_pseudo_masks()
-            write_model(trainer)
-            write_pseudo_masks(trainer)
-            write_report(trainer)
+            report.write_model(trainer)
+            report.write_pseudo_masks(trainer)
+            report.write_report(trainer, scores)
     return config.out

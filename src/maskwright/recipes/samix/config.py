@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from maskwright.engine.run import settings_of
-from maskwright.errors import canvas_rule, require
-from maskwright.nets.selector import SelectorName
+from maskwright.engine.budget import Budget
+from maskwright.engine.hints import default
+from maskwright.engine.values import settings_of
+from maskwright.errors import canvas_rule, require, validation_rules
+from maskwright.nets.selector_names import SelectorName
 
 
 @dataclass
@@ -41,14 +43,14 @@ class Config:
     config.json to start from random weights."""
     size: int = 256
     """Side of the square canvas, a multiple of 32."""
-    epochs: float | None = None
-    """Length of stage 2 in passes over the training images. Without --epochs, --steps and --minutes: 20 epochs."""
-    steps: int | None = None
-    """Length of stage 2 in steps."""
-    minutes: float | None = None
-    """Length of stage 2 by the clock."""
-    warm_up: int = 150
-    """Steps of stage 1 (adapters only)."""
+    epochs: Annotated[float | None, default("20, without --steps and --minutes")] = None
+    """Length of the whole training in passes over the training images, the stages before the segmenter's included."""
+    steps: Annotated[int | None, default("given by --epochs")] = None
+    """Length of the whole training in steps, the stages before the segmenter's included."""
+    minutes: Annotated[float | None, default("given by --epochs")] = None
+    """Length of the whole training by the clock, from the command to its end: set-up, all stages, validation, model and report included."""
+    warm_up: Annotated[int | None, default("a fifth of the training, at most 150")] = None
+    """Steps of stage 1 (adapters only), part of the length. By the clock at most half of what is left when the stage begins."""
     batch: int = 8
     """Images per step, over all processes."""
     lr: float = 1.2e-3
@@ -65,8 +67,8 @@ class Config:
     """How the reference images of a query are chosen. `policy`: by SPNet, trained by reinforcement learning (GRPO)."""
     references: int = 4
     """Reference images per query (T in the paper)."""
-    policy_warm_up: int = 100
-    """Steps of the policy before stage 2, on images with masks; with --selector policy."""
+    policy_warm_up: Annotated[int | None, default("a tenth of the training, at most 100")] = None
+    """Steps of the policy before stage 2, on images with masks, part of the length; with --selector policy."""
     policy_lr: float = 1e-4
     """Learning rate of the policy."""
     coarse_share: float = 0.7
@@ -86,6 +88,15 @@ class Config:
     """Weight of the loss between student and mean teacher."""
     flips: Literal["horizontal", "all"] = "all"
     """`all` also flips vertically and rotates by 90 degrees: for images without a fixed orientation."""
+    keep: Literal["best", "last"] = "best"
+    """The segmenter in the model folder: the one with the best Dice (smoothed) on the validation split, or the last. Without images
+    for validation the last."""
+    patience: Annotated[int | None, default("none: train to the end")] = None
+    """End the training after so many validations in a row without a better Dice."""
+    validations: int = 10
+    """Validations in stage 2, at most: they take no more than a tenth of its time."""
+    validation_images: int = 100
+    """Images of the validation split in a validation, evenly spread; 0: all."""
     seed: int = 0
     """Seed of all random numbers."""
     workers: int = 1
@@ -104,6 +115,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None and self.minutes is None:
             self.epochs = 20.0
+        _ = self.length
         if self.no_sam:
             self.pseudo = "none"
         shares = ("mask_share", "coarse_share", "ema", "blend")
@@ -112,14 +124,20 @@ class Config:
             f"--batch {self.batch}: must be at least 1": self.batch >= 1,
             f"--references {self.references}: must be at least 1": self.references >= 1,
             f"--sam-every {self.sam_every}: must be at least 1": self.sam_every >= 1,
-            f"--warm-up {self.warm_up}: must be 0 or more": self.warm_up >= 0,
-            f"--policy-warm-up {self.policy_warm_up}: must be 0 or more": self.policy_warm_up >= 0,
+            f"--warm-up {self.warm_up}: must be 0 or more": (self.warm_up or 0) >= 0,
+            f"--policy-warm-up {self.policy_warm_up}: must be 0 or more": (self.policy_warm_up or 0) >= 0,
+            **validation_rules(self.validations, self.validation_images, self.patience),
             **{
                 f"--{n.replace('_', '-')} {getattr(self, n)}: must lie in 0..1": 0 <= getattr(self, n) <= 1
                 for n in shares
             },
         }
         require(rules)
+
+    @property
+    def length(self) -> Budget:
+        """Of the whole training."""
+        return Budget(self.epochs, self.steps, self.minutes)
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide the result, for ``config.json``."""

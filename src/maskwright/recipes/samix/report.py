@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections import Counter, defaultdict
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +15,13 @@ from PIL import Image
 
 from maskwright.data import pictures
 from maskwright.data.images import read_image, write_atomic, write_mask
-from maskwright.data.labels import IGNORE, Box, Kind, Point, Scribble
+from maskwright.data.labels import Box, Kind, Point, Scribble
 from maskwright.data.loader import Loader
-from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.model import describe
+from maskwright.engine.outcome import Outcome
 from maskwright.engine.report import Picture, Report
 from maskwright.engine.run import read_metrics
-from maskwright.engine.scoring import true_mask
+from maskwright.engine.scoring import evenly_spread, true_mask
 from maskwright.engine.values import strict_json
 from maskwright.methods.in_context import files as in_context_files
 from maskwright.methods.in_context import pseudo_masks as pseudo
@@ -39,6 +42,73 @@ HEAD_ROOM = {
     "head_room_captured": "head-room captured",
 }
 """Scores of ``ReferencePolicy.assess``, with their headings in the report."""
+
+
+def reserve_ending(trainer: Trainer) -> None:
+    """By the clock: set time aside for what follows the last step, as measured on one batch."""
+    timer, count = trainer.session.timer, min(trainer.config.batch, len(trainer.train))
+    if not timer.by_clock:
+        return
+    began = time.monotonic()
+    batch = trainer.loader.take(range(count)).to(trainer.device)
+    with torch.no_grad():
+        maps = pseudo.resize(trainer.teacher.model(batch.images), trainer.config.size // 4).softmax(1)
+    look, began = (time.monotonic() - began) / count, time.monotonic()
+    width, height = batch.sizes[0].tolist()
+    with tempfile.TemporaryDirectory() as folder:
+        write_mask(Path(folder) / "mask.png", _category_ids(maps[0], (height, width)))
+    draw = time.monotonic() - began
+    # Pseudo-masks are predicted, blended and drawn; the report and the pool show a few dozen images.
+    timer.reserves["pseudo-masks"] = len(trainer.labeller.masks) * (1.2 * look + draw) / 60
+    timer.reserves["report"] = (4 + 60 * draw) / 60
+    # Once for the kept model, and, until one is measured, for the last validation.
+    timer.reserves["score"] = len(trainer.val) * look / 60
+    timer.reserves.setdefault("validation", timer.reserves["score"])
+
+
+def keep_model(trainer: Trainer) -> dict[str, Any]:
+    """Fill the teacher with the model that was kept, and note its score on the validation split against what costs nothing.
+
+    Returns:
+        Its scores, as ``SegmentationMetrics.compute`` gives them; empty without images for validation.
+    """
+    best, session = trainer.best, trainer.session
+    best.restore()
+    if trainer.val_loader is None or best.step is None:
+        session.outcome = Outcome("Dice", None, steps=session.clock)
+        return {}
+    scores = trainer.val_scores(lambda batch: trainer.predict(batch.images))
+    session.outcome = Outcome(
+        "Dice",
+        scores["dice"],
+        baselines(trainer),
+        step=best.step,
+        steps=session.clock,
+        keep=trainer.config.keep,
+        images=scores["images"],
+        advice="look at the pseudo-masks in the report; then train longer, or give more images a mask",
+    )
+    return scores
+
+
+def baselines(trainer: Trainer, limit: int = 200) -> dict[str, float]:
+    """Dice on the validation images of what needs no network: no mask at all, and the average mask of the training images.
+
+    Args:
+        limit: training images with masks that are averaged, at most.
+    """
+    size, count = trainer.config.size, len(trainer.categories)
+    constants = {"all background": torch.zeros(size, size, dtype=torch.long)}
+    masked = evenly_spread(trainer.train.with_samples([trainer.train[i] for i in trainer.masked]), limit)
+    if len(masked):
+        votes = torch.zeros(count, size, size)
+        for batch in Loader(masked, size, trainer.config.batch, shuffle=False).ordered():
+            votes += torch.stack([(batch.target == category).sum(0) for category in range(count)])
+        constants["the average training mask"] = votes.argmax(0)
+    return {
+        name: float(trainer.val_scores(lambda batch, mask=mask: mask.expand(len(batch), -1, -1))["dice"])
+        for name, mask in constants.items()
+    }
 
 
 def write_model(trainer: Trainer) -> None:
@@ -89,11 +159,8 @@ def _card(trainer: Trainer) -> str:
         f"seed {config.seed}.",
         f"Trained on {len(trainer.train)} images of `{config.data.name}`: {', '.join(f'{n} {k}' for k, n in mix.most_common())}.",
     ]
-    scores = [m for m in read_metrics(config.out) if "val_dice" in m]
-    if scores:
-        lines.append(
-            f"Validation: Dice {scores[-1]['val_dice']:.3f}, IoU {scores[-1]['val_iou']:.3f} (mean over images)."
-        )
+    if trainer.session.outcome is not None:
+        lines += ["", *trainer.session.outcome.sentences]
     lines += [
         "",
         "```python",
@@ -116,7 +183,7 @@ def write_pseudo_masks(trainer: Trainer) -> None:
     index: dict[str, Any] = {}
     for position, answer in sorted(trainer.labeller.masks.items()):
         sample = trainer.train[position]
-        width, height = trainer.loader.item(position).size
+        width, height = trainer.sizes[position]
         path = folder / f"{sample.id}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_mask(path, _category_ids(answer.maps, (height, width)))
@@ -142,8 +209,12 @@ def _category_ids(maps: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     return mask.numpy()
 
 
-def write_report(trainer: Trainer) -> None:
-    """Write ``RUN/report.html``: curves, the label mix, pseudo-masks with their references, best and worst predictions."""
+def write_report(trainer: Trainer, val_scores: dict[str, Any]) -> None:
+    """Write ``RUN/report.html``: the outcome, curves, the label mix, pseudo-masks with their references, best and worst predictions.
+
+    Args:
+        val_scores: see ``keep_model``.
+    """
     config = trainer.config
     report = Report(
         f"maskwright · samix · {config.data.name}",
@@ -163,8 +234,11 @@ def write_report(trainer: Trainer) -> None:
             curves = scores if name.startswith("val_") else losses
             curves[name][0].append(entry["step"])
             curves[name][1].append(value)
+    outcome = trainer.session.outcome
+    if outcome is not None:
+        report.outcome(outcome)
     if scores:
-        report.curves("Validation", dict(scores))
+        report.curves("Validation", dict(scores), marks=outcome.marks if outcome is not None else {})
     report.curves("Losses", dict(losses))
     _policy_curves(report, policy, metrics)
     mix = Counter(Kind(k) for k in trainer.kinds.tolist())
@@ -177,7 +251,7 @@ def write_report(trainer: Trainer) -> None:
     ]
     report.table("Training images by finest label", ["label", "images", "mean confidence of pseudo-mask"], rows)
     _pseudo_pictures(trainer, report)
-    _prediction_pictures(trainer, report)
+    _prediction_pictures(trainer, report, val_scores)
     report.save(config.out / "report.html")
 
 
@@ -236,23 +310,12 @@ def _pseudo_pictures(trainer: Trainer, report: Report, each: int = 4) -> None:
 
 
 @torch.no_grad()
-def _prediction_pictures(trainer: Trainer, report: Report, each: int = 6) -> None:
+def _prediction_pictures(trainer: Trainer, report: Report, val_scores: dict[str, Any], each: int = 6) -> None:
     """Best and worst images of the validation split."""
-    if not len(trainer.val):
+    places = {sample.id: position for position, sample in enumerate(trainer.val)}
+    scores = [(row["dice"], places[row["id"]]) for row in val_scores.get("per_image", []) if row["dice"] is not None]
+    if not scores or trainer.val_loader is None:
         return
-    loader = Loader(trainer.val, trainer.config.size, trainer.config.batch, shuffle=False)
-    scores: list[tuple[float, int, np.ndarray]] = []
-    for batch in loader.ordered():
-        logits = pseudo.resize(trainer.teacher.model(batch.images.to(trainer.session.device)), trainer.config.size)
-        for position, mask, target in zip(
-            batch.indices.tolist(), logits.argmax(1).byte().cpu().numpy(), batch.target.numpy()
-        ):
-            if (target != IGNORE).any():
-                metrics = SegmentationMetrics(trainer.categories)
-                metrics.update(mask, target, trainer.val[position].id)
-                dice = metrics.compute()["dice"]
-                if dice is not None and np.isfinite(dice):
-                    scores.append((float(dice), position, mask))
     scores.sort(key=lambda entry: entry[0])
     palette = pictures.palette(len(trainer.categories))
     for title, part in (
@@ -260,7 +323,9 @@ def _prediction_pictures(trainer: Trainer, report: Report, each: int = 6) -> Non
         ("Best predictions (validation)", scores[::-1][:each]),
     ):
         cards = []
-        for dice, position, mask in part:
+        batch = trainer.val_loader.take([position for _, position in part])
+        shown = trainer.predict(batch.images.to(trainer.device)).byte().cpu().numpy()
+        for (dice, position), mask in zip(part, shown):
             sample = trainer.val[position]
             image = read_image(trainer.val.image_path(sample))
             size = (image.shape[1], image.shape[0])

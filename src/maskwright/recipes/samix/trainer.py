@@ -26,11 +26,13 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.implied import with_implied_labels
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.data.loader import Loader
-from maskwright.engine.budget import Budget, progress
+from maskwright.engine.best import Best
 from maskwright.engine.ema import Ema, spanning
 from maskwright.engine.metrics import SegmentationMetrics
 from maskwright.engine.origin import Heads, Origin
+from maskwright.engine.scoring import evenly_spread
 from maskwright.engine.session import Session, Trainable, set_rate
+from maskwright.engine.timer import Part, Validations
 from maskwright.methods.in_context import files as in_context_files
 from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.labeller import Labeller, ReferenceSets, Visit
@@ -57,6 +59,16 @@ CLEAR = (0.6, 0.2)
 Overlap losses make SAM's uncertain masks too large: with equal margins, answers to clicks are 1.5 times too large, and so are the
 segmenter's masks."""
 
+WARM_UP_COST, POLICY_COST, VISIT_COST, BLEND_COST, VALIDATION_COST = 2.0, 2.0, 1.5, 0.6, 0.5
+"""Time of a step of the warm-ups, and of as many images as a batch holds in other works, relative to a step of stage 2 at half the
+resolution; measured on two CPU cores. For the bar's time left, and to bound the time of validations."""
+
+FINE_COST = 3.0
+"""The same of a step of stage 2 at the full resolution."""
+
+VISITS_SHARE = 0.15
+"""By the clock: share of the time left that the first visit of all images may take; the others are visited in stage 2."""
+
 
 class Trainer(Trainable):
     """Networks, data and optimisers of one run. Methods in the order in which ``main`` calls them."""
@@ -69,7 +81,9 @@ class Trainer(Trainable):
         self.categories = session.dataset.categories
         train, val = setup.training_images(session.dataset, config), session.dataset.split("val")
         # Images without a mask cannot be scored.
-        self.val = val.with_samples([s for s in val if s.labels.mask is not None])
+        val = val.with_samples([s for s in val if s.labels.mask is not None])
+        self.val = evenly_spread(val, config.validation_images)
+        self.val_loader = Loader(self.val, config.size, config.batch, shuffle=False) if len(self.val) else None
         self.kinds = torch.tensor([int(s.labels.kind) for s in train])
         self.masked = (self.kinds == Kind.MASK).nonzero()[:, 0].tolist()
         self.boxed = (self.kinds == Kind.BOX).nonzero()[:, 0].tolist()
@@ -81,12 +95,36 @@ class Trainer(Trainable):
         self.loader = self._loader(self.train, setup.sampling_weights(self.kinds, config.mask_share))
 
         adapts, has_policy = self.use_sam and config.adapters, self.use_sam and config.selector == "policy"
-        steps = config.warm_up if adapts else 0
-        self.warm_up_stage = session.stage("warm_up", "warming up SAM", steps)
-        steps = config.policy_warm_up if has_policy else 0
-        self.policy_stage = session.stage("policy", "warming up the policy", steps)
-        budget = Budget(config.epochs, config.steps, config.minutes, steps_per_epoch=len(self.loader))
-        self.stage = session.stage("fit", "training", budget)
+        length = replace(config.length, steps_per_epoch=len(self.loader))
+        self.warm_up_stage, self.policy_stage, self.stage = session.plan(
+            length,
+            Part(
+                "warm_up",
+                "warming up SAM",
+                share=0.2,
+                most=150,
+                steps=config.warm_up,
+                wanted=adapts and bool(self.masked),
+                cost=WARM_UP_COST,
+                option="--warm-up",
+            ),
+            Part(
+                "policy",
+                "warming up the policy",
+                share=0.1,
+                most=100,
+                steps=config.policy_warm_up,
+                wanted=has_policy and bool(self.masked),
+                cost=POLICY_COST,
+                option="--policy-warm-up",
+            ),
+            Part("fit", "training", grows=self._cost_of_step),
+        )
+        visits = len(train) if self.use_sam else 0
+        again = len(self.masked) + len(self.boxed) if self.boxed and not self.warm_up_stage.left_out else 0
+        self.first_visits = session.work("first pseudo-masks", visits + again, cost=VISIT_COST / config.batch)
+        self.last_visits = session.work("last pseudo-masks", visits, cost=BLEND_COST / config.batch)
+        self.validations = Validations(config.validations, cost=VALIDATION_COST * len(self.val) / config.batch)
 
         torch.manual_seed(config.seed)
         self.sam = Sam.load(config.sam, size=config.size).to(self.device)
@@ -106,6 +144,10 @@ class Trainer(Trainable):
         )
         self.sam.requires_grad_(False)
         self.sam_parameters = setup.trainable_parameters(self.sam, config.tune_decoder) if adapts else []
+        self.sizes: dict[
+            int, tuple[int, int]
+        ] = {}  # width and height of images with a pseudo-mask, noted as they are blended
+        self.best = Best({"teacher": self.teacher.model}, config.keep, config.patience)
         self.optimizer = setup.segmenter_optimizer(self.segmenter, config)
         self.sam_optimizer = setup.sam_optimizer(self.sam, self.sam_parameters, config) if adapts else None
 
@@ -137,6 +179,10 @@ class Trainer(Trainable):
 
             yield batch_of
 
+    def _cost_of_step(self, fraction: float) -> float:
+        """Of stage 2, relative to its first."""
+        return 1.0 if self._is_coarse(fraction) else FINE_COST
+
     def _decay(self) -> float:
         return spanning(self.config.ema, self.stage.expected_steps, 1 / 5)
 
@@ -148,6 +194,7 @@ class Trainer(Trainable):
             "teacher": self.teacher,
             "optimizer": self.optimizer,
             "labeller": self.labeller,
+            "best": self.best,
         }
         if self.sam_optimizer is not None:
             parts |= {"sam": self.sam, "sam_optimizer": self.sam_optimizer}
@@ -172,23 +219,23 @@ class Trainer(Trainable):
 
         Half-way the images with boxes get their first pseudo-masks; those that SAM is sure of count as masks from then on.
         """
-        total = self.config.warm_up
-        if self.sam_optimizer is None or not self.masked or self.warm_up_stage.step >= total or self.stage.step:
+        stage = self.warm_up_stage
+        if self.sam_optimizer is None or stage.left_out or stage.over or self.stage.step:
             return
-        half = total // 2 if self.boxed else total
+        half = 0.5 if self.boxed else 1.0
         self._practise(self.sam_optimizer, half, mask_share=0.75)
-        if self.warm_up_stage.step < total:
+        if self.boxed:
             if not self.labeller.masks:
                 self._visit([*self.masked, *self.boxed])
-            self._practise(self.sam_optimizer, total, mask_share=0.4)
+            self._practise(self.sam_optimizer, 1.0, mask_share=0.4)
 
-    def _practise(self, optimizer: torch.optim.Optimizer, until: int, mask_share: float) -> None:
-        """Episodes on images with masks and boxes up to step ``until`` of the warm-up."""
+    def _practise(self, optimizer: torch.optim.Optimizer, until: float, mask_share: float) -> None:
+        """Episodes on images with masks and boxes up to the share ``until`` of the warm-up."""
         masked, boxed, stage, session = self.masked, self.boxed, self.warm_up_stage, self.session
         share = [mask_share / len(masked)] * len(masked) + [(1 - mask_share) / max(1, len(boxed))] * len(boxed)
         with self._batches([*masked, *boxed], share) as batch_of:
             for step in session.steps(stage, until=until):
-                set_rate(optimizer, min(1.0, (step + 1) / 20) * (1 - 0.7 * step / self.config.warm_up))
+                set_rate(optimizer, min(1.0, (step + 1) / 20) * (1 - 0.7 * stage.fraction))
                 batch = batch_of(step)
                 generator = session.generator(Stream.WARM_UP, step)
                 images = strong_view(batch.images, generator)
@@ -205,15 +252,22 @@ class Trainer(Trainable):
         """Between the stages: SAM makes the pseudo-mask of every training image once."""
         if self.use_sam and not self.stage.step and not self.policy_stage.step:
             self._visit(range(len(self.train)))
+        self.first_visits.total = self.first_visits.done
 
     @torch.no_grad()
     def _visit(self, images: Iterable[int]) -> None:
-        """Visit training images once each, finest labels first, so that the pool holds finer labels than each query's."""
+        """Visit training images once each, finest labels first, so that the pool holds finer labels than each query's.
+
+        By the clock only as many as there is time for: see ``VISITS_SHARE``. Those with masks fill the pool and are always visited.
+        """
+        is_over = self.session.deadline(VISITS_SHARE)
         order = sorted(images, key=lambda i: (-int(self.kinds[i]), i))
         world, rank = self.session.accelerator.num_processes, self.session.accelerator.process_index
-        with progress(len(order), "first pseudo-masks", is_main=self.session.is_main) as advance:
+        with self.session.doing(self.first_visits) as advance:
             for start in range(0, len(order), self.config.batch):
                 chunk = order[start : start + self.config.batch]
+                if is_over() and self.kinds[chunk[0]] != Kind.MASK:
+                    break
                 visit = Visit()
                 if part := chunk[rank::world]:
                     batch = self.loader.take(part).to(self.device)
@@ -225,13 +279,15 @@ class Trainer(Trainable):
 
     def warm_up_policy(self) -> None:
         """Between the stages: the policy learns on images with masks, for which the true Dice is the reward."""
-        stage, session, total = self.policy_stage, self.session, self.config.policy_warm_up
-        if self.policy is None or not self.use_sam or not self.masked or self.stage.step or stage.step >= total:
+        stage, session, policy = self.policy_stage, self.session, self.policy
+        if policy is None or stage.left_out or stage.over or self.stage.step:
             return
         scalars: dict[str, float] = {}
 
         def log() -> None:
-            if scalars and (stage.step % 10 == 0 or stage.step == total):
+            if session.at_end:
+                scalars.update(self._assess(policy, batch, embedding))
+            if scalars and (stage.step % 10 == 0 or session.at_end):
                 session.log(**scalars)
 
         with self._batches(self.masked) as batch_of:
@@ -239,11 +295,7 @@ class Trainer(Trainable):
                 batch = batch_of(step)
                 with torch.no_grad():
                     embedding = self.sam.encode(batch.images)
-                scalars, _ = self.policy_step(
-                    self.policy, batch, embedding, session.generator(Stream.POLICY_WARM_UP, step)
-                )
-                if step + 1 == total:
-                    scalars |= self._assess(self.policy, batch, embedding)
+                scalars, _ = self.policy_step(policy, batch, embedding, session.generator(Stream.POLICY_WARM_UP, step))
                 session.show(**{name: scalars[name] for name in ("policy_true",) if name in scalars})
 
     def policy_step(
@@ -284,7 +336,7 @@ class Trainer(Trainable):
 
     def _assess(self, policy: ReferencePolicy, batch: Batch, embedding: Embedding) -> dict[str, float]:
         """Dice of the most similar, the policy's and the best references on the images with masks of the batch; see ``with_head_room``."""
-        generator = self.session.generator(Stream.ASSESSMENT, self.config.policy_warm_up)
+        generator = self.session.generator(Stream.ASSESSMENT, self.policy_stage.step)
         queries = draw_policy_batch(self.labeller, batch, embedding, generator, self.weak_kinds)
         scores = None
         if queries is not None:
@@ -304,7 +356,7 @@ class Trainer(Trainable):
     def fit(self) -> None:
         """Stage 2: the segmenter on labels and pseudo-masks, and SAM's adapters with it."""
         with self.loader:
-            for step in self.session.steps(self.stage, then=self._validate_if_due):
+            for step in self.session.steps(self.stage, then=self._validate_if_due, stop=self.best.is_exhausted):
                 fraction = self.stage.fraction
                 rate = min(1.0, (step + 1) / 20) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * fraction)))
                 batch = self.loader.batch(step).to(self.device)
@@ -363,10 +415,14 @@ class Trainer(Trainable):
         self.teacher.update(self.segmenter)
         self.session.average(**losses)
 
+    def _is_coarse(self, fraction: float) -> bool:
+        """Whether the segmenter works at half the resolution at this point of stage 2."""
+        return fraction < self.config.coarse_share and self.config.size >= 256
+
     def _segment(self, model: nn.Module, images: Tensor) -> Tensor:
         """Logits on a quarter of the canvas, from images at the resolution of the run's present part."""
         size = self.config.size
-        if self.stage.fraction < self.config.coarse_share and size >= 256:
+        if self._is_coarse(self.stage.fraction):
             # A multiple of 32, as the encoder's strides want it.
             images = F.interpolate(images, size // 64 * 32, mode="area")
         return pseudo.resize(model(images), size // 4)
@@ -420,35 +476,44 @@ class Trainer(Trainable):
     # ------------------------------------------------------------------------------------------------ validation, export
 
     def _validate_if_due(self) -> None:
-        total = self.stage.budget.total_steps
-        if len(self.val) and self.stage.step % (max(1, total // 5) if total else 200) == 0:
-            self.session.log(**{f"val_{name}": score for name, score in self.validate().items()})
+        if self.val_loader is not None:
+            self.session.validate_if_due(self.stage, self.validations, self.best, self.validate, "dice")
 
-    @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Dice and IoU of the teacher on the validation split, on the canvas."""
-        metrics = SegmentationMetrics(self.categories)
-        loader = Loader(self.val, self.config.size, self.config.batch, shuffle=False)
-        for batch in loader.ordered():
-            logits = pseudo.resize(self._segment(self.teacher.model, batch.images.to(self.device)), self.config.size)
-            for index, mask, target in zip(
-                batch.indices.tolist(), logits.argmax(1).cpu().numpy(), batch.target.numpy()
-            ):
-                if (target != IGNORE).any():
-                    metrics.update(mask, target, self.val[index].id)
-        scores = metrics.compute()
+    def validate(self) -> dict[str, float | None]:
+        """Dice and IoU of the teacher on images of the validation split, on the canvas and at its full resolution, as it is exported."""
+        scores = self.val_scores(lambda batch: self.predict(batch.images))
         return {"dice": scores["dice"], "iou": scores["iou"]}
 
     @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """(B, S, S) categories that the teacher finds in images on the canvas."""
+        return pseudo.resize(self.teacher.model(images), self.config.size).argmax(1)
+
+    @torch.no_grad()
+    def val_scores(self, masks_of: Callable[[Batch], Tensor]) -> dict[str, Any]:
+        """The scores of any masks (B, S, S) of the validation images, on the canvas; see ``SegmentationMetrics.compute``."""
+        assert self.val_loader is not None
+        metrics = SegmentationMetrics(self.categories)
+        for batch in self.val_loader.ordered():
+            masks = masks_of(batch.to(self.device)).byte().cpu().numpy()
+            for index, mask, target in zip(batch.indices.tolist(), masks, batch.target.numpy()):
+                if (target != IGNORE).any():
+                    metrics.update(mask, target, self.val[index].id)
+        return metrics.compute()
+
+    @torch.no_grad()
     def blend_pseudo_masks(self) -> None:
-        """Blend the prediction of the trained teacher into SAM's answers: the pseudo-masks that are exported and reported."""
+        """Blend the prediction of the exported teacher into SAM's answers: the pseudo-masks that are written and reported."""
         order = sorted(self.labeller.masks)
-        with progress(len(order), "last pseudo-masks") as advance:
+        self.last_visits.total = len(order)
+        with self.session.doing(self.last_visits) as advance:
             for start in range(0, len(order), self.config.batch):
                 batch = self.loader.take(order[start : start + self.config.batch]).to(self.device)
                 teacher = self._segment(self.teacher.model, batch.images).softmax(1)
                 maps, confidence = self.labeller.pseudo_masks(batch, teacher, self.maturity)
                 for row, index in enumerate(batch.indices.tolist()):
+                    width, height = batch.sizes[row].tolist()
+                    self.sizes[index] = width, height
                     self.labeller.masks[index] = replace(
                         self.labeller.masks[index], maps=maps[row].half().cpu(), confidence=float(confidence[row])
                     )

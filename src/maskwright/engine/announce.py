@@ -1,0 +1,35 @@
+"""The first line of a training, printed before PyTorch is imported, which takes seconds."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Announced(Protocol):
+    """What is said of a recipe's settings."""
+
+    data: Path
+    out: Path
+    sam: str
+    seed: int
+    device: Any
+
+    @property
+    def length(self) -> Any: ...
+
+
+def announce(recipe: str, config: Announced) -> float:
+    """Say what is about to be trained, and return ``time.monotonic()``: the training's clock starts here."""
+    started = time.monotonic()
+    if os.environ.get("RANK", "0") == "0":
+        print(
+            f"training {recipe} on {config.data} for {config.length} in all; SAM {config.sam}, device {config.device}, "
+            f"seed {config.seed}; run: {config.out}\nloading PyTorch ...",
+            file=sys.stderr,
+            flush=True,
+        )
+    return started

@@ -39,6 +39,7 @@ class Config:
     sam: str = "nano"
     seed: int = 0
     device: str = "cpu"
+    precision: str = "float32"
     checkpoint_seconds: float = 0.0
     lr: float = 0.1
     init: Path | None = None

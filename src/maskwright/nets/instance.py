@@ -110,7 +110,12 @@ class InstanceSegmenter(nn.Module):
 
     def pretrained(self) -> list[nn.Parameter]:
         """The backbone's parameters, which learn at a lower rate."""
-        return list(self.model.model.pixel_level_module.encoder.parameters())
+        return list(self.backbone.parameters())
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The image encoder below the pixel decoder."""
+        return self.model.model.pixel_level_module.encoder
 
 
 class TrunkBackbone(nn.Module):

@@ -194,6 +194,11 @@ class Sam(nn.Module):
         """C, the width of the embeddings."""
         return self.model.config.prompt_encoder_config.hidden_size
 
+    def networks(self) -> list[nn.Module]:
+        """What the verbs call as a whole, and what costs nearly all of their time."""
+        model = self.model
+        return [model.vision_encoder.backbone, model.mask_decoder, model.memory_attention, model.memory_encoder]
+
     def signature(self, *, configured: bool = True) -> str:
         """64 hexadecimal digits that change with the weights, and with all else that decides what they compute.
 

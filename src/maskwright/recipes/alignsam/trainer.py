@@ -76,6 +76,8 @@ class Trainer(Trainable):
             clip.check_names(config.text)
         self.foreground = foreground_of(dataset, config.category, config.text)
         self.sam = Sam.load(config.sam, size=config.size).to(self.device).requires_grad_(False)
+        # The networks that learn are tiny, and stay in float32.
+        session.precision.lower(self.sam.networks())
         self.bank = self._shots(dataset)
         val = dataset.split("val")
         val = val.with_samples([sample for sample in val if sample.labels.mask is not None])

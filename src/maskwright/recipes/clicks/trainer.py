@@ -119,6 +119,7 @@ class Trainer(Trainable):
         self.val = self._bank(dataset, list(evenly_spread(val, config.validation_images)), config.held_out)
         self.prompter = Prompter(self.sam.width, stop_value=config.cost).to(self.device)
         self.quality = QualityHead(self.prompter.hidden).to(self.device)
+        session.precision.lower([*self.sam.networks(), self.prompter, self.quality])
         self.reference: Prompter | None = None
         self.supervised_parameters = [*self.prompter.parameters(), *self.quality.parameters()]
         self.optimizer = torch.optim.AdamW(self.supervised_parameters, lr=config.lr, weight_decay=config.weight_decay)
@@ -295,7 +296,7 @@ class Trainer(Trainable):
         choice = torch.where(draw[:, 1] < expert_share, expert, agent)
         choice = torch.where(draw[:, 0] < 0.15, any_candidate, choice)
         rows = torch.arange(batch, device=self.device)
-        lead = float((dice_after[rows, agent] - dice_before).mean())
+        lead = (dice_after[rows, agent] - dice_before).mean()
         self.session.average(lead=lead, expert_lead=(dice_after[rows, expert] - dice_before).mean())
         self.session.show(lead=lead)
         self.episodes.advance(candidates.take(state, choice))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nano_pictures import bead_ids, collage, partition, relief, stained
-from nano_views import SLOTS, Pool, areas, close_views, develop, happens, look, paste, tiled, wide_views
+from nano_views import SLOTS, Pool, areas, close_views, develop, happens, look, paste, tiled, uniform, wide_views
 from photo_packs import Pack
 
 KINDS = {
@@ -214,13 +214,15 @@ class Source:
     # ----------------------------------------------------------------------------------------------- in context
 
     def episode(self, batch: int, size: int) -> Episode:
-        """An episode of one of five sorts; ``batch`` is a multiple of 4."""
+        """An episode of one of six sorts; ``batch`` is a multiple of 4."""
         dice = self.chance()
         if dice < 0.5 and self.kinds:
             return self._of_a_kind(batch, size) if self.chance() < 0.55 else self._among_others(batch, size)
-        if dice < 0.68:
+        if dice < 0.64:
             return self._twins(batch, size)
-        return self._bumps(batch, size) if dice < 0.82 else self._pairs(batch, size)
+        if dice < 0.76:
+            return self._bumps(batch, size)
+        return self._slides(batch, size) if dice < 0.88 else self._pairs(batch, size)
 
     def _of_a_kind(self, batch: int, size: int) -> Episode:
         """Four pictures of a kind each: a picture's references are others of its four, now and then those of another kind."""
@@ -301,6 +303,25 @@ class Source:
         order = self._neighbours(batch, 1 + self.below(2))
         always = torch.ones(batch, dtype=torch.bool)
         return Episode(develop(images, g), mask, mask, order, ~mask.flatten(1).any(1), always, "bumps")
+
+    def _slides(self, batch: int, size: int) -> Episode:
+        """Four views of each slide with many small things: one stands for all of its sort; some slides show two sorts."""
+        g, groups = self.generator, batch // 4
+        rows = self._rows(len(self.beads), groups).repeat_interleave(4)
+        blank = torch.zeros(batch, 3, 4, 4, dtype=torch.uint8)
+        _, ids = look(blank, self.beads[rows].long(), size, wide_views(batch, (0.35, 0.8), 0.5, g), g)
+        # A slide is stained once, as one picture of its four views.
+        sheet = ids.view(groups, 2, 2, size, size).transpose(2, 3).reshape(groups, 2 * size, 2 * size)
+        images = stained(sheet, self._photographs(groups), g)
+        two_sorts, other = happens(groups, g, 0.5, 1, 1), sheet % 2 == 1
+        tint = torch.where(two_sorts & other, 1.0, 0.0)[:, None] * uniform(groups, g, -0.9, 0.9, 3, 1, 1)
+        images = (images * tint.exp()).clamp(0, 1)
+        images = images.view(groups, 3, 2, size, 2, size).permute(0, 2, 4, 1, 3, 5).reshape(batch, 3, size, size)
+        mask = (ids > 0) & ~(two_sorts.repeat_interleave(4, 0) & (ids % 2 == 1))
+        always = torch.ones(batch, dtype=torch.bool)
+        order = self._neighbours(batch, 1 + self.below(3))
+        never = torch.zeros(batch, dtype=torch.bool)
+        return Episode(develop(images, g), mask, mask, order, never, always, "slides")
 
     def _pairs(self, batch: int, size: int) -> Episode:
         """Two scenes that share an object, seen again elsewhere; now and then one that the other does not show."""

@@ -20,6 +20,7 @@ from maskwright.engine.ema import Ema
 from maskwright.engine.files import disk, remove
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state, load_tensors
+from maskwright.sam.closer_look import ellipse_logits
 from maskwright.sam.prompts import PADDING, Prompts
 from maskwright.sam.sam import Embedding, Sam
 from maskwright.sam.weights import nano_config
@@ -67,6 +68,8 @@ class Config:
     """Share of the steps that are episodes in context."""
     cut_share: float = 0.3
     """Share of the boxes that are about a piece of an object."""
+    ellipse_share: float = 0.4
+    """Share of the boxes that come with the ellipse inscribed in them as a mask prompt, as in a closer look."""
     ghost_share: float = 0.06
     """Share of the boxes that are about nothing in the picture: where nothing is to be seen, the answer is an ellipse."""
     scenes: int = 384
@@ -267,17 +270,21 @@ class Trainer:
         balance: float,
         name: str,
     ) -> dict[str, Tensor]:
-        """A box or a click for each target, then clicks inside the error, each with the logits of the answer before.
+        """A box or a click for each target, then clicks inside the error, each with the answer before. Some boxes come
+        with an ellipse.
 
         ``balance`` is the share of ``balanced_entropy`` in the loss.
         """
         g, size = self.source.generator, sam.size
+        previous, total, report = None, torch.zeros(()), {}
         if click:
             place = sample_in(targets, g)
             prompts = Prompts.of_points(place[:, :, None], torch.ones(*targets.shape[:2], 1, dtype=torch.long))
         else:
-            prompts = Prompts.of_boxes(boxes_of(targets, g))
-        previous, total, report = None, torch.zeros(()), {}
+            boxes = boxes_of(targets, g)
+            prompts = Prompts.of_boxes(boxes)
+            if self.source.chance() < self.config.ellipse_share:
+                previous = ellipse_logits(boxes, size)
         for turn in range(rounds):
             with self.watch("decode"):
                 masks = sam.decode(embedding, prompts, previous, multimask=click and turn == 0)

@@ -493,6 +493,7 @@ def test_a_rate_that_is_none_is_refused_at_once(rate: float, data: Path, tmp_pat
 
 def test_losses_are_watched_without_asking_the_device_at_each_step(data: Path, tmp_path: Path):
     session = Session.open(Config(data, tmp_path / "run"), {})
+    session.plan(LENGTH, Part("fit", "training"))
     session.watch(torch.ones(3), torch.ones(()))
     session.require_finite()
     session.watch(torch.tensor([1.0, torch.inf]))

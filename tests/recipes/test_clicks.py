@@ -29,6 +29,7 @@ from maskwright.recipes import clicks
 from maskwright.recipes.clicks import calibration
 from maskwright.recipes.clicks.trainer import Trainer
 from maskwright.sam.sam import Sam
+from maskwright.sam.weights import EARLIER
 from tests.recipes.training import (
     Stopped,
     binary_scenes,
@@ -428,3 +429,14 @@ def test_a_new_training_starts_from_this_one(run: Path, scenes: Path, tiny_sam_f
     with pytest.raises(RunError, match="--learner sb3 always starts anew"):
         clicks.main(settings(scenes, tmp_path / "x", tiny_sam_folder, init=run, learner="sb3"))
     assert not (tmp_path / "x").exists()
+
+
+def test_an_agent_for_weights_that_were_bundled_once_names_their_version(run: Path, tmp_path: Path):
+    shutil.copytree(run / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["sam"]["signature"] = next(iter(EARLIER))
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        WeightsError, match=r"the `nano` of maskwright 0\.1\.0.* train it again, or install that version"
+    ):
+        load(tmp_path / "model", device="cpu")

@@ -311,7 +311,7 @@ def test_a_large_pool_is_cut_to_its_share(trained: Trainer):
 
 def test_a_new_training_starts_from_this_one(run: Path, scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path):
     config = settings(scene_folder, tmp_path / "next", tiny_sam_folder, init=run, selector="policy")
-    trainer = started(config, samix.Trainer)
+    trainer = started(config, Trainer)
     model = run / "model"
     for network in (trainer.segmenter, trainer.teacher.model):
         assert same(network, model / "model.safetensors")
@@ -324,7 +324,7 @@ def test_a_new_training_starts_from_this_one(run: Path, scene_folder: Path, tmp_
     assert description["data"] == description["in_context"]["data"] == digest
     assert json.loads((run / "pseudo" / "index.json").read_text())["data"] == digest
     with pytest.raises(WeightsError, match=r"its sam is another network .*--tune-decoder True"):
-        started(replace(config, out=tmp_path / "x", tune_decoder=False), samix.Trainer)
+        started(replace(config, out=tmp_path / "x", tune_decoder=False), Trainer)
     assert not (tmp_path / "x").exists()
 
 
@@ -336,7 +336,7 @@ def test_a_run_without_a_model_gives_its_newest_checkpoint(
         stop_after(patch, 4)
         with pytest.raises(Stopped):
             samix.main(config)
-    trainer = started(replace(config, out=tmp_path / "next", init=tmp_path / "first"), samix.Trainer)
+    trainer = started(replace(config, out=tmp_path / "next", init=tmp_path / "first"), Trainer)
     (checkpoint,) = (config.out / "last").iterdir()
     assert same(trainer.sam, checkpoint / "sam.safetensors")
     teacher = load_file(checkpoint / "teacher.safetensors")

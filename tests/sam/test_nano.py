@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import Sam2VideoModel
 
 from maskwright.data.scenes import render
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Sam
-from maskwright.sam.weights import BUNDLED, NANO
+from maskwright.sam.store import weights_signature
+from maskwright.sam.weights import EARLIER, NANO, nano_config
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +66,14 @@ def test_small_enough_to_ship():
     assert (NANO / "model.safetensors").stat().st_size <= 12e6
 
 
-def test_the_other_bundled_weights_stand_on_a_pretrained_trunk():
-    sam = Sam.load("nano-photo", size=128)
-    assert type(sam.model.vision_encoder.backbone).__name__ == "EfficientNetLiteModel"
-    image = torch.full((1, 3, 128, 128), 0.2)
-    y, x = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
-    disc = (x - 70).square() + (y - 60).square() < 30**2
-    image[:, 0, disc] = 0.9
-    with torch.no_grad():
-        logits = sam.decode(sam.encode(image), Prompts.of_boxes(torch.tensor([[[40.0, 30, 100, 90]]]))).best
-    answer = F.interpolate(logits, (128, 128), mode="bilinear")[0, 0] > 0
-    assert (answer & disc).sum() / (answer | disc).sum() > 0.8
+def test_it_stands_on_a_pretrained_trunk_as_its_architecture_says():
+    model = Sam.load("nano").model
+    assert type(model.vision_encoder.backbone).__name__ == "EfficientNetLiteModel"
+    with torch.device("meta"):
+        built = Sam2VideoModel(nano_config())
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in built.state_dict().items()}
 
 
-def test_no_bundled_weights_are_larger_than_what_is_shipped():
-    assert {name: folder.is_dir() for name, folder in BUNDLED.items()} == {"nano": True, "nano-photo": True}
-    assert all((folder / "model.safetensors").stat().st_size < 12_000_000 for folder in BUNDLED.values())
+def test_models_trained_for_earlier_weights_are_known_by_them():
+    assert weights_signature(Sam.load("nano").model) not in EARLIER

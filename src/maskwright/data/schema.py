@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from maskwright.data.fields import found
+from maskwright.data.fields import shown
 
 
 class Kind(Protocol):
@@ -35,7 +35,7 @@ class Whole:
 
     def problems(self, value: Any, place: str) -> Iterator[str]:
         if type(value) is not int or not self.low <= value <= self.high:
-            yield f"{place}: must be a whole number from {self.low} to {self.high}, found {found(value)}"
+            yield f"{place}: must be a whole number from {self.low} to {self.high}, found {shown(value)}"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Real:
         # The bounds come first: a whole number of thousands of digits is no float.
         right = type(value) in (int, float) and self.low <= value <= self.high and math.isfinite(value)
         if not right:
-            yield f"{place}: must be a number from {self.low:g} to {self.high:g}, found {found(value)}"
+            yield f"{place}: must be a number from {self.low:g} to {self.high:g}, found {shown(value)}"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Text:
 
     def problems(self, value: Any, place: str) -> Iterator[str]:
         if not isinstance(value, str) or not 0 < len(value) <= self.most:
-            yield f"{place}: must be a text of 1 to {self.most} characters, found {found(value)}"
+            yield f"{place}: must be a text of 1 to {self.most} characters, found {shown(value)}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Truth:
 
     def problems(self, value: Any, place: str) -> Iterator[str]:
         if not isinstance(value, bool):
-            yield f"{place}: must be true or false, found {found(value)}"
+            yield f"{place}: must be true or false, found {shown(value)}"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class OneOf:
     def problems(self, value: Any, place: str) -> Iterator[str]:
         # By type too: in Python, true is 1.
         if not any(type(value) is type(one) and value == one for one in self.values):
-            yield f"{place}: must be one of {', '.join(map(found, self.values))}, found {found(value)}"
+            yield f"{place}: must be one of {', '.join(map(shown, self.values))}, found {shown(value)}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Items:
     def problems(self, value: Any, place: str) -> Iterator[str]:
         if not isinstance(value, list) or not self.least <= len(value) <= self.most:
             count = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
-            yield f"{place}: must be a list of {count}, found {found(value)}"
+            yield f"{place}: must be a list of {count}, found {shown(value)}"
             return
         for number, item in enumerate(value):
             yield from self.kind.problems(item, f"{place}[{number}]")
@@ -134,7 +134,7 @@ class Named:
 
     def problems(self, value: Any, place: str) -> Iterator[str]:
         if not isinstance(value, dict) or len(value) > self.most:
-            yield f"{place}: must be an object of at most {self.most} fields, found {found(value)}"
+            yield f"{place}: must be an object of at most {self.most} fields, found {shown(value)}"
             return
         for name, entry in value.items():
             yield from self.kind.problems(entry, f"{place}.{name}")
@@ -166,7 +166,7 @@ class Fields:
 
     def problems(self, value: Any, place: str) -> Iterator[str]:
         if not isinstance(value, dict):
-            yield f"{place or 'the file'}: must be an object, found {found(value)}"
+            yield f"{place or 'the file'}: must be an object, found {shown(value)}"
             return
         within = f"{place}." if place else ""
         missing = [name for name in self.known if name not in value]

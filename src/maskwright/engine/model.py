@@ -185,13 +185,23 @@ class Model:
                 f"{error}\nRestore the model folder from the run that made it, or train it again."
             ) from error
 
-    def require_weights(self, kind: str, source: str, now: str, then: str) -> None:
-        """Raise WeightsError if a network that is not part of the folder, a SAM or CLIP, is not the one the model was trained for."""
-        if now != then:
-            raise WeightsError(
-                f"{self.folder}: was trained for other weights of {kind} {source!r} than those that are here now; train it again, "
-                "or bring the weights back"
+    def require_weights(self, kind: str, source: str, now: str, then: str, earlier: str | None = None) -> None:
+        """Raise WeightsError if a network that is not part of the folder, a SAM or CLIP, is not the one the model was trained for.
+
+        Args:
+            earlier: what the weights it was trained for are called, if they came with an earlier maskwright.
+        """
+        if now == then:
+            return
+        if earlier:
+            remedy = (
+                f"that is {earlier}, which this maskwright no longer brings; train it again, or install that version"
             )
+        else:
+            remedy = "train it again, or bring the weights back"
+        raise WeightsError(
+            f"{self.folder}: was trained for other weights of {kind} {source!r} than those that are here now; {remedy}"
+        )
 
     def misfit(self, part: str, error: Exception) -> WeightsError:
         """The error to raise where no network can be built from ``config[part]``."""

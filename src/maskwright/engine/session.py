@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
@@ -36,6 +37,7 @@ from maskwright import interrupts
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
 from maskwright.data.fingerprint import Fingerprint
+from maskwright.data.understood import start_of_training
 from maskwright.engine.bar import TrainingBar, time_as_text
 from maskwright.engine.best import Best
 from maskwright.engine.budget import Budget
@@ -185,7 +187,7 @@ class Session:
         fingerprint = None
         if accelerator.is_main_process:
             refuse_if_locked(config.out, "name another folder with --out")
-            require_clean(dataset)
+            print(start_of_training(require_clean(dataset)), file=sys.stderr)
             fingerprint = Fingerprint.of(dataset)
         if len(dataset.categories) < 2:
             raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
@@ -424,10 +426,9 @@ class Session:
             stage.began = self.agree(self.timer.minutes)
         self.moved(stage)
         interrupts.wait(True)
-        share, signal = self.agree((self.timer.share(stage), interrupts.received()))
-        stopped = False
+        share, stopped = self.agree(self.timer.share(stage)), False
         while True:
-            if signal is not None:
+            if (signal := self.agree(interrupts.received())) is not None:
                 self._stop(stage, signal)
             if share >= until or (stopped := stop is not None and stop()):
                 break
@@ -438,8 +439,7 @@ class Session:
                 stage.done, stage.counted = stage.step, stage.counted + 1
                 if log_every and stage.step % log_every == 0:
                     self.log_averages()
-                share, signal = self.agree((self.timer.share(stage), interrupts.received()))
-                self._after = share
+                share = self._after = self.agree(self.timer.share(stage))
                 self.moved(stage)
                 if then is not None:
                     then()

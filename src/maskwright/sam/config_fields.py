@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maskwright.data.fields import found
+from maskwright.data.fields import shown
 from maskwright.data.schema import Fields, Items, Kind, Maybe, Named, OneOf, OneOrMore, Real, Text, Truth, Whole
 from maskwright.sam.trunks import TRUNK_TYPES
 
@@ -320,7 +320,7 @@ class Complete:
     def problems(self, value: Any, place: str) -> Iterator[str]:
         stated = value.get("model_type") if isinstance(value, Mapping) else None
         if stated not in self.types:
-            yield f"{place}.model_type: must be one of {', '.join(self.types)}, found {found(stated)}"
+            yield f"{place}.model_type: must be one of {', '.join(self.types)}, found {shown(stated)}"
             return
         known: dict[str, Kind] = {"model_type": OneOf(self.types)}
         for name, kind in FIELDS[stated].items():

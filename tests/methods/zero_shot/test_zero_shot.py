@@ -32,10 +32,10 @@ from maskwright.methods.zero_shot.objects import (
     on_device,
     read_view,
 )
-from maskwright.methods.zero_shot.prompted import ask_boxes, ask_clicks, clicks_to_reach, look_at_boxes
+from maskwright.methods.zero_shot.prompted import ask_boxes, ask_clicks, clicks_to_reach, look_at_boxes, look_at_clicks
 from maskwright.methods.zero_shot.report import score_table
 from maskwright.sam.prompts import Prompts
-from maskwright.sam.sam import Masks, Sam
+from maskwright.sam.sam import Embedding, Masks, Sam
 
 SIDE = 64
 
@@ -301,6 +301,43 @@ def test_a_closer_look_at_originals_answers_on_the_canvas(tmp_path: Path):
     assert torch.equal(looks.iou, baselines.iou(looks.masks, truths, torch.ones_like(truths)))
 
 
+class DiscOnly(EllipseOnly):
+    """A SAM that answers a first click with a disc of a tenth of what it is shown, and keeps the answer that it is given afterwards."""
+
+    def decode(self, embedding, prompts: Prompts, previous=None, multimask=False) -> Masks:
+        centre = prompts.points[:, 0, 0]
+        boxes = torch.cat([centre - SIDE / 10, centre + SIDE / 10], -1)
+        logits = 1 - ellipse_radius(boxes, SIDE // 4, SIDE // 4, 4)[:, None, None]
+        if previous is not None:
+            logits = previous[:, :, None]
+        return Masks(
+            logits, torch.full((len(boxes), 1, 1), 0.9), torch.ones(len(boxes), 1), torch.zeros(len(boxes), 1, 1, 4)
+        )
+
+
+def test_clicks_are_answered_from_close_by_on_the_canvas(tmp_path: Path):
+    masks = []
+    for height, width in ((90, 150), (200, 40)):
+        mask = np.zeros((height, width), np.uint8)
+        mask[height // 4 : height // 2, width // 5 : width // 2] = 1
+        masks.append(mask)
+    dataset = make_dataset(tmp_path, {"test": masks})
+    views = [read_view(dataset, sample, SIDE) for sample in dataset]
+    truths = on_device([view.ids == 1 for view in views], "cpu")
+    everywhere = torch.ones_like(truths)
+    embedding = Embedding(*(torch.zeros(2, 1, 1, 1) for _ in range(3)))
+    answers = look_at_clicks(DiscOnly(), views, [0, 1], embedding, truths, everywhere, 3)  # type: ignore[arg-type]
+    assert answers.points.shape == (2, 3, 2)
+    assert torch.equal(answers.iou[:, -1], baselines.iou(answers.masks, truths, everywhere))
+    # The first disc is a fifth of the image wide and high. What is shown from close by is 1.5 times the longer of these, at most all of
+    # the image, and the second disc a fifth of that.
+    sizes = torch.tensor([[150.0, 90.0], [40.0, 200.0]])
+    shown = (1.5 * 0.2 * sizes.amax(1, keepdim=True)).minimum(sizes)
+    diameters = torch.stack([answers.masks.any(1).sum(1), answers.masks.any(2).sum(1)], 1)
+    assert (diameters - 0.2 * shown / sizes * SIDE).abs().max() <= 3  # a cell of the answer is 4 wide
+    assert (answers.iou[:, 0] - answers.iou[:, -1]).abs().max() < 0.05
+
+
 # ------------------------------------------------------------------------------------------------------ whole thing
 
 
@@ -315,6 +352,7 @@ def test_trivial_rows_by_hand_and_shapes_of_the_result(tmp_path: Path, tiny_sam:
     assert scores["trivial"]["all_foreground"] == pytest.approx(0.5)  # of what is known
     assert scores["trivial"]["ellipse"] == pytest.approx(math.pi / 4, abs=0.01)
     assert (scores["images"], scores["objects"], len(scores["clicks"])) == (2, 2, 2)
+    assert len(scores["closer_clicks"]) == 2
     assert scores["object"] == "all pixels of a category in an image, at most 3 of an image"
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     context = scores["in_context"]
@@ -392,8 +430,8 @@ def test_the_split_gives_its_own_references_and_encodes_each_image_once(tmp_path
     encode = tiny_sam.encode
     monkeypatch.setattr(tiny_sam, "encode", lambda images: encoded.append(len(images)) or encode(images))
     scores = evaluate_sam(tiny_sam, dataset, clicks=1, batch=2)
-    # And once more the crop of each object, for the closer look: one object in each image here.
-    assert (sum(encoded), scores["objects"]) == (5 + 5, 5)
+    # And crops of each object, for a closer look at its box and after its click: one object in each image here.
+    assert (sum(encoded), scores["objects"]) == (5 + 5 + 5, 5)
     assert scores["in_context"]["queries"] == 5
     assert "references in context are other images of split 'test'" in scores["notes"]
     assert all(row["image"] not in row["references"] for row in scores["per_query"])
@@ -435,6 +473,7 @@ def test_the_command_prints_a_table_and_writes_numbers_and_a_page(tiny_sam_folde
         "ellipse in the box",
         "1 click",
         "2 clicks",
+        "2 clicks, closer look",
         "in context, 5 references",
         "best threshold",
     ):

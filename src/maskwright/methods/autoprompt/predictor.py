@@ -39,6 +39,7 @@ from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import weights_signature
+from maskwright.sam.weights import EARLIER
 
 SCORES = {
     "miou": "mIoU",
@@ -233,7 +234,7 @@ def load_self_prompter(model: Model) -> AutoPromptPredictor:
     srm = model.build(lambda: SemanticRecalibration(**parts["srm"]), "srm")
     rules, refiner = SelfPromptRules(**parts["rules"]), parts["refiner"]
     sam = Sam.load(source, size=size)
-    model.require_weights("SAM", source, sam.signature(configured=model.version > 1), signature)
+    model.require_weights("SAM", source, sam.signature(configured=model.version > 1), signature, EARLIER.get(signature))
     clip = _clip_of(model, parts["clip"], parts["text"])
     agent = None
     if refiner is not None:

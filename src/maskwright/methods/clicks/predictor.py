@@ -39,6 +39,7 @@ from maskwright.nets.quality import QualityHead
 from maskwright.rl.bank import LOGIT_STRIDE, MIN_SHARE, Bank
 from maskwright.rl.clicks import SLOTS, ClickState, click, start, start_box, start_mask
 from maskwright.sam.sam import Sam
+from maskwright.sam.weights import EARLIER
 
 LABELS = {"bg": 0, "fg": 1}
 
@@ -376,7 +377,7 @@ def load_agent(model: Model) -> ClickPredictor:
     source, size, signature = (parts["sam"][name] for name in ("source", "size", "signature"))
     sam = Sam.load(source, size=size)
     now = sam.signature(configured=model.version > 1)
-    model.require_weights("SAM", source, now, signature)
+    model.require_weights("SAM", source, now, signature, EARLIER.get(signature))
     agent = _pixel_agent(sam, model, parts) if learner == "sb3" else _own_agent(sam, model, parts)
     return ClickPredictor(agent, model)
 

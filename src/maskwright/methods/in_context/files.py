@@ -227,11 +227,19 @@ def _load_sam(model: Model, settings: Mapping[str, Any]) -> Sam:
     problems += [
         f"{name}: another shape" for name, t in tensors.items() if name in state and t.shape != state[name].shape
     ]
-    raise_weights(str(path), problems)
-    if _frozen_signature(state, tensors.keys(), sam.architecture() if model.version > 1 else "") != settings["frozen"]:
+    bundled = settings["sam"] in BUNDLED
+    if not bundled:
+        raise_weights(str(path), problems)
+    if (
+        problems
+        or _frozen_signature(state, tensors.keys(), sam.architecture() if model.version > 1 else "")
+        != settings["frozen"]
+    ):
+        why = ": maskwright 0.1.0 brought other weights of that name" if bundled else ""
+        remedy = "install that version" if bundled else "give it back the weights that it had"
         raise WeightsError(
-            f"{folder}: the SAM {settings['sam']} is not the one that this model was trained with; "
-            "give it back the weights that it had, or train the model again"
+            f"{folder}: the SAM {settings['sam']} is not the one that this model was trained with{why}; {remedy}, or train the model "
+            "again. Without references (--in-context) its segmenter predicts as before."
         )
     sam.load_state_dict(tensors, strict=False)
     return sam

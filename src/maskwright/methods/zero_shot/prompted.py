@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from maskwright.data.geometry import on_canvas
@@ -13,7 +14,7 @@ from maskwright.data.shapes import tight_boxes
 from maskwright.methods.zero_shot.baselines import iou
 from maskwright.methods.zero_shot.objects import View
 from maskwright.rl.oracle import next_click
-from maskwright.sam.closer_look import look_closer
+from maskwright.sam.closer_look import look_closer, look_closer_at_clicks
 from maskwright.sam.prompts import PADDING, Prompts
 from maskwright.sam.sam import Embedding, Sam
 
@@ -126,6 +127,62 @@ def ask_clicks(
         predicted=torch.stack(guesses[:clicks], dim=1),
         all_iou=every,
     )
+
+
+def look_at_clicks(
+    sam: Sam,
+    views: Sequence[View],
+    rows: Sequence[int],
+    embedding: Embedding,
+    truths: Tensor,
+    valid: Tensor,
+    clicks: int,
+) -> ClickAnswers:
+    """The clicks of :func:`ask_clicks`, each answered on a crop of the original around SAM's answer before it.
+
+    The answer to the first click on the whole canvas only says where to look.
+
+    Args:
+        views, rows: the N objects are on ``views[rows]``.
+        embedding: of their canvases, one in each row.
+    """
+    count, device, side = len(truths), truths.device, sam.size
+    number = torch.arange(count, device=device)
+    masks, so_far = torch.zeros_like(truths), torch.zeros_like(truths)
+    logits, predicted = torch.zeros(truths.shape, device=device), torch.zeros(count, device=device)
+    prompts = Prompts(
+        torch.zeros(count, 1, 0, 2, device=device), torch.zeros(count, 1, 0, dtype=torch.long, device=device)
+    )
+    ious, guesses = [], []
+    for click in range(clicks):
+        points, labels, is_click = next_click(torch.where(valid, masks, truths), truths, so_far)
+        column, line = points.long().unbind(1)
+        so_far[number, line, column] |= is_click
+        labels = torch.where(is_click, labels, PADDING)
+        prompts = prompts.join(Prompts.of_points(points[:, None, None], labels[:, None, None]))
+        if click == 0:
+            first = sam.decode(embedding, prompts, multimask=True).best[:, 0].float()
+            logits = F.interpolate(first[:, None], side, mode="bilinear", align_corners=False)[:, 0]
+        # Image by image: originals differ in size.
+        for row in dict.fromkeys(rows):
+            places = torch.tensor([n for n, other in enumerate(rows) if other == row and is_click[n]], device=device)
+            if not len(places):
+                continue
+            image = torch.from_numpy(views[row].original).to(device).permute(2, 0, 1)[None].float() / 255
+            size = image.shape[-1], image.shape[-2]
+            scale = logits.new_tensor(size) / side
+            asked = Prompts(prompts.points[places] * scale, prompts.labels[places])
+            before = logits[places] if click else None
+            looks = look_closer_at_clicks(
+                sam, image, torch.zeros_like(places), asked, logits[places], multimask=click == 0, previous=before
+            )
+            logits[places] = looks.resized(size, side).on_image((side, side))
+            predicted[places] = looks.iou
+        masks = logits > 0
+        ious.append(iou(masks, truths, valid))
+        guesses.append(predicted.clone())
+    every = torch.stack(ious, dim=1)
+    return ClickAnswers(prompts.points[:, 0], prompts.labels[:, 0], masks, every, torch.stack(guesses, dim=1), every)
 
 
 def clicks_to_reach(ious: Tensor, goal: float) -> Tensor:

@@ -77,6 +77,8 @@ def _rows(scores: dict[str, Any]) -> list[list[Any]]:
         [_count(number, "click"), clicked["iou"], clicked["iou_error"]]
         for number, clicked in enumerate(scores["clicks"], start=1)
     ]
+    closer = scores["closer_clicks"]
+    rows += [[f"{_count(len(closer), 'click')}, closer look", closer[-1]["iou"], closer[-1]["iou_error"]]]
     context = scores["in_context"]
     if context is not None:
         rows += [

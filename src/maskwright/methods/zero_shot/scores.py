@@ -29,6 +29,7 @@ from maskwright.methods.zero_shot.prompted import (
     ask_clicks,
     clicks_to_reach,
     look_at_boxes,
+    look_at_clicks,
 )
 from maskwright.methods.zero_shot.report import ObjectAnswer, write_report
 from maskwright.sam.sam import Embedding, Sam
@@ -60,7 +61,8 @@ def evaluate_sam(
 
     - Box: the exact box of the object on the canvas.
     - Closer look: the same box, asked on a crop of the original image around it, see :mod:`maskwright.sam.closer_look`.
-    - Clicks: those of :mod:`maskwright.rl.oracle`, see :func:`maskwright.methods.zero_shot.prompted.ask_clicks`.
+    - Clicks: those of :mod:`maskwright.rl.oracle`, see :func:`maskwright.methods.zero_shot.prompted.ask_clicks`; and with a closer look
+      after each of them.
     - In context: the query is all pixels of a category in an image; the references are random images of ``train`` with
       their masks (other images of the split itself where ``train`` has no masks), and there is no prompt.
 
@@ -85,6 +87,7 @@ def evaluate_sam(
              "box": {"iou", "iou_error": mean absolute error of the predicted IoU},
              "closer_look": the same for a closer look at the box,
              "clicks": [the same after 1, 2, ... clicks],
+             "closer_clicks": [the same with a closer look after each click],
              "noc": None, or {"80", "85", "90"}: {"clicks": the mean, "failures": share of the objects that never got there},
              "trivial": {"ellipse", "filled_box": in the exact box, "all_foreground": the whole canvas},
              "in_context": None without a query, else
@@ -175,7 +178,8 @@ class _Evaluation:
         by_look = look_at_boxes(self.sam, views, rows, by_box.boxes, truths, valid)
         further = max(0, NOC_MOST - self.clicks) if self.noc else 0
         by_clicks = ask_clicks(self.sam, embedding, truths, valid, self.clicks, further)
-        columns = _columns(by_box, by_look, by_clicks, truths, valid)
+        by_closer = look_at_clicks(self.sam, views, rows, embedding, truths, valid, self.clicks)
+        columns = _columns(by_box, by_look, by_clicks, by_closer, truths, valid)
         if self.noc:
             ious = by_clicks.all_iou[:, :NOC_MOST]
             columns["noc"] = torch.stack([clicks_to_reach(ious, goal) for goal in NOC_GOALS], 1).tolist()
@@ -199,14 +203,18 @@ class _Evaluation:
         box, look = (
             _scores([(row[name], row[f"{name}_predicted"]) for row in rows]) for name in ("box", "closer_look")
         )
-        clicks = zip(*(zip(row["clicks"], row["clicks_predicted"], strict=True) for row in rows), strict=True)
+        clicks, closer = (
+            [_scores(pairs) for pairs in zip(*(zip(row[name], row[f"{name}_predicted"]) for row in rows), strict=True)]
+            for name in ("clicks", "closer_clicks")
+        )
         return {
             "images": len({row["image"] for row in rows}),
             "objects": len(rows),
             "object": f"{what}, at most {objects} of an image",
             "box": box,
             "closer_look": look,
-            "clicks": [_scores(pairs) for pairs in clicks],
+            "clicks": clicks,
+            "closer_clicks": closer,
             "noc": _noc(rows) if self.noc else None,
             "trivial": trivial,
             "in_context": self.context.summary(),
@@ -225,7 +233,12 @@ class _Evaluation:
 
 
 def _columns(
-    by_box: BoxAnswers, by_look: BoxAnswers, by_clicks: ClickAnswers, truths: Tensor, valid: Tensor
+    by_box: BoxAnswers,
+    by_look: BoxAnswers,
+    by_clicks: ClickAnswers,
+    by_closer: ClickAnswers,
+    truths: Tensor,
+    valid: Tensor,
 ) -> dict[str, list[Any]]:
     """What is kept of each object, as plain numbers."""
     size = truths.shape[-1]
@@ -236,6 +249,8 @@ def _columns(
         "closer_look_predicted": by_look.predicted,
         "clicks": by_clicks.iou,
         "clicks_predicted": by_clicks.predicted,
+        "closer_clicks": by_closer.iou,
+        "closer_clicks_predicted": by_closer.predicted,
         "ellipse": iou(ellipse_radius(by_box.boxes, size, size) <= 1, truths, valid),
         "filled_box": iou(filled_boxes(by_box.boxes, size, size), truths, valid),
         "all_foreground": iou(valid, truths, valid),

@@ -47,6 +47,7 @@ from maskwright.engine.budget import Budget
 from maskwright.engine.origin import Origin
 from maskwright.engine.run import read_metrics
 from maskwright.engine.session import Session, Trainable
+from maskwright.engine.timer import Part
 from maskwright.engine.weights import CHECKSUMS, checksums
 from maskwright.errors import MaskwrightError
 from maskwright.nets.clip_surgery import NANO_CLIP
@@ -297,7 +298,11 @@ def predictions(folder: Path, images: list[Path], **options: Any) -> list[Any]:
     """Masks and scores of a model, comparable."""
     loading = {"in_context": options.pop("in_context")} if "in_context" in options else {}
     model = maskwright.load(folder, device="cpu", **loading)
-    return [(one.mask.tobytes(), one.mask.shape, one.scores) for one in model.predict(images, **options)]
+    # Rounded: a file's layout decides where tensors lie in memory, and that decides in which order a CPU adds.
+    return [
+        (one.mask.tobytes(), one.mask.shape, {name: round(score, 4) for name, score in one.scores.items()})
+        for one in model.predict(images, **options)
+    ]
 
 
 def instances_of(data: Path, folder: Path) -> Path:
@@ -435,7 +440,8 @@ class Descent(Trainable):
     networks = {"model": "net"}  # noqa: RUF012
 
     def __init__(self, session: Session) -> None:
-        self.session, self.stage = session, session.stage("fit", "descending", Budget(steps=6))
+        self.session = session
+        (self.stage,) = session.plan(Budget(steps=6), Part("fit", "descending"))
         torch.manual_seed(0)
         self.net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 1))
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=0.1)
@@ -446,14 +452,14 @@ class Descent(Trainable):
     def start_from(self, origin: Origin) -> None:
         raise NotImplementedError
 
-    def fit(self, until: int | None = None) -> None:
+    def fit(self, until: float = 1.0) -> None:
         for step in self.session.steps(self.stage, log_every=1, until=until):
             loss = self.net(torch.randn(4, 8, generator=self.session.generator(1, step))).square().mean()
             self.session.descend(loss, self.optimizer, self.net.parameters())
             self.session.average(loss=loss)
 
 
-def descend(config: Descending, until: int | None = None) -> tuple[dict[str, bytes], list[Any]]:
+def descend(config: Descending, until: float = 1.0) -> tuple[dict[str, bytes], list[Any]]:
     """A training, or one that ends early; its weights and its log."""
     with Session.open(config, {"lr": config.lr}) as session:  # type: ignore[arg-type]
         trainer = Descent(session)
@@ -471,7 +477,7 @@ def try_runs(work: Path, count: int, seed: int, seconds: float) -> Tally:
     if not data.exists():
         write_scenes(data, train=4, val=1, test=1, size=64, categories=("disc",), difficulty=0.0)
     expected = descend(Descending(data, work / "whole"))
-    descend(Descending(data, run), until=3)
+    descend(Descending(data, run), until=0.5)
     for number in range(count):
         trial = Path(shutil.copytree(run, work / "trial"))
         files = [
@@ -482,20 +488,23 @@ def try_runs(work: Path, count: int, seed: int, seconds: float) -> Tally:
         path = sorted(files)[number % len(files)]
         told = damage(path, chance)
         outcome, said = outcome_of(partial(descend, Descending(data, trial, resume=True)), expected, seconds)
-        if outcome == "different" and path.name == "metrics.jsonl" and _warned:
+        if outcome == "different" and path.name == "metrics.jsonl" and heard:
             outcome = "said"
-        _warned.clear()
+        heard.clear()
         tally.add(path.name, outcome, f"{told}; {said}")
         shutil.rmtree(trial)
     return tally
 
 
-_warned: list[str] = []
+heard: list[str] = []
+"""Warnings since the last trial."""
 
 
-class _Heard(logging.Handler):
+class Heard(logging.Handler):
+    """Keeps warnings for the trial that they belong to."""
+
     def emit(self, record: logging.LogRecord) -> None:
-        _warned.append(record.getMessage())
+        heard.append(record.getMessage())
 
 
 @dataclass
@@ -510,7 +519,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    logging.getLogger("maskwright").addHandler(_Heard())
+    logging.getLogger("maskwright").addHandler(Heard())
     sys.stderr.flush()
     faults = 0
     with tempfile.TemporaryDirectory(prefix="maskwright-mutations-") as folder:

@@ -21,6 +21,9 @@ from maskwright.engine.files import disk, remove, sync_folder, write_synced, wri
 from maskwright.engine.values import plain
 from maskwright.errors import RunError, WeightsError
 
+MOST_LINES = 20
+"""Of a message about weights."""
+
 CHECKSUMS = "checksums"
 """The field of a model folder's ``config.json`` with what :func:`checksums` gives."""
 
@@ -236,4 +239,5 @@ def _listing(names: Iterable[str], limit: int = 20) -> str:
 def raise_weights(where: str, problems: Sequence[str]) -> None:
     """Raise one WeightsError that lists all problems, if there are any."""
     if problems:
-        raise WeightsError("\n  - ".join([f"{where} does not fit:", *problems]))
+        more = [f"and {len(problems) - MOST_LINES} more"] if len(problems) > MOST_LINES else []
+        raise WeightsError("\n  - ".join([f"{where} does not fit:", *problems[:MOST_LINES], *more]))

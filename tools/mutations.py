@@ -272,7 +272,7 @@ def tiny_sam(folder: Path) -> Path:
 SETTINGS: dict[str, dict[str, Any]] = {
     "samix": {
         "size": 64,
-        "steps": 2,
+        "steps": 4,
         "warm_up": 1,
         "policy_warm_up": 1,
         "selector": "policy",
@@ -282,7 +282,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "clicks": {"steps": 3, "batch": 3, "tries": 6, "looks": 3, "clicks": 2, "groups": 2},
     "alignsam": {
         "shots": 0,
-        "episodes": 1,
+        "epochs": 1,
         "clicks": 2,
         "grid": 4,
         "text": ("disc",),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from maskwright.version import __version__
 
 if TYPE_CHECKING:
-    from maskwright.api import check, evaluate, load, precompute, predict, sam_info, train
+    from maskwright.api import check, evaluate, fix, load, precompute, predict, sam_info, stats, train
     from maskwright.data.dataset import Dataset
     from maskwright.engine.prediction import Prediction
     from maskwright.engine.predictor import Predictor
@@ -33,10 +33,12 @@ __all__ = [
     "__version__",
     "check",
     "evaluate",
+    "fix",
     "load",
     "precompute",
     "predict",
     "sam_info",
+    "stats",
     "train",
 ]
 
@@ -46,7 +48,9 @@ _HOMES = {
     "Prediction": "maskwright.engine.prediction",
     "Predictor": "maskwright.engine.predictor",
     "Sam": "maskwright.sam.sam",
-    **dict.fromkeys(("check", "evaluate", "load", "precompute", "predict", "sam_info", "train"), "maskwright.api"),
+    **dict.fromkeys(
+        ("check", "evaluate", "fix", "load", "precompute", "predict", "sam_info", "stats", "train"), "maskwright.api"
+    ),
 }
 
 

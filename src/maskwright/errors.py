@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from maskwright.problems import Problem, as_problem, lines
+
 
 class MaskwrightError(Exception):
     """Something in the user's hands is wrong; the text names the file, the place and the remedy."""
@@ -33,16 +35,26 @@ class DataError(MaskwrightError):
     """One or more problems in a dataset, all reported at once.
 
     Attributes:
-        problems: one line each, every line naming file, place and remedy.
+        problems: one record each; as a text it is a line that names file, place and remedy.
+        where: the dataset, file or folder that they are about.
     """
 
     def __init__(self, problems: Sequence[str], where: str = "") -> None:
-        self.problems = list(problems)
+        """
+        Args:
+            problems: records, or plain lines of text.
+            where: what they are about, for the first line.
+        """
+        self.problems: list[Problem] = [as_problem(problem) for problem in problems]
+        self.where = where
+        super().__init__(self.text())
+
+    def text(self, most: int | None = 3) -> str:
+        """The message: of each kind the first ``most`` problems and a count of the others; all where ``most`` is None."""
         if len(self.problems) == 1:
-            text = f"{where}: {self.problems[0]}" if where else self.problems[0]
-        else:
-            text = "\n  - ".join([f"{len(self.problems)} problems{' in ' + where if where else ''}:", *self.problems])
-        super().__init__(text)
+            return f"{self.where}: {self.problems[0]}" if self.where else self.problems[0]
+        head = f"{len(self.problems)} problems{' in ' + self.where if self.where else ''}:"
+        return "\n  - ".join([head, *lines(self.problems, most)])
 
 
 class WeightsError(MaskwrightError):

@@ -11,7 +11,7 @@ from pycocotools import mask as reference
 from pycocotools.coco import COCO
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.formats import coco, convert, read
+from maskwright.data.formats import convert, read, rle
 from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Box, Kind, Labels, Mask, Point, Sample, Tag
 from maskwright.errors import DataError
@@ -26,8 +26,8 @@ def document() -> dict:
     small = np.zeros((30, 40), np.uint8)
     small[5:7, 8:10] = 1
     compressed = reference.encode(np.asfortranarray(HOLE))
-    plain = {"size": [30, 40], "counts": coco.rle.encode(small)}
-    crowd = {"size": [30, 40], "counts": coco.rle.encode(np.ones((30, 40)))}
+    plain = {"size": [30, 40], "counts": rle.encode(small)}
+    crowd = {"size": [30, 40], "counts": rle.encode(np.ones((30, 40)))}
     rows = [
         {"image_id": 7, "category_id": 18, "bbox": [1, 1, 37, 28], "segmentation": POLYGONS, "iscrowd": 0},
         {"image_id": 7, "category_id": 3, "bbox": [8, 5, 2, 2], "segmentation": plain, "iscrowd": 0},
@@ -69,7 +69,7 @@ def test_every_form_of_annotation_is_read(tmp_path: Path, by_folder: bool) -> No
     assert all(dataset.image_path(sample).is_file() for sample in dataset)
     mask = dataset[0].labels.mask
     assert mask is not None
-    assert (mask.kind, mask.categories) == ("instance", {1: 2, 3: 2})
+    assert (mask.kind, mask.categories) == ("instance", {1: 2, 2: 1, 3: 2})
     polygons = reference.decode(reference.merge(reference.frPyObjects(POLYGONS, 30, 40)))
     expected = np.zeros((30, 40), int)  # Larger first, so that smaller ones lie on top.
     small = np.zeros((30, 40))
@@ -109,7 +109,7 @@ def test_several_files_share_one_list_of_names(tmp_path: Path) -> None:
     assert dataset.categories == ("background", "cow", "cat", "dog")
     assert [s.split for s in dataset] == ["train"] * 4 + ["val"] * 4
     assert [s.labels.mask.categories for s in (dataset[0], dataset[4]) if s.labels.mask] == [
-        {1: 2, 3: 2},
+        {1: 2, 2: 1, 3: 2},
         {1: 2, 2: 3, 3: 2},
     ]
 
@@ -203,7 +203,7 @@ def test_export_and_import_give_the_same_labels(tmp_path: Path) -> None:
         assert other.size == (40, 30)
     mask = by_id["a"].labels.mask
     assert mask is not None
-    assert mask.categories == {3: 2}
+    assert mask.categories == {1: 1, 2: 1, 3: 2}
     np.testing.assert_array_equal(read_mask(again.root / mask.path), read_mask(dataset.root / "masks" / "a.png"))
 
 

@@ -132,7 +132,7 @@ def test_an_unreadable_mask_is_left_to_the_check(tmp_path: Path) -> None:
 def test_all_structural_problems_come_at_once(tmp_path: Path) -> None:
     fill(tmp_path, {"a": [0, 1, 0, 0]}, bare=("b",))
     write_mask(tmp_path / "masks" / "z.png", np.zeros((1, 4), np.uint8))
-    (tmp_path / "masks" / "b.jpg").touch()
+    (tmp_path / "masks" / "b.npy").touch()
     (tmp_path / "images" / "a.jpg").touch()
     (tmp_path / "images" / "x.heic").touch()
     (tmp_path / "images" / ".hidden").touch()
@@ -142,7 +142,7 @@ def test_all_structural_problems_come_at_once(tmp_path: Path) -> None:
     found = problems(tmp_path)
     for expected in (
         "masks/z.png: there is no image images/z.*",
-        "masks/b.jpg: is no .png file",
+        "masks/b.npy: is no .avif",
         "has the same stem as",
         "images/x.heic: is no",
         "images/sub: folders in here are not read",

@@ -204,10 +204,10 @@ def test_grey_pngs_of_few_bits_keep_their_values(tmp_path: Path, bits: int) -> N
 
 def test_masks_in_colour_or_lossy_formats_are_refused(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a\.png: .*one channel of ids.*RGB; replace every colour"):
+    with pytest.raises(DataError, match=r"a\.png: .*one channel of ids.*RGB with colours; replace every colour"):
         read_mask(tmp_path / "a.png")
     Image.fromarray(RGB[..., 0]).save(tmp_path / "a.jpg")
-    with pytest.raises(DataError, match=r"a\.jpg: a mask must be a PNG.*; save it as PNG"):
+    with pytest.raises(DataError, match=r"a\.jpg: a mask must be a PNG or TIFF.*; save it as PNG"):
         read_mask(tmp_path / "a.jpg")
     with pytest.raises(ValueError, match="int64"):
         write_mask(tmp_path / "b.png", np.zeros((2, 2), np.int64))

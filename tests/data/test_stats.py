@@ -10,7 +10,7 @@ from PIL import Image
 from maskwright.data.dataset import Dataset
 from maskwright.data.images import write_mask
 from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Scribble, Tag
-from maskwright.data.stats import stats
+from maskwright.data.stats import Range, SplitStats, stats
 from maskwright.errors import DataError
 
 
@@ -34,20 +34,19 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def test_all_counts(dataset: Dataset) -> None:
     result = stats(dataset)
-    assert json.loads(json.dumps(result)) == result
-    assert result["images"] == 4
-    assert result["splits"] == {
-        "train": {"images": 3, "kinds": {"mask": 1, "scribble": 1, "none": 1}},
-        "val": {"images": 1, "kinds": {"mask": 1}},
+    plain = result.as_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert (result.images, result.masks) == (4, {"semantic": 1, "instance": 1})
+    assert result.splits == {
+        "train": SplitStats(3, {"mask": 1, "scribble": 1, "none": 1}, 0, boxes=2, scribbles=1, points=1, tags=1),
+        "val": SplitStats(1, {"mask": 1}, instances=3),
     }
-    assert result["ignored_share"] == 1 / 24
-    assert result["size"] == {
-        "width": {"min": 4, "median": 5.5, "max": 8},
-        "height": {"min": 2, "median": 2.5, "max": 5},
-    }
-    assert result["instances"] == {"total": 3, "per_image": {"min": 3, "median": 3.0, "max": 3}}
-    columns = ("images", "pixel_share", "instances", "boxes", "scribbles", "points", "tags")
-    assert [[row["id"], row["name"], *(row[key] for key in columns)] for row in result["categories"]] == [
+    assert result.ignored_share == 1 / 24
+    assert (result.width, result.height) == (Range(4, 5.5, 8), Range(2, 2.5, 5))
+    assert result.instances_in_image == Range(3, 3.0, 3)
+    assert (result.empty_masks, result.tiny_masks, result.tiny_objects) == (0, 0, 2)
+    columns = ("id", "name", "images", "pixel_share", "instances", "boxes", "scribbles", "points", "tags")
+    assert [[getattr(row, key) for key in columns] for row in result.categories] == [
         [0, "background", 3, 14 / 23, 0, 0, 1, 0, 0],
         [1, "cat", 3, 5 / 23, 2, 0, 0, 1, 1],
         [2, "dog", 2, 4 / 23, 1, 2, 0, 0, 0],
@@ -56,10 +55,10 @@ def test_all_counts(dataset: Dataset) -> None:
 
 def test_nothing_at_all_and_no_masks(dataset: Dataset) -> None:
     empty = stats(dataset.with_samples([]))
-    assert (empty["images"], empty["splits"], empty["size"], empty["instances"]) == (0, {}, None, None)
+    assert (empty.images, empty.splits, empty.width, empty.instances_in_image) == (0, {}, None, None)
     weak = stats(dataset.with_samples(dataset.samples[2:]))
-    assert weak["ignored_share"] is None
-    assert {row["pixel_share"] for row in weak["categories"]} == {None}
+    assert weak.ignored_share is None
+    assert {row.pixel_share for row in weak.categories} == {None}
 
 
 def test_unreadable_files_and_unknown_ids_come_at_once(dataset: Dataset) -> None:

@@ -3,7 +3,7 @@
 ::
 
     models    train, load, evaluate, predict
-    data      check, stats, weaken, convert
+    data      check, fix, stats, weaken, convert, use_cache
     sam       sam_info, sam_evaluate, sam_convert, precompute
 
 The most used ones are names of the package: ``maskwright.train`` and so on. Importing them imports nothing heavy; PyTorch
@@ -15,7 +15,7 @@ comes with the first call that needs it.
 >>> maskwright.predict(run, "new_images", "predictions", progress=True).problems
 """
 
-from maskwright.api.data import CheckResult, check, convert, stats, weaken
+from maskwright.api.data import CheckResult, check, convert, fix, stats, use_cache, weaken
 from maskwright.api.models import evaluate, load, predict, train
 from maskwright.api.progress import busy
 from maskwright.api.sam import precompute, sam_convert, sam_evaluate, sam_info, sam_score_table
@@ -28,6 +28,7 @@ __all__ = [
     "check",
     "convert",
     "evaluate",
+    "fix",
     "load",
     "precompute",
     "predict",
@@ -37,5 +38,6 @@ __all__ = [
     "sam_score_table",
     "stats",
     "train",
+    "use_cache",
     "weaken",
 ]

@@ -1,18 +1,21 @@
-"""Datasets: check, count, weaken, convert."""
+"""Datasets: check, mend, count, weaken, convert."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from maskwright.api.progress import Progress, progress_of
 from maskwright.errors import DataError
+from maskwright.problems import Problem
 
 if TYPE_CHECKING:
     from maskwright.data.dataset import Dataset
+    from maskwright.data.fix import Fixed
     from maskwright.data.formats import Format
+    from maskwright.data.reading import Crowd
+    from maskwright.data.stats import Stats
 
 
 @dataclass(frozen=True)
@@ -20,16 +23,37 @@ class CheckResult:
     """What :func:`check` found out about a dataset.
 
     Attributes:
-        problems: one line each, naming file, place and remedy; empty if there is none.
+        problems: for which it is refused, each with file, place and remedy; as a text it is one line. Empty if there is none.
+        warnings: what is read, but may not be meant so; of the same form.
         images: how many; 0 where the dataset cannot be read at all.
         splits: images of each.
         categories: names by id, ``background`` first.
+        format: how it is stored, in words; empty where it cannot be read.
+        stats: images and objects by split and kind of label, categories, ignored pixels; None where it cannot be read.
+        understood: all of this in a few lines of text.
+        data: the dataset as it was named.
     """
 
-    problems: list[str]
+    problems: list[Problem]
+    warnings: list[Problem] = field(default_factory=list)
     images: int = 0
     splits: dict[str, int] = field(default_factory=dict)
     categories: tuple[str, ...] = ()
+    format: str = ""
+    stats: Stats | None = None
+    understood: tuple[str, ...] = ()
+    data: str = ""
+
+    def lines(self, severity: str = "problem", most: int | None = 3) -> list[str]:
+        """Problems or warnings as lines of text: of each kind the first ``most`` and a count, and what mends them.
+
+        Args:
+            severity: ``problem`` or ``warning``.
+            most: None for all.
+        """
+        from maskwright.data.understood import findings_text
+
+        return findings_text(self.problems if severity == "problem" else self.warnings, self.data, most)
 
 
 def as_dataset(data: str | Path | Dataset) -> Dataset:
@@ -39,8 +63,20 @@ def as_dataset(data: str | Path | Dataset) -> Dataset:
     return Dataset.load(data) if isinstance(data, str | Path) else data
 
 
+def use_cache(folder: str | Path | None) -> None:
+    """Keep masks that are made of other labels in this folder from now on; None leaves it as it is.
+
+    Else they are kept in the dataset's folder, or in the user's cache where that cannot be written. The environment variable
+    ``MASKWRIGHT_CACHE`` does the same.
+    """
+    if folder is not None:
+        from maskwright.data.cache import use
+
+        use(folder)
+
+
 def check(data: str | Path | Dataset, *, training: bool = True, progress: Progress = False) -> CheckResult:
-    """Find every problem of a dataset before hours are spent on it: files, labels, splits. Nothing is mended.
+    """Say how a dataset is understood, and find every problem before hours are spent on it. Nothing is mended.
 
     Args:
         data: a folder, a JSON file, or a ``Dataset``.
@@ -53,26 +89,83 @@ def check(data: str | Path | Dataset, *, training: bool = True, progress: Progre
     >>> maskwright.check("polyps").problems
     ['polyps/masks/a.png: unknown category ids 7 (120 pixels); known are 0..1 and 255 for ignore; ...']
     """
-    from maskwright.data import check as files
+    from maskwright.data.check import examine
+    from maskwright.data.findings import name_of
+    from maskwright.data.understood import understood
 
     try:
         dataset = as_dataset(data)
     except DataError as error:
-        return CheckResult([str(error)] if len(error.problems) == 1 else error.problems)
+        return CheckResult(error.problems, data=str(data))
     with progress_of(progress, "checking") as call:
-        problems = files.check(dataset, progress=call, training=training)
-    splits = dict(Counter(sample.split for sample in dataset))
-    return CheckResult(problems, len(dataset), splits, dataset.categories)
+        report = examine(dataset, progress=call, training=training)
+    return CheckResult(
+        report.problems,
+        report.warnings,
+        len(dataset),
+        {name: split.images for name, split in report.stats.splits.items()},
+        dataset.categories,
+        dataset.format,
+        report.stats,
+        tuple(understood(report)),
+        name_of(dataset) if dataset is data else str(data),
+    )
 
 
-def stats(data: str | Path | Dataset) -> dict[str, Any]:
-    """What is in a dataset: images by split and finest label, categories, sizes; see :func:`maskwright.data.stats.stats`.
+def fix(
+    data: str | Path,
+    out: str | Path,
+    *,
+    crowd: Crowd | None = None,
+    root: str | Path | None = None,
+    threshold: float = 0.5,
+    instances: bool = False,
+    semantic: bool = False,
+    progress: Progress = False,
+) -> Fixed:
+    """Write a mended copy of a dataset into a new folder, with ``fixed.json``, a list of all that was changed.
+
+    Mended is what has one meaning: masks with grey edges or in several conventions, boxes and outlines that reach over the
+    border, outlines without area, paths and names as other systems write them, numbers written as text, image files that
+    are damaged around their pixels. The copy has a ``manifest.json``, and the check finds no problem in it.
+
+    Args:
+        data: a folder or a JSON file; it stays as it is.
+        out: new folder; it is there when everything is in it, or not at all.
+        crowd: what becomes of COCO annotations with ``iscrowd``: ``"objects"`` takes each as an object, ``"ignore"`` leaves
+            them out. Left out: as objects where all annotations of a category are crowds.
+        root: where files are that are named by a path outside the dataset: a folder of the dataset.
+        threshold: share of white, 0..1, from which a grey pixel of a mask is the object's.
+        instances: make instance masks of semantic ones: each connected part of a category is an object.
+        semantic: make semantic masks of instance masks.
+        progress: True shows a bar; or what to call as ``progress(done, total)``.
+
+    Returns:
+        The new folder, and what was changed.
+
+    Raises:
+        DataError: problems that cannot be mended without a guess, all of them; or a folder that cannot be written, or is
+            not new. Nothing is written then.
+
+    >>> maskwright.fix("polyps", "polyps-fixed").counts
+    {'grey-mask': 12, 'box-outside': 3}
+    """
+    from maskwright.data.fix import Mending
+    from maskwright.data.fix import fix as write_fixed
+
+    mending = Mending(crowd, Path(root) if root is not None else None, threshold, instances, semantic)
+    with progress_of(progress, "mending") as call:
+        return write_fixed(data, out, mending, progress=call)
+
+
+def stats(data: str | Path | Dataset) -> Stats:
+    """What is in a dataset: images and objects by split and kind of label, categories, sizes, ignored pixels.
 
     Raises:
         DataError: files that cannot be read, or category ids without a name; all at once.
 
-    >>> maskwright.api.stats("polyps")["splits"]["train"]
-    {'images': 800, 'kinds': {'mask': 40, 'box': 200, 'none': 560}}
+    >>> maskwright.stats("polyps").splits["train"].kinds
+    {'mask': 40, 'box': 200, 'none': 560}
     """
     from maskwright.data.stats import stats as counts
 

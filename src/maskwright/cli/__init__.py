@@ -19,7 +19,7 @@ from tyro.extras import SubcommandApp
 
 from maskwright import interrupts
 from maskwright.api import RECIPES
-from maskwright.cli.data import Check, Convert, Stats, Weaken
+from maskwright.cli.data import Check, Convert, Fix, Stats, Weaken
 from maskwright.cli.models import Demo, Evaluate, Predict
 from maskwright.cli.sam import SamConvert, SamEvaluate, SamInfo, SamPrecompute
 from maskwright.cli.shared import is_main
@@ -119,13 +119,13 @@ def _app(recipe: str | None) -> SubcommandApp:
     """All commands. A recipe's own settings are imported only where it was asked for, as they need PyTorch."""
     app, train, data, sam = SubcommandApp(), SubcommandApp(), SubcommandApp(), SubcommandApp()
     train.__doc__ = "Train a model."
-    data.__doc__ = "Check, count, weaken and convert datasets."
+    data.__doc__ = "Check, mend, count, weaken and convert datasets."
     sam.__doc__ = "The foundation model: facts, official checkpoints, embeddings ahead of time."
     for name, entry in RECIPES.items():
         settings = entry.module().Config if name == recipe else dataclasses.make_dataclass(name, [])
         train.command(name=name, help=entry.text)(settings)
     groups = (
-        (data, {"check": Check, "stats": Stats, "weaken": Weaken, "convert": Convert}),
+        (data, {"check": Check, "fix": Fix, "stats": Stats, "weaken": Weaken, "convert": Convert}),
         (sam, {"info": SamInfo, "evaluate": SamEvaluate, "convert": SamConvert, "precompute": SamPrecompute}),
     )
     for group, commands in groups:

@@ -1,4 +1,4 @@
-"""`maskwright data`: check, count, weaken and convert datasets."""
+"""`maskwright data`: check, mend, count, weaken and convert datasets."""
 
 from __future__ import annotations
 
@@ -6,36 +6,117 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from shutil import get_terminal_size
+from textwrap import fill
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from maskwright.cli.shared import OPTIONAL, Data, print_table
+from tyro.conf import FlagCreatePairsOff
+
+from maskwright.cli.shared import OPTIONAL, Data, print_table, without_zeros
+from maskwright.problems import lines
+
+if TYPE_CHECKING:
+    from maskwright.api import CheckResult
+    from maskwright.problems import Problem
+
+
+_CHANGED = {
+    "grey-mask": "grey pixels of masks made object or background",
+    "mask-convention": "masks rewritten with 1 for the object",
+    "mask-file": "masks written as PNG with one channel",
+    "box-outside": "boxes cut off at the border",
+    "unicode-form": "names in one Unicode form",
+    "damaged-but-whole": "images written anew with the same pixels",
+    "made-instances": "masks split into objects",
+    "made-semantic": "instance masks made semantic",
+    "ignored-lost": "masks whose ignored pixels became background",
+    "number-as-text": "numbers that were written as text",
+    "path-elsewhere": "paths from elsewhere",
+    "letter-case": "names in another case",
+    "crowd": "crowds",
+}
+"""Kinds of change in words; those that are not here go by their name."""
 
 
 @dataclass
 class Check:
-    """Every problem of a dataset, one line each; exit status 1 if there is any."""
+    """How a dataset is understood, and every problem in it; exit status 1 if there is any."""
 
     data: Data
     """Dataset: a folder, or its JSON file."""
+    all: FlagCreatePairsOff[bool] = False
+    """List every problem and warning; else of each kind the first three, and a count."""
     json: bool = False
     """Print JSON."""
     training: bool = True
     """Also require a split `train` with labels."""
+    cache: Annotated[Path | None, OPTIONAL] = None
+    """Folder for masks that are made of other labels, as of COCO's outlines. Left out: in the dataset's folder, or in your
+    user cache where that cannot be written."""
 
     def __call__(self) -> int:
-        from maskwright.api import check
+        from maskwright.api import check, use_cache
 
+        use_cache(self.cache)
         result = check(self.data, training=self.training, progress=True)
-        problems = result.problems
         if self.json:
-            facts = {"images": result.images, "splits": result.splits, "categories": list(result.categories)}
-            print(json.dumps({"data": str(self.data), **facts, "problems": problems}, indent=1))
-        elif problems:
-            print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}:", *problems, sep="\n  - ")
+            print(json.dumps(_as_json(self.data, result), indent=1))
         else:
-            splits = ", ".join(f"{count} {name}" for name, count in result.splits.items())
-            print(f"no problems: {result.images} images ({splits}); categories: {', '.join(result.categories)}")
-        return 1 if problems else 0
+            _print_check(result, None if self.all else 3)
+        return 1 if result.problems else 0
+
+
+@dataclass
+class Fix:
+    """Write a mended copy of a dataset: whatever has one meaning, with a list of all that was changed."""
+
+    data: Data
+    """Dataset: a folder, or its JSON file. It stays as it is."""
+    out: Path
+    """New folder for the mended copy; it is written whole or not at all."""
+    crowd: Annotated[Literal["objects", "ignore"] | None, OPTIONAL] = None
+    """What becomes of COCO annotations with `iscrowd`: each an `object`, or left out. Left out: taken as objects where all
+    annotations of a category are crowds."""
+    root: Annotated[Path | None, OPTIONAL] = None
+    """Folder of the dataset in which files are that the labels name by a path outside it, such as C:\\images\\a.jpg."""
+    threshold: float = 0.5
+    """Share of white, 0..1, from which a grey pixel of a mask is the object's."""
+    instances: FlagCreatePairsOff[bool] = False
+    """Turn semantic masks into instance masks: each connected part of a category becomes an object."""
+    semantic: FlagCreatePairsOff[bool] = False
+    """Turn instance masks into semantic ones."""
+    json: bool = False
+    """Print JSON: what is in fixed.json."""
+    cache: Annotated[Path | None, OPTIONAL] = None
+    """Folder for masks that are made of other labels; see `maskwright data check --help`."""
+
+    def __call__(self) -> None:
+        from maskwright.api import fix, use_cache
+
+        use_cache(self.cache)
+        fixed = fix(
+            self.data,
+            self.out,
+            crowd=self.crowd,
+            root=self.root,
+            threshold=self.threshold,
+            instances=self.instances,
+            semantic=self.semantic,
+            progress=True,
+        )
+        if self.json:
+            print(json.dumps(fixed.as_dict(), indent=1))
+            return
+        if fixed.changes:
+            rows = [[_CHANGED.get(kind, kind), count, fixed.pixels[kind]] for kind, count in fixed.counts.items()]
+            print_table("changed", *without_zeros(["what", "times", "pixels"], rows))
+            for example in {change.kind: change for change in reversed(fixed.changes)}.values():
+                print(f"  for example {': '.join(filter(None, (example.file, example.place, example.what)))}")
+        else:
+            print("nothing needed mending: the copy says what the dataset says")
+        for line in lines(fixed.warnings):
+            print(f"warning: {line}")
+        print(f"written: {fixed.folder} (all changes: {fixed.folder / 'fixed.json'})")
 
 
 @dataclass
@@ -46,12 +127,15 @@ class Stats:
     """Dataset: a folder, or its JSON file."""
     json: bool = False
     """Print JSON."""
+    cache: Annotated[Path | None, OPTIONAL] = None
+    """Folder for masks that are made of other labels; see `maskwright data check --help`."""
 
     def __call__(self) -> None:
-        from maskwright.api import busy, stats
+        from maskwright.api import busy, stats, use_cache
 
+        use_cache(self.cache)
         with busy("counting"):
-            numbers = stats(self.data)
+            numbers = stats(self.data).as_dict()
         if self.json:
             print(json.dumps(numbers, indent=1))
         else:
@@ -115,18 +199,57 @@ class Convert:
         print(f"written: {folder}")
 
 
+def _as_json(data: Path, result: CheckResult) -> dict[str, Any]:
+    """What the check found, as JSON; each problem as a line, and its parts under ``details``."""
+    facts = {"images": result.images, "splits": result.splits, "categories": list(result.categories)}
+    said = {"format": result.format, "stats": result.stats.as_dict() if result.stats else None}
+    records = [*result.problems, *result.warnings]
+    findings = {"problems": result.problems, "warnings": result.warnings, "details": [_parts(r) for r in records]}
+    return {"data": str(data), **facts, **said, **findings}
+
+
+def _parts(problem: Problem) -> dict[str, Any]:
+    return {key: getattr(problem, key) for key in ("kind", "severity", "file", "place", "message", "remedy", "fix")}
+
+
+def _print_check(result: CheckResult, most: int | None) -> None:
+    problems, warnings = result.problems, result.warnings
+    width = get_terminal_size().columns
+    for line in result.understood:
+        print(fill(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False))
+    if warnings:
+        print(f"{len(warnings)} warning{'s' if len(warnings) > 1 else ''}:", *result.lines("warning", most), sep="\n")
+    if problems:
+        print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}:", *result.lines("problem", most), sep="\n")
+    else:
+        print("no problems")
+
+
 def _print_stats(numbers: dict[str, Any]) -> None:
     kinds = list(dict.fromkeys(kind for split in numbers["splits"].values() for kind in split["kinds"]))
     rows = [
         [name, split["images"], *(split["kinds"].get(kind, 0) for kind in kinds)]
         for name, split in numbers["splits"].items()
     ]
-    print_table("images by split and finest label", ["split", "images", *kinds], rows)
-    columns = ["id", "name", "images", "pixel_share", "instances", "boxes", "scribbles", "points", "tags"]
+    print_table("images by split and finest label", *without_zeros(["split", "images", *kinds], rows, keep=2))
+    counted = ["instances", "boxes", "scribbles", "points", "tags"]
+    rows = [[name, *(split[key] for key in counted)] for name, split in numbers["splits"].items()]
+    if any(any(row[1:]) for row in rows):
+        print_table("labels by split", *without_zeros(["split", *counted], rows))
+    columns = ["name", "id", "images", "pixel_share", *counted]
     rows = [[row[column] for column in columns] for row in numbers["categories"]]
-    print_table("categories", [column.replace("_", " ") for column in columns], rows)
-    ranges = dict(numbers["size"] or {})
-    if numbers["instances"]:
-        ranges["instances in an image"] = numbers["instances"]["per_image"]
-    rows = [[name, values["min"], values["median"], values["max"]] for name, values in ranges.items()]
+    names = [column.replace("_", " ") for column in columns]
+    print_table("categories", *without_zeros(names, rows, keep=2))
+    ranges = {
+        "width": numbers["width"],
+        "height": numbers["height"],
+        "objects in an image": numbers["instances_in_image"],
+    }
+    rows = [[name, values["min"], values["median"], values["max"]] for name, values in ranges.items() if values]
     print_table("sizes", ["", "min", "median", "max"], rows)
+    facts = {"ignored_share": "ignored share of mask pixels", "empty_masks": "empty masks"}
+    facts |= {"tiny_masks": "masks of fewer than 4 pixels", "tiny_objects": "objects of fewer than 4 pixels"}
+    for key, text in facts.items():
+        if numbers[key]:
+            value = numbers[key]
+            print(f"{text}: {value:.2%}" if isinstance(value, float) else f"{text}: {value}")

@@ -31,17 +31,35 @@ class OptionGroup:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, header: bool = True) -> None:
-    """A table on standard output; all columns but the first are numbers, unless there is no header."""
+    """A table on standard output; all columns but the first are numbers, unless there is no header.
+
+    Texts are broken where the screen is narrow, numbers never.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    cells = [[_cell(value) for value in row] for row in rows]
     table = Table(title=escape(title), title_justify="left", show_header=header)
     for number, name in enumerate(columns):
-        table.add_column(escape(name), justify="right" if number and header else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_cell(value)) for value in row))
+        numeric = bool(number and header)
+        width = max((len(row[number]) for row in cells), default=1)
+        words = max((len(word) for word in name.split()), default=1)
+        if not numeric:
+            table.add_column(escape(name), justify="left", overflow="fold")
+        else:
+            table.add_column(escape(name), justify="right", min_width=max(width, words))
+    for row in cells:
+        table.add_row(*map(escape, row))
     Console().print(table)
+
+
+def without_zeros(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], keep: int = 1
+) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of a table without those columns that hold nothing but 0 or None; the first ``keep`` stay."""
+    used = [i for i in range(len(columns)) if i < keep or any(row[i] for row in rows)]
+    return [columns[i] for i in used], [[row[i] for i in used] for row in rows]
 
 
 def _cell(value: Any) -> str:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from maskwright.data import formats, manifest
+from maskwright.data import cache, formats, manifest
 from maskwright.data.labels import Samples
+from maskwright.data.reading import Crowd, Reading
+from maskwright.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,17 +17,20 @@ class Dataset(Samples):
     """Images and their labels under one folder. Immutable: every change gives a new dataset. See :class:`Samples`."""
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(
+        cls, path: str | Path, *, crowd: Crowd | None = None, root: str | Path | None = None, mend: bool = False
+    ) -> Self:
         """Read a dataset; the format (``manifest.json``, SAMIX's ``splits.json``, COCO JSON, ``images/`` + ``masks/``) is recognised.
 
         Args:
             path: a folder, or the JSON file itself (for example ``polyps/splits_full.json``).
+            crowd, root, mend: see :class:`maskwright.data.reading.Reading`.
 
         Raises:
             DataError: the structure cannot be read. Problems of the content are found by ``maskwright.data.check.check``.
         """
-        content = formats.read(path)
-        return cls(content.root, content.categories, content.samples, content.source)
+        content = formats.read(path, Reading(crowd, Path(root) if root is not None else None, mend))
+        return cls(**vars(content))
 
     def save(self, path: str | Path | None = None) -> Path:
         """Write ``manifest.json`` into the dataset's folder (or to ``path``, which must be inside it), by rename. Returns its path.
@@ -33,4 +38,8 @@ class Dataset(Samples):
         Raises:
             DataError: the path is elsewhere, or the dataset holds what a manifest may not; nothing is written then.
         """
+        elsewhere = [s.labels.mask.path for s in self if s.labels.mask and cache.holds(s.labels.mask.path)]
+        if elsewhere:
+            remedy = "write the dataset with `maskwright data convert --to manifest` instead"
+            raise DataError([f"{elsewhere[0]}: a manifest names no masks that are kept in a cache elsewhere; {remedy}"])
         return manifest.write(self, path)

@@ -12,6 +12,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Literal, Self
 
+from maskwright.problems import Problem
+
 IGNORE = 255
 """Value of a semantic mask where the category is unknown."""
 
@@ -156,12 +158,16 @@ class Samples:
         categories: names; index = category id, the first is ``background``.
         samples: in a fixed order.
         source: the file or folder it was read from, for messages.
+        format: how it was stored, in words: "COCO", "folders images/ and masks/", ...; empty where it was not read.
+        warnings: what the reader understood with a reservation, or left out: records of severity ``warning``.
     """
 
     root: Path
     categories: tuple[str, ...]
     samples: tuple[Sample, ...]
     source: str = ""
+    format: str = ""
+    warnings: tuple[Problem, ...] = ()
 
     def split(self, *names: str) -> Self:
         """The samples of the named splits, in the same order."""

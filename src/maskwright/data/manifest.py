@@ -29,10 +29,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from maskwright.data.fields import MISSING, Fields, category_problems, leaves_folder, names_a_file, read_json
-from maskwright.data.images import place_file, write_atomic
+from maskwright.data.fields import MISSING, Fields, category_problems, names_a_file, read_json, shown
+from maskwright.data.images import MAX_PIXELS, place_file, write_atomic
 from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Samples, Scribble, Tag
+from maskwright.data.paths import Files, resolve
+from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
+from maskwright.problems import as_problem
 
 VERSION = 1
 NAME = "manifest.json"
@@ -46,8 +49,8 @@ def detect(path: Path, document: Any) -> bool:
     return (path / NAME).is_file() if path.is_dir() else isinstance(document, dict) and "samples" in document
 
 
-def read(path: str | Path) -> Samples:
-    """Read a manifest (the file, or the folder with a ``manifest.json``). The files it names are not opened.
+def read(path: str | Path, reading: Reading = STRICT) -> Samples:
+    """Read a manifest (the file, or the folder with a ``manifest.json``). The files it names are looked up, not opened.
 
     Raises:
         DataError: every structural problem at once, with sample id and place in the JSON: missing, wrong or unknown
@@ -57,11 +60,11 @@ def read(path: str | Path) -> Samples:
     path = Path(path)
     path = path / NAME if path.is_dir() else path
     document = read_json(path)
-    parse = _Parse(path.parent)
+    parse = _Parse(path.parent, reading, path)
     categories, samples = parse.document(document)
     if parse.problems:
         raise DataError(parse.problems, str(path))
-    return Samples(path.parent, categories, samples, str(path))
+    return Samples(path.parent, categories, samples, str(path), "manifest.json", tuple(parse.warnings))
 
 
 def write(dataset: Samples, path: str | Path | None = None) -> Path:
@@ -161,19 +164,21 @@ def _short(value: float) -> float:
 
 
 class _Parse(Fields):
-    def __init__(self, root: Path) -> None:
-        super().__init__()
-        self.root = root
+    def __init__(self, root: Path, reading: Reading = STRICT, data: Path | None = None) -> None:
+        super().__init__(reading, data or "")
+        self.root, self.files = root, Files(root)
         self.ids: dict[str, int] = {}
 
     def document(self, document: Any) -> tuple[tuple[str, ...], tuple[Sample, ...]]:
         types = {"version": int, "categories": list, "samples": list}
         if not isinstance(document, dict) or document.get("version") != VERSION:
             version = document.get("version", "none") if isinstance(document, dict) else "none"
-            self.note("version", f"must be {VERSION}, found {version!r}; this maskwright does not read other versions")
+            self.note(
+                "version", f"must be {VERSION}, found {shown(version)}; this maskwright does not read other versions"
+            )
             return (), ()
         top = self.fields(document, "manifest", types, required=tuple(types))
-        self.problems += category_problems(top.get("categories", ["background"]))
+        self.problems += map(as_problem, category_problems(top.get("categories", ["background"])))
         names = [name for name in top.get("categories", []) if isinstance(name, str)]
         self.ids = {name: i for i, name in enumerate(names)}
         samples: list[Sample] = []
@@ -190,23 +195,26 @@ class _Parse(Fields):
 
     def sample(self, row: Any, place: str) -> Sample | None:
         if isinstance(row, dict) and isinstance(row.get("id"), str):
-            place = f"{place} (id {row['id']!r})"
+            place = f"{place} (id {shown(row['id'])})"
         types = {"id": str, "image": str, "split": str, "size": list, "labels": dict}
         row = self.fields(row, place, types, required=("id", "image"))
         if "id" in row and not names_a_file(row["id"]):
             self.note(f"{place}.id", "must be usable as a file name: 1 to 200 bytes, no slash; rename it")
-        if "image" in row:
-            self.path(row["image"], f"{place}.image")
+        image = self.path(row["image"], f"{place}.image") if "image" in row else None
         if not row.get("split", "train"):
             self.note(f"{place}.split", "is empty; write train, val, test or another name")
         size = self.numbers(row.get("size", MISSING), f"{place}.size", 2)
-        if size and not all(side == int(side) and side > 0 for side in size):
+        if size and not all(side == int(side) and 0 < side <= MAX_PIXELS for side in size):
             self.note(f"{place}.size", f"{size} is no width and height in pixels; correct or remove it")
         labels = self.labels(row.get("labels", {}), f"{place}.labels")
         if "id" not in row or "image" not in row:
             return None
         return Sample(
-            row["id"], row["image"], row.get("split", "train"), labels, (int(size[0]), int(size[1])) if size else None
+            row["id"],
+            image or row["image"],
+            row.get("split", "train"),
+            labels,
+            (int(size[0]), int(size[1])) if size else None,
         )
 
     def labels(self, row: Any, place: str) -> Labels:
@@ -241,16 +249,18 @@ class _Parse(Fields):
             self.note(f"{place}.kind", f"{kind!r} is unknown; write semantic or instance")
         categories = {}
         for key, name in row.get("categories", {}).items():
-            if not (key.isascii() and key.isdigit() and 0 < int(key) <= 65535):
-                self.note(f"{place}.categories", f"{key!r} is no instance id; write a whole number from 1 to 65535")
+            if not (key.isascii() and key.isdigit() and len(key) <= 5 and 0 < int(key) <= 65535):
+                self.note(
+                    f"{place}.categories", f"{shown(key)} is no instance id; write a whole number from 1 to 65535"
+                )
                 continue
             categories[int(key)] = self.category(name, f"{place}.categories[{key}]")
         if categories and kind == "semantic":
             self.note(f"{place}.categories", "belongs to instance masks only; remove it or set kind to instance")
-        if "path" not in row:
+        path = self.path(row["path"], f"{place}.path") if "path" in row else None
+        if path is None:
             return None
-        self.path(row["path"], f"{place}.path")
-        return Mask(row["path"], "instance" if kind == "instance" else "semantic", categories)
+        return Mask(path, "instance" if kind == "instance" else "semantic", categories)
 
     def items(
         self, row: dict[str, Any], place: str, key: str, known: dict[str, type]
@@ -263,12 +273,15 @@ class _Parse(Fields):
         if name is MISSING:
             return 0
         if not isinstance(name, str):
-            self.note(place, f"must be a category's name, found {name!r}; correct it")
+            self.note(place, f"must be a category's name, found {shown(name)}; correct it")
             return 0
         if name not in self.ids:
-            self.note(place, f"unknown category {name!r}; known are {', '.join(self.ids)}; correct it or add it there")
+            self.note(place, f"unknown category {shown(name)}; known are {self.known()}; correct it or add it there")
         return self.ids.get(name, 0)
 
-    def path(self, path: str, place: str) -> None:
-        if reason := leaves_folder(self.root, path):
-            self.note(place, f"path {path!r} {reason}")
+    def known(self) -> str:
+        return ", ".join(list(self.ids)[:20]) + (", ..." if len(self.ids) > 20 else "")
+
+    def path(self, path: str, place: str) -> str | None:
+        """The file that a path means, or None where it may not be used."""
+        return resolve(self, self.files, path, place)

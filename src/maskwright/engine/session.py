@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
@@ -36,6 +37,7 @@ from maskwright import interrupts
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
 from maskwright.data.fingerprint import Fingerprint
+from maskwright.data.understood import start_of_training
 from maskwright.engine.bar import TrainingBar, time_as_text
 from maskwright.engine.best import Best
 from maskwright.engine.budget import Budget
@@ -176,7 +178,7 @@ class Session:
         fingerprint = None
         if accelerator.is_main_process:
             refuse_if_locked(config.out, "name another folder with --out")
-            require_clean(dataset)
+            print(start_of_training(require_clean(dataset)), file=sys.stderr)
             fingerprint = Fingerprint.of(dataset)
         if len(dataset.categories) < 2:
             raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
@@ -314,20 +316,15 @@ class Session:
         return Origin.open(config.init, trainer.recipe, trainer.networks)
 
     def _understood(self) -> str:
-        """What is about to be trained: images by label, categories, SAM, device, length."""
-        train, val = self.dataset.split("train"), len(self.dataset.split("val"))
-        kinds = Counter(sample.labels.kind for sample in train)
-        labels = ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds, reverse=True))
+        """What is about to be trained: SAM, device, length. How the data were understood is said before."""
         stages = [stage for stage in self.timer.stages if not stage.left_out]
         lengths = [f"{stage.text}: {stage.total:g} steps" for stage in stages if stage.total is not None]
         parts = f" ({', '.join(lengths)})" if len(stages) > 1 and not self.timer.by_clock else ""
         text = (
-            f"{self.config.data}: {len(train)} training images ({labels}), {val} for validation; "
-            f"categories: {', '.join(self.dataset.categories[1:])}\n"
             f"SAM {self.config.sam} on {self.device}; {self.timer.length} in all{parts}; seed {self.config.seed}; "
             f"run: {self.config.out}"
         )
-        if not val:
+        if not len(self.dataset.split("val")):
             text += "\nno images for validation: the last model will be kept, and how good it is will not be measured"
         return text
 

@@ -14,6 +14,7 @@ from maskwright.data import manifest
 from maskwright.data.fields import read_json
 from maskwright.data.formats import coco, folders, samix
 from maskwright.data.labels import Samples
+from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
 
 
@@ -29,7 +30,7 @@ class Reader(Protocol):
         """Whether a folder, or a file with the parsed JSON ``document`` (None for a folder), has this format."""
         ...
 
-    def read(self, path: str | Path) -> Samples:
+    def read(self, path: str | Path, reading: Reading = ...) -> Samples:
         """Read such a folder or file. Raises DataError with every structural problem at once."""
         ...
 
@@ -53,11 +54,12 @@ Format = Literal["manifest", "coco", "folders"]
 WRITERS: MappingProxyType[str, Writer] = MappingProxyType({"coco": coco, "folders": folders})
 
 
-def read(path: str | Path) -> Samples:
+def read(path: str | Path, reading: Reading = STRICT) -> Samples:
     """Read a dataset in any known layout, recognised by what is there.
 
     Args:
         path: a folder, or a JSON file.
+        reading: how, where the files leave a choice.
 
     Raises:
         DataError: no such path, a layout that is not recognised (the message lists those that are), or every structural
@@ -70,7 +72,7 @@ def read(path: str | Path) -> Samples:
     if reader is None:
         layouts = "; ".join(reader.LAYOUT for reader in READERS)
         raise DataError([f"{path}: not recognised as a dataset; read are: {layouts}"])
-    return reader.read(path)
+    return reader.read(path, reading)
 
 
 def detect(path: Path) -> bool:

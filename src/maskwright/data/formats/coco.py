@@ -1,4 +1,4 @@
-"""COCO instance annotations: reading them as instance masks and boxes, and writing them.
+"""COCO instance annotations, read as instance masks and boxes. ``coco_writer`` writes them.
 
 Read are one JSON file, a folder with one, ``annotations/*.json`` (of the official set the ``instances_*.json``), and
 ``<split>/_annotations.coco.json``. The split is the file's own ``info.split`` if it was written here, else train, val
@@ -10,43 +10,52 @@ How annotations become labels:
   order of the annotations. The PNG is made on first reading in ``.maskwright/masks`` of the dataset's folder, under a
   name with a hash of the annotations, so that an edited annotation makes a new one. A PNG holds no overlaps: the
   smaller object lies on top, and one that is wholly covered has no pixels.
-- An annotation that has only a ``bbox`` becomes a Box. Its corners are moved to the border where rounding to COCO's two
-  decimals put them at most 0.01 pixels outside.
-- ``iscrowd`` regions are left out, as instance masks have no value for "ignore": their pixels become background.
+- An annotation that has only a ``bbox`` becomes a Box.
+- Outlines and boxes that reach outside by at most 2 % of the image's side are cut off at its border, with a warning.
+- ``iscrowd`` regions are objects where all annotations of a category are crowds, as labelling tools mark what was painted
+  with a brush. Otherwise they are left out, as instance masks have no value for "ignore": their pixels become
+  background. A warning says so; ``Reading.crowd`` decides otherwise.
+- A category that no annotation has is none if others name it as their supercategory, or if it is called ``_background_``.
 - An image without any annotation is unlabelled, as most images here are; one that was looked at and holds no object
   says so with ``"labelled": true`` in its entry and gets an empty mask. Files written here have this key.
 
 Images are looked for by ``file_name`` in the folder of the JSON, the dataset's folder, its ``images/``, and those named
-as the file (``train2017/``) or the split.
+as the file (``train2017/``) or the split; ``maskwright.data.paths`` says which spellings of a name are understood.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
-from maskwright.data.fields import Fields, leaves_folder, names_a_file, read_json
-from maskwright.data.formats import rle
-from maskwright.data.formats.contents import mask_kinds, weak_labels
-from maskwright.data.images import MAX_PIXELS, cached_mask, image_size, read_mask, write_atomic
-from maskwright.data.labels import IGNORE, Box, Labels, Mask, Sample, Samples
+from maskwright.data.fields import Fields, is_name, names_a_file, read_json, shown
+from maskwright.data.formats.coco_writer import loss, write
+from maskwright.data.formats.rle import Part
+from maskwright.data.formats.segmentations import HAIR, OVERHANG, clean, draw, overhang, rasterize
+from maskwright.data.images import LARGE, MAX_PIXELS, cached_mask, image_size
+from maskwright.data.labels import Box, Labels, Mask, Sample, Samples
 from maskwright.data.lookahead import ahead
-from maskwright.data.manifest import copy_files
+from maskwright.data.paths import Files, resolve
+from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
+from maskwright.problems import Problem, fix_command
+
+__all__ = ["LAYOUT", "detect", "find", "is_coco", "loss", "rasterize", "read", "write"]
 
 LAYOUT = (
     "COCO: a JSON file with images, annotations and categories, a folder with one, annotations/*.json, or "
     "<split>/_annotations.coco.json"
 )
-_ROUNDING = 0.01
+_ROBOFLOW = "_annotations.coco.json"
+_NO_CATEGORY = ("_background_", "__background__", "__ignore__", "_ignore_")
+_KEPT = 200_000_000  # Bytes of drawn objects that are kept while an image's mask is made; beyond, they are drawn twice.
+_MOST_WORK = 1_500_000_000  # Pixels that the objects of one image may fill together: about ten seconds.
 
 
 def detect(path: Path, document: Any) -> bool:
@@ -71,10 +80,10 @@ def is_coco(document: Any) -> bool:
 def find(folder: Path) -> list[Path]:
     """The JSON files that may be COCO annotations of a dataset folder, by name alone."""
     files = sorted((folder / "annotations").glob("instances_*.json")) or sorted((folder / "annotations").glob("*.json"))
-    return files or sorted(folder.glob("*/_annotations.coco.json")) or sorted(folder.glob("*.json"))
+    return files or sorted(folder.glob(f"*/{_ROBOFLOW}")) or sorted(folder.glob("*.json"))
 
 
-def read(path: str | Path) -> Samples:
+def read(path: str | Path, reading: Reading = STRICT) -> Samples:
     """Read COCO annotations (see the module's docstring).
 
     Args:
@@ -93,16 +102,17 @@ def read(path: str | Path) -> Samples:
         raise DataError([f"{path}: holds several COCO files ({names}); name one of them, or move them to annotations/"])
     nested = path.is_file() and path.parent.name == "annotations"
     root = path if path.is_dir() else path.parent.parent if nested else path.parent
-    parse = _Parse(root)
+    parse = _Parse(root, reading, path)
     parse.categories(documents)
     items = [item for file, document in documents.items() for item in parse.file(file, document)]
     parse.name_samples(items)
+    parse.crowds(items)
     if parse.problems:
         raise DataError(parse.problems, str(path))
     samples = tuple(ahead(parse.sample, items))
     if parse.problems:
         raise DataError(sorted(parse.problems), str(path))
-    return Samples(root, tuple(parse.names), samples, str(path))
+    return Samples(root, tuple(parse.names), samples, str(path), "COCO", tuple(parse.warnings))
 
 
 @dataclass
@@ -110,7 +120,7 @@ class _Item:
     """An image's entry with its annotations, checked."""
 
     place: str
-    file_name: str
+    name: str
     path: str
     split: str
     size: tuple[int, int]
@@ -123,48 +133,86 @@ class _Item:
 class _Annotation:
     place: str
     category: int
+    crowd: bool
     box: tuple[float, float, float, float] | None
     segmentation: Any
 
 
 class _Parse(Fields):
-    def __init__(self, root: Path) -> None:
-        super().__init__()
-        self.root = root
+    def __init__(self, root: Path, reading: Reading, data: Path) -> None:
+        super().__init__(reading, data)
+        self.root, self.files = root, Files(root)
         self.names = ["background"]
         self.ids: dict[Path, dict[int, int]] = {}
 
     def categories(self, documents: dict[Path, dict[str, Any]]) -> None:
         """One list of names for all files; each file keeps its own ids for them."""
-        for file, document in documents.items():
-            ids = self.ids[file] = {}
-            for i, row in enumerate(document["categories"]):
-                place = f"{file.name}: categories[{i}]"
-                row = self.fields(row, place, {"id": int, "name": str}, required=("id", "name"), extra=True)
-                if len(row) < 2:
+        rows = {file: self.category_rows(file, document) for file, document in documents.items()}
+        used = {
+            row["name"]
+            for file, document in documents.items()
+            for row in rows[file]
+            if row["id"] in self.annotated(document)
+        }
+        numbers = {"background": 0}
+        for file, members in rows.items():
+            ids, names = self.ids.setdefault(file, {}), set[str]()
+            parents = {row["supercategory"]: row["name"] for row in members if row["supercategory"] != row["name"]}
+            for row in members:
+                name = row["name"]
+                if row["id"] in ids or name in names:
+                    self.note(row["place"], f"id {row['id']} or name {name!r} is there twice; remove or rename one")
+                elif name not in used and (name in parents or name in _NO_CATEGORY):
+                    why = f"the group of {parents[name]!r}" if name in parents else "a name for background"
+                    self.warn(
+                        row["place"], f"{name!r} is {why} and has no annotation: it is no category", "root-category"
+                    )
                     continue
-                if row["id"] in ids or (row["name"] in self.names and self.names.index(row["name"]) in ids.values()):
-                    self.note(place, f"id {row['id']} or name {row['name']!r} is there twice; remove or rename one")
-                if row["name"] not in self.names:
-                    self.names.append(row["name"])
-                ids[row["id"]] = self.names.index(row["name"])
+                names.add(name)
+                ids[row["id"]] = numbers.setdefault(name, len(numbers))
+        self.names = list(numbers)
+
+    def category_rows(self, file: Path, document: dict[str, Any]) -> list[dict[str, Any]]:
+        rows = []
+        for i, row in enumerate(document["categories"]):
+            place = f"{self.called(file)}: categories[{i}]"
+            parent = row.get("supercategory") if isinstance(row, dict) else None
+            row = self.fields(row, place, {"id": int, "name": str}, required=("id", "name"), extra=True)
+            if len(row) == 2 and not is_name(row["name"]):
+                self.note(f"{place}.name", f"{shown(row['name'])} cannot be a category's name; write a short text")
+            elif len(row) == 2:
+                rows.append({**row, "place": place, "supercategory": parent if isinstance(parent, str) else None})
+        return rows
+
+    def called(self, file: Path) -> str:
+        """A file's name; with its folder where all files are called alike."""
+        return f"{file.parent.name}/{file.name}" if file.name == _ROBOFLOW and file.parent != self.root else file.name
+
+    def annotated(self, document: dict[str, Any]) -> set[Any]:
+        """The ids of categories that have annotations; of numbers that are written as text, the numbers."""
+        ids = set()
+        for row in document["annotations"]:
+            id = row.get("category_id") if isinstance(row, dict) else None
+            if isinstance(id, (int, float, str)):
+                ids.add(int(id) if isinstance(id, str) and id.isdecimal() and len(id) < 19 else id)
+        return ids
 
     def file(self, file: Path, document: dict[str, Any]) -> list[_Item]:
         split = _split(file, document)
         bases = self.bases(file, split)
-        items: dict[Any, _Item] = {}
+        items: dict[int | str, _Item | None] = {}
         for i, row in enumerate(document["images"]):
-            place = f"{file.name}: images[{i}]"
-            types = {"file_name": str, "width": int, "height": int}
-            valid_fields = self.fields(row, place, types, required=tuple(types), extra=True)
-            id = row.get("id") if isinstance(row, dict) else None
-            if not isinstance(id, (int, str)) or id in items:
-                self.note(f"{place}.id", f"{id!r} is missing or that of another image; correct it")
-            elif len(valid_fields) == len(types):
-                items[id] = self.image(row, place, bases, split)
+            place = f"{self.called(file)}: images[{i}]"
+            id = _id(row.get("id")) if isinstance(row, dict) else None
+            item = self.image(row, place, bases, split)
+            if id is None or id in items:
+                found = shown(row.get("id")) if isinstance(row, dict) else "it"
+                self.note(f"{place}.id", f"{found} is missing or that of another image; correct it")
+            else:
+                items[id] = item
         for i, row in enumerate(document["annotations"]):
-            self.annotation(row, f"{file.name}: annotations[{i}]", items, self.ids[file])
-        return list(items.values())
+            self.annotation(row, f"{self.called(file)}: annotations[{i}]", items, self.ids[file])
+        return [item for item in items.values() if item is not None]
 
     def bases(self, file: Path, split: str) -> list[str]:
         """Where images may lie, relative to the root, the most likely first."""
@@ -181,61 +229,163 @@ class _Parse(Fields):
         ]
         return ["" if base == "." else f"{base}/" for base in dict.fromkeys(bases)]
 
-    def image(self, row: dict[str, Any], place: str, bases: list[str], split: str) -> _Item:
-        name, size = row["file_name"], (row["width"], row["height"])
-        if reason := leaves_folder(self.root, name):
-            self.note(f"{place}.file_name", f"path {name!r} {reason}")
-        elif min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-            self.note(place, f"width and height {size} are not those of an image; correct them")
-        folder = next((base for base in bases if (self.root / base / name).is_file()), bases[0])
-        return _Item(place, name, f"{folder}{name}", split, size, row.get("labelled") is True)
+    def image(self, row: Any, place: str, bases: list[str], split: str) -> _Item | None:
+        types = {"file_name": str, "width": int, "height": int, "labelled": bool}
+        row = self.fields(row, place, types, required=("file_name",), extra=True) | {"row": row}
+        if "file_name" not in row:
+            return None
+        path = resolve(self, self.files, row["file_name"], f"{place}.file_name", bases)
+        size = self.size(row, place, path)
+        if not path or not size:
+            return None
+        # By what it is called in the JSON, where that is the end of its path.
+        name = row["file_name"] if path.endswith(row["file_name"]) else path
+        return _Item(place, name, path, split, size, row.get("labelled", False))
 
-    def annotation(self, row: Any, place: str, items: dict[Any, _Item], ids: dict[int, int]) -> None:
-        types = {"category_id": int, "bbox": list}
-        valid_fields = self.fields(row, place, types, required=("category_id",), extra=True)
+    def size(self, row: dict[str, Any], place: str, path: str | None) -> tuple[int, int] | None:
+        """Width and height as stated; taken from the file where they are missing and this is to be mended."""
+        missing = [key for key in ("width", "height") if row["row"].get(key) is None]
+        if missing:
+            what = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; add it"
+            if path is None or not self.mendable(place, what, "no-size", "taken from the file"):
+                return None
+            try:
+                return image_size(self.root / path)
+            except DataError as error:
+                self.problems += error.problems
+                return None
+        if "width" not in row or "height" not in row:
+            return None
+        width, height = row["width"], row["height"]
+        if min(width, height) < 1 or width * height > MAX_PIXELS:
+            what = f"width and height {shown([width, height])} are not those of an image"
+            self.note(place, f"{what}; correct them", "size")
+            return None
+        return width, height
+
+    def annotation(self, row: Any, place: str, items: dict[int | str, _Item | None], ids: dict[int, int]) -> None:
+        valid_fields = self.fields(
+            row, place, {"category_id": int, "bbox": list}, required=("category_id",), extra=True
+        )
         if "category_id" not in valid_fields:
             return
-        place = f"{place} (id {row.get('id')!r})"
-        image = row.get("image_id")
-        if not isinstance(image, (int, str)) or image not in items:
-            self.note(place, f"image_id {image!r} is not among the images; correct it or add the image")
+        place = f"{place} (id {shown(row.get('id'))})"
+        known, item = self.image_of(row.get("image_id"), place, items)
+        category = valid_fields["category_id"]
+        if category not in ids:
+            what = f"category_id {shown(category)} is not among the categories"
+            self.note(place, f"{what}; correct it or add it there", "unknown-category")
+        if (crowd := row.get("iscrowd", 0)) not in (0, 1, None) or isinstance(crowd, float):
+            self.note(f"{place}.iscrowd", f"must be 0 or 1, found {shown(crowd)}; correct it", "truth-value")
             return
-        if valid_fields["category_id"] not in ids:
-            problem = (
-                f"category_id {valid_fields['category_id']} is not among the categories; correct it or add it there"
-            )
-            self.note(place, problem)
+        if not known or item is None or category not in ids:
             return
-        if row.get("iscrowd"):
+        segmentation, box = row.get("segmentation"), None
+        outlined = segmentation not in (None, [], {}, "")
+        if not outlined and "bbox" not in valid_fields:
+            only = "only keypoints, and " if row.get("keypoints") else ""
+            self.note(place, f"has {only}neither a segmentation nor a bbox; add one or remove it", "no-shape")
             return
-        box = self.box(valid_fields["bbox"], f"{place}.bbox", items[image].size) if "bbox" in valid_fields else None
-        segmentation = row.get("segmentation") or None
-        if segmentation is None and "bbox" not in valid_fields:
-            self.note(place, "has neither a segmentation nor a bbox; add one or remove it")
-        items[image].annotations.append(_Annotation(place, ids[valid_fields["category_id"]], box, segmentation))
+        if "bbox" in valid_fields:
+            box = self.box(valid_fields["bbox"], f"{place}.bbox", item.size, is_used=not outlined)
+        segmentation = clean(self, segmentation, f"{place}.segmentation", item.size) if outlined else None
+        if segmentation is not None or (box is not None and not outlined):
+            item.annotations.append(_Annotation(place, ids[category], bool(crowd), box, segmentation))
 
-    def box(self, bbox: Any, place: str, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    def image_of(self, id: Any, place: str, items: dict[int | str, _Item | None]) -> tuple[bool, _Item | None]:
+        """Whether an annotation's image is among the images, and its entry, None where that has faults of its own."""
+        key = _id(id)
+        if key in items:
+            return True, items[key]
+        # A number here and the same as a text there.
+        other = str(key) if isinstance(key, int) else int(key) if key and key.isdecimal() and len(key) < 19 else None
+        if other in items:
+            what = f"image_id {shown(id)} is that of an image, {shown(other)}, but as a {_kind(key)}"
+            if self.mendable(place, f"{what}; write both alike", "number-as-text", f"taken for {shown(other)}"):
+                return True, items[other]
+            return False, None
+        self.note(place, f"image_id {shown(id)} is not among the images; correct it or add the image", "unknown-image")
+        return False, None
+
+    def box(
+        self, bbox: Any, place: str, size: tuple[int, int], *, is_used: bool
+    ) -> tuple[float, float, float, float] | None:
+        """The corners of a ``bbox``, cut off at the border of the image."""
         numbers = self.numbers(bbox, place, 4)
-        if numbers is None:
+        if numbers is None or not is_used:
             return None
         x, y, width, height = numbers
-        x0, x1 = (_to_border(v, size[0]) for v in (x, x + width))
-        y0, y1 = (_to_border(v, size[1]) for v in (y, y + height))
+        corners = x, y, x + width, y + height
+        over = max(overhang(corners[0::2], size[0]) / size[0], overhang(corners[1::2], size[1]) / size[1])
+        if over > HAIR / max(size) and width > 0 and height > 0:
+            what = f"reaches outside the image of {size[0]} x {size[1]}"
+            if over <= OVERHANG:
+                self.warn(place, f"{what} by up to {over:.1%} of its side: cut off there", "box-outside")
+            elif over > 1 or x >= size[0] or y >= size[1] or x + width <= 0 or y + height <= 0:
+                self.note(place, f"{what} by far; correct or remove it", "box-outside")
+                return None
+            elif not self.mendable(
+                place, f"{what} by {over:.0%} of its side; correct or remove it", "box-outside", "cut off there"
+            ):
+                return None
+        x0, x1 = (min(max(v, 0.0), float(size[0])) for v in corners[0::2])
+        y0, y1 = (min(max(v, 0.0), float(size[1])) for v in corners[1::2])
         return x0, y0, x1, y1
 
     def name_samples(self, items: list[_Item]) -> None:
-        """Ids: the stem of the file name, or all of it and the split where stems are not unique."""
-        stems = Counter(Path(item.file_name).stem for item in items)
+        """Ids: the stem of the file name, or all of its path and the split where stems are not unique."""
+        stems = Counter(PurePosixPath(item.name).stem for item in items)
         ids: set[str] = set()
         for item in items:
-            path = Path(item.file_name)
+            path = PurePosixPath(item.name)
             unique = stems[path.stem] == 1
             item.id = path.stem if unique else "_".join([item.split, *path.with_suffix("").parts])
             if item.id in ids:
-                self.note(item.place, f"{item.file_name!r} is there twice; remove one")
+                self.note(item.place, f"{item.name!r} is there twice; remove one", "duplicate-image")
             elif not names_a_file(item.id):
-                self.note(item.place, f"{item.id!r} cannot be an id; use printable text of at most 200 bytes")
+                self.note(item.place, f"{shown(item.id)} cannot be an id; use printable text of at most 200 bytes")
             ids.add(item.id)
+
+    def crowds(self, items: list[_Item]) -> None:
+        """Take crowds as objects or leave them out, and say which."""
+        crowds = [(item, a) for item in items for a in item.annotations if a.crowd]
+        if not crowds:
+            return
+        plain = {a.category for item in items for a in item.annotations if not a.crowd}
+        choice = self.reading.crowd
+        ignored = {a.category for _, a in crowds if choice == "ignore" or (choice is None and a.category in plain)}
+        taken = [a for _, a in crowds if a.category not in ignored]
+        left = [a for _, a in crowds if a.category in ignored]
+        if taken:
+            why = "" if choice else ", as all annotations of their category are"
+            what = f"{len(taken)} annotations are crowds (iscrowd 1){why}: taken as objects, such as {taken[0].place}"
+            self.warnings.append(self.crowd_warning(what, "ignore"))
+        if left:
+            lost = [
+                item.path
+                for item in items
+                if item.annotations and all(a.category in ignored and a.crowd for a in item.annotations)
+            ]
+            what = f"{len(left)} annotations are crowds (iscrowd 1): left out, such as {left[0].place}"
+            if lost:
+                what += f"; {len(lost)} images have no other label and become unlabelled, such as {lost[0]}"
+            self.warnings.append(self.crowd_warning(what, "objects"))
+            for item in items:
+                kept = [a for a in item.annotations if not (a.crowd and a.category in ignored)]
+                if item.annotations and not kept:
+                    item.labelled = False  # What was there is not known now.
+                item.annotations = kept
+
+    def crowd_warning(self, message: str, other: str) -> Problem:
+        verb = "take them as objects" if other == "objects" else "leave them out"
+        options = f"--crowd {other}"
+        return Problem(
+            message,
+            kind="crowd",
+            severity="warning",
+            remedy=f"to {verb}: {fix_command(self.data, options)}",
+            fix=options,
+        )
 
     def sample(self, item: _Item) -> Sample:
         outlined = [a for a in item.annotations if a.segmentation is not None]
@@ -245,127 +395,72 @@ class _Parse(Fields):
             key = json.dumps([1, item.size, [a.segmentation for a in outlined]]).encode()
             try:
                 path = cached_mask(self.root, item.id, key, lambda: self.paint(outlined, item))
-                mask = Mask(path, "instance", {i: a.category for i, a in enumerate(outlined, 1) if a.category != 1})
+                mask = Mask(path, "instance", {i: a.category for i, a in enumerate(outlined, 1)})
             except DataError as error:
                 self.problems += error.problems
         return Sample(item.id, item.path, item.split, Labels(mask, boxes=boxes), item.size)
 
     def paint(self, annotations: list[_Annotation], item: _Item) -> np.ndarray:
         """The instance mask ``(H, W)`` uint16 of annotations, smaller objects on top of larger ones."""
+        self.compare_size(item)
         width, height = item.size
-        problems, parts = [], []
+        if len(annotations) > 65535:
+            raise DataError([f"{item.place}: more than 65535 objects do not fit a mask; split the image"])
+        problems: list[str] = []
+        drawn: list[tuple[int, int, Part | None]] = []
+        kept = filled = 0
         for id, annotation in enumerate(annotations, start=1):
             try:
-                part = rasterize(annotation.segmentation, (height, width))
-                parts.append((int(part.sum()), id, np.packbits(part)))
-            except (ValueError, TypeError, OverflowError) as error:
+                part = draw(annotation.segmentation, (height, width))
+            except ValueError as error:
                 problems.append(f"{annotation.place}.segmentation: {error}; correct or remove it")
-        if len(annotations) > 65535:
-            problems.append(f"{item.place}: more than 65535 objects do not fit a mask; split the image")
+                continue
+            filled, kept = filled + part.mask.size, kept + part.mask.size
+            if filled > _MOST_WORK:
+                what = f"its objects fill more than {_MOST_WORK:,} pixels together"
+                raise DataError([f"{item.place}: {what}; remove those that are there many times"])
+            drawn.append((part.area, id, part if kept <= _KEPT else None))
         if problems:
             raise DataError(problems)
         mask = np.zeros((height, width), np.uint16)
-        for _, id, bits in sorted(parts, key=lambda part: (-part[0], part[1])):
-            mask[np.unpackbits(bits, count=mask.size).reshape(mask.shape).view(bool)] = id
+        for _, id, part in sorted(drawn, key=lambda object: (-object[0], object[1])):
+            part = part or draw(annotations[id - 1].segmentation, (height, width))
+            mask[part.window()][part.mask] = id
         return mask
 
-
-def rasterize(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
-    """The mask ``(H, W)`` bool of a COCO ``segmentation`` in any of its forms; equal to pycocotools' ``annToMask``.
-
-    Raises:
-        ValueError: another form, run lengths of another size, or a polygon of fewer than three vertices.
-    """
-    if isinstance(segmentation, list):
-        mask = np.zeros(size, bool)
-        for vertices in segmentation:
-            mask |= rle.polygon(vertices, size)
-        return mask
-    if not isinstance(segmentation, dict) or not isinstance(segmentation.get("counts"), (list, str)):
-        raise ValueError("is neither a list of polygons nor an object with size and counts")
-    if list(segmentation.get("size", ())) != list(size):
-        raise ValueError(f"its size {segmentation.get('size')} is not that of the image, {list(size)}")
-    counts = segmentation["counts"]
-    return rle.decode(rle.decompress(counts) if isinstance(counts, str) else counts, size)
+    def compare_size(self, item: _Item) -> None:
+        """Refuse an entry whose size is not its file's, before a mask of that size is made."""
+        try:
+            size = image_size(self.root / item.path)
+        except DataError as error:
+            if item.size[0] * item.size[1] > LARGE:
+                raise
+            del error  # The check reports the file; a mask of this size can be made.
+            return
+        if size != item.size:
+            turned = ", turned as its EXIF data say," if size == item.size[::-1] else ""
+            what = f"says {item.size[0]} x {item.size[1]} pixels, but {item.path}{turned} has {size[0]} x {size[1]}"
+            raise DataError([Problem(what, kind="size", place=item.place, remedy="correct the size or the file")])
 
 
-def loss(dataset: Samples) -> list[str]:
-    """What of a dataset COCO cannot hold, one line each."""
-    lost = weak_labels(dataset, ("scribbles", "points", "tags"))
-    if count := mask_kinds(dataset)["semantic"]:
-        lost.append(f"{count} semantic masks (each category of an image becomes one object, {IGNORE} is dropped)")
-    return lost
+def _id(value: Any) -> int | str | None:
+    """An image's id: a whole number, or a text; None if it is neither."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
 
 
-def write(dataset: Samples, folder: str | Path) -> Path:
-    """Write ``images/`` and ``annotations/<split>.json`` into a new folder; what :func:`loss` names is left out.
-
-    Instances are compressed run lengths with their pixel count as ``area`` and their tight ``bbox``; boxes have an
-    empty ``segmentation``; ``iscrowd`` is 0 throughout. Category ids are those of the dataset.
-
-    Returns:
-        The folder.
-
-    Raises:
-        DataError: the folder is not empty, a file is missing or unreadable, or a split's name is no file name.
-    """
-    folder = Path(folder)
-    splits: dict[str, list[Sample]] = defaultdict(list)
-    for sample in dataset:
-        splits[sample.split].append(sample)
-    if bad := [split for split in splits if not names_a_file(split)]:
-        raise DataError([f"split {bad[0]!r} cannot be a file name; rename it"])
-    copied = copy_files(dataset, folder, masks=False)
-    files = {sample.id: sample.image for sample in copied}
-    categories = [{"id": id, "name": name} for id, name in enumerate(dataset.categories) if id]
-    for split, samples in splits.items():
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for number, sample in enumerate(samples, start=1):
-            width, height = image_size(dataset.image_path(sample))
-            entry = {"id": number, "file_name": Path(files[sample.id]).name, "width": width, "height": height}
-            images.append({**entry, "labelled": sample.labels.mask is not None})
-            for row in _annotations(dataset, sample):
-                annotations.append({"id": len(annotations) + 1, "image_id": number, **row, "iscrowd": 0})
-        document = {"info": {"split": split}, "images": images, "annotations": annotations, "categories": categories}
-        write_atomic(folder / "annotations" / f"{split}.json", json.dumps(document, ensure_ascii=False))
-    return folder
-
-
-def _annotations(dataset: Samples, sample: Sample) -> Iterator[dict[str, Any]]:
-    mask = sample.labels.mask
-    if mask:
-        values = read_mask(dataset.root / mask.path)
-        if mask.kind == "semantic":
-            values = np.where(values == IGNORE, 0, values)
-        for id, place in enumerate(ndimage.find_objects(values.astype(np.int32)), start=1):
-            if place is None:
-                continue
-            part = np.zeros(values.shape, bool)
-            part[place] = values[place] == id
-            rows, columns = place
-            box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
-            code = {"size": list(values.shape), "counts": rle.compress(rle.encode(part))}
-            category = mask.category_of(id)
-            yield {"category_id": category, "segmentation": code, "area": int(part.sum()), "bbox": box}
-    for box in sample.labels.boxes:
-        size = box.x1 - box.x0, box.y1 - box.y0
-        row = {"category_id": box.category, "segmentation": [], "area": size[0] * size[1]}
-        yield {**row, "bbox": [box.x0, box.y0, *size]}
+def _kind(value: Any) -> str:
+    return "number" if isinstance(value, int) else "text"
 
 
 def _split(file: Path, document: dict[str, Any]) -> str:
     info = document.get("info")
     if isinstance(info, dict) and isinstance(info.get("split"), str) and info["split"]:
         return info["split"]
-    name = file.parent.name if file.name == "_annotations.coco.json" else file.stem
+    name = file.parent.name if file.name == _ROBOFLOW else file.stem
     match = re.search(r"(?<![a-z])(train|val|test)", name.lower())
     if match:
         return match[0]
     # `instances_default.json`, as labelling tools write it, and any file by itself, is what there is to learn from.
     return "train" if file.parent.name != "annotations" or file.stem.lower().endswith("default") else file.stem
-
-
-def _to_border(value: float, limit: int) -> float:
-    border = min(max(value, 0.0), float(limit))
-    return border if abs(value - border) <= _ROUNDING else value

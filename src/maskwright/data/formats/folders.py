@@ -16,31 +16,40 @@ is ``train``.
 What the pixel values mean is decided in this order:
 
 1. ``kind``, if given.
-2. 16-bit PNGs hold instance ids.
-3. With ``categories``, 8-bit PNGs hold category ids.
-4. Values 0, 1 and 255: category ids, where 1 is ``object`` and 255 is ignore.
-5. Background and 1..n without a gap in every mask, n differing between masks: instance ids of the category ``object``.
-6. Anything else is refused, as nobody can know; the message says what to add.
+2. Masks that say "object or not" in any way (0 and 1, 0 and 255, 0 and 128, with grey edges; ``conventions``), all of them,
+   where at most one category besides background is named: category ids. Where all are white, they are read; in other
+   ways or in several, ``maskwright.data.check`` refuses them and names the command that mends them.
+3. Masks of 16 bits hold instance ids, and a warning says so.
+4. With ``categories``, masks of 8 bits hold category ids.
+5. Values 0, 1 and 255: category ids, where 1 is ``object`` and 255 is ignore.
+6. Background and 1..n without a gap in every mask, n differing between masks: instance ids of the category ``object``.
+7. Anything else is refused, as nobody can know; the message says what to add.
 
 A mask that cannot be read has no say in this; ``maskwright.data.check`` reports it.
 
-Masks that hold nothing but 0 and 255, all of them, where at most one category besides background is named, are the
-common "white is the object" and are read as such: copies with 1 for 255 are kept in ``.maskwright/masks`` of the
-folder. Where ``ignore`` (or the kind ``instance``) is given, that holds instead.
+Masks that hold nothing but 0 and white (255, or 65535 in 16 bits) are the common "white is the object" and are read as
+such: copies with 1 for white are kept in a cache. Where ``ignore`` (or the kind ``instance``) is given, that holds instead.
+
+Folders and files that are called a little differently (``labels/``, ``a_mask.png``, ``a.PNG``) are noticed, and refused
+with the command that mends them; names that differ in their Unicode form alone are the same name.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskwright.data.fields import Fields, category_problems, names_a_file, read_json
+from maskwright.data.conventions import WHITES, convention_of
+from maskwright.data.fields import Fields, category_problems, names_a_file, read_json, shown
 from maskwright.data.formats.contents import mask_kinds, weak_labels
 from maskwright.data.images import (
     IMAGE_SUFFIXES,
@@ -55,12 +64,17 @@ from maskwright.data.labels import IGNORE, Labels, Mask, MaskKind, Sample, Sampl
 from maskwright.data.lookahead import ahead
 from maskwright.data.manifest import copy_files
 from maskwright.data.masks import semantic_of
+from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
+from maskwright.problems import as_problem
 
-LAYOUT = (
-    "a folder with images/ and masks/ (PNG of the same stem), also with splits.json, or train/, val/, test/ of these"
-)
+LAYOUT = "a folder with images/ and masks/ (PNG or TIFF of the same stem), also with splits.json, or train/, val/, test/ of these"
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+IMAGE_FOLDERS = ("image", "imgs", "img")
+"""Other names of ``images/``, where masks lie beside it."""
+MASK_FOLDERS = ("mask", "labels", "label", "annotations", "annotation", "segmentations", "gt", "groundtruth")
+"""Other names of ``masks/``."""
+_OF_A_MASK = re.compile(r"[-_. ]?(masks?|segmentation|seg|labels?|labelids|gt|groundtruth)$", re.IGNORECASE)
 _SETTINGS = {"categories": list, "kind": str, "instances": dict, "ignore": int}
 
 
@@ -68,8 +82,20 @@ def detect(path: Path, document: Any) -> bool:
     """Whether a folder has this layout, or the parsed JSON of a file is a ``splits.json`` of it."""
     if path.is_dir():
         beside = (path, *(path / name for name in SPLIT_FOLDERS))
-        return (path / "splits.json").is_file() or any((folder / "images").is_dir() for folder in beside)
+        if (path / "splits.json").is_file() or any((folder / "images").is_dir() for folder in beside):
+            return True
+        return bool(_other_folder(path, IMAGE_FOLDERS) and _other_folder(path, ("masks", *MASK_FOLDERS)))
     return _is_splits(document) and (path.parent / "images").is_dir()
+
+
+def _other_folder(folder: Path, names: Sequence[str]) -> str:
+    """The first of these names that a folder has, with images in it; empty if there is none."""
+    for name in names:
+        if (folder / name).is_dir() and any(
+            Path(entry.name).suffix.lower() in IMAGE_SUFFIXES for entry in os.scandir(folder / name)
+        ):
+            return name
+    return ""
 
 
 def _is_splits(document: Any) -> bool:
@@ -79,7 +105,7 @@ def _is_splits(document: Any) -> bool:
     )
 
 
-def read(path: str | Path) -> Samples:
+def read(path: str | Path, reading: Reading = STRICT) -> Samples:
     """Read ``images/`` and ``masks/``.
 
     Args:
@@ -91,7 +117,7 @@ def read(path: str | Path) -> Samples:
     """
     path = Path(path)
     root = path if path.is_dir() else path.parent
-    parse = _Parse(root)
+    parse = _Parse(root, reading, path)
     file = root / "splits.json" if path.is_dir() else path
     settings = parse.settings(file)
     files = parse.files(parse.lists(settings))
@@ -103,7 +129,16 @@ def read(path: str | Path) -> Samples:
         parse.note(f"instances.{stem}", "there is no such image; remove it")
     if parse.problems:
         raise DataError(sorted(parse.problems), str(path))
-    return Samples(root, categories, tuple(samples), str(file if file.is_file() else root))
+    source = str(file if file.is_file() else root)
+    return Samples(root, categories, tuple(samples), source, "folders images/ and masks/", tuple(parse.warnings))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """The values of a mask; none where it cannot be read. And whether they say "object or not", and nothing else."""
+
+    values: set[int]
+    two_levels: bool
 
 
 @dataclass(frozen=True)
@@ -116,8 +151,8 @@ class _Found:
 
 
 class _Parse(Fields):
-    def __init__(self, root: Path) -> None:
-        super().__init__()
+    def __init__(self, root: Path, reading: Reading, data: Path) -> None:
+        super().__init__(reading, data)
         self.root = root
         self.unreadable: set[str] = set()
 
@@ -136,7 +171,7 @@ class _Parse(Fields):
         if valid_fields.get("ignore", IGNORE) != IGNORE:
             self.note("ignore", f"must be {IGNORE}; change the ignored pixels of the masks to {IGNORE}")
         if "categories" in valid_fields:
-            self.problems += category_problems(valid_fields["categories"])
+            self.problems += map(as_problem, category_problems(valid_fields["categories"]))
         return {key: value for key, value in document.items() if key not in _SETTINGS} | valid_fields
 
     def lists(self, settings: dict[str, Any]) -> dict[str, str]:
@@ -158,7 +193,7 @@ class _Parse(Fields):
 
     def files(self, lists: dict[str, str]) -> list[_Found]:
         """Images and their masks."""
-        flat = (self.root / "images").is_dir()
+        flat = (self.root / "images").is_dir() or not any((self.root / s / "images").is_dir() for s in SPLIT_FOLDERS)
         folders = {"train": ""} if flat else {}
         for name, split in SPLIT_FOLDERS.items():
             if not flat and (self.root / name / "images").is_dir():
@@ -167,15 +202,12 @@ class _Parse(Fields):
                 folders[split] = f"{name}/"
         if lists and not flat:
             self.note("images", f"the lists need one folder {self.root / 'images'}; put all images into it")
-        images = {split: self.folder(f"{folder}images", IMAGE_SUFFIXES) for split, folder in folders.items()}
-        masks = {split: self.folder(f"{folder}masks", {".png"}) for split, folder in folders.items()}
+        images = {split: self.folder(self.called(folder, "images", IMAGE_FOLDERS)) for split, folder in folders.items()}
+        masks = {split: self.folder(self.called(folder, "masks", MASK_FOLDERS)) for split, folder in folders.items()}
         for split, folder in folders.items():
-            for stem in masks[split].keys() - images[split].keys():
-                self.note(masks[split][stem], f"there is no image {folder}images/{stem}.*; add it or remove the mask")
+            masks[split] = self.paired(images[split], masks[split], f"{folder}images")
         if lists and flat:
-            for stem in lists.keys() - images["train"].keys():
-                image = self.root / "images" / stem
-                self.note(lists[stem], f"there is no image {image}.*; add it or remove it from the list")
+            lists = self.named(lists, images["train"])
             stems = [(split, stem, "train") for stem, split in lists.items() if stem in images["train"]]
         else:
             stems = [(split, stem, split) for split in folders for stem in sorted(images[split])]
@@ -189,27 +221,79 @@ class _Parse(Fields):
         self.problems.sort()
         return entries
 
-    def folder(self, name: str, suffixes: Collection[str]) -> dict[str, str]:
+    def called(self, base: str, name: str, others: Sequence[str]) -> str:
+        """The folder of images or masks: the name that it should have, or another where that is to be mended."""
+        if (self.root / base / name).is_dir() or not (other := _other_folder(self.root / base, others)):
+            return f"{base}{name}"
+        what = f"there is no {base}{name}/, but {base}{other}/ holds images; rename it to {name}"
+        mended = self.mendable(f"{base}{other}", what, f"{name}-folder", f"taken for {base}{name}/")
+        return f"{base}{other}" if mended else f"{base}{name}"
+
+    def folder(self, name: str) -> dict[str, str]:
         """Stem → path of the files in a folder; files of other kinds are noted."""
         files: dict[str, str] = {}
         if not (self.root / name).is_dir():
             return files
-        for entry in os.scandir(self.root / name):
+        for entry in sorted(os.scandir(self.root / name), key=lambda entry: entry.name):
             stem, suffix = os.path.splitext(entry.name)
             path = f"{name}/{entry.name}"
             if entry.name.startswith(".") or entry.name in ("Thumbs.db", "desktop.ini"):
                 continue
             if entry.is_dir():
-                self.note(path, "folders in here are not read; move its files up")
-            elif suffix.lower() not in suffixes:
-                self.note(
-                    path, f"is no {'/'.join(sorted(suffixes))} file; convert it (masks without loss) or remove it"
-                )
+                self.note(path, "folders in here are not read; move its files up", "folder")
+            elif not entry.is_file():
+                self.note(path, "is no regular file; remove it", "file")
+            elif suffix.lower() not in IMAGE_SUFFIXES:
+                known = "/".join(sorted(IMAGE_SUFFIXES))
+                self.note(path, f"is no {known} file; convert it (masks without loss) or remove it", "file")
             elif stem in files:
-                self.note(path, f"has the same stem as {files[stem]}; rename one")
+                self.note(path, f"has the same stem as {files[stem]}; rename one", "stem")
             else:
                 files[stem] = path
         return files
+
+    def paired(self, images: dict[str, str], masks: dict[str, str], folder: str) -> dict[str, str]:
+        """Stem of an image → path of its mask. Masks without an image are noted, unless their name is nearly an image's."""
+        pairs = {stem: path for stem, path in masks.items() if stem in images}
+        composed, folded = _by_form(images, _composed), _by_form(images, _folded)
+        for stem, path in masks.items():
+            if stem in images:
+                continue
+            missing = f"there is no image {folder}/{shown(stem)[1:-1]}.*"
+            if (image := composed.get(_composed(stem))) and image not in pairs:
+                self.warn(
+                    path, f"has the name of {images[image]} in another Unicode form: taken for its mask", "unicode-form"
+                )
+            elif (image := folded.get(_folded(stem))) and image not in pairs:
+                what = f"{missing}; {images[image]} differs in the case of its letters only: rename one"
+                if not self.mendable(path, what, "letter-case", f"taken for the mask of {images[image]}"):
+                    continue
+            elif (image := composed.get(_composed(_OF_A_MASK.sub("", stem)))) and image not in pairs:
+                what = f"{missing}; if it is the mask of {images[image]}, call it {image}{Path(path).suffix}"
+                if not self.mendable(path, what, "mask-suffix", f"taken for the mask of {images[image]}"):
+                    continue
+            else:
+                self.note(path, f"{missing}; add it or remove the mask", "mask-without-image")
+                continue
+            pairs[image] = path
+        return pairs
+
+    def named(self, lists: dict[str, str], images: dict[str, str]) -> dict[str, str]:
+        """The split of each image's stem, of those that the lists name; names that are none are noted."""
+        composed = _by_form(images, _composed)
+        splits: dict[str, str] = {}
+        for name, split in lists.items():
+            stem, suffix = os.path.splitext(name)
+            if (other := name if name in images else composed.get(_composed(name))) is not None:
+                splits[other] = split
+            elif suffix.lower() in IMAGE_SUFFIXES and (other := composed.get(_composed(stem))) is not None:
+                what = f"{shown(name)} has the suffix of a file; write {shown(other)}, not {shown(name)}"
+                if self.mendable(split, what, "stem-with-suffix", f"taken for {shown(other)}"):
+                    splits[other] = split
+            else:
+                image = self.root / "images" / name
+                self.note(split, f"there is no image {image}.*; add it or remove it from the list", "missing-image")
+        return splits
 
     def meaning(self, settings: dict[str, Any], masks: list[str]) -> tuple[tuple[str, ...], MaskKind, bool]:
         """Categories, kind of the masks, and whether 255 is the object, decided as the module's docstring says."""
@@ -218,23 +302,34 @@ class _Parse(Fields):
         kind = settings.get("kind")
         if kind == "instance" or not masks:
             return default, kind or "semantic", False
-        if kind is None and 16 in ahead(self.bits, masks):
-            if len(names) > 2 and "instances" not in settings:
+        deep = kind is None and 16 in ahead(self.bits, masks)
+        if len(names) > 2:
+            if deep and "instances" not in settings:
                 problem = "the masks have 16 bits and there are several categories"
                 self.note("kind", f'{problem}; add "kind": "semantic", or "instance" and "instances"')
+            return default, "instance" if deep else "semantic", False
+        looks = [look for look in ahead(self.look, masks) if look.values]
+        union = set[int]().union(*(look.values for look in looks))
+        marks = union - {0}
+        if "ignore" not in settings and all(look.two_levels for look in looks) and not marks <= {1}:
+            single = marks in ({IGNORE}, {65535})
+            if single and deep:
+                self.warn(
+                    "masks", f"have 16 bits and hold 0 and {max(marks)} alone: white is read as the object", "16-bit"
+                )
+            # As they are where they are to be mended; and where there are several ways, for the check to name them.
+            if single or not deep or len(marks) > 1:
+                return default, "semantic", single and not self.reading.mend
+        if deep:
+            remedy = 'if they hold categories, add "kind": "semantic" to splits.json'
+            self.warn("masks", f"have 16 bits: each value is read as one object; {remedy}", "16-bit")
             return default, "instance", False
-        if len(names) > 2:
-            return default, "semantic", False
-        values = [value for value in ahead(self.values, masks) if value]
-        union = set().union(*values)
-        if "ignore" not in settings and union in ({0, IGNORE}, {IGNORE}):
-            return default, "semantic", True
         if names or kind or union <= {0, 1, IGNORE}:
             if not names and not union <= {0, 1, IGNORE}:
                 self.note("categories", f"the masks hold the values {_some(union)}; name them, the first is background")
             return default, "semantic", False
-        instances = [value - {0} for value in values]
-        counted = all(0 in value for value in values) and all(max(v, default=0) == len(v) for v in instances)
+        instances = [look.values - {0} for look in looks]
+        counted = all(0 in look.values for look in looks) and all(max(v, default=0) == len(v) for v in instances)
         if counted and len({len(v) for v in instances}) > 1:
             return default, "instance", False
         what = f"the masks hold the values {_some(union)}, which may be categories or instances"
@@ -249,12 +344,17 @@ class _Parse(Fields):
             self.unreadable.add(path)
             return 0
 
-    def values(self, path: str) -> set[int]:
+    def look(self, path: str) -> _Look:
         try:
-            return set(np.flatnonzero(count_values(read_mask(self.root / path))).tolist())
+            values = read_mask(self.root / path)
         except DataError:
             self.unreadable.add(path)
-            return set()
+            return _Look(set(), False)
+        present = set(np.flatnonzero(count_values(values)).tolist())
+        marks = present - {0}
+        if len(marks) < 4:  # Too few for grey edges.
+            return _Look(present, not marks or (len(marks) == 1 and marks <= {1, *WHITES}))
+        return _Look(present, convention_of(values).two_levels)
 
     def sample(
         self, item: _Found, categories: tuple[str, ...], kind: MaskKind, white: bool, instances: dict[str, Any]
@@ -264,14 +364,13 @@ class _Parse(Fields):
         path = item.mask
         if white and path not in self.unreadable:
             file = self.root / path
-            path = cached_mask(
-                self.root, item.id, file.read_bytes(), lambda: (read_mask(file) == IGNORE).astype(np.uint8)
-            )
+            path = cached_mask(self.root, item.id, file.read_bytes(), lambda: (read_mask(file) > 0).astype(np.uint8))
         named: dict[int, int] = {}
         for key, name in self.fields(instances, "instances", {item.stem: dict}, extra=True).get(item.stem, {}).items():
-            if not (key.isascii() and key.isdigit()) or name not in categories:
+            if not (key.isascii() and key.isdigit() and len(key) <= 5) or name not in categories:
                 self.note(
-                    f"instances.{item.stem}", f"{key!r}: {name!r} is no instance id with a known category; correct it"
+                    f"instances.{item.stem}",
+                    f"{shown(key)}: {shown(name)} is no instance id with a known category; correct it",
                 )
             else:
                 named[int(key)] = categories.index(name)
@@ -318,6 +417,20 @@ def write(dataset: Samples, folder: str | Path) -> Path:
             document.setdefault("instances", {})[sample.id] = named
     write_atomic(folder / "splits.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
     return folder
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return _composed(_composed(name).casefold())
+
+
+def _by_form(names: Collection[str], form: Callable[[str], str]) -> dict[str, str]:
+    """Names by one of their forms, without those that share theirs with another."""
+    counts = Counter(map(form, names))
+    return {form(name): name for name in names if counts[form(name)] == 1}
 
 
 def _all_are(values: Any, kind: type) -> bool:

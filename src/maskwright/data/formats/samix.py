@@ -17,16 +17,20 @@ where there are none either, from the mask values: ``object``, or ``class_1``, `
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskwright.data.fields import MISSING, Fields, leaves_folder, names_a_file, read_json
-from maskwright.data.images import count_values, read_mask
+from maskwright.data.fields import MISSING, Fields, is_name, names_a_file, read_json, shown
+from maskwright.data.images import MAX_PIXELS, count_values, read_mask
 from maskwright.data.labels import IGNORE, Box, Labels, Mask, Point, Sample, Samples, Scribble, Tag
+from maskwright.data.paths import Files, resolve
+from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
+from maskwright.problems import Problem
 
 SPLITS = "splits.json"
 LAYOUT = 'SAMIX: a folder with splits.json that has "images", or such a file'
@@ -42,7 +46,7 @@ def detect(path: Path, document: Any) -> bool:
     return isinstance(document, dict) and isinstance(document.get("images"), dict)
 
 
-def read(path: str | Path) -> Samples:
+def read(path: str | Path, reading: Reading = STRICT) -> Samples:
     """Read a SAMIX dataset.
 
     Args:
@@ -54,29 +58,31 @@ def read(path: str | Path) -> Samples:
     path = Path(path)
     path = path / SPLITS if path.is_dir() else path
     document = read_json(path)
-    parse = _Parse(path)
+    parse = _Parse(path, reading)
     samples = parse.document(document)
     categories = parse.categories(samples) if not parse.problems else ()
     if parse.problems:
         raise DataError(parse.problems, str(path))
-    return Samples(parse.root, categories, samples, str(path))
+    return Samples(parse.root, categories, samples, str(path), "SAMIX", tuple(parse.warnings))
 
 
 class _Parse(Fields):
-    def __init__(self, path: Path) -> None:
-        super().__init__()
+    def __init__(self, path: Path, reading: Reading) -> None:
+        super().__init__(reading, path)
         self.path, self.root = path, path.parent
+        self.files = Files(self.root)
         self.names: dict[int, str] = {0: "background"}
 
     def document(self, document: Any) -> tuple[Sample, ...]:
         types = {"root": str, "splits": dict, "images": dict}
         top = self.fields(document, SPLITS, types, required=("images",), extra=True)
         root = top.get("root", ".")
-        if not (self.path.parent / root).is_dir():
-            folder = self.path.parent / root
-            self.note("root", f"the folder {folder} is not there; write '.' for the folder of this file")
+        if "\0" in root or not os.path.isdir(self.path.parent / root):
+            what = f"the folder {shown(root)} is not there, seen from {self.path.parent}"
+            self.note("root", f"{what}; write '.' for the folder of this file")
             return ()
         self.root = self.path.parent / root if root != "." else self.path.parent
+        self.files = Files(self.root)
         splits = self.splits(top.get("splits", {}), top.get("images", {}))
         return tuple(
             sample for id, row in top.get("images", {}).items() if (sample := self.sample(id, row, splits)) is not None
@@ -105,19 +111,20 @@ class _Parse(Fields):
             self.note(f"{place}.split", f"is {split!r}, but the lists say {splits[id]!r}; correct one of them")
         if not names_a_file(id):
             self.note(place, "this id cannot be part of a file name; rename it (no slash, at most 200 bytes)")
-        if "file_name" not in row or not self.inside(row["file_name"], f"{place}.file_name"):
+        image = self.inside(row["file_name"], f"{place}.file_name") if "file_name" in row else None
+        if image is None:
             return None
         labels = self.labels(row.get("labels", {}), f"{place}.labels")
         size = (row["width"], row["height"]) if "width" in row and "height" in row else None
-        if size and min(size) < 1:
-            self.note(place, f"width and height {size} are not those of an image; correct or remove them")
-        return Sample(id, row["file_name"], split, labels, size)
+        if size and not (min(size) > 0 and size[0] * size[1] <= MAX_PIXELS):
+            self.note(place, f"width and height {shown(list(size))} are not those of an image; correct or remove them")
+        return Sample(id, image, split, labels, size)
 
     def labels(self, row: dict[str, Any], place: str) -> Labels:
         row = self.fields(row, place, dict.fromkeys(KINDS, str))
         mask = None
-        if "mask" in row and self.inside(row["mask"], f"{place}.mask"):
-            mask = Mask(row["mask"])
+        if "mask" in row and (path := self.inside(row["mask"], f"{place}.mask")):
+            mask = Mask(path)
         items = {kind: self.label_file(row[kind], f"{place}.{kind}", kind) for kind in _LISTS if kind in row}
         boxes, scribbles, points = [], [], []
         for at, item in items.get("box", []):
@@ -135,12 +142,13 @@ class _Parse(Fields):
 
     def label_file(self, name: str, place: str, kind: str) -> list[tuple[str, dict[str, Any]]]:
         """The labels in a file, each with its place, and their classes noted."""
-        if not self.inside(name, place):
+        path = self.inside(name, place)
+        if path is None:
             return []
         try:
-            document = read_json(self.root / name)
+            document = read_json(self.root / path)
         except DataError as error:
-            self.problems += [f"{place}: {problem}" for problem in error.problems]
+            self.problems += [Problem(problem, place=place) for problem in error.problems]
             return []
         key = _LISTS[kind]
         document = self.fields(document, name, {key: list}, required=(key,), extra=True)
@@ -157,8 +165,10 @@ class _Parse(Fields):
     def learn_name(self, item: dict[str, Any], place: str) -> None:
         if "class_id" in item and "class_name" in item:
             id, name = item["class_id"], item["class_name"]
-            if not 0 <= id < IGNORE:
-                self.note(place, f"class_id {id} is not in 0..{IGNORE - 1}; correct it")
+            if not is_name(name):
+                self.note(place, f"class_name {shown(name)} cannot be a category's name; write a short text")
+            elif not 0 <= id < IGNORE:
+                self.note(place, f"class_id {shown(id)} is not in 0..{IGNORE - 1}; correct it")
             elif self.names.setdefault(id, name) != name:
                 self.note(
                     place, f"class_id {id} is {name!r} here and {self.names[id]!r} elsewhere; correct one of them"
@@ -173,11 +183,9 @@ class _Parse(Fields):
         self.note(place, "has no class_id, and its class_name has none elsewhere; add class_id")
         return 0
 
-    def inside(self, path: str, place: str) -> bool:
-        reason = leaves_folder(self.root, path)
-        if reason:
-            self.note(place, f"path {path!r} {reason}")
-        return reason is None
+    def inside(self, path: str, place: str) -> str | None:
+        """The file that a path means, or None where it may not be used."""
+        return resolve(self, self.files, path, place)
 
     def categories(self, samples: Iterable[Sample]) -> tuple[str, ...]:
         if len(self.names) == 1:

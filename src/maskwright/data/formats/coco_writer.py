@@ -1,0 +1,85 @@
+"""Writing COCO instance annotations."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from maskwright.data.fields import names_a_file
+from maskwright.data.formats import rle
+from maskwright.data.formats.contents import mask_kinds, weak_labels
+from maskwright.data.images import image_size, read_mask, write_atomic
+from maskwright.data.labels import IGNORE, Sample, Samples
+from maskwright.data.manifest import copy_files
+from maskwright.errors import DataError
+
+
+def loss(dataset: Samples) -> list[str]:
+    """What of a dataset COCO cannot hold, one line each."""
+    lost = weak_labels(dataset, ("scribbles", "points", "tags"))
+    if count := mask_kinds(dataset)["semantic"]:
+        lost.append(f"{count} semantic masks (each category of an image becomes one object, {IGNORE} is dropped)")
+    return lost
+
+
+def write(dataset: Samples, folder: str | Path) -> Path:
+    """Write ``images/`` and ``annotations/<split>.json`` into a new folder; what :func:`loss` names is left out.
+
+    Instances are compressed run lengths with their pixel count as ``area`` and their tight ``bbox``; boxes have an
+    empty ``segmentation``; ``iscrowd`` is 0 throughout. Category ids are those of the dataset.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: the folder is not empty, a file is missing or unreadable, or a split's name is no file name.
+    """
+    folder = Path(folder)
+    splits: dict[str, list[Sample]] = defaultdict(list)
+    for sample in dataset:
+        splits[sample.split].append(sample)
+    if bad := [split for split in splits if not names_a_file(split)]:
+        raise DataError([f"split {bad[0]!r} cannot be a file name; rename it"])
+    copied = copy_files(dataset, folder, masks=False)
+    files = {sample.id: sample.image for sample in copied}
+    categories = [{"id": id, "name": name} for id, name in enumerate(dataset.categories) if id]
+    for split, samples in splits.items():
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for number, sample in enumerate(samples, start=1):
+            width, height = image_size(dataset.image_path(sample))
+            entry = {"id": number, "file_name": Path(files[sample.id]).name, "width": width, "height": height}
+            images.append({**entry, "labelled": sample.labels.mask is not None})
+            for row in _annotations(dataset, sample):
+                annotations.append({"id": len(annotations) + 1, "image_id": number, **row, "iscrowd": 0})
+        document = {"info": {"split": split}, "images": images, "annotations": annotations, "categories": categories}
+        write_atomic(folder / "annotations" / f"{split}.json", json.dumps(document, ensure_ascii=False))
+    return folder
+
+
+def _annotations(dataset: Samples, sample: Sample) -> Iterator[dict[str, Any]]:
+    mask = sample.labels.mask
+    if mask:
+        values = read_mask(dataset.root / mask.path)
+        if mask.kind == "semantic":
+            values = np.where(values == IGNORE, 0, values)
+        for id, place in enumerate(ndimage.find_objects(values.astype(np.int32)), start=1):
+            if place is None:
+                continue
+            part = np.zeros(values.shape, bool)
+            part[place] = values[place] == id
+            rows, columns = place
+            box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+            code = {"size": list(values.shape), "counts": rle.compress(rle.encode(part))}
+            category = mask.category_of(id)
+            yield {"category_id": category, "segmentation": code, "area": int(part.sum()), "bbox": box}
+    for box in sample.labels.boxes:
+        size = box.x1 - box.x0, box.y1 - box.y0
+        row = {"category_id": box.category, "segmentation": [], "area": size[0] * size[1]}
+        yield {**row, "bbox": [box.x0, box.y0, *size]}

@@ -367,7 +367,7 @@ def test_other_data_are_refused_and_named_and_a_folder_that_was_moved_is_not(dat
     with pytest.raises(Killed):
         run(config, kill_at(3))
     config.resume = True
-    write_mask(data / "masks" / "a.png", np.zeros((8, 8), np.uint8))
+    write_mask(data / "masks" / "a.png", np.eye(8, dtype=np.uint8))
     Image.fromarray(np.ones((8, 8, 3), np.uint8)).save(data / "images" / "b.png")
     log = (config.out / "metrics.jsonl").read_text()
     with pytest.raises(RunError) as caught:
@@ -395,7 +395,7 @@ def test_a_run_keeps_its_fingerprint_and_says_where_it_cannot_compare(data: Path
     (config.out / "data.json").unlink()  # as after a kill between the two files
     run(config)
     (config.out / "data.json").write_text("{")
-    write_mask(data / "masks" / "a.png", np.zeros((8, 8), np.uint8))
+    write_mask(data / "masks" / "a.png", np.eye(8, dtype=np.uint8))
     with pytest.raises(RunError, match=r"what changed cannot be told, since .*data\.json cannot be read"):
         run(config)
 

@@ -179,6 +179,7 @@ def refused(data: Path, out: Path, **options: Any) -> str:
     with pytest.raises(DataError) as error:
         fix(data, out, Mending(**options))
     assert sorted(path for path in out.parent.rglob("*")) == before, "nothing may be left behind"
+    assert "nothing is written" in str(error.value)
     return str(error.value)
 
 

@@ -125,13 +125,12 @@ def fix(
     """
     out = Path(out)
     root = _folder_in(data, mending.root)
-    source = Dataset.load(data, crowd=mending.crowd, root=root, mend=True)
-    _refuse_target(out, source)
     aside = out.with_name(f".{out.name}-{uuid4().hex[:12]}.part")
     try:
+        source = _mended_structure(data, mending, root)
+        _refuse_target(out, source)
         copy = _Copy(source, aside, mending)
-        copy.write(progress)
-        report = copy.check(progress)
+        report = copy.made(progress)
         fixed = Fixed(out, str(data), tuple(copy.changes), tuple(report.warnings), mending.as_dict())
         write_atomic(aside / LIST, json.dumps(fixed.as_dict(), ensure_ascii=False, indent=1) + "\n")
         _give_name(aside, out)
@@ -150,7 +149,15 @@ class _Copy:
         self.changes = [Change.of(warning) for warning in source.warnings]
         self.origins: dict[str, str] = {str(folder / manifest.NAME): source_of(source)}
 
-    def write(self, progress: Callable[[int, int], None] | None) -> None:
+    def made(self, progress: Callable[[int, int], None] | None) -> Report:
+        """Write the copy and check it. Raises DataError with all that cannot be mended."""
+        try:
+            self._write(progress)
+            return self._check(progress)
+        except DataError as error:
+            raise _not_mended(error, source_of(self.source)) from None
+
+    def _write(self, progress: Callable[[int, int], None] | None) -> None:
         """Write images, masks and manifest. Raises DataError with all that cannot be mended."""
         self.masks.plan()
         samples, problems = [], []
@@ -166,7 +173,7 @@ class _Copy:
             replace(self.source, root=self.folder, samples=tuple(samples), source=str(self.folder / manifest.NAME))
         )
 
-    def check(self, progress: Callable[[int, int], None] | None) -> Report:
+    def _check(self, progress: Callable[[int, int], None] | None) -> Report:
         """Check the copy like any dataset. Images that are damaged around their pixels are written anew."""
         total = len(self.source)
         later = (lambda done, _: progress(total + done, 2 * total)) if progress else None
@@ -262,6 +269,18 @@ class _Copy:
             place=problem.place,
             remedy="" if problem.fix is not None else problem.remedy.replace(here, there),
         )
+
+
+def _mended_structure(data: str | Path, mending: Mending, root: Path | None) -> Dataset:
+    """The dataset with all that readers can mend."""
+    try:
+        return Dataset.load(data, crowd=mending.crowd, root=root, mend=True)
+    except DataError as error:
+        raise (_not_mended(error, str(data)) if Path(data).exists() else error) from None
+
+
+def _not_mended(error: DataError, name: str) -> DataError:
+    return DataError(error.problems, f"{name} (nothing is written, as these cannot be mended without a guess)")
 
 
 def _folder_in(data: str | Path, root: Path | None) -> Path | None:

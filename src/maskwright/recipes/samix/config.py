@@ -35,7 +35,7 @@ class Config:
     """Train adapters inside SAM's image encoder."""
     tune_decoder: bool = True
     """Also train SAM's mask decoder and memory attention, at a quarter of the adapters' rate (not in the paper; helps small SAMs)."""
-    closer_look: bool = False
+    closer_look: bool = True
     """SAM answers each box on a crop around it, at the object's own scale (not in the paper; better for small objects, and costs a pass
     of its encoder for each box)."""
     segmenter: str = "sam"
@@ -101,8 +101,10 @@ class Config:
     """Seed of all random numbers."""
     workers: int = 1
     """Threads that prepare batches ahead."""
-    device: Literal["auto", "cpu"] = "auto"
-    """`auto`: a GPU if there is one."""
+    device: str = "auto"
+    """`auto`: a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, `mps`."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """What the networks compute in. `bf16` and `fp16` are faster on most GPUs; weights, losses and optimisers stay in float32."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints: a killed run loses at most so much."""
     init: Path | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -70,10 +71,8 @@ def one_message(capfd: pytest.CaptureFixture[str], *parts: str, started: bool = 
     told, mark, message = text.partition("error: ")
     assert mark, text
     assert message.count("error: ") == 0, text
-    assert ("training images (" in told) == started, text
-    if told and not started:
-        assert told.startswith("training samix on "), text
-        assert told.endswith("loading PyTorch ...\n"), text
+    assert not told or told.startswith("training samix on "), text
+    assert bool(re.search(r"^SAM .* in all", told, re.MULTILINE)) == started, text
     assert "Traceback" not in text
     for part in parts:
         assert part in text
@@ -235,16 +234,23 @@ def as_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps(print))
 
 
+def not_a_number(path: Path) -> None:
+    tensors = load_tensors(path.read_bytes())
+    tensors[min(tensors)].view(-1)[0] = torch.nan
+    save_file(tensors, path)
+
+
 def gone(path: Path) -> None:
     path.unlink()
 
 
 DAMAGE: dict[Callable[[Path], None], str] = {
-    foreign_key: "foreign.weight",
-    missing_key: "missing",
+    foreign_key: "model.safetensors changed since the model was exported",
+    missing_key: "model.safetensors changed since the model was exported",
     cut_off: "cut off",
     as_pickle: "pickles are never loaded",
     gone: "model.safetensors",
+    not_a_number: "model.safetensors changed since the model was exported",
 }
 
 
@@ -261,20 +267,31 @@ def test_a_damaged_model(command: str, damage, trained: Path, scene_folder: Path
     assert contents(run) == before
 
 
-@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
-def test_a_damaged_sam(damage, data: Path, tiny_sam_folder: Path, tmp_path: Path, capfd):
-    sam = Path(shutil.copytree(tiny_sam_folder, tmp_path / "sam"))
-    damage(sam / "model.safetensors")
-    assert train(data, tmp_path / "run", sam) == 1
-    one_message(capfd, str(sam), DAMAGE[damage])
-    assert not (tmp_path / "run").exists()
-
-
-CHECKPOINT = {
+SAM_DAMAGE = {
     foreign_key: "foreign.weight",
     missing_key: "missing",
     cut_off: "cut off",
     as_pickle: "pickles are never loaded",
+    gone: "model.safetensors",
+    not_a_number: "not finite",
+}
+
+
+@pytest.mark.parametrize("damage", SAM_DAMAGE, ids=lambda damage: damage.__name__)
+def test_a_damaged_sam(damage, data: Path, tiny_sam_folder: Path, tmp_path: Path, capfd):
+    sam = Path(shutil.copytree(tiny_sam_folder, tmp_path / "sam"))
+    damage(sam / "model.safetensors")
+    assert train(data, tmp_path / "run", sam) == 1
+    one_message(capfd, str(sam), SAM_DAMAGE[damage])
+    assert not (tmp_path / "run").exists()
+
+
+CHECKPOINT = {
+    foreign_key: "changed since the checkpoint was written",
+    missing_key: "changed since the checkpoint was written",
+    not_a_number: "changed since the checkpoint was written",
+    cut_off: "changed since the checkpoint was written",
+    as_pickle: "changed since the checkpoint was written",
     gone: "no such file",
 }
 
@@ -296,7 +313,7 @@ def test_a_checkpoint_of_another_shape(trained: Path, scene_folder: Path, tiny_s
     (path,) = run.glob("last/step-*/segmenter.safetensors")
     other_shape(path)
     assert train(scene_folder, run, tiny_sam_folder, "--resume") == 1
-    one_message(capfd, "segmenter", "shape (1, 2, 3)")
+    one_message(capfd, "segmenter", "changed since the checkpoint was written")
 
 
 # ------------------------------------------------------------------------------------------------------------ disk

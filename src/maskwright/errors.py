@@ -78,3 +78,16 @@ class MissingPackageError(MaskwrightError, ImportError):
         super().__init__(
             f"{need}, which cannot be imported ({error}); install it with: pip install 'maskwright[{extra}]'"
         )
+
+
+BUILD_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What PyTorch and networks raise for sizes that do not go together, and for values that they cannot use."""

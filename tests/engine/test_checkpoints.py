@@ -66,14 +66,12 @@ def test_a_loaded_checkpoint_does_not_hang_on_its_files(tmp_path: Path) -> None:
     assert torch.equal(checkpoint.tensors["model"]["a"], torch.ones(3, 2))
 
 
-def test_missing_and_unexpected_tensors_of_a_checkpoint_are_named(tmp_path: Path) -> None:
+def test_files_of_a_checkpoint_that_are_others_or_missing_are_named(tmp_path: Path) -> None:
     with start(tmp_path) as run:
         run.save_checkpoint(1, weights(1), {})
         path = tmp_path / "last" / "step-000000001" / "model.safetensors"
         save_file({"a": torch.ones(3, 2), "stranger": torch.ones(1)}, path)
-        with pytest.raises(
-            WeightsError, match=r"model.safetensors: 1 missing: b\n.*model.safetensors: 1 unexpected: stranger"
-        ):
+        with pytest.raises(WeightsError, match=r"model.safetensors changed since the checkpoint was written"):
             run.load_checkpoint()
         path.unlink()
         with pytest.raises(WeightsError, match=r"model.safetensors: no such file"):

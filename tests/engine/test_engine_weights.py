@@ -33,6 +33,7 @@ def test_model_round_trip_and_replacement(tmp_path: Path) -> None:
         )
         tensors, config = saved(path)
         assert torch.equal(tensors["w"], torch.full((2,), value))
+        assert config.pop("checksums").keys() == {"config", "model.safetensors"}
         assert config == {"value": value, "path": "a/b"}
         assert (path / "README.md").read_text() == f"# {value}"
         assert sorted(p.name for p in path.iterdir()) == ["README.md", "config.json", "model.safetensors"]

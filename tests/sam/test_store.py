@@ -289,3 +289,47 @@ def test_signature_file_is_readable_json(tmp_path: Path):
         "size": 32,
         "dtype": "float32",
     }
+
+
+def test_flipped_bits_and_the_entry_of_another_image_are_found_and_made_again(tmp_path: Path, caplog):
+    store = EmbeddingStore(tmp_path, SIGNATURE, memory_bytes=0)
+    keys = [store.key(bytes([i])) for i in range(4)]
+    for number, key in enumerate(keys):
+        store.save(key, embedding(number))
+    flipped, swapped = entry_file(store, keys[0]), entry_file(store, keys[1])
+    content = bytearray(flipped.read_bytes())
+    content[-1] ^= 1
+    flipped.write_bytes(content)
+    swapped.write_bytes(entry_file(store, keys[2]).read_bytes())
+    with pytest.raises(WeightsError, match=keys[0]):
+        store.load(keys)
+    assert store.missing(keys) == keys[:2]
+    assert f"{flipped}: damaged (its checksum is another one)" in caplog.text
+    assert "further entries are damaged" in caplog.text
+    for number, key in enumerate(keys[:2]):
+        store.save(key, embedding(number))
+    assert store.missing(keys) == []
+    assert torch.equal(store.load(keys)["low"], torch.stack([embedding(number)["low"] for number in range(4)]))
+
+
+@given(st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_bit_of_an_entry_changes_what_is_read(tmp_path: Path, data: st.DataObject):
+    store = EmbeddingStore(tmp_path, SIGNATURE, memory_bytes=0)
+    key = store.key(b"image")
+    store.save(key, embedding())
+    path = entry_file(store, key)
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    if store.missing([key]) == []:
+        assert all(torch.equal(value[0], embedding()[level]) for level, value in store.load([key]).items())
+
+
+def test_entries_of_an_older_version_are_made_again(tmp_path: Path, caplog):
+    store = EmbeddingStore(tmp_path, SIGNATURE, memory_bytes=0)
+    key = store.key(b"image")
+    store.save(key, embedding())
+    save_file(embedding(), entry_file(store, key))
+    assert store.missing([key]) == [key]
+    assert "without a checksum, as an older maskwright wrote it" in caplog.text

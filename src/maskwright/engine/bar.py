@@ -14,6 +14,10 @@ INTERVAL = 30.0
 """Seconds between two lines away from a terminal."""
 
 
+READABLE = 1.0
+"""Seconds between two looks at the scalars beside the bar."""
+
+
 class TrainingBar:
     """On standard error; away from a terminal one line for each phase and about every 30 seconds.
 
@@ -42,11 +46,15 @@ class TrainingBar:
         if not self.is_main:
             return
         rest = "" if left is None else f"about {time_as_text(left)} left"
-        if self.console.is_terminal:
-            note = "  ".join(filter(None, [rest, scalars_as_text(scalars)]))
-            self._open().update(self.task, description=f"{phase}, {count}", completed=done, note=note)
-            return
         now = time.monotonic()
+        if self.console.is_terminal:
+            told: dict[str, Any] = {"description": f"{phase}, {count}", "completed": done}
+            # Scalars may wait on a device: they are asked for no more often than somebody can read them.
+            if phase != self.phase or now - self.printed >= READABLE:
+                self.phase, self.printed = phase, now
+                told["note"] = "  ".join(filter(None, [rest, scalars_as_text(scalars)]))
+            self._open().update(self.task, **told)
+            return
         if phase == self.phase and now - self.printed < INTERVAL:
             return
         self.phase, self.printed = phase, now

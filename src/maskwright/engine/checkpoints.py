@@ -1,4 +1,7 @@
-"""Checkpoints of a run: ``last/step-000001200/`` with ``*.safetensors`` and ``state.json``."""
+"""Checkpoints of a run: ``last/step-000001200/`` with ``*.safetensors`` and ``state.json``.
+
+``state.json`` holds checksums of all files and of itself, and of the log as it was then: a flipped bit or an edit is found.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +18,27 @@ from typing import Any, TextIO
 
 from torch import Tensor
 
+from maskwright.data.fields import read_json
+from maskwright.data.schema import Anything, Fields, Items, Named, Text, Whole
 from maskwright.engine.files import disk, remove, sync_folder, write_synced, write_tensors
 from maskwright.engine.values import plain
 from maskwright.engine.weights import key_problems, load_tensors, raise_weights
-from maskwright.errors import WeightsError
+from maskwright.errors import DataError, WeightsError
 
 logger = logging.getLogger(__name__)
 
 _CHECKPOINT = re.compile(r"step-(\d+)(?:\.(\d+))?")
+_CRC = Whole(0, 2**32 - 1)
+_HEADER = Fields(
+    {
+        "step": Whole(0, 10**15),
+        "tensors": Named(Items(Text(), 0, 1_000_000)),
+        "checksums": Named(_CRC),
+        "log": Fields({"bytes": Whole(0, 10**15), "checksum": _CRC}),
+        "state": Named(Anything()),
+        "checksum": _CRC,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,11 @@ def write_checkpoint(
         state: JSON-able state with str keys.
     """
     state = plain(state, "state")
-    header = {"step": step, "tensors": {group: sorted(values) for group, values in tensors.items()}, "state": state}
+    header: dict[str, Any] = {
+        "step": step,
+        "tensors": {group: sorted(values) for group, values in tensors.items()},
+        "state": state,
+    }
     aside = run / f"last.tmp-{os.getpid()}"
     try:
         with disk(run, "the checkpoint cannot be saved, the last complete one is intact"):
@@ -65,6 +86,9 @@ def write_checkpoint(
             os.makedirs(aside)
             for group, values in tensors.items():
                 write_tensors(aside / f"{group}.safetensors", values)
+            header["checksums"] = {group: _checksum(aside / f"{group}.safetensors") for group in tensors}
+            header["log"] = _measured(run / "metrics.jsonl")
+            header["checksum"] = _own_checksum(header)
             write_synced(aside / "state.json", json.dumps(header, indent=1, allow_nan=False))
             sync_folder(aside)
             os.makedirs(final.parent, exist_ok=True)
@@ -88,7 +112,13 @@ def read_checkpoint(run: Path) -> Checkpoint | None:
     if not folders:
         return None
     folder = folders[-1]
-    header = _read_json(folder / "state.json")
+    header = _header(folder)
+    changed = [
+        f"{group}.safetensors changed since the checkpoint was written"
+        for group, then in header["checksums"].items()
+        if _checksum(folder / f"{group}.safetensors") != then
+    ]
+    raise_weights(str(folder), changed)
     tensors = {group: load_tensors(folder / f"{group}.safetensors") for group in header["tensors"]}
     problems = [
         f"{group}.safetensors: {problem}"
@@ -102,7 +132,40 @@ def read_checkpoint(run: Path) -> Checkpoint | None:
 def newest_step(run: Path) -> int:
     """The step of a run directory's newest checkpoint, -1 where there is none."""
     folders = _checkpoints(run / "last")
-    return _read_json(folders[-1] / "state.json")["step"] if folders else -1
+    return _header(folders[-1])["step"] if folders else -1
+
+
+def log_was_changed(run: Path) -> bool:
+    """Whether the log no longer begins with what it held when the newest checkpoint was written."""
+    folders = _checkpoints(run / "last")
+    if not folders:
+        return False
+    then = _header(folders[-1])["log"]
+    return _measured(run / "metrics.jsonl", then["bytes"]) != then
+
+
+def _measured(log: Path, most: int | None = None) -> dict[str, int]:
+    """Length and checksum of a log, or of its first bytes; a log that is not there is empty."""
+    content = log.read_bytes()[:most] if log.exists() else b""
+    return {"bytes": len(content), "checksum": zlib.crc32(content)}
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file. Raises WeightsError where it cannot be read."""
+    value = 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                value = zlib.crc32(chunk, value)
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise WeightsError(f"{path}: {reason}") from error
+    return value
+
+
+def _own_checksum(header: Mapping[str, Any]) -> int:
+    told = {name: value for name, value in header.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(told, sort_keys=True).encode())
 
 
 def _checkpoints(last: Path) -> list[Path]:
@@ -123,10 +186,19 @@ def _checkpoint_name(step: int, older: Sequence[Path]) -> str:
     return f"step-{step:09d}"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _header(folder: Path) -> dict[str, Any]:
+    """The ``state.json`` of a checkpoint, checked. Raises WeightsError where it is missing or not as it was written."""
+    path = folder / "state.json"
     try:
-        return json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise WeightsError(f"{path}: damaged, not JSON: {error}") from error
+        header = read_json(path)
+    except DataError as error:
+        raise WeightsError(f"{error}; {_REMEDY}") from error
+    if problems := list(_HEADER.problems(header, "")):
+        raise WeightsError(f"{path}: damaged, or written by an older maskwright: {'; '.join(problems)}; {_REMEDY}")
+    step = _CHECKPOINT.fullmatch(folder.name)
+    if _own_checksum(header) != header["checksum"] or step is None or int(step[1]) != header["step"]:
+        raise WeightsError(f"{path}: changed since the checkpoint was written; {_REMEDY}")
+    return header
+
+
+_REMEDY = "restore the checkpoint, or start anew with --overwrite"

@@ -3,7 +3,7 @@
 ::
 
     model/
-      config.json          format, version, recipe, categories, size, and what the recipe needs to build its networks
+      config.json          format, version, recipe, categories, size, what the recipe needs to build its networks, and checksums
       model.safetensors    the main network; further ones beside it by name
       README.md            the model card
 """
@@ -11,19 +11,31 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
+from maskwright.data.fields import read_json
 from maskwright.data.labels import IGNORE
-from maskwright.engine.weights import load_state, load_tensors
-from maskwright.errors import WeightsError
+from maskwright.data.schema import Fields, Items, Kind, Maybe, Named, OneOf, Text, Whole
+from maskwright.engine.weights import CHECKSUMS, checksums, load_state, load_tensors, misfits, raise_weights, shapes_in
+from maskwright.errors import BUILD_ERRORS, DataError, WeightsError
 
-FORMAT, VERSION = "maskwright-model", 1
+FORMAT, VERSION = "maskwright-model", 2
+_OLDER = (1,)
+"""Versions that are still read. 1 left out what was a default of ``transformers``, and had no checksums."""
+
+SIDE = Whole(32, 8192)
+"""Of a canvas, in pixels."""
+
+WEIGHTS_BESIDE = Fields({"source": Text(), "size": Whole(1, 8192), "signature": Text(64)})
+"""What :func:`weights_beside` gives."""
+
+N = TypeVar("N", bound=nn.Module)
 
 
 def describe(
@@ -73,6 +85,11 @@ class Model:
         return self.config["recipe"]
 
     @property
+    def version(self) -> int:
+        """Of the format: 1, or ``VERSION``."""
+        return self.config["version"]
+
+    @property
     def categories(self) -> tuple[str, ...]:
         return tuple(self.config["categories"])
 
@@ -84,21 +101,75 @@ class Model:
     def open(cls, path: str | Path, recipes: Sequence[str]) -> Model:
         """Read a run directory, or the ``model`` folder in it (or a copy of that).
 
+        What the recipe wrote into the configuration is checked by :meth:`parts`.
+
         Args:
             recipes: names of the recipes whose models can be read.
 
         Raises:
-            WeightsError: no model there, or a configuration that is damaged, of another format, version or recipe.
+            WeightsError: no model there, files that were changed since it was exported, or a configuration that is damaged, or of
+                another format, version or recipe.
         """
         folder = _folder(Path(path))
-        text = _read_text(folder / "config.json")
-        config = _checked(folder / "config.json", text, recipes)
-        digest = hashlib.sha256()
-        for weights in sorted(folder.glob("*.safetensors")):
-            with weights.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        digest.update(text.encode())
+        config = _read(folder / "config.json", recipes)
+        now = checksums(folder, config)
+        if config["version"] == VERSION:
+            _compare(folder, config.get(CHECKSUMS), now)
+        digest = hashlib.sha256("".join(value for _, value in sorted(now.items())).encode())
         return cls(folder, config, digest.hexdigest()[:16])
+
+    def parts(
+        self, fields: Mapping[str, Kind], *, optional: Sequence[str] = (), older: Upgrade | None = None
+    ) -> dict[str, Any]:
+        """What the recipe wrote into the configuration, checked field by field.
+
+        Args:
+            fields: its fields by name; there are no others.
+            optional: those that may be missing.
+            older: makes what version 1 of the format wrote complete.
+
+        Raises:
+            WeightsError: fields that are missing, unknown, of another type or out of bounds; all are named.
+        """
+        config = {name: value for name, value in self.config.items() if name != CHECKSUMS or self.version != VERSION}
+        if older is not None and self.version != VERSION:
+            config = config | older({name: config.get(name) for name in fields if name in config})
+        schema = Fields({**_HEAD, **fields}, frozenset([*optional, "data"]))
+        problems = [*schema.problems(config, ""), *_twice(config.get("categories"))]
+        if problems:
+            self.refuse(problems)
+        return {name: config[name] for name in fields if name in config}
+
+    def refuse(self, problems: Sequence[str]) -> None:
+        """Raise WeightsError for a configuration with problems, one line each."""
+        made = "" if self.version == VERSION else f" (version {self.version} of the model format)"
+        lines = "\n  - ".join([f"{len(problems)} fields are wrong:", *problems]) if len(problems) > 1 else problems[0]
+        raise WeightsError(f"{self.folder / 'config.json'}{made}: {lines}; {_RESTORE}")
+
+    def build(self, make: Callable[[], N], name: str = "model") -> N:
+        """A network with the weights of ``<name>.safetensors``.
+
+        Args:
+            make: builds it, with any weights. It is built without memory first, and for real only if its tensors are those of the file.
+
+        Raises:
+            WeightsError: the file is missing or damaged, no network can be built, or its tensors are others; all of them are named.
+        """
+        weights = self.folder / f"{name}.safetensors"
+        try:
+            with torch.device("meta"):
+                sketch = make()
+        except BUILD_ERRORS as error:
+            raise self.misfit(name, error) from error
+        try:
+            raise_weights(str(weights), misfits(sketch, shapes_in(weights)))
+        except WeightsError as error:
+            raise WeightsError(
+                f"{error}\nRestore the model folder from the run that made it, or train it again."
+            ) from error
+        network = make()
+        self.fill(network, name)
+        return network
 
     def fill(self, network: nn.Module, name: str = "model") -> None:
         """Load ``<name>.safetensors`` into a network.
@@ -155,40 +226,67 @@ def _folder(path: Path) -> Path:
     return folder
 
 
-def _read_text(path: Path) -> str:
+def _read(path: Path, recipes: Sequence[str]) -> dict[str, Any]:
+    """A configuration of a format, version and recipe that are read."""
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise WeightsError(f"{path}: cannot be read ({reason}); check the file and its permissions") from error
-
-
-def _checked(path: Path, text: str, recipes: Sequence[str]) -> dict[str, Any]:
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise WeightsError(f"{path}: not valid JSON ({error}); restore the file from the run that made it") from error
+        config = read_json(path)
+    except DataError as error:
+        raise WeightsError(f"{error}; {_RESTORE}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         other = config.get("format") if isinstance(config, dict) else None
         raise WeightsError(
             f"{path}: the format is {other!r}, not {FORMAT!r}: this is no model that this maskwright reads; "
             "give a run directory, or the model folder in it"
         )
-    if config.get("version") != VERSION:
+    version = config.get("version")
+    if type(version) is not int or version not in (*_OLDER, VERSION):
         raise WeightsError(
-            f"{path}: version {config.get('version')!r} of the model format, this maskwright reads {VERSION}; "
+            f"{path}: version {version!r} of the model format, this maskwright reads {', '.join(map(str, (*_OLDER, VERSION)))}; "
             "install the maskwright that made it, or train again"
         )
-    names, size = config.get("categories"), config.get("size")
-    rules: Mapping[str, bool] = {
-        f"recipe must be one of: {', '.join(recipes)}": config.get("recipe") in recipes,
-        f"categories must be 2 to {IGNORE} different texts": isinstance(names, list)
-        and 2 <= len(names) <= IGNORE
-        and all(isinstance(name, str) for name in names)
-        and len(set(names)) == len(names),
-        "size must be a whole number above 0": isinstance(size, int) and not isinstance(size, bool) and size > 0,
-    }
-    broken = [rule for rule, holds in rules.items() if not holds]
-    if broken:
-        raise WeightsError(f"{path}: {'; '.join(broken)}; restore the file from the run that made it")
+    if config.get("recipe") not in recipes:
+        raise WeightsError(
+            f"{path}: recipe must be one of: {', '.join(recipes)}, found {config.get('recipe')!r}; {_RESTORE}"
+        )
     return config
+
+
+def _compare(folder: Path, then: Any, now: Mapping[str, str]) -> None:
+    """Raise WeightsError where the files of a model folder are not those that were exported."""
+    if problems := list(Named(Text(64), 64).problems(then, CHECKSUMS)):
+        raise WeightsError(f"{folder / 'config.json'}: {'; '.join(problems)}; {_RESTORE}")
+    names = {name: "config.json" if name == "config" else name for name in {*then, *now}}
+    missing = sorted(names[name] for name in then.keys() - now.keys())
+    added = sorted(names[name] for name in now.keys() - then.keys())
+    changed = sorted(names[name] for name in then.keys() & now.keys() if then[name] != now[name])
+    for name in changed:
+        if name.endswith(".safetensors"):
+            shapes_in(folder / name)  # says what became of it, where that can be seen
+    problems = [
+        f"{', '.join(some)} {what}"
+        for some, what in ((changed, "changed"), (missing, "missing"), (added, "added"))
+        if some
+    ]
+    if problems:
+        raise WeightsError(f"{folder}: {' and '.join(problems)} since the model was exported; {_RESTORE}")
+
+
+def _twice(names: Any) -> list[str]:
+    if isinstance(names, list) and all(isinstance(name, str) for name in names) and len(set(names)) < len(names):
+        return ["categories: a name is there twice"]
+    return []
+
+
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+"""What a recipe wrote in version 1 of the format → the same in this version."""
+
+_RESTORE = "restore the folder from the run that made it, or train it again"
+
+_HEAD: dict[str, Kind] = {
+    "format": OneOf((FORMAT,)),
+    "version": OneOf((*_OLDER, VERSION)),
+    "recipe": Text(),
+    "categories": Items(Text(), 2, IGNORE),
+    "size": SIDE,
+    "data": Maybe(Text(200)),
+}

@@ -26,6 +26,7 @@ from maskwright.engine.devices import find_device
 from maskwright.engine.model import Model
 from maskwright.engine.prediction import ImageLike, Prediction, name_of, pixels_of, turn_of
 from maskwright.engine.scoring import ScoreTable, category_problems, split_problems
+from maskwright.engine.weights import NotFiniteError
 from maskwright.errors import DataError, MaskwrightError
 
 _PIECE = 1 << 24
@@ -159,14 +160,20 @@ class Predictor(ABC):
         for canvas in ahead_readable(canvas_of, enumerate(images), workers, 2 * batch, unreadable):
             ready.append(canvas)
             if len(ready) == batch:
-                yield from self.finish(ready, **options)
+                yield from self._finished(ready, options)
                 ready = []
         if ready:
-            yield from self.finish(ready, **options)
+            yield from self._finished(ready, options)
 
     def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """What of an image ``(H, W, 3)`` is kept until its batch is full: ``(S, S, 3)``, squashed. Called by the threads."""
         return squash(pixels, self.size)
+
+    def _finished(self, ready: Sequence[Canvas], options: Mapping[str, Any]) -> Iterator[Prediction]:
+        try:
+            yield from self.finish(ready, **options)
+        except NotFiniteError as error:
+            raise NotFiniteError(str(self.folder)) from error
 
     @abstractmethod
     def finish(self, canvases: Sequence[Canvas], **options: Any) -> Iterator[Prediction]:

@@ -32,14 +32,16 @@ from typing import Any
 
 from torch import Tensor
 
+from maskwright.data.fields import read_json
 from maskwright.data.fingerprint import Fingerprint
+from maskwright.data.schema import Anything, Fields, Items, Maybe, Named, Text, Whole
 from maskwright.engine import locks
-from maskwright.engine.checkpoints import Checkpoint, newest_step, read_checkpoint, write_checkpoint
+from maskwright.engine.checkpoints import Checkpoint, log_was_changed, newest_step, read_checkpoint, write_checkpoint
 from maskwright.engine.files import disk, remove, replace_text
 from maskwright.engine.locks import FolderLock
 from maskwright.engine.values import number, plain, strict_json
 from maskwright.engine.weights import restore_folder, save_model
-from maskwright.errors import RunError
+from maskwright.errors import DataError, RunError
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,22 @@ _FILES = ("last", "model", "tb", "metrics.jsonl", "report.html", "data.json", "c
 _SCORES = re.compile(r"evaluation-.*\.json")
 _ASIDE = re.compile(r"(.+)\.(tmp|old)-\d+")
 _REMEDY = "name another folder with --out"
+_RECORD = Fields(
+    {
+        "format": Text(),
+        "config": Named(Anything()),
+        "files": Items(Text(), 0, 1000),
+        "versions": Named(Text()),
+        "command": Items(Text(100_000), 0, 100_000),
+        "platform": Text(),
+        "resumed": Items(Named(Anything()), 0, 1_000_000),
+        "recipe": Maybe(Text()),
+        "data": Maybe(Text()),
+        "origin": Anything(),
+    },
+    optional=frozenset(["recipe", "data", "origin"]),
+)
+_NOT_FINITE = ("nan", "inf", "-inf")
 _PACKAGES = ("maskwright", "torch", "transformers", "safetensors", "numpy")
 
 
@@ -243,14 +261,17 @@ class Run:
         names = os.listdir(self.folder) if self.folder.is_dir() else []
         if all(self._is_aside(name) for name in names):
             return None
+        path = self.folder / "config.json"
         try:
-            stored = json.loads((self.folder / "config.json").read_text("utf-8"))
-        except (FileNotFoundError, ValueError):
-            stored = None
+            stored = read_json(path) if path.exists() else None
+        except DataError as error:
+            raise RunError(f"{error}; restore the file, or name another folder with --out") from error
         if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
             raise RunError(
                 f"{self.folder} holds files but no run of maskwright, and is left alone: name another folder with --out"
             )
+        if problems := list(_RECORD.problems(stored, "")):
+            raise RunError(f"{path}: {'; '.join(problems)}; restore the file, or name another folder with --out")
         return stored
 
     def _is_aside(self, name: str) -> bool:
@@ -322,6 +343,11 @@ class Run:
             if name != locks.NAME:
                 remove(self.folder / name)
         step = newest_step(self.folder)
+        if log_was_changed(self.folder):
+            logger.warning(
+                "%s: changed since the last checkpoint; the report will show what it holds now",
+                self.folder / "metrics.jsonl",
+            )
         self._purge_step = step + 1
         _truncate_metrics(self.folder / "metrics.jsonl", step)
         stored["resumed"].append({"step": max(step, 0), **circumstances})
@@ -370,18 +396,29 @@ def read_metrics(folder: str | Path) -> list[dict[str, float]]:
 
 def _metric_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of the log. A last line that a kill cut off is left out; damage elsewhere is an error."""
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    try:
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path}: not UTF-8 text (byte {error.start}): mend or delete it") from error
     entries: list[dict[str, Any]] = []
     for place, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            int(entry["step"])
-        except (ValueError, KeyError, TypeError) as error:
+            if not _is_line(entry):
+                raise ValueError("no step and numbers")
+        except (ValueError, RecursionError) as error:
             if place < len(lines):
                 raise RunError(f"{path}, line {place}: not a line of metrics: mend or delete it") from error
         else:
             entries.append(entry)
     return entries
+
+
+def _is_line(entry: Any) -> bool:
+    """Whether it is what :meth:`Run.log` writes: a step, and numbers by their names."""
+    if not isinstance(entry, dict) or [*Whole(0, 10**15).problems(entry.get("step"), "")]:
+        return False
+    return all(value in _NOT_FINITE or type(value) in (int, float) for value in entry.values())
 
 
 def _truncate_metrics(path: Path, step: int) -> None:

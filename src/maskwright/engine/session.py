@@ -23,7 +23,7 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
@@ -41,9 +41,11 @@ from maskwright.data.understood import start_of_training
 from maskwright.engine.bar import TrainingBar, time_as_text
 from maskwright.engine.best import Best
 from maskwright.engine.budget import Budget
+from maskwright.engine.devices import find_device
 from maskwright.engine.locks import refuse_if_locked
 from maskwright.engine.origin import Origin
 from maskwright.engine.outcome import Outcome
+from maskwright.engine.precision import Precision, PrecisionName
 from maskwright.engine.run import Run
 from maskwright.engine.state import pack, seeded, unpack
 from maskwright.engine.timer import Part, Stage, Timer, Validations, Work, share_out
@@ -60,6 +62,7 @@ class RunConfig(Protocol):
     sam: str
     seed: int
     device: Any
+    precision: PrecisionName
     checkpoint_seconds: float
     init: Path | None
     resume: bool
@@ -103,7 +106,9 @@ class Session:
 
     Attributes:
         dataset: read from ``config.data`` and checked.
-        accelerator: device and processes.
+        accelerator: the processes.
+        device: of this process.
+        precision: what the networks compute in.
         run: the run's folder; there after :meth:`begin`.
         timer: of the whole training; there after :meth:`plan`.
         bar: the one progress bar.
@@ -120,10 +125,13 @@ class Session:
         settings: Mapping[str, Any],
         dataset: Dataset,
         accelerator: Accelerator,
+        device: torch.device,
+        precision: Precision,
         started: float | None = None,
         fingerprint: Fingerprint | None = None,
     ) -> None:
         self.config, self.settings, self.dataset, self.accelerator = config, dict(settings), dataset, accelerator
+        self.device, self.precision = device, precision
         self.bar = TrainingBar(is_main=accelerator.is_main_process)
         self.outcome: Outcome | None = None
         self._started = time.monotonic() if started is None else started
@@ -132,9 +140,9 @@ class Session:
         self._trainer: Trainable | None = None
         self._saved, self._saved_clock = time.monotonic(), -1
         self._finite: Tensor | None = None
-        self._sums: dict[str, list[float]] = defaultdict(list)
-        self._latest: dict[str, float] = {}
-        self._shown: dict[str, float] = {}
+        self._sums: dict[str, list[Tensor | float]] = defaultdict(list)
+        self._latest: dict[str, Any] = {}
+        self._shown: dict[str, Any] = {}
 
     @classmethod
     def open(
@@ -156,7 +164,7 @@ class Session:
         Raises:
             DataError: the dataset cannot be read, or has problems (all are named), or names nothing to segment.
             RunError: several processes for a recipe that works in one; another process is writing to the run.
-            MaskwrightError: a rate that is negative, NaN or infinite.
+            MaskwrightError: a rate that is negative, NaN or infinite; a device that is not here, or cannot compute in ``precision``.
         """
         rates = {name: value for name, value in vars(config).items() if _is_rate(name) or name == "weight_decay"}
         require(
@@ -169,7 +177,8 @@ class Session:
         torch.set_flush_denormal(True)
         # Before the processes meet: one that has failed already cannot be met.
         dataset = Dataset.load(config.data)
-        accelerator = Accelerator(cpu=config.device == "cpu")
+        # Half precision is autocast alone, see engine.precision: accelerate itself is left out of it.
+        accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
         if accelerator.num_processes > 1 and not several_processes:
             raise RunError(
                 f"this recipe trains in one process, and {accelerator.num_processes} were started; "
@@ -182,7 +191,9 @@ class Session:
             fingerprint = Fingerprint.of(dataset)
         if len(dataset.categories) < 2:
             raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
-        return cls(config, settings, dataset, accelerator, started, fingerprint)
+        device = _device(config.device, accelerator)
+        precision = Precision(config.precision, device)
+        return cls(config, settings, dataset, accelerator, device, precision, started, fingerprint)
 
     def __enter__(self) -> Self:
         return self
@@ -201,10 +212,6 @@ class Session:
         if kind is None:
             self._say(self._outcome())
             self.accelerator.end_training()
-
-    @property
-    def device(self) -> torch.device:
-        return self.accelerator.device
 
     @property
     def is_main(self) -> bool:
@@ -302,6 +309,7 @@ class Session:
         unpack(trainer.parts(), checkpoint.tensors, state["parts"])
         self._sums.update(state["averages"])
         self._latest = state["latest"]
+        self.precision.load_state(state["precision"])
         self._saved_clock = self.clock
         earlier = time_as_text(state["minutes"])
         self._say(f"{self._understood()}\nresumed at step {checkpoint.step}, after {earlier} in earlier sessions")
@@ -316,20 +324,15 @@ class Session:
         return Origin.open(config.init, trainer.recipe, trainer.networks)
 
     def _understood(self) -> str:
-        """What is about to be trained: images by label, categories, SAM, device, length."""
-        train, val = self.dataset.split("train"), len(self.dataset.split("val"))
-        kinds = Counter(sample.labels.kind for sample in train)
-        labels = ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds, reverse=True))
+        """What is about to be trained: SAM, device, length. How the data were understood is said before."""
         stages = [stage for stage in self.timer.stages if not stage.left_out]
         lengths = [f"{stage.text}: {stage.total:g} steps" for stage in stages if stage.total is not None]
         parts = f" ({', '.join(lengths)})" if len(stages) > 1 and not self.timer.by_clock else ""
         text = (
-            f"{self.config.data}: {len(train)} training images ({labels}), {val} for validation; "
-            f"categories: {', '.join(self.dataset.categories[1:])}\n"
             f"SAM {self.config.sam} on {self.device}; {self.timer.length} in all{parts}; seed {self.config.seed}; "
             f"run: {self.config.out}"
         )
-        if not val:
+        if not len(self.dataset.split("val")):
             text += "\nno images for validation: the last model will be kept, and how good it is will not be measured"
         return text
 
@@ -367,8 +370,9 @@ class Session:
             "stages": {stage.name: {name: getattr(stage, name) for name in names} for stage in self.timer.stages},
             "values": self._trainer.values(),
             "parts": parts,
-            "averages": {name: values for name, values in self._sums.items() if values},
-            "latest": self._latest,
+            "averages": {name: values for name, values in as_numbers(self._sums).items() if values},
+            "latest": {name: value for name, (value,) in as_numbers({n: [v] for n, v in self._latest.items()}).items()},
+            "precision": self.precision.state(),
             "data": self.data_digest,
         }
         self.run.save_checkpoint(self.clock, tensors, state)
@@ -508,7 +512,7 @@ class Session:
         parameters = list(parameters)
         optimizer.zero_grad(set_to_none=True)
         # Not by accelerate, whose environment may ask for scaled or accumulated gradients.
-        loss.backward()
+        self.precision.backward(loss)
         if self.accelerator.num_processes > 1:
             for parameter in parameters:
                 if parameter.grad is None:
@@ -517,9 +521,11 @@ class Session:
             mean: Any = self.accelerator.reduce(flat, "mean")
             for parameter, grad in zip(parameters, mean.split([p.numel() for p in parameters])):
                 parameter.grad = grad.view_as(parameter)
+        self.precision.unscale(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, clip)
-        optimizer.step()
-        self.watch(loss, norm)
+        self.precision.step(optimizer)
+        # With scaled gradients an infinite one now and then is how the scale is found; the step is left out then.
+        self.watch(loss, *([norm] if self.precision.scaler is None else []))
 
     def watch(self, *values: Tensor) -> None:
         """Note on the device whether losses are finite, without waiting for it; :meth:`require_finite` asks."""
@@ -568,21 +574,21 @@ class Session:
     # ------------------------------------------------------------------------------------------------ the log
 
     def average(self, **scalars: Any) -> None:
-        """Note scalars of this step; their means over the steps go into the next line of the log."""
+        """Note scalars of this step; their means over the steps go into the next line of the log. The device is not waited for."""
         for name, value in scalars.items():
-            self._sums[name].append(float(value.detach()) if isinstance(value, Tensor) else float(value))
+            self._sums[name].append(value.detach() if isinstance(value, Tensor) else float(value))
 
-    def latest(self, **scalars: float) -> None:
+    def latest(self, **scalars: Any) -> None:
         """Note scalars whose newest value goes into the next line of the log, as a learning rate does."""
-        self._latest.update(scalars)
+        self._latest.update(_detached(scalars))
 
     def show(self, **scalars: Any) -> None:
         """Scalars to show beside the bar with the step under way."""
-        self._shown.update(scalars)
+        self._shown.update(_detached(scalars))
 
     def averages(self) -> dict[str, float]:
         """The means so far, which begin anew."""
-        means = {name: sum(values) / len(values) for name, values in self._sums.items() if values}
+        means = {name: sum(values) / len(values) for name, values in as_numbers(self._sums).items() if values}
         self._sums.clear()
         return means
 
@@ -595,6 +601,31 @@ class Session:
         """One line of the log, at the present step over all stages, if the training is finite still."""
         self.require_finite()
         self.run.log(self.clock, **scalars)
+
+
+def as_numbers(scalars: Mapping[str, Sequence[Tensor | float]]) -> dict[str, list[float]]:
+    """Numbers and tensors of one element, by name, as numbers: the device is waited for once, not for each."""
+    waiting = [value.reshape(()) for values in scalars.values() for value in values if isinstance(value, Tensor)]
+    there = iter(torch.stack([value.float() for value in waiting]).tolist() if waiting else [])
+    return {n: [next(there) if isinstance(v, Tensor) else float(v) for v in values] for n, values in scalars.items()}
+
+
+def _detached(scalars: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in scalars.items()}
+
+
+def _device(name: str, accelerator: Accelerator) -> torch.device:
+    """Where this process computes: ``auto`` is accelerate's choice, of several processes each its own GPU."""
+    if name == "auto":
+        return accelerator.device
+    device = find_device(name)
+    if device.index is not None and accelerator.num_processes > 1:
+        raise RunError(
+            f"--device {name}: is one device, and {accelerator.num_processes} processes were started; give auto"
+        )
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # what asks for "cuda" gets this one
+    return device
 
 
 def _is_rate(name: str) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 import re
 import shutil
@@ -10,13 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from maskwright.engine.files import disk, remove, sync_folder, write_synced, write_tensors
-from maskwright.engine.values import strict_json
+from maskwright.engine.values import plain
 from maskwright.errors import RunError, WeightsError
+
+MOST_LINES = 20
+"""Of a message about weights."""
+
+CHECKSUMS = "checksums"
+"""The field of a model folder's ``config.json`` with what :func:`checksums` gives."""
 
 
 def save_model(
@@ -34,7 +43,7 @@ def save_model(
     Args:
         folder: new, empty, or a model folder written before; anything else is refused.
         modules_state: tensor name → tensor; tied weights may appear under several names.
-        config: JSON-able description that is enough to build the module again.
+        config: JSON-able description that is enough to build the module again; ``checksums`` are added to it.
         card: Markdown.
         beside: tensors of further networks by name, written to ``<name>.safetensors``.
 
@@ -42,7 +51,7 @@ def save_model(
         RunError: the folder holds other files, or the disk is full or cannot be written; an older model is intact.
     """
     folder = Path(folder)
-    text = strict_json(config, "config", indent=2)
+    description = plain(config, "config")
     aside = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
     with disk(folder, "the model cannot be saved"):
@@ -52,7 +61,8 @@ def save_model(
             os.makedirs(aside)
             for name, state in {"model": modules_state, **(beside or {})}.items():
                 write_tensors(aside / f"{name}.safetensors", state)
-            write_synced(aside / "config.json", text)
+            sealed = description | {CHECKSUMS: checksums(aside, description)}
+            write_synced(aside / "config.json", json.dumps(sealed, indent=2, allow_nan=False))
             write_synced(aside / "README.md", card)
             sync_folder(aside)
             if folder.exists():
@@ -68,14 +78,43 @@ def save_model(
     return folder
 
 
+def checksums(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of each safetensors file of a folder by its name, and under ``config`` that of a configuration without its checksums.
+
+    They find damage and edits. They are no defence against an attacker, who would write them anew.
+    """
+    told = {name: value for name, value in config.items() if name != CHECKSUMS}
+    sums = {"config": hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU, in memory of their own (the file may be replaced afterwards).
 
     Raises:
-        WeightsError: missing, cut off, or not safetensors. A pickle (``.pt``, ``.pth``, ``.bin``) is recognised and
-            refused unread: unpickling runs whatever code the file brings.
+        WeightsError: missing, cut off, not safetensors (see :func:`require_safetensors`), or with values that are not finite.
     """
     path = Path(path)
+    require_safetensors(path)
+    try:
+        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: damaged or cut off ({error}): copy or download it again") from error
+    if broken := not_finite(tensors):
+        raise WeightsError(
+            f"{path}: values that are not finite numbers (NaN or infinity) in {_listing(broken)}: copy it again, or train again"
+        )
+    return tensors
+
+
+def require_safetensors(path: Path) -> None:
+    """Raise WeightsError for a file that does not begin like one of safetensors, or is shorter than it says.
+
+    A pickle (``.pt``, ``.pth``, ``.bin``) is recognised and refused unread: unpickling runs whatever code the file brings.
+    """
     try:
         with open(path, "rb") as stream:
             head = stream.read(64)
@@ -96,9 +135,45 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: not a safetensors file, or cut off ({size} bytes)")
     if struct.unpack("<Q", head[:8])[0] > size - 8:
         raise WeightsError(f"{path}: cut off ({size} bytes): copy or download it again")
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold a NaN or an infinity. One pass, without a copy: least and greatest value carry a NaN along."""
+    return [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and tensor.numel() and not all(map(math.isfinite, _ends(tensor)))
+    ]
+
+
+def _ends(tensor: Tensor) -> tuple[float, float]:
+    least, greatest = tensor.aminmax()
+    return float(least), float(greatest)
+
+
+class NotFiniteError(WeightsError):
+    """What a network gives is NaN or infinite, so its weights are damaged or its training has diverged."""
+
+    def __init__(self, where: str = "the network") -> None:
+        super().__init__(
+            f"{where}: what it gives is not a finite number (NaN or infinity): its weights are damaged, or its training has "
+            "diverged; restore the folder from the run that made it, or train again with a lower learning rate"
+        )
+
+
+def require_finite(*outputs: Tensor) -> None:
+    """Raise NotFiniteError where an output of a network holds a NaN or an infinity. Waits for the device."""
+    if any(output.numel() and not all(map(math.isfinite, _ends(output))) for output in outputs):
+        raise NotFiniteError
+
+
+def shapes_in(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a safetensors file, without reading them. Raises WeightsError where it is missing or damaged."""
+    require_safetensors(Path(path))
     try:
-        return {name: tensor.clone() for name, tensor in load_file(path).items()}
-    except SafetensorError as error:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: damaged or cut off ({error}): copy or download it again") from error
 
 
@@ -111,15 +186,18 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Pa
     Raises:
         WeightsError: any missing or unexpected name, or other shape; all are named at once and nothing is loaded.
     """
-    expected = module.state_dict()
-    problems = key_problems(expected, tensors)
-    problems += [
-        f"{name}: shape {tuple(tensors[name].shape)}, and the model has {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in tensors and tensors[name].shape != value.shape
-    ]
-    raise_weights(str(where), problems)
+    raise_weights(str(where), misfits(module, {name: tuple(tensor.shape) for name, tensor in tensors.items()}))
     module.load_state_dict(tensors)
+
+
+def misfits(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What keeps tensors of these names and shapes from being a module's state, one line each; the module may be on ``meta``."""
+    expected = module.state_dict()
+    return key_problems(expected, shapes) + [
+        f"{name}: shape {shapes[name]}, and the model has {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in shapes and shapes[name] != tuple(value.shape)
+    ]
 
 
 def restore_folder(folder: Path) -> None:
@@ -161,4 +239,5 @@ def _listing(names: Iterable[str], limit: int = 20) -> str:
 def raise_weights(where: str, problems: Sequence[str]) -> None:
     """Raise one WeightsError that lists all problems, if there are any."""
     if problems:
-        raise WeightsError("\n  - ".join([f"{where} does not fit:", *problems]))
+        more = [f"and {len(problems) - MOST_LINES} more"] if len(problems) > MOST_LINES else []
+        raise WeightsError("\n  - ".join([f"{where} does not fit:", *problems[:MOST_LINES], *more]))

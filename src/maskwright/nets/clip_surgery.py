@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
+from maskwright.data.fields import read_json
 from maskwright.errors import DataError, WeightsError
-from maskwright.sam.pretrained import Family, load_pretrained, load_tokenizer, reason_of
+from maskwright.sam.pretrained import Family, closed, load_pretrained, load_tokenizer
+from maskwright.sam.store import weights_signature
 
 NANO_CLIP = Path(__file__).parent / "nano_clip"
 CLIP = Family(
@@ -121,6 +123,13 @@ class ClipSurgery(nn.Module):
         """
         model, tokenizer, templates = _from_pretrained(NANO_CLIP if str(source) == "nano-clip" else source, str(source))
         return cls(model, tokenizer, templates=templates, size=size, name=str(source))
+
+    def signature(self, names: Sequence[str]) -> str:
+        """64 hexadecimal digits that change with the weights, with all else that decides what they compute, and with how the names
+        (and the empty one) are read."""
+        sentences = [template.format(name) for name in (*names, "") for template in self.templates]
+        read = [list(tokens) for tokens in self.tokenizer(sentences)["input_ids"]]
+        return weights_signature(self.model, json.dumps([closed(self.model.config), read], sort_keys=True))
 
     def maps(self, images: Tensor, names: Sequence[str], against: Against | None = None) -> Tensor:
         """Where each of the names is.
@@ -293,9 +302,9 @@ def _templates(path: Path) -> Sequence[str]:
     if not path.is_file():
         return TEMPLATES
     try:
-        templates = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read ({reason_of(error)}); restore or delete it") from error
+        templates = read_json(path)
+    except DataError as error:
+        raise WeightsError(f"{error}; restore or delete it") from error
     if not templates or not isinstance(templates, list) or not all(isinstance(t, str) and "{}" in t for t in templates):
         raise WeightsError(f"{path}: expected a list of sentences with {{}} in each; correct or delete it")
     return templates

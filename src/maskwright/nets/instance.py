@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,18 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 from transformers.modeling_outputs import BackboneOutput
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
 
+from maskwright.data.schema import Fields, Maybe, OneOf
 from maskwright.errors import WeightsError
+from maskwright.sam.config_fields import Complete
 from maskwright.sam.pretrained import (
     Family,
     build_model,
+    closed,
     config_of,
     load_config,
     load_pretrained,
     quiet_transformers,
+    written_out,
 )
 from maskwright.sam.sam import MEAN, STD, Sam
 from maskwright.sam.trunks import TRUNK_TYPES, trunk_of
@@ -100,13 +104,18 @@ class InstanceSegmenter(nn.Module):
         """What ``build`` needs to make this network again, as JSON."""
         return {
             "type": "mask2former",
-            "config": json.loads(self.model.config.to_json_string()),
+            "config": closed(self.model.config),
             "encoder": self.encoder,
         }
 
     def pretrained(self) -> list[nn.Parameter]:
         """The backbone's parameters, which learn at a lower rate."""
-        return list(self.model.model.pixel_level_module.encoder.parameters())
+        return list(self.backbone.parameters())
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The image encoder below the pixel decoder."""
+        return self.model.model.pixel_level_module.encoder
 
 
 class TrunkBackbone(nn.Module):
@@ -190,17 +199,37 @@ def create(name: str, sam: Sam, categories: int, size: int, queries: int = 50) -
     return InstanceSegmenter(model, categories, size)
 
 
-def build(description: dict[str, Any], categories: int, size: int) -> InstanceSegmenter:
+DESCRIPTION = Fields(
+    {"type": OneOf(("mask2former",)), "config": Complete(("mask2former",)), "encoder": Maybe(Complete(TRUNK_TYPES))}
+)
+"""What a ``description()`` is."""
+
+
+def completed(description: Any) -> Any:
+    """A ``description()`` of version 1 of the model format, which left out defaults of ``transformers``, as it is now.
+
+    Raises:
+        WeightsError: a configuration that is not allowed to be built.
+    """
+    match description:
+        case {"type": "mask2former", "config": config, "encoder": encoder}:
+            if encoder is not None:
+                encoder = written_out(encoder, "the segmenter's encoder", TRUNK_TYPES)
+            config = written_out(config, "the segmenter", ("mask2former",))
+            return {**description, "config": config, "encoder": encoder}
+    return description
+
+
+def build(description: Mapping[str, Any], categories: int, size: int) -> InstanceSegmenter:
     """An untrained segmenter with the architecture in a ``description()``; its weights are loaded afterwards.
 
     Raises:
-        WeightsError: a type that this version does not know.
+        WeightsError: no network can be built from the description.
     """
-    if description.get("type") != "mask2former":
-        raise WeightsError(
-            f"unknown instance segmenter type {description.get('type')!r} in the model's config.json; this version knows: mask2former"
-        )
-    config, encoder = config_of(description["config"], "the segmenter", MASK2FORMER), description["encoder"]
+    if problems := list(DESCRIPTION.problems(description, "segmenter")):
+        raise WeightsError("; ".join(problems))
+    config = config_of(description["config"], "the segmenter", MASK2FORMER, num_labels=categories - 1)
+    encoder = description["encoder"]
     if encoder is None:
         return InstanceSegmenter(Mask2FormerForUniversalSegmentation(config), categories, size)
     return _on_trunk(build_model(encoder, "the segmenter's encoder", TRUNK_TYPES), config, categories, size)
@@ -215,5 +244,4 @@ def _on_trunk(trunk: Any, config: Mask2FormerConfig, categories: int, size: int)
     decoder.apply(model._init_weights)
     level: Any = model.model.pixel_level_module
     level.encoder, level.decoder = backbone, decoder
-    encoder = json.loads(trunk.config.to_json_string())
-    return InstanceSegmenter(model, categories, size, encoder)
+    return InstanceSegmenter(model, categories, size, closed(trunk.config))

@@ -9,8 +9,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskwright.data.schema import Fields, Whole
+
 GROUPS = 8
 """Groups of channels that are normalised together; never over the batch, or PPO's ratio would not start at 1."""
+
+DESCRIPTION = Fields({"width": Whole(8, 4096), "grid": Whole(2, 512), "hidden": Whole(8, 1024)})
+"""What ``PlacePolicy.description`` gives."""
 
 
 class PlacePolicy(nn.Module):

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskwright.data.schema import Fields, Real, Whole
 from maskwright.sam.click_grid import SPREAD
 from maskwright.sam.prompts import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT
 from maskwright.sam.sam import Embedding
@@ -70,6 +71,18 @@ class Advice:
     def __getitem__(self, index: Tensor | slice) -> Advice:
         """The outputs for some of the states."""
         return Advice(**{name: getattr(self, name)[index] for name in self.__dataclass_fields__})
+
+
+DESCRIPTION = Fields(
+    {
+        "width": Whole(8, 4096),
+        "hidden": Whole(8, 1024),
+        "labels": Whole(1, 2),
+        "temperature": Real(1e-6, 1000),
+        "stop_value": Real(-1000, 1000),
+    }
+)
+"""What ``Prompter.description`` gives."""
 
 
 class Prompter(nn.Module):

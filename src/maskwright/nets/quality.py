@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
 
+from maskwright.data.schema import Fields, Whole
 from maskwright.nets.prompter import Advice
 
 KNOTS = 17
@@ -43,6 +44,10 @@ class Answers:
     iou: Tensor
     stability: Tensor
     clicks: Tensor
+
+
+DESCRIPTION = Fields({"hidden": Whole(1, 1024)})
+"""What ``QualityHead.description`` gives."""
 
 
 class QualityHead(nn.Module):

@@ -18,12 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskwright.data.schema import Fields, OneOf, Whole
 from maskwright.nets.losses import dice_loss, pseudo_mask_loss
 
 Branch = Literal["implicit", "explicit"]
 
 GROUPS = 8
 """Groups of channels that are normalised together."""
+
+DESCRIPTION = Fields(
+    {"width": Whole(8, 4096), "branch": OneOf(get_args(Branch)), "hidden": Whole(8, 1024), "heads": Whole(1, 64)}
+)
+"""What ``SemanticRecalibration.description`` gives."""
 
 
 class SemanticRecalibration(nn.Module):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
-import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, SegformerForSemanticSegmentation
+from transformers import SegformerForSemanticSegmentation
 
+from maskwright.data.schema import Fields, OneOf, Whole
 from maskwright.errors import WeightsError
-from maskwright.sam.pretrained import Family, build_model, config_of, load_config, load_pretrained
+from maskwright.sam.config_fields import Complete
+from maskwright.sam.pretrained import Family, build_model, closed, config_of, load_config, load_pretrained, written_out
 from maskwright.sam.pyramid import feature_pyramid
 from maskwright.sam.sam import MEAN, STD, Sam
 
@@ -101,7 +104,7 @@ class SamSegmenter(Segmenter):
         return self.head(x)
 
     def description(self) -> dict[str, Any]:
-        return {"type": "sam", "encoder": _plain(self.encoder.config), "width": self.width}
+        return {"type": "sam", "encoder": closed(self.encoder.config), "width": self.width}
 
     def pretrained(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())
@@ -140,15 +143,10 @@ class SegFormerSegmenter(Segmenter):
         return self.model(pixel_values=pixels).logits
 
     def description(self) -> dict[str, Any]:
-        return {"type": "segformer", "config": _plain(self.model.config)}
+        return {"type": "segformer", "config": closed(self.model.config)}
 
     def pretrained(self) -> list[nn.Parameter]:
         return list(self.model.segformer.parameters())
-
-
-def _plain(config: PreTrainedConfig) -> dict[str, Any]:
-    """A configuration as JSON holds it: string keys, and only what differs from the defaults."""
-    return json.loads(config.to_json_string())
 
 
 def create(name: str, sam: Sam, categories: int, size: int) -> Segmenter:
@@ -156,16 +154,55 @@ def create(name: str, sam: Sam, categories: int, size: int) -> Segmenter:
     return SamSegmenter.of(sam, categories, size) if name == "sam" else SegFormerSegmenter.of(name, categories, size)
 
 
-def build(description: dict[str, Any], categories: int, size: int) -> Segmenter:
-    """An untrained segmenter with the architecture in a ``description()``; its weights are loaded afterwards."""
-    match description.get("type"):
-        case "sam":
-            encoder = build_model(description["encoder"], "the segmenter's encoder", ["sam2_vision_model"])
-            return SamSegmenter(encoder, categories, size, description["width"])
-        case "segformer":
-            config = config_of(description["config"], "the segmenter", SEGFORMER)
-            return SegFormerSegmenter(SegformerForSemanticSegmentation(config), categories, size)
-        case other:
-            raise WeightsError(
-                f"unknown segmenter type {other!r} in the model's config.json; this version knows: sam, segformer"
-            )
+@dataclass(frozen=True)
+class _Description:
+    """What a ``description()`` may be, by its type."""
+
+    known: Mapping[str, Fields]
+
+    def problems(self, value: Any, place: str) -> Iterator[str]:
+        stated = value.get("type") if isinstance(value, Mapping) else None
+        if isinstance(stated, str) and stated in self.known:
+            yield from self.known[stated].problems(value, place)
+        else:
+            yield f"{place}.type: {stated!r} is an unknown segmenter type; this version knows: {', '.join(self.known)}"
+
+
+ENCODERS = ("sam2_vision_model",)
+
+DESCRIPTION = _Description(
+    {
+        "sam": Fields({"type": OneOf(("sam",)), "encoder": Complete(ENCODERS), "width": Whole(8, 4096)}),
+        "segformer": Fields({"type": OneOf(("segformer",)), "config": Complete(("segformer",))}),
+    }
+)
+"""What a ``description()`` is."""
+
+
+def completed(description: Any) -> Any:
+    """A ``description()`` of version 1 of the model format, which left out defaults of ``transformers``, as it is now.
+
+    Raises:
+        WeightsError: a configuration that is not allowed to be built.
+    """
+    match description:
+        case {"type": "sam", "encoder": encoder}:
+            return {**description, "encoder": written_out(encoder, "the segmenter's encoder", ENCODERS)}
+        case {"type": "segformer", "config": config}:
+            return {**description, "config": written_out(config, "the segmenter", ("segformer",))}
+    return description
+
+
+def build(description: Mapping[str, Any], categories: int, size: int) -> Segmenter:
+    """An untrained segmenter with the architecture in a ``description()``; its weights are loaded afterwards.
+
+    Raises:
+        WeightsError: no network can be built from the description.
+    """
+    if problems := list(DESCRIPTION.problems(description, "segmenter")):
+        raise WeightsError("; ".join(problems))
+    if description["type"] == "sam":
+        encoder = build_model(description["encoder"], "the segmenter's encoder", ENCODERS)
+        return SamSegmenter(encoder, categories, size, description["width"])
+    config = config_of(description["config"], "the segmenter", SEGFORMER, num_labels=categories)
+    return SegFormerSegmenter(SegformerForSemanticSegmentation(config), categories, size)

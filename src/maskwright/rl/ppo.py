@@ -116,11 +116,11 @@ def update(net: nn.Module, optimizer: torch.optim.Optimizer, rollout: Rollout, s
         gain = (gain - gain.mean()) / (gain.std() + 1e-8)
     states, allowed = rollout.states.flatten(0, 1), rollout.allowed.flatten(0, 1)
     actions, old = rollout.actions.flatten(), rollout.log_probs.flatten()
-    scalars: dict[str, float] = {}
+    scalars: dict[str, Tensor] = {}
     for epoch in range(settings.epochs):
         optimizer.zero_grad(set_to_none=True)
-        sums = {"policy_loss": 0.0, "value_loss": 0.0, "entropy": 0.0, "clipped": 0.0}
-        worst = 0.0
+        zero = gain.new_zeros(())
+        sums, worst = dict.fromkeys(("policy_loss", "value_loss", "entropy", "clipped"), zero), zero
         for start in range(0, total, settings.chunk):
             part = slice(start, start + settings.chunk)
             logits, values = net(states[part])
@@ -133,14 +133,15 @@ def update(net: nn.Module, optimizer: torch.optim.Optimizer, rollout: Rollout, s
             (policy_loss + settings.value * value_loss - settings.entropy * spread).backward()
             of_part = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": spread}
             of_part["clipped"] = (ratio != bounded).sum() / total
-            sums = {name: value + float(of_part[name].detach()) for name, value in sums.items()}
-            worst = max(worst, float((ratio.detach() - 1).abs().max()))
+            sums = {name: value + of_part[name].detach() for name, value in sums.items()}
+            worst = torch.maximum(worst, (ratio.detach() - 1).abs().max())
         nn.utils.clip_grad_norm_(net.parameters(), settings.max_norm)
         optimizer.step()
         if epoch == 0:
             scalars = {name: sums[name] for name in ("policy_loss", "value_loss", "entropy")} | {"ratio_first": worst}
         scalars["clipped"] = sums["clipped"]
-    return scalars
+    # The device is waited for once.
+    return dict(zip(scalars, torch.stack([*scalars.values()]).tolist()))
 
 
 Sampler = Callable[[Tensor], Tensor]

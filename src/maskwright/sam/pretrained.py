@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
-from maskwright.errors import WeightsError
+from maskwright.data.fields import read_json
+from maskwright.errors import BUILD_ERRORS, DataError, WeightsError
+from maskwright.sam.config_fields import closed_fields, field_problems
 from maskwright.sam.trunks import TRUNK_TYPES
 
 MODEL_TYPES: dict[str, tuple[str, ...]] = {
@@ -53,8 +57,11 @@ _TOKENIZERS = (None, "CLIPTokenizer", "CLIPTokenizerFast", "TokenizersBackend", 
 _ATTENTION = (None, "eager", "sdpa")
 """Ways to attend that are part of ``torch`` and ``transformers``; any other text may name code on a hub."""
 
-_LOADING_ERRORS = (OSError, SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, TypeError)
+_LOADING_ERRORS = (OSError, SafetensorError, StrictDataclassError, *BUILD_ERRORS)
 """What ``transformers`` and ``safetensors`` raise for files that are absent, damaged, or of another model."""
+
+MOST_PARAMETERS = 2_000_000_000
+"""Of any network: eight gigabytes of numbers. Every published model of our types has less than half a billion."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +99,15 @@ def load_pretrained(family: Family, source: str | Path, name: str, **changes: An
             tensors missing, unexpected, of another shape or not finite; all of them are named.
     """
     _refuse_pickle(source, name)
-    with _loading(family, name):
-        values, _ = PreTrainedConfig.get_config_dict(source)
+    path = Path(source) / "config.json"
+    if path.is_file():
+        # Read here: a damaged or hostile file is named with its line, whatever transformers would say of it.
+        values = _read(path, name)
+    else:
+        with _loading(family, name):
+            values, _ = PreTrainedConfig.get_config_dict(source)
     config = config_of(values, name, family, **changes)
+    _require_memory(family, config, source, name)
     with _loading(family, name):
         loaded: Any = family.model.from_pretrained(
             source,
@@ -116,9 +129,32 @@ def load_pretrained(family: Family, source: str | Path, name: str, **changes: An
 
 def load_config(family: Family, path: str | Path, name: str, **changes: Any) -> Any:
     """The configuration in a JSON file, with ``changes``; raises WeightsError as :func:`load_pretrained` does."""
-    with _loading(family, name):
-        values = json.loads(Path(path).read_text("utf-8"))
-    return config_of(values, name, family, **changes)
+    config = config_of(_read(Path(path), name), name, family, **changes)
+    _require_memory(family, config, None, name)
+    return config
+
+
+def _read(path: Path, name: str) -> Any:
+    try:
+        return read_json(path)
+    except DataError as error:
+        raise WeightsError(f"{name}: {error}") from error
+
+
+def _require_memory(family: Family, config: Any, source: str | Path | None, name: str) -> None:
+    """Raise WeightsError where a configuration asks for a network that cannot be built, or for one far larger than its weights."""
+    with _loading(family, name), torch.device("meta"):
+        asked = sum(tensor.numel() for tensor in family.model(config).state_dict().values())
+    most = MOST_PARAMETERS
+    weights = None if source is None else Path(source) / "model.safetensors"
+    if weights is not None and weights.is_file():
+        with _loading(family, name), safe_open(weights, framework="pt") as file:
+            # Parts that are made anew may come on top.
+            most = 2 * sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys()) + 20_000_000  # noqa: SIM118
+    if asked > most:
+        raise WeightsError(
+            f"{name}: config.json asks for a network of {asked:,} numbers, far more than the weights have. {family.remedy}"
+        )
 
 
 def config_of(values: Mapping[str, Any], name: str, family: Family, **changes: Any) -> Any:
@@ -158,12 +194,38 @@ def build_model(values: Mapping[str, Any], name: str, types: Sequence[str]) -> A
     Raises:
         WeightsError: another model type, or not allowed to be built (see :func:`check_config`).
     """
-    if values.get("model_type") not in types:
-        raise WeightsError(f"{name}: model_type {values.get('model_type')!r}; this version knows: {', '.join(types)}")
+    if not isinstance(values, Mapping) or values.get("model_type") not in types:
+        stated = values.get("model_type") if isinstance(values, Mapping) else values
+        raise WeightsError(f"{name}: model_type {stated!r}; this version knows: {', '.join(types)}")
     check_config(values, name)
-    config = CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
-    with quiet_transformers():
-        return AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
+    try:
+        with quiet_transformers():
+            config = CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
+            return AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
+    except (StrictDataclassError, *BUILD_ERRORS) as error:
+        raise WeightsError(f"{name}: no network can be built from this: {reason_of(error)}") from error
+
+
+def written_out(values: Mapping[str, Any], name: str, types: tuple[str, ...]) -> dict[str, Any]:
+    """A configuration that leaves out its defaults, with all that decides what the network computes; see ``closed_fields``.
+
+    Raises:
+        WeightsError: another model type, or not allowed to be built (see :func:`check_config`).
+    """
+    if not isinstance(values, Mapping) or values.get("model_type") not in types:
+        stated = values.get("model_type") if isinstance(values, Mapping) else values
+        raise WeightsError(f"{name}: model_type {stated!r}; this version knows: {', '.join(types)}")
+    check_config(values, name)
+    try:
+        with quiet_transformers():
+            return closed(CONFIG_MAPPING[values["model_type"]].from_dict(dict(values)))
+    except (StrictDataclassError, *BUILD_ERRORS) as error:
+        raise WeightsError(f"{name}: no network can be built from this: {reason_of(error)}") from error
+
+
+def closed(config: PreTrainedConfig) -> dict[str, Any]:
+    """A configuration as JSON with every field that decides what the network computes, defaults written out."""
+    return json.loads(json.dumps(closed_fields(config.to_dict())))
 
 
 def check_config(values: Mapping[str, Any], name: str) -> None:
@@ -176,9 +238,11 @@ def check_config(values: Mapping[str, Any], name: str) -> None:
     outer = values.get("model_type")
     if outer not in MODEL_TYPES:
         raise WeightsError(f"{name}: model_type {outer!r}; this version knows: {', '.join(sorted(MODEL_TYPES))}")
-    problems = dict.fromkeys(_problems(values, "", MODEL_TYPES[outer]))
+    problems = dict.fromkeys([*_problems(values, "", MODEL_TYPES[outer]), *field_problems(values)])
     if problems:
-        raise WeightsError(f"{name}: this configuration is refused: {'; '.join(problems)}. Give one without it.")
+        raise WeightsError(
+            f"{name}: this configuration is refused: {'; '.join(problems)}. Correct it, or give another."
+        )
 
 
 def _problems(values: Any, place: str, inner: tuple[str, ...]) -> Iterator[str]:
@@ -235,7 +299,10 @@ def _loading(family: Family, name: str) -> Iterator[None]:
     try:
         with quiet_transformers():
             yield
-    except _LOADING_ERRORS as error:
+    except Exception as error:
+        # The library of tokenizers, which is no Python, raises Exception itself.
+        if not isinstance(error, _LOADING_ERRORS) and type(error) is not Exception:
+            raise
         raise WeightsError(f"{name}: cannot load this {family.noun}: {reason_of(error)}. {family.remedy}") from error
 
 

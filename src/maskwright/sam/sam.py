@@ -7,6 +7,7 @@ under ``inference_mode``, one frame and one object at a time, in bfloat16. Here 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
+from maskwright.sam.pretrained import closed
 from maskwright.sam.prompts import PADDING, Prompts
 from maskwright.sam.pyramid import feature_pyramid
+from maskwright.sam.store import weights_signature
 from maskwright.sam.weights import initialise, load_model
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -190,6 +193,23 @@ class Sam(nn.Module):
     def width(self) -> int:
         """C, the width of the embeddings."""
         return self.model.config.prompt_encoder_config.hidden_size
+
+    def networks(self) -> list[nn.Module]:
+        """What the verbs call as a whole, and what costs nearly all of their time."""
+        model = self.model
+        return [model.vision_encoder.backbone, model.mask_decoder, model.memory_attention, model.memory_encoder]
+
+    def signature(self, *, configured: bool = True) -> str:
+        """64 hexadecimal digits that change with the weights, and with all else that decides what they compute.
+
+        Args:
+            configured: False: with the weights alone, as version 1 of the model format has it.
+        """
+        return weights_signature(self.model, self.architecture() if configured else "")
+
+    def architecture(self) -> str:
+        """All but the weights that decides what they compute, as JSON."""
+        return json.dumps(closed(self.model.config), sort_keys=True)
 
     def encode(self, images: Tensor) -> Embedding:
         """Image encoder: compute once, use for every prompt.

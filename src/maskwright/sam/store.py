@@ -2,7 +2,8 @@
 
 One safetensors file per image, or per crop of an image, in sub-folders by the first two digits of its key, written aside
 and renamed, so that several processes may fill one store at the same time. The key covers everything that an embedding
-depends on.
+depends on. Each entry tells its key and a checksum of its tensors, so that a flipped bit, or another image's entry under this
+one's name, is found when it is read.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import logging
 import os
 import struct
 import uuid
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -33,8 +35,11 @@ LEVELS = ("high0", "high1", "low")
 """The tensors of an embedding, from fine to coarse."""
 
 _SIGNATURE = "signature.json"
-_DTYPES = {"float32": (torch.float32, "F32"), "float16": (torch.float16, "F16")}
-"""Names of the dtypes that are stored: in torch, in safetensors."""
+_KEY, _CHECKSUM = "key", "checksum"
+"""What the header of an entry tells."""
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+"""Dtypes that are stored, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,7 @@ class EmbeddingStore:
         self._digests: dict[Path, tuple[int, int, bytes]] = {}
         self._recent: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._recent_bytes = 0
+        self._found_damaged = 0
         self._open(overwrite)
 
     def key(self, image: str | Path | bytes, crop: Sequence[float] = ()) -> str:
@@ -130,9 +136,11 @@ class EmbeddingStore:
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The keys whose embedding must still be made, each once, in the order given.
 
-        Damaged entries count as missing and are logged: a store is a cache, ``save`` replaces them.
+        Entries are read for that. Damaged ones, and those of another image, count as missing and are logged: a store is a cache,
+        ``save`` replaces them.
         """
-        return [key for key in dict.fromkeys(keys) if key not in self._recent and not self._intact(self._path(key))]
+        # One after the other: what is not kept is forgotten at once.
+        return [key for key in dict.fromkeys(keys) if self._read(key) is None]
 
     def load(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """The embeddings of B >= 1 images: each of ``LEVELS`` as (B, C, H, W) on the CPU, the caller's own copy.
@@ -160,7 +168,7 @@ class EmbeddingStore:
         if set(tensors) != set(LEVELS) or any(tensor.ndim != 3 for tensor in tensors.values()):
             shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             raise ValueError(f"expected {', '.join(LEVELS)}, each (C, H, W); got {shapes}")
-        dtype = _DTYPES[self.signature.dtype][0]
+        dtype = _DTYPES[self.signature.dtype]
         # Copies: slices of a batch would keep the whole batch in memory.
         entry = {
             name: tensor.detach().to("cpu", dtype, copy=True).contiguous() for name, tensor in sorted(tensors.items())
@@ -171,7 +179,7 @@ class EmbeddingStore:
                 f"embedding {key}: {', '.join(infinite)} not finite as {self.signature.dtype}; "
                 "use float32, or other weights if it is float32 already"
             )
-        self._write(self._path(key), save(entry))
+        self._write(self._path(key), save(entry, {_KEY: key, _CHECKSUM: _checksum(entry)}))
         self._remember(key, entry)
 
     def _open(self, overwrite: bool) -> None:
@@ -221,42 +229,45 @@ class EmbeddingStore:
         self._digests[path] = (stat.st_size, stat.st_mtime_ns, digest)
         return digest
 
-    def _intact(self, path: Path) -> bool:
-        """Whether the entry is there and whole, judged by its header and length alone."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = list(file.keys())
-                dtypes = {file.get_slice(name).get_dtype() for name in names}
-        except FileNotFoundError:
-            return False
-        except SafetensorError as error:
-            return _damaged(path, error)
-        except OSError as error:
-            raise WeightsError(
-                f"{path}: cannot be read: {_reason(error)}; mend the disk or give another folder"
-            ) from error
-        if set(names) != set(LEVELS) or dtypes != {_DTYPES[self.signature.dtype][1]}:
-            return _damaged(path, f"holds {', '.join(sorted(names)) or 'nothing'} as {', '.join(sorted(dtypes))}")
-        return True
-
     def _read(self, key: str) -> dict[str, Tensor] | None:
+        """An entry; None where it is not there, or not as it was written, which is logged."""
         if key in self._recent:
             self._recent.move_to_end(key)
             return self._recent[key]
         path = self._path(key)
-        if not self._intact(path):
-            return None
         try:
             # Read rather than mapped: a disk that fails under a map kills the process.
-            entry = load(path.read_bytes())
+            content = path.read_bytes()
         except FileNotFoundError:
-            return None  # Another process emptied the store just now.
-        except (OSError, SafetensorError) as error:
+            return None
+        except OSError as error:
             raise WeightsError(
                 f"{path}: cannot be read: {_reason(error)}; mend the disk or give another folder"
             ) from error
+        try:
+            told, entry = _metadata(content), load(content)
+        except (SafetensorError, ValueError, RecursionError) as error:
+            return self._damaged(path, error)
+        dtype = _DTYPES[self.signature.dtype]
+        if set(entry) != set(LEVELS) or any(tensor.dtype != dtype for tensor in entry.values()):
+            held = ", ".join(f"{name} as {tensor.dtype}" for name, tensor in sorted(entry.items()))
+            return self._damaged(path, f"holds {held or 'nothing'}")
+        if _CHECKSUM not in told:
+            return self._damaged(path, "without a checksum, as an older maskwright wrote it")
+        if told.get(_KEY) != key:
+            return self._damaged(path, "is the entry of another image")
+        if told[_CHECKSUM] != _checksum(entry):
+            return self._damaged(path, "its checksum is another one")
         self._remember(key, entry)
         return entry
+
+    def _damaged(self, path: Path, reason: object) -> None:
+        """Log the first damaged entry by name, and that there are more."""
+        self._found_damaged += 1
+        if self._found_damaged == 1:
+            logger.warning("%s: damaged (%s); this image is encoded again", path, reason)
+        elif self._found_damaged == 2:
+            logger.warning("%s: further entries are damaged; their images are encoded again", self.folder)
 
     def _remember(self, key: str, entry: dict[str, Tensor]) -> None:
         replaced = self._recent.pop(key, None)
@@ -297,9 +308,23 @@ def _differences(text: str, signature: Signature) -> list[str]:
     return [f"{name} is {found[name]}, now {wanted[name]}" for name in names if found[name] != wanted[name]]
 
 
-def _damaged(path: Path, reason: object) -> bool:
-    logger.warning("%s: damaged (%s); this image is encoded again", path, reason)
-    return False
+def _checksum(entry: Mapping[str, Tensor]) -> str:
+    """CRC-32 of the bytes of an entry's tensors, as eight hexadecimal digits."""
+    value = 0
+    for name in LEVELS:
+        value = zlib.crc32(f"{name} {tuple(entry[name].shape)}".encode(), value)
+        value = zlib.crc32(entry[name].contiguous().reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The texts in the header of a safetensors file. Raises ValueError where there is no such header."""
+    if len(content) < 8:
+        raise ValueError("cut off")
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + min(length, len(content))])
+    told = header.get("__metadata__") if isinstance(header, dict) else None
+    return told if isinstance(told, dict) else {}
 
 
 def _bytes(entry: Mapping[str, Tensor]) -> int:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskwright.data.schema import Fields, OneOf, Truth, Whole
 from maskwright.methods.clicks.agent import ClickAgent, mask_logits, observe
 from maskwright.nets.clip_surgery import ClipSurgery
 from maskwright.nets.place_policy import PlacePolicy
@@ -49,6 +50,17 @@ class SelfPromptRules:
     places: Places = "policy"
     labels: Labels = "srm"
     refine: bool = False
+
+
+RULES = Fields(
+    {
+        "clicks": Whole(0, 1000),
+        "places": OneOf(get_args(Places)),
+        "labels": OneOf(get_args(Labels)),
+        "refine": Truth(),
+    }
+)
+"""``SelfPromptRules`` as JSON."""
 
 
 @dataclass(frozen=True)

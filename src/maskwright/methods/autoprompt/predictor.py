@@ -14,20 +14,26 @@ from torch import Tensor
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix, unwarp_logits
 from maskwright.data.labels import IGNORE
+from maskwright.data.schema import Fields, Items, Kind, Maybe, Text
 from maskwright.engine.metrics import BinaryMetrics
-from maskwright.engine.model import Model
+from maskwright.engine.model import WEIGHTS_BESIDE, Model
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Canvas, Predictor
 from maskwright.engine.scoring import ScoreTable, split_problems, true_mask
+from maskwright.engine.weights import require_finite
 from maskwright.errors import MaskwrightError
-from maskwright.methods.autoprompt.agent import OPENING, SelfPrompter, SelfPromptRules, Trace
+from maskwright.methods.autoprompt.agent import OPENING, RULES, SelfPrompter, SelfPromptRules, Trace
 from maskwright.methods.autoprompt.scores import Foreground, foreground_of
 from maskwright.methods.clicks import agent as clicks
 from maskwright.methods.clicks.agent import ClickAgent
 from maskwright.nets.clip_surgery import ClipSurgery
+from maskwright.nets.place_policy import DESCRIPTION as PLACE_POLICY
 from maskwright.nets.place_policy import PlacePolicy
+from maskwright.nets.prompter import DESCRIPTION as PROMPTER
 from maskwright.nets.prompter import Prompter
+from maskwright.nets.quality import DESCRIPTION as QUALITY
 from maskwright.nets.quality import QualityHead
+from maskwright.nets.recalibrate import DESCRIPTION as SRM
 from maskwright.nets.recalibrate import SemanticRecalibration
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState
@@ -100,7 +106,9 @@ class AutoPromptPredictor(Predictor):
         generator: torch.Generator | None = None,
     ) -> Iterator[Prediction]:
         trace = self.trace(canvases, rules or self.rules(clicks), generator)
-        for place, (canvas, logits) in enumerate(zip(canvases, self.output_logits(trace, output))):
+        maps = self.output_logits(trace, output)
+        require_finite(maps)
+        for place, (canvas, logits) in enumerate(zip(canvases, maps)):
             # Of background and foreground, with the foreground's probability as their softmax.
             mask, scores = self.restore(torch.stack([torch.zeros_like(logits), logits]), canvas.size)
             yield PromptedPrediction(
@@ -218,37 +226,41 @@ def load_self_prompter(model: Model) -> AutoPromptPredictor:
         WeightsError: files that are missing or damaged, tensors that do not fit, or a SAM or CLIP other than those that
             the agent was trained for.
     """
-    config = model.config
-    try:
-        sam_source, size, sam_signature = (config["sam"][name] for name in ("source", "size", "signature"))
-        srm = SemanticRecalibration(**config["srm"])
-        policy = PlacePolicy(**config["policy"])
-        rules = SelfPromptRules(**config["rules"])
-        foreground, names, clip_config = config["foreground"], config["text"], config["clip"]
-        clip_source = (
-            None if clip_config is None else (clip_config["source"], clip_config["size"], clip_config["signature"])
-        )
-        prompter, quality, refining = _refiner_parts(config["refiner"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise model.misfit("agent", error) from error
-    sam = Sam.load(sam_source, size=size)
-    model.require_weights("SAM", sam_source, weights_signature(sam.model), sam_signature, EARLIER.get(sam_signature))
-    clip = None
-    if clip_source is not None:
-        clip = ClipSurgery.load(clip_source[0], size=clip_source[1])
-        model.require_weights("CLIP", clip_source[0], weights_signature(clip.model), clip_source[2])
-    model.fill(policy)
-    model.fill(srm, "srm")
-    refiner = None
-    if prompter is not None and quality is not None:
-        model.fill(prompter, "prompter")
-        model.fill(quality, "quality")
-        refiner = ClickAgent(sam, prompter, quality, refining)
-    return AutoPromptPredictor(SelfPrompter(sam, srm, policy, clip, names, rules, refiner), foreground, model)
+    parts = model.parts(_FIELDS)
+    source, size, signature = (parts["sam"][name] for name in ("source", "size", "signature"))
+    if (parts["srm"]["branch"] == "explicit") != (parts["clip"] is not None and len(parts["text"]) > 0):
+        model.refuse(["srm.branch, clip and text: the explicit branch, and it alone, needs a CLIP and names"])
+    policy = model.build(lambda: PlacePolicy(**parts["policy"]))
+    srm = model.build(lambda: SemanticRecalibration(**parts["srm"]), "srm")
+    rules, refiner = SelfPromptRules(**parts["rules"]), parts["refiner"]
+    sam = Sam.load(source, size=size)
+    model.require_weights("SAM", source, sam.signature(configured=model.version > 1), signature, EARLIER.get(signature))
+    clip = _clip_of(model, parts["clip"], parts["text"])
+    agent = None
+    if refiner is not None:
+        prompter = model.build(lambda: Prompter(**refiner["prompter"]), "prompter")
+        quality = model.build(lambda: QualityHead(**refiner["quality"]), "quality")
+        agent = ClickAgent(sam, prompter, quality, clicks.ClickRules(**refiner["rules"]))
+    network = SelfPrompter(sam, srm, policy, clip, parts["text"], rules, agent)
+    return AutoPromptPredictor(network, parts["foreground"], model)
 
 
-def _refiner_parts(config: Mapping[str, Any] | None) -> tuple[Prompter | None, QualityHead | None, clicks.ClickRules]:
-    """The untrained networks of the preset ``strong`` and the rules of its click agent; no networks for the preset ``paper``."""
-    if config is None:
-        return None, None, clicks.ClickRules()
-    return Prompter(**config["prompter"]), QualityHead(**config["quality"]), clicks.ClickRules(**config["rules"])
+_FIELDS: dict[str, Kind] = {
+    "sam": WEIGHTS_BESIDE,
+    "clip": Maybe(WEIGHTS_BESIDE),
+    "text": Items(Text(), 0, 1000),
+    "foreground": Items(Text(), 1, IGNORE),
+    "policy": PLACE_POLICY,
+    "srm": SRM,
+    "rules": RULES,
+    "refiner": Maybe(Fields({"prompter": PROMPTER, "quality": QUALITY, "rules": clicks.RULES})),
+}
+
+
+def _clip_of(model: Model, described: Mapping[str, Any] | None, names: Sequence[str]) -> ClipSurgery | None:
+    if described is None:
+        return None
+    clip = ClipSurgery.load(described["source"], size=described["size"])
+    now = clip.signature(names) if model.version > 1 else weights_signature(clip.model)
+    model.require_weights("CLIP", described["source"], now, described["signature"])
+    return clip

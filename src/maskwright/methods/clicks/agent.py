@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskwright.data.schema import Fields, OneOf, Real, Truth, Whole
 from maskwright.nets.prompter import Advice, Observation, Prompter
 from maskwright.nets.quality import Answers, QualityHead
 from maskwright.rl.bank import Bank
@@ -51,6 +52,21 @@ class ClickRules:
     mask_margin: float = 0.0
     stop: bool = True
     spread: float = 0.0
+
+
+RULES = Fields(
+    {
+        "clicks": Whole(0, 1000),
+        "looks": Whole(1, 100_000),
+        "places": OneOf(get_args(Places)),
+        "accept": OneOf(get_args(Accept)),
+        "margin": Real(-1e6, 1e6),
+        "mask_margin": Real(-1e6, 1e6),
+        "stop": Truth(),
+        "spread": Real(0, 1),
+    }
+)
+"""``ClickRules`` as JSON."""
 
 
 @dataclass(frozen=True)

@@ -21,21 +21,24 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix, unwarp_logits, warp_mask, warp_points
 from maskwright.data.images import read_mask
 from maskwright.data.labels import IGNORE
-from maskwright.engine.model import Model
+from maskwright.data.schema import Anything, Fields, Kind, Maybe, OneOf, Whole
+from maskwright.engine.model import WEIGHTS_BESIDE, Model
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Canvas, FolderTask, Predictor
 from maskwright.engine.scoring import ScoreTable
+from maskwright.engine.weights import require_finite
 from maskwright.errors import DataError, MaskwrightError
-from maskwright.methods.clicks.agent import ClickAgent, ClickRules, Refinement, mask_logits
+from maskwright.methods.clicks.agent import RULES, ClickAgent, ClickRules, Refinement, mask_logits
 from maskwright.methods.clicks.mask_folder import MaskFolder
 from maskwright.methods.clicks.scores import curve_table, curves_by_rules, head_room
 from maskwright.methods.semantic.scores import semantic_scores, semantic_table
+from maskwright.nets.prompter import DESCRIPTION as PROMPTER
 from maskwright.nets.prompter import Prompter
+from maskwright.nets.quality import DESCRIPTION as QUALITY
 from maskwright.nets.quality import QualityHead
 from maskwright.rl.bank import LOGIT_STRIDE, MIN_SHARE, Bank
 from maskwright.rl.clicks import SLOTS, ClickState, click, start, start_box, start_mask
 from maskwright.sam.sam import Sam
-from maskwright.sam.store import weights_signature
 from maskwright.sam.weights import EARLIER
 
 LABELS = {"bg": 0, "fg": 1}
@@ -164,6 +167,7 @@ class ClickPredictor(Predictor):
         bank = self._bank(canvases, list(range(len(canvases))))
         state = self._prompted(bank, canvases, list(zip(click or (), labels)), box)
         refinement = self.agent.refine(bank, state)
+        require_finite(refinement.last.logits, refinement.quality)
         for place, canvas in enumerate(canvases):
             logits = self._image_logits(refinement.last.logits[place], canvas.size)
             mask = (logits > 0).cpu().numpy().astype(np.uint8) * self.categories.index(name)
@@ -245,7 +249,9 @@ class ClickPredictor(Predictor):
         rows = torch.arange(len(targets), device=bank.device)
         logits = mask_logits(torch.stack([share for *_, share in targets])).to(bank.device)
         slots = max(SLOTS, self.agent.rules.clicks)
-        return self.agent.refine(bank, start_mask(self.agent.sam, bank, rows, logits, slots=slots))
+        refinement = self.agent.refine(bank, start_mask(self.agent.sam, bank, rows, logits, slots=slots))
+        require_finite(refinement.last.logits, refinement.quality)
+        return refinement
 
     def _redrawn(self, canvas: Canvas, mask: NDArray[np.uint8], logits: dict[int, Tensor]) -> NDArray[np.uint8]:
         """The mask with the categories of ``logits`` drawn anew around the others; a pixel goes to the category with the highest logit."""
@@ -365,38 +371,38 @@ def load_agent(model: Model) -> ClickPredictor:
         WeightsError: files that are missing or damaged, tensors that do not fit, or a SAM other than the one that the
             agent was trained for.
     """
-    config = model.config
-    try:
-        source, size, signature = (config["sam"][name] for name in ("source", "size", "signature"))
-        learner = config["learner"]
-    except (KeyError, TypeError) as error:
-        raise model.misfit("sam", error) from error
+    learner = model.config.get("learner")
+    fields = {"learner": OneOf(("own", "sb3")), "sam": WEIGHTS_BESIDE, "settled": Anything()}
+    parts = model.parts(fields | (_SB3 if learner == "sb3" else _OWN))
+    source, size, signature = (parts["sam"][name] for name in ("source", "size", "signature"))
     sam = Sam.load(source, size=size)
-    model.require_weights("SAM", source, weights_signature(sam.model), signature, EARLIER.get(signature))
-    try:
-        agent = _pixel_agent(sam, model) if learner == "sb3" else _own_agent(sam, model)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise model.misfit("agent", error) from error
+    now = sam.signature(configured=model.version > 1)
+    model.require_weights("SAM", source, now, signature, EARLIER.get(signature))
+    agent = _pixel_agent(sam, model, parts) if learner == "sb3" else _own_agent(sam, model, parts)
     return ClickPredictor(agent, model)
 
 
-def _own_agent(sam: Sam, model: Model) -> ClickAgent:
-    config = model.config
-    prompter, rules = Prompter(**config["prompter"]), ClickRules(**config["rules"])
-    quality = None if config["quality"] is None else QualityHead(**config["quality"])
-    model.fill(prompter)
-    if quality is not None:
-        model.fill(quality, "quality")
-    return ClickAgent(sam, prompter, quality, rules)
+_OWN: dict[str, Kind] = {"prompter": PROMPTER, "quality": Maybe(QUALITY), "rules": RULES}
+_SB3: dict[str, Kind] = {
+    "pixel_policy": Fields({"grid": Whole(2, 128), "pixels": Whole(36, 512)}),
+    "clicks": Whole(0, 1000),
+}
 
 
-def _pixel_agent(sam: Sam, model: Model) -> ClickAgent:
+def _own_agent(sam: Sam, model: Model, parts: Mapping[str, Any]) -> ClickAgent:
+    prompter = model.build(lambda: Prompter(**parts["prompter"]))
+    quality = None
+    if parts["quality"] is not None:
+        quality = model.build(lambda: QualityHead(**parts["quality"]), "quality")
+    return ClickAgent(sam, prompter, quality, ClickRules(**parts["rules"]))
+
+
+def _pixel_agent(sam: Sam, model: Model, parts: Mapping[str, Any]) -> ClickAgent:
     from maskwright.methods.clicks.pixel_agent import (
         PixelAgent,
         pixel_policy,
     )  # seconds to import, and only the baseline needs it
 
-    settings = model.config["pixel_policy"]
-    policy = pixel_policy(**settings)
+    policy = pixel_policy(**parts["pixel_policy"])
     model.fill(policy)
-    return PixelAgent(sam, policy, model.config["clicks"], **settings)
+    return PixelAgent(sam, policy, parts["clicks"], **parts["pixel_policy"])

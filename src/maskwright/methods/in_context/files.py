@@ -14,7 +14,7 @@ The frozen part of SAM is not copied: it is loaded again from its source, and it
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +22,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from maskwright.data.labels import Kind
+from maskwright.data.schema import Fields, Items, Maybe, OneOf, Text, Truth, Whole
 from maskwright.engine.model import Model
 from maskwright.engine.origin import Origin
 from maskwright.engine.weights import key_problems, load_tensors, raise_weights
@@ -31,7 +33,7 @@ from maskwright.methods.in_context.pool import ReferencePool
 from maskwright.methods.in_context.predictor import InContextPredictor, InContextSegmenter
 from maskwright.methods.in_context.selection import PolicySettings, ReferencePolicy, load_policy
 from maskwright.methods.semantic.predictor import load_segmenter
-from maskwright.nets.selector_names import Heuristic
+from maskwright.nets.selector_names import SelectorName
 from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Sam
 from maskwright.sam.store import tensors_signature
@@ -40,7 +42,30 @@ from maskwright.sam.weights import BUNDLED
 POOL_BYTES = 32 << 20
 """Most bytes of the memories in a model folder; of a larger pool some references are kept, finest labels first."""
 
-_NEEDED = ("sam", "frozen", "adapters", "selector", "references", "names")
+_POLICY = Fields(
+    {
+        "channels": Whole(1, 16_384),
+        "memory_channels": Whole(1, 16_384),
+        "references": Whole(1, 1000),
+        "shortlist": Whole(1, 10_000),
+        "looks": Whole(0, 1000),
+    }
+)
+_IN_CONTEXT = Fields(
+    {
+        "sam": Text(),
+        "frozen": Text(64),
+        "adapters": Truth(),
+        "selector": OneOf(get_args(SelectorName)),
+        "references": Whole(1, 1000),
+        "names": Items(Text(), 1, 10_000_000),
+        "entries": Whole(1, 10_000_000),
+        "entries_of_the_run": Whole(1, 10_000_000),
+        "policy": _POLICY,
+        "data": Maybe(Text(200)),
+    },
+    optional=frozenset(["policy", "data"]),
+)
 _PICTURES = ("pictures", "picture_ends")
 
 
@@ -78,7 +103,7 @@ def pack(
     state = answerer.sam.state_dict()
     description = {
         "sam": str(Path(source).resolve()) if source not in BUNDLED and Path(source).exists() else source,
-        "frozen": _frozen_signature(state, names),
+        "frozen": _frozen_signature(state, names, answerer.sam.architecture()),
         "adapters": any(".adapter." in name for name in names),
         "selector": answerer.selector,
         "references": answerer.references,
@@ -111,12 +136,13 @@ def start_from(origin: Origin, sam: Sam, trained: Sequence[nn.Parameter], source
     state, earlier = sam.state_dict(), origin.tensors["sam"]
     # A model folder holds the trained part alone, and the signature of the rest; a checkpoint holds all of it.
     frozen = origin.config.get("in_context", {}).get("frozen")
+    context = sam.architecture() if origin.config.get("version", 1) > 1 else ""
     if frozen is None:
-        frozen = _frozen_signature(earlier, names)
+        frozen = _frozen_signature(earlier, names, context)
         earlier = {name: earlier[name] for name in names if name in earlier}
     expected = {name: state[name] for name in names}
     values = origin.take(expected, "sam", flags="--adapters, --tune-decoder", earlier=earlier)
-    origin.require_sam(source, _frozen_signature(state, names), frozen)
+    origin.require_sam(source, _frozen_signature(state, names, context), frozen)
     sam.load_state_dict(values, strict=False)
 
 
@@ -145,12 +171,14 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
             "again with SAM, or leave out --in-context"
         )
     settings = config["in_context"]
-    missing = [name for name in _NEEDED if not isinstance(settings, dict) or name not in settings]
-    if missing or settings["selector"] not in (*get_args(Heuristic), "policy"):
-        what = f"{', '.join(missing)} missing" if missing else f"unknown selector {settings['selector']!r}"
-        raise WeightsError(f"{folder / 'config.json'}: in_context: {what}; restore the file from the run that made it")
-    sam = _load_sam(folder, settings, config["size"])
-    pool, pictures = _load_pool(folder, len(settings["names"]))
+    problems = list(_IN_CONTEXT.problems(settings, "in_context"))
+    if not problems and (settings["selector"] == "policy") != ("policy" in settings):
+        problems = ["in_context.policy: must be there with the selector 'policy', and with no other"]
+    if problems:
+        model.refuse(problems)
+    segmenter = load_segmenter(model).network
+    sam = _load_sam(model, settings)
+    pool, pictures = _load_pool(folder, len(settings["names"]), len(model.categories))
     count: int = settings["references"] if references is None else references
     policy = None
     if settings["selector"] == "policy":
@@ -167,7 +195,7 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
         policy=policy,
         pool=pool,
     )
-    context = InContextSegmenter(answerer, load_segmenter(model).network, settings["names"], pictures)
+    context = InContextSegmenter(answerer, segmenter, settings["names"], pictures)
     return InContextPredictor(model, context)
 
 
@@ -182,13 +210,14 @@ def _places_within(pool: Mapping[str, Tensor], limit: int) -> Tensor:
     return torch.tensor(sorted(place for _, place in sorted(ranked)[: max(most, len(groups))]))
 
 
-def _frozen_signature(state: Mapping[str, Tensor], trained: Sequence[str]) -> str:
-    names = set(trained)
-    return tensors_signature({name: tensor for name, tensor in state.items() if name not in names})
+def _frozen_signature(state: Mapping[str, Tensor], trained: Collection[str], architecture: str) -> str:
+    """Of what was not trained, and of ``Sam.architecture``, which version 1 of the model format left out."""
+    return tensors_signature({name: tensor for name, tensor in state.items() if name not in trained}, architecture)
 
 
-def _load_sam(folder: Path, settings: Mapping[str, Any], size: int) -> Sam:
-    sam = Sam.load(settings["sam"], size=size)
+def _load_sam(model: Model, settings: Mapping[str, Any]) -> Sam:
+    folder = model.folder
+    sam = Sam.load(settings["sam"], size=model.size)
     if settings["adapters"]:
         add_adapters(sam)
     state, path = sam.state_dict(), folder / "sam.safetensors"
@@ -201,7 +230,11 @@ def _load_sam(folder: Path, settings: Mapping[str, Any], size: int) -> Sam:
     bundled = settings["sam"] in BUNDLED
     if not bundled:
         raise_weights(str(path), problems)
-    if problems or _frozen_signature(state, list(tensors)) != settings["frozen"]:
+    if (
+        problems
+        or _frozen_signature(state, tensors.keys(), sam.architecture() if model.version > 1 else "")
+        != settings["frozen"]
+    ):
         why = ": maskwright 0.1.0 brought other weights of that name" if bundled else ""
         remedy = "install that version" if bundled else "give it back the weights that it had"
         raise WeightsError(
@@ -223,15 +256,29 @@ def _load_policy(folder: Path, settings: Mapping[str, Any], references: int, loo
         ) from error
 
 
-def _load_pool(folder: Path, images: int) -> tuple[ReferencePool, list[bytes]]:
+def _is_pool(tensors: Mapping[str, Tensor], below: Mapping[str, int]) -> bool:
+    """Whether tensors are of one length, which is not 0, and the whole numbers among them lie in 0..``below`` - 1."""
+    numbers = [tensors.get(name) for name in below]
+    if any(number is None or number.ndim != 1 or number.is_floating_point() or not len(number) for number in numbers):
+        return False
+    in_bounds = all(int(tensors[name].min()) >= 0 and int(tensors[name].max()) < most for name, most in below.items())
+    return in_bounds and len({len(tensor) if tensor.ndim else 0 for tensor in tensors.values()}) == 1
+
+
+def _load_pool(folder: Path, images: int, categories: int) -> tuple[ReferencePool, list[bytes]]:
     path = folder / "pool.safetensors"
     tensors = load_tensors(path)
     raise_weights(str(path), key_problems(_PICTURES, [name for name in tensors if name in _PICTURES]))
     data, ends = (tensors.pop(name) for name in _PICTURES)
     pool = ReferencePool()
+    if (
+        not _is_pool(tensors, {"sample": images, "category": categories, "kind": len(Kind)})
+        or data.dtype != torch.uint8
+    ):
+        raise WeightsError(f"{path}: does not fit to config.json; restore the model folder from the run that made it")
     pool.load_state_dict(tensors)
     bounds = [0, *ends.tolist()]
-    if len(bounds) - 1 != len(pool) or bounds[-1] != len(data) or int(tensors["sample"].max()) >= images:
+    if len(bounds) - 1 != len(pool) or bounds[-1] != len(data) or bounds != sorted(bounds):
         raise WeightsError(f"{path}: does not fit to config.json; restore the model folder from the run that made it")
     whole = data.numpy().tobytes()
     return pool, [whole[start:end] for start, end in pairwise(bounds)]

@@ -22,6 +22,7 @@ from maskwright.engine.model import Model
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Canvas
 from maskwright.engine.state import seeded
+from maskwright.engine.weights import require_finite
 from maskwright.errors import MaskwrightError
 from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.answerer import Answerer
@@ -196,6 +197,7 @@ class InContextPredictor(SegmenterPredictor):
 
     def finish(self, canvases: Sequence[Canvas], **options: Any) -> Iterator[InContextPrediction]:
         logits, evidence = self.answer(np.stack([canvas.pixels for canvas in canvases]))
+        require_finite(logits)
         for number, (canvas, image_logits) in enumerate(zip(canvases, logits)):
             mask, scores = self.restore(image_logits, canvas.size)
             references = [self._record(one) for one in evidence if one.image == number]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskwright.data.geometry import Affine, Size, compose, resize_matrix, unwarp_logits, warp_image
+from maskwright.engine.weights import require_finite
 from maskwright.methods.instances.coco import MOST, Detection, cut
 from maskwright.methods.instances.stitching import Sighting, stitched, touching
 from maskwright.nets.instance import InstanceSegmenter, Queries
@@ -117,7 +118,9 @@ class _ViewObjects:
 @torch.inference_mode()
 def _look(segmenter: InstanceSegmenter, canvases: NDArray[np.uint8]) -> Queries:
     device = segmenter.mean.device
-    return segmenter(torch.from_numpy(canvases).to(device).permute(0, 3, 1, 2).float() / 255)
+    queries = segmenter(torch.from_numpy(canvases).to(device).permute(0, 3, 1, 2).float() / 255)
+    require_finite(queries.classes[-1], queries.masks[-1])
+    return queries
 
 
 @torch.inference_mode()

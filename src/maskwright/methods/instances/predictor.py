@@ -15,16 +15,16 @@ from maskwright.data.geometry import Size, resize_matrix
 from maskwright.data.images import write_atomic
 from maskwright.data.instances import is_labelled, read_ids
 from maskwright.data.pictures import overlay_instances
-from maskwright.engine.model import Model
+from maskwright.data.schema import Maybe
+from maskwright.engine.model import SIDE, Model
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Canvas, Predictor
 from maskwright.engine.scoring import ScoreTable
 from maskwright.engine.values import strict_json
-from maskwright.errors import WeightsError
 from maskwright.methods.instances import coco
 from maskwright.methods.instances.coco import Detection
 from maskwright.methods.instances.detections import detect, squashed
-from maskwright.nets.instance import InstanceSegmenter, build
+from maskwright.nets.instance import DESCRIPTION, InstanceSegmenter, build, completed
 
 RESULTS = "coco.json"
 """The COCO results of a folder of predictions."""
@@ -163,10 +163,9 @@ def draw_ids(objects: Sequence[Detection], size: Size) -> NDArray[np.uint16]:
 
 def load_instances(model: Model) -> InstancePredictor:
     """The predictor of a model folder with an instance segmenter. Raises WeightsError where it does not fit."""
-    try:
-        segmenter = build(model.config["segmenter"], len(model.categories), model.size)
-        crop = model.config["crop"]
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, WeightsError) as error:
-        raise model.misfit("segmenter", error) from error
-    model.fill(segmenter)
-    return InstancePredictor(segmenter, model, crop)
+    parts = model.parts(
+        {"segmenter": DESCRIPTION, "crop": Maybe(SIDE)},
+        older=lambda parts: {**parts, "segmenter": completed(parts.get("segmenter"))},
+    )
+    network = model.build(lambda: build(parts["segmenter"], len(model.categories), model.size))
+    return InstancePredictor(network, model, parts["crop"])

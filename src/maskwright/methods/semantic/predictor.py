@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskwright.data.dataset import Dataset
+from maskwright.data.schema import Anything
 from maskwright.engine.model import Model
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Canvas, Predictor
 from maskwright.engine.scoring import ScoreTable
-from maskwright.errors import WeightsError
+from maskwright.engine.weights import require_finite
 from maskwright.methods.semantic.scores import semantic_scores, semantic_table
-from maskwright.nets.segmenter import Segmenter, build
+from maskwright.nets.segmenter import DESCRIPTION, Segmenter, build, completed
 
 
 class SegmenterPredictor(Predictor):
@@ -33,6 +34,7 @@ class SegmenterPredictor(Predictor):
 
     def finish(self, canvases: Sequence[Canvas], *, flip: bool = False) -> Iterator[Prediction]:
         logits = self.logits(np.stack([canvas.pixels for canvas in canvases]), flip=flip)
+        require_finite(logits)
         for canvas, own in zip(canvases, logits):
             mask, scores = self.restore(own, canvas.size)
             yield Prediction(canvas.id, canvas.image, mask, self.categories, scores)
@@ -58,9 +60,12 @@ class SegmenterPredictor(Predictor):
 
 def load_segmenter(model: Model) -> SegmenterPredictor:
     """The predictor of a model folder with a semantic segmenter. Raises WeightsError where it does not fit."""
-    try:
-        segmenter = build(model.config["segmenter"], len(model.categories), model.size)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, WeightsError) as error:
-        raise model.misfit("segmenter", error) from error
-    model.fill(segmenter)
-    return SegmenterPredictor(segmenter, model)
+    # What segments in context is checked where that is asked for.
+    fields = {"segmenter": DESCRIPTION, "in_context": Anything()}
+    parts = model.parts(
+        fields,
+        optional=["in_context"],
+        older=lambda parts: {**parts, "segmenter": completed(parts.get("segmenter"))},
+    )
+    network = model.build(lambda: build(parts["segmenter"], len(model.categories), model.size))
+    return SegmenterPredictor(network, model)

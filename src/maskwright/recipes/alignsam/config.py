@@ -82,8 +82,10 @@ class Config:
     """Images of the validation split that are used, evenly spread; 0: all."""
     seed: int = 0
     """Seed of all random numbers."""
-    device: Literal["auto", "cpu"] = "auto"
-    """`auto`: a GPU if there is one."""
+    device: str = "auto"
+    """`auto`: a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, `mps`."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """What the networks compute in. `bf16` and `fp16` are faster on most GPUs; weights, losses and optimisers stay in float32."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints: a killed run loses at most so much, and the episode under way."""
     init: Path | None = None

@@ -26,7 +26,6 @@ from maskwright.methods.autoprompt.scores import probabilities, scores_on_canvas
 from maskwright.recipes.alignsam.trainer import Trainer
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState, start
-from maskwright.sam.store import weights_signature
 
 CHARTS = {
     "Share of clicks on the foreground, and of places that SRM has right": ("foreground_rate", "label_accuracy"),
@@ -104,13 +103,13 @@ def write_model(trainer: Trainer) -> None:
     config, agent = trainer.config, trainer.agent
     clip = None
     if agent.clip is not None:
-        clip = weights_beside(config.clip, agent.clip.size, weights_signature(agent.clip.model))
+        clip = weights_beside(config.clip, agent.clip.size, agent.clip.signature(config.text))
     description = describe(
         "alignsam",
         ("background", trainer.foreground.name),
         trainer.sam.size,
         data=trainer.session.data_digest,
-        sam=weights_beside(config.sam, trainer.sam.size, weights_signature(trainer.sam.model)),
+        sam=weights_beside(config.sam, trainer.sam.size, trainer.sam.signature()),
         clip=clip,
         text=list(config.text),
         foreground=list(trainer.foreground.names),

@@ -73,7 +73,7 @@ class Coach:
             Mean losses, and ``lead``: the true change of Dice by the click that the quality head prefers.
         """
         set_rate(self.optimizer, rate)
-        history: dict[str, list[float]] = defaultdict(list)
+        history: dict[str, list[Tensor]] = defaultdict(list)
         slots = states[-1].labels.shape[1] + MOVES
         for _ in range(STEPS):
             rows = torch.randperm(len(self.bank), generator=generator)[:BATCH].to(self.bank.device)
@@ -87,14 +87,15 @@ class Coach:
                 state = other.where(which == number, state)
             for _ in range(MOVES):
                 state = self._move(state, others, generator, history)
-        return {f"strong_{name}": sum(values) / len(values) for name, values in history.items()}
+        means = torch.stack([torch.stack(values).mean() for values in history.values()]).tolist()
+        return {f"strong_{name}": mean for name, mean in zip(history, means)}
 
     def _move(
         self,
         state: ClickState,
         others: Sequence[ClickState],
         generator: torch.Generator,
-        history: dict[str, list[float]],
+        history: dict[str, list[Tensor]],
     ) -> ClickState:
         """Try clicks from the states, learn from SAM's answers, and go on by one of them."""
         bank = self.bank
@@ -122,9 +123,9 @@ class Coach:
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         for name, value in losses.items():
-            history[name].append(float(value.detach()))
+            history[name].append(value.detach())
         best = guesses.detach()[:, 1:].argmax(1)
-        history["lead"].append(float((dice_after.gather(1, best[:, None])[:, 0] - dice_before).mean()))
+        history["lead"].append((dice_after.gather(1, best[:, None])[:, 0] - dice_before).mean())
         any_candidate = torch.randint(labels.shape[1], (len(state),), generator=generator).to(best.device)
         takes_best = (torch.rand(len(state), generator=generator) < 0.7).to(best.device)
         return candidates.take(state, torch.where(takes_best, best, any_candidate))

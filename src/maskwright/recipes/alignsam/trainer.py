@@ -44,7 +44,6 @@ from maskwright.rl.clicks import ClickState
 from maskwright.rl.envs import ClickEnvSettings, ClickVectorEnv
 from maskwright.rl.rewards import foreground_reward
 from maskwright.sam.sam import Sam
-from maskwright.sam.store import weights_signature
 
 BLANK_SHARE = 0.2
 """Share of SRM's training samples without a mask (M = 1), as at the start of every prediction. Not given in the paper."""
@@ -77,6 +76,8 @@ class Trainer(Trainable):
             clip.check_names(config.text)
         self.foreground = foreground_of(dataset, config.category, config.text)
         self.sam = Sam.load(config.sam, size=config.size).to(self.device).requires_grad_(False)
+        # The networks that learn are tiny, and stay in float32.
+        session.precision.lower(self.sam.networks())
         self.bank = self._shots(dataset)
         val = dataset.split("val")
         val = val.with_samples([sample for sample in val if sample.labels.mask is not None])
@@ -177,7 +178,7 @@ class Trainer(Trainable):
     def start_from(self, origin: Origin) -> None:
         """Policy and SRM; with the preset ``strong`` also value map and quality head, where the earlier run had them."""
         then = origin.config.get("sam", {}).get("signature")
-        origin.require_sam(self.config.sam, weights_signature(self.sam.model), then)
+        origin.require_sam(self.config.sam, self.sam.signature(configured=origin.config.get("version", 1) > 1), then)
         origin.fill(self.policy, "model", flags="--grid")
         origin.fill(self.srm, "srm", flags="--text, --clip")
         if self.coach is not None and "prompter" in origin.tensors:

@@ -58,7 +58,7 @@ class RollOuts:
 
     def learn(
         self, first: ClickState, generator: torch.Generator, descend: Callable[[Tensor], None]
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor]:
         """One round of GRPO from the states ``first``; ``descend`` takes an optimiser step on a loss. Returns scalars for the log."""
         with torch.no_grad():
             trajectories = self._play(first, generator)
@@ -75,8 +75,8 @@ class RollOuts:
                 break
             descend(loss)
         means = {"reward": trajectories.reward, "rl_gain": trajectories.gain, "rl_clicks": trajectories.clicks}
-        scalars = {name: float(values.mean()) for name, values in means.items()}
-        return scalars if diagnostics is None else scalars | {"rl_kl": float(diagnostics.kl)}
+        scalars = {name: values.mean() for name, values in means.items()}
+        return scalars if diagnostics is None else scalars | {"rl_kl": diagnostics.kl}
 
     def _play(self, first: ClickState, generator: torch.Generator) -> Trajectories:
         """Let the policy act: ``groups`` roll-outs from each first state."""

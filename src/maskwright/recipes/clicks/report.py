@@ -26,7 +26,6 @@ from maskwright.recipes.clicks.trainer import (
     Stream,
     Trainer,
 )
-from maskwright.sam.store import weights_signature
 
 VALIDATION = "Validation: Dice after the agent's clicks, before calibration"
 
@@ -94,7 +93,7 @@ def write_model(trainer: Trainer, scores: dict[str, Any]) -> None:
     """``RUN/model``: prompter and quality head, and the name and signature of the SAM that they are for."""
     config, sam = trainer.config, trainer.sam
     parts, state, beside = trainer.exported()
-    weights = weights_beside(config.sam, sam.size, weights_signature(sam.model))
+    weights = weights_beside(config.sam, sam.size, sam.signature())
     description = describe(
         "clicks",
         trainer.categories,

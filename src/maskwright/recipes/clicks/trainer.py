@@ -52,7 +52,6 @@ from maskwright.rl.bank import MIN_SHARE, Bank
 from maskwright.rl.clicks import SLOTS, ClickState, counterfactual, dice, oracle_click
 from maskwright.sam.click_grid import cells_of, places_of
 from maskwright.sam.sam import Sam
-from maskwright.sam.store import weights_signature
 
 VISITED_SHARE = 0.1
 """Share of ``--memory`` for visited states."""
@@ -120,6 +119,7 @@ class Trainer(Trainable):
         self.val = self._bank(dataset, list(evenly_spread(val, config.validation_images)), config.held_out)
         self.prompter = Prompter(self.sam.width, stop_value=config.cost).to(self.device)
         self.quality = QualityHead(self.prompter.hidden).to(self.device)
+        session.precision.lower([*self.sam.networks(), self.prompter, self.quality])
         self.reference: Prompter | None = None
         self.supervised_parameters = [*self.prompter.parameters(), *self.quality.parameters()]
         self.optimizer = torch.optim.AdamW(self.supervised_parameters, lr=config.lr, weight_decay=config.weight_decay)
@@ -173,7 +173,7 @@ class Trainer(Trainable):
         if origin.config.get("learner", "own") != "own":
             raise origin.refuse("was trained with --learner sb3, whose network is another; give a run of --learner own")
         then = origin.config.get("sam", {}).get("signature")
-        origin.require_sam(self.config.sam, weights_signature(self.sam.model), then)
+        origin.require_sam(self.config.sam, self.sam.signature(configured=origin.config.get("version", 1) > 1), then)
         origin.fill(self.prompter, "model", flags="--size")
         if self.config.quality and "quality" in origin.tensors:
             origin.fill(self.quality, "quality", flags="--quality", fresh=("knots", "levels"))
@@ -296,7 +296,7 @@ class Trainer(Trainable):
         choice = torch.where(draw[:, 1] < expert_share, expert, agent)
         choice = torch.where(draw[:, 0] < 0.15, any_candidate, choice)
         rows = torch.arange(batch, device=self.device)
-        lead = float((dice_after[rows, agent] - dice_before).mean())
+        lead = (dice_after[rows, agent] - dice_before).mean()
         self.session.average(lead=lead, expert_lead=(dice_after[rows, expert] - dice_before).mean())
         self.session.show(lead=lead)
         self.episodes.advance(candidates.take(state, choice))

@@ -99,8 +99,10 @@ class Config:
     """Seed of all random numbers."""
     workers: int = 1
     """Threads that prepare batches ahead."""
-    device: Literal["auto", "cpu"] = "auto"
-    """`auto`: a GPU if there is one."""
+    device: str = "auto"
+    """`auto`: a GPU if there is one; or `cpu`, `cuda`, `cuda:1`, `mps`."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """What the networks compute in. `bf16` and `fp16` are faster on most GPUs; weights, losses and optimisers stay in float32."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints: a killed run loses at most so much."""
     keep: Literal["best", "last"] = "best"

@@ -127,7 +127,10 @@ class Trainer(Trainable):
         """The segmenter as both stages start from: the same seed makes the same new layers."""
         config = self.config
         torch.manual_seed(config.seed)
-        return create(config.segmenter, self.sam, len(self.categories), config.size, config.queries).to(self.device)
+        network = create(config.segmenter, self.sam, len(self.categories), config.size, config.queries).to(self.device)
+        # Deformable attention is not safe in half precision; the backbone is.
+        self.session.precision.lower([network.backbone])
+        return network
 
     def _optimizer(self, network: InstanceSegmenter) -> torch.optim.Optimizer:
         pretrained = network.pretrained()

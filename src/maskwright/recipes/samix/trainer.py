@@ -129,6 +129,8 @@ class Trainer(Trainable):
         torch.manual_seed(config.seed)
         self.sam = Sam.load(config.sam, size=config.size).to(self.device)
         self.segmenter = create(config.segmenter, self.sam, len(self.categories), config.size).to(self.device)
+        # After the segmenter was copied from SAM, and before the teacher is from the segmenter.
+        session.precision.lower([self.segmenter, *self.sam.networks()])
         self.teacher = Ema(self.segmenter, self._decay(), warmup=20)
         self.policy = setup.create_policy(config, self.sam, self.device) if config.selector == "policy" else None
         self.labeller = Labeller(
@@ -242,9 +244,8 @@ class Trainer(Trainable):
                 practice = self.labeller.practice(batch, generator)
                 loss = self.labeller.episode(self.sam.encode(images), practice, generator)
                 session.descend(loss, optimizer, self.sam_parameters)
-                value = float(loss.detach())
-                session.latest(warm_up=value)
-                session.show(loss=value)
+                session.latest(warm_up=loss)
+                session.show(loss=loss)
 
     # ------------------------------------------------------------------------------------------------ first pseudo-masks
 

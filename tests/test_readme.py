@@ -119,7 +119,9 @@ def test_the_readme_from_check_to_predict(here: Path, tiny_sam_folder: Path, cap
     run_commands(README, tiny_sam_folder)
     told = capsys.readouterr().out
     for text in (
-        "no problems: 18 images",
+        "18 images",
+        "no problems",
+        "written: mydata-fixed",
         "images by split",
         "trained: runs/mine",
         "Dice",

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from maskwright.engine import files
 from maskwright.engine.run import Run
-from maskwright.errors import RunError, WeightsError
+from maskwright.errors import MaskwrightError, RunError, WeightsError
 from tests.run_helpers import Killed, leftovers, prepared, sabotage, start, weights
 
 torch.set_num_threads(1)
@@ -195,3 +195,21 @@ for step in itertools.count(found.step + 1 if found else 1):
         assert checkpoint.step >= newest
         assert checkpoint.state == {"step": checkpoint.step}
         assert torch.equal(checkpoint.tensors["model"]["w"], torch.full((100_000,), float(checkpoint.step)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_not_written_and_the_older_checkpoint_stays(
+    value: float, tmp_path: Path
+) -> None:
+    with prepared(tmp_path) as run:
+        with pytest.raises(RunError, match=r"model\.safetensors: not written, since values are NaN or infinite: a, b"):
+            run.save_checkpoint(2, weights(value), {"number": 2})
+        with pytest.raises(MaskwrightError, match=r"state\.best: (nan|inf) is no number"):
+            run.save_checkpoint(2, weights(2), {"best": value})
+        with pytest.raises(RunError, match="not written"):
+            run.save_model({"w": torch.tensor([1.0, value])}, {}, "card")
+        checkpoint = run.load_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    assert not leftovers(tmp_path)
+    assert not (tmp_path / "model").exists()

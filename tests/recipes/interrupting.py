@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ LENGTHS: dict[str, dict[str, Any]] = {
         "validations": 2,
     },
     "alignsam": {"shots": 4, "epochs": 8, "clicks": 2, "ppo-epochs": 2, "grid": 4, "srm-batch": 2},
-    "clicks": {"steps": 10, "batch": 3, "tries": 6, "looks": 3, "clicks": 2, "groups": 2, "held-out": 0.25},
+    "clicks": {"steps": 16, "batch": 3, "tries": 6, "looks": 3, "clicks": 2, "groups": 2, "held-out": 0.25},
 }
 
 PLACES = {
@@ -145,6 +146,8 @@ def fork(args: list[str], log: Path, trigger: Trigger | None = None) -> int:
         if trigger is not None:
             strike(trigger)
         status = cli.main(args)
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

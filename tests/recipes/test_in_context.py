@@ -313,7 +313,7 @@ def test_a_new_training_starts_from_this_one(run: Path, scene_folder: Path, tmp_
     config = settings(scene_folder, tmp_path / "next", tiny_sam_folder, init=run, selector="policy")
     trainer = started(config, Trainer)
     model = run / "model"
-    for network in (trainer.segmenter, trainer.teacher.model):
+    for network in (trainer.segmenter, trainer.teacher.model, trainer.best.modules["teacher"]):
         assert same(network, model / "model.safetensors")
     assert trainer.policy is not None
     assert same(trainer.policy.net, model / "selector.safetensors")

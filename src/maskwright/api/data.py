@@ -121,6 +121,7 @@ def fix(
     threshold: float = 0.5,
     instances: bool = False,
     semantic: bool = False,
+    page: int | None = None,
     progress: Progress = False,
 ) -> Fixed:
     """Write a mended copy of a dataset into a new folder, with ``fixed.json``, a list of all that was changed.
@@ -138,6 +139,7 @@ def fix(
         threshold: share of white, 0..1, from which a grey pixel of a mask is the object's.
         instances: make instance masks of semantic ones: each connected part of a category is an object.
         semantic: make semantic masks of instance masks.
+        page: of images with several pages or frames, take this one, from 0.
         progress: True shows a bar; or what to call as ``progress(done, total)``.
 
     Returns:
@@ -153,7 +155,7 @@ def fix(
     from maskwright.data.fix import Mending
     from maskwright.data.fix import fix as write_fixed
 
-    mending = Mending(crowd, Path(root) if root is not None else None, threshold, instances, semantic)
+    mending = Mending(crowd, Path(root) if root is not None else None, threshold, instances, semantic, page)
     with progress_of(progress, "mending") as call:
         return write_fixed(data, out, mending, progress=call)
 

@@ -21,19 +21,30 @@ if TYPE_CHECKING:
 
 
 _CHANGED = {
-    "grey-mask": "grey pixels of masks made object or background",
-    "mask-convention": "masks rewritten with 1 for the object",
-    "mask-file": "masks written as PNG with one channel",
+    "back-slash": "paths with back-slashes",
     "box-outside": "boxes cut off at the border",
-    "unicode-form": "names in one Unicode form",
+    "crowd": "crowds taken as objects or left out",
     "damaged-but-whole": "images written anew with the same pixels",
+    "degenerate-polygon": "outlines without area left out",
+    "flat-polygon": "outlines that were one flat list",
+    "grey-mask": "masks whose grey pixels became object or background",
+    "ignored-lost": "masks whose ignored pixels became background",
+    "images-folder": "folders of images by another name",
+    "letter-case": "names in another case",
     "made-instances": "masks split into objects",
     "made-semantic": "instance masks made semantic",
-    "ignored-lost": "masks whose ignored pixels became background",
+    "mask-convention": "masks rewritten with 1 for the object",
+    "mask-file": "masks written as PNG with one channel",
+    "mask-suffix": "masks with a suffix to their name",
+    "masks-folder": "folders of masks by another name",
+    "no-size": "sizes that were missing",
     "number-as-text": "numbers that were written as text",
+    "outline-outside": "outlines cut off at the border",
+    "page": "images written from another page",
     "path-elsewhere": "paths from elsewhere",
-    "letter-case": "names in another case",
-    "crowd": "crowds",
+    "stem-with-suffix": "names with a file's suffix",
+    "unicode-form": "names in another Unicode form",
+    "url-code": "paths with URL codes",
 }
 """Kinds of change in words; those that are not here go by their name."""
 
@@ -85,6 +96,8 @@ class Fix:
     """Turn semantic masks into instance masks: each connected part of a category becomes an object."""
     semantic: FlagCreatePairsOff[bool] = False
     """Turn instance masks into semantic ones."""
+    page: Annotated[int | None, OPTIONAL] = None
+    """Of images with several pages, take this one, counted from 0."""
     json: bool = False
     """Print JSON: what is in fixed.json."""
     cache: Annotated[Path | None, OPTIONAL] = None
@@ -102,6 +115,7 @@ class Fix:
             threshold=self.threshold,
             instances=self.instances,
             semantic=self.semantic,
+            page=self.page,
             progress=True,
         )
         if self.json:
@@ -110,7 +124,8 @@ class Fix:
         if fixed.changes:
             rows = [[_CHANGED.get(kind, kind), count, fixed.pixels[kind]] for kind, count in fixed.counts.items()]
             print_table("changed", *without_zeros(["what", "times", "pixels"], rows))
-            for example in {change.kind: change for change in reversed(fixed.changes)}.values():
+            examples = {change.kind: change for change in reversed(fixed.changes)}
+            for example in map(examples.__getitem__, fixed.counts):
                 print(f"  for example {': '.join(filter(None, (example.file, example.place, example.what)))}")
         else:
             print("nothing needed mending: the copy says what the dataset says")
@@ -218,9 +233,9 @@ def _print_check(result: CheckResult, most: int | None) -> None:
     for line in result.understood:
         print(fill(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False))
     if warnings:
-        print(f"{len(warnings)} warning{'s' if len(warnings) > 1 else ''}:", *result.lines("warning", most), sep="\n")
+        print(f"{len(warnings):,} warning{'s' if len(warnings) > 1 else ''}:", *result.lines("warning", most), sep="\n")
     if problems:
-        print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}:", *result.lines("problem", most), sep="\n")
+        print(f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}:", *result.lines("problem", most), sep="\n")
     else:
         print("no problems")
 

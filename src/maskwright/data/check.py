@@ -23,17 +23,19 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.fields import category_problems, leaves_folder
 from maskwright.data.findings import Finding, name_of, source_of
 from maskwright.data.fingerprint import file_digest
-from maskwright.data.images import image_size, read_image, read_mask, turn
+from maskwright.data.images import image_size, page_count, read_image, read_mask, turn
 from maskwright.data.labels import IGNORE, Mask, Sample
 from maskwright.data.lookahead import ahead
 from maskwright.data.salvage import is_whole
 from maskwright.data.stats import Stats, measure_labels, measure_mask, summary
 from maskwright.data.suspicions import suspicions
 from maskwright.errors import DataError
-from maskwright.problems import Problem, as_problem, problems_of, warnings_of
+from maskwright.problems import Problem, as_problem, fix_command, problems_of, warnings_of
 
 OVERHANG = 0.02
 """Share of the image's side by which a box may reach over its border: drawing tools round so. It counts as cut off there."""
+
+_PAGED = (".tif", ".tiff", ".gif", ".webp", ".avif")
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,8 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: Findin
                 digest = hashlib.sha256(f"{size}".encode())
                 digest.update(np.ascontiguousarray(pixels).data)
                 finding.pixels = digest.digest()
+                if path.suffix.lower() in _PAGED and (pages := page_count(path)) > 1:
+                    finding.problems.append(_pages(dataset, path, pages))
             # For the fingerprint, while the system still has the file in memory.
             file_digest(path)
     except DataError as error:
@@ -175,6 +179,12 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: Findin
         message = f"noted {dataset_size}, but {path} has {file_size}"
         finding.problems.append(at("size", message, "size", "correct the size or the file"))
     return size
+
+
+def _pages(dataset: Dataset, path: Path, pages: int) -> Problem:
+    message = f"has {pages:,} pages or frames, and the first is read"
+    remedy = f"to take another, counted from 0: {fix_command(name_of(dataset), '--page 1')}"
+    return Problem(message, kind="pages", severity="warning", file=path, remedy=remedy, fix="--page 1")
 
 
 def _of_sample(dataset: Dataset, path: Path, problem: str, whose: str, whole: bool) -> Problem:
@@ -257,15 +267,19 @@ def _check_mask_values(
     finding.written = written.get(frozenset(counts) - {0}, "ids")
     unknown = {value: count for value, count in counts.items() if value >= len(dataset.categories) and value != IGNORE}
     if unknown:
-        finding.problems.append(_unknown_values(dataset, path, values, unknown))
+        finding.problems.append(_unknown_values(dataset, path, values, unknown, finding))
 
 
-def _unknown_values(dataset: Dataset, path: Path, values: NDArray[Any], unknown: dict[int, int]) -> Problem:
+def _unknown_values(
+    dataset: Dataset, path: Path, values: NDArray[Any], unknown: dict[int, int], finding: Finding
+) -> Problem:
     data = name_of(dataset)
     examples = ", ".join(f"{v} ({n} pixels)" for v, n in list(unknown.items())[:5]) + (
         ", ..." if len(unknown) > 5 else ""
     )
     convention = convention_of(values) if len(dataset.categories) <= 2 else None
+    if convention and convention.two_levels:
+        finding.measure.ignored = 0  # White is the object here.
     if convention and convention.name == "grey":
         message = f"holds greys between 0 and {convention.white}, as soft edges or JPEG leave them: {examples}"
         return Problem(message, kind="grey-mask", file=path, fix="", data=data)

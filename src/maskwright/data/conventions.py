@@ -60,7 +60,7 @@ def convention_of(values: NDArray[Any]) -> Convention:
     white = next((white for white in (128, 255, 65535) if 0.8 * white <= level <= 1.2 * white), 0)
     if not white or len(marks) < 4:
         return Convention("ids")
-    if _share_near(present, counts, white) < 0.5:
+    if not _one_level(present, counts, white):
         return Convention("ids", why="its bright pixels have no common level")
     if reason := _more_than_edges(values, white):
         return Convention("ids", why=reason)
@@ -101,11 +101,12 @@ def ignores_and_marks(values: NDArray[Any]) -> bool:
     return IGNORE in present and bool(((present > 0) & (present != IGNORE)).any())
 
 
-def _share_near(present: NDArray[Any], counts: NDArray[np.int64], white: int) -> float:
-    """Of the pixels that are brighter than half of white, the share that is near it."""
-    bright = present > white / 2
-    near = bright & (np.abs(present - float(white)) <= 0.25 * white)
-    return float(counts[near].sum() / counts[bright].sum())
+def _one_level(present: NDArray[Any], counts: NDArray[np.int64], white: int) -> bool:
+    """Whether most pixels that are brighter than half of white are near it, and hardly any far beyond."""
+    bright = int(counts[present > white / 2].sum())
+    near = counts[np.abs(present - float(white)) <= 0.25 * white].sum()
+    beyond = counts[present > 1.35 * white].sum()
+    return bool(near >= 0.5 * bright and beyond <= 0.05 * bright)
 
 
 def _more_than_edges(values: NDArray[Any], white: int) -> str:

@@ -70,6 +70,9 @@ _ORIENTATION_TAG = 0x0112
 _quiet = threading.Lock()
 _STRIP = 4_000_000  # Pixels that are converted at once.
 
+MOST_PAGES = 1000
+"""Pages are counted up to here."""
+
 _LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 """Formats of masks: what was written is what is read."""
 
@@ -162,7 +165,7 @@ def open_verified(path: str | Path, page: int = 0) -> Image.Image:
 
 
 def page_count(path: str | Path) -> int:
-    """How many pages or frames an image file has; counted to 1,000. Raises DataError as :func:`image_size` does."""
+    """How many pages or frames an image file has; counted up to ``MOST_PAGES``. Raises DataError as :func:`image_size` does."""
     with _opened(Path(path)) as image:
         return _pages(image)
 
@@ -174,7 +177,7 @@ def _pages(image: ImageFile.ImageFile) -> int:
         if image.format != "TIFF":
             return int(getattr(image, "n_frames", 1))
         pages = 1
-        while pages < 1000:  # Page by page: a crafted file may promise any number.
+        while pages < MOST_PAGES:  # Page by page: a crafted file may promise any number.
             image.seek(pages)
             pages += 1
         return pages

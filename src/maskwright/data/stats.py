@@ -131,6 +131,8 @@ class Measure:
     size: tuple[int, int] | None = None
     mask: Mask | None = None
     ignored: int = 0
+    unknown: int = 0
+    """Pixels of the mask, and labels, whose category has no name."""
     area: int = 0
     """Pixels of the mask."""
     tiny: int = 0
@@ -150,6 +152,16 @@ class Measure:
     def marked(self) -> int:
         """Pixels of the mask that are of a category but background."""
         return int(self.pixels[1:].sum())
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is a mask that holds nothing but background."""
+        return self.mask is not None and not (self.marked or self.ignored or self.unknown)
+
+    @property
+    def nearly_empty(self) -> bool:
+        """Whether there is a mask that marks something, but fewer than TINY pixels."""
+        return 0 < self.marked < TINY and not (self.ignored or self.unknown)
 
 
 def measure_labels(sample: Sample, categories: int) -> Measure:
@@ -193,8 +205,8 @@ def summary(dataset: Dataset, measures: Sequence[Measure]) -> Stats:
         splits=_splits(dataset, measures),
         categories=_categories(dataset, measures, pixels),
         ignored_share=sum(measure.ignored for measure in masks) / total if total else None,
-        empty_masks=sum(not measure.marked and not measure.ignored for measure in masks),
-        tiny_masks=sum(0 < measure.marked < TINY and not measure.ignored for measure in masks),
+        empty_masks=sum(measure.empty for measure in masks),
+        tiny_masks=sum(measure.nearly_empty for measure in masks),
         tiny_objects=sum(measure.tiny for measure in masks),
         width=_range([width for width, _ in sizes]),
         height=_range([height for _, height in sizes]),
@@ -217,6 +229,7 @@ def _add(measure: Measure, array: NDArray[np.int64], category: int, amount: int,
     if 0 <= category < measure.categories:
         array[category] += amount
     else:
+        measure.unknown += amount
         problem = f"sample {sample.id!r}: unknown category id {category}; run the check on this dataset"
         measure.problems += [problem] if problem not in measure.problems else []
 

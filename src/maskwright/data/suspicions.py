@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.findings import Finding, name_of, source_of
 from maskwright.data.images import IMAGE_SUFFIXES
 from maskwright.data.labels import IGNORE, Kind, Sample
 from maskwright.data.stats import TINY, Measure
-from maskwright.problems import Problem
+from maskwright.problems import Problem, fix_command
 
 MUCH_IGNORED = 0.2
 """Share of an image's pixels from which 255 is worth a warning."""
@@ -52,8 +51,8 @@ class _Whole:
     def problem(self, message: str, kind: str, remedy: str = "", *, fix: str | None = None) -> Problem:
         return Problem(message, kind=kind, file=self.source, remedy=remedy, fix=fix, data=self.name)
 
-    def warning(self, message: str, kind: str, remedy: str = "", *, fix: str | None = None) -> Problem:
-        return Problem(message, kind=kind, severity="warning", file=self.source, remedy=remedy, fix=fix, data=self.name)
+    def warning(self, message: str, kind: str, remedy: str = "") -> Problem:
+        return Problem(message, kind=kind, severity="warning", file=self.source, remedy=remedy)
 
     def masks(self, kind: str) -> list[tuple[Sample, Measure]]:
         """Samples with a mask of this kind that was read."""
@@ -128,22 +127,20 @@ class _Whole:
         if found := [(s, n) for s, m in self.masks("instance") if (n := _hidden(m))]:
             what = f"objects without a pixel in their mask: {sum(n for _, n in found)}, such as in {found[0][0].image}"
             yield self.warning(what, "lost-object", "they are smaller than a pixel, or wholly covered by others")
-        if near_empty := [s for s, m in self.masks("semantic") if 0 < m.marked < TINY and not m.ignored]:
+        if near_empty := [s for s, m in self.masks("semantic") if m.nearly_empty]:
             what = f"masks that mark fewer than {TINY} pixels: {len(near_empty)}, such as that of {near_empty[0].image}"
             yield self.warning(what, "near-empty-mask", "look whether they were drawn to the end")
 
     def single_ids(self) -> Iterator[Problem]:
-        """Instance masks of files, all with the same one id: probably the object is white, or 1, in 16 bits."""
-        read = [(s, m) for s, m in self.masks("instance") if m.mask and not Path(m.mask.path).is_absolute()]
-        read = [(s, m) for s, m in read if m.mask and not m.mask.path.startswith(".maskwright/")]
-        counts = [int(m.counts["instances"].sum()) for _, m in read]
-        if len(counts) > 1 and max(counts) == 1 and len(ids := frozenset().union(*(m.ids for _, m in read))) == 1:
-            (id,) = ids
-            what = (
-                f"{len(read)} masks were read as instance ids, and all their objects have the same id {id}, "
-                f"as in {read[counts.index(1)][0].image}"
-            )
-            yield self.warning(what, "single-id", "if they only say where objects are", fix="--semantic")
+        """Masks that were taken for instance masks, all with the same one id: probably they say where objects are."""
+        read = self.masks("instance") if self.dataset.format.startswith("folders") else []
+        counts = [len(measure.ids) for _, measure in read]
+        ids = frozenset[int]().union(*(measure.ids for _, measure in read))
+        if len(counts) > 1 and max(counts) == len(ids) == 1:
+            example = read[counts.index(1)][0].image
+            what = f"{len(read)} masks were read as object ids, and all their objects have the id {min(ids)}, as in {example}"
+            remedy = f"if they only say where objects are: {fix_command(self.name, '--semantic')}"
+            yield Problem(what, kind="single-id", severity="warning", file=self.source, remedy=remedy, fix="--semantic")
 
     def training_split(self) -> Iterator[Problem]:
         train = self.dataset.split("train")
@@ -160,7 +157,7 @@ class _Whole:
         masks = [f.measure for f in train if f.measure.mask]
         other = any(measure.counts[key][1:].any() for measure in (f.measure for f in train) for key in measure.counts)
         unread = any(s.labels.mask and not f.measure.mask for s, f in self.pairs)
-        if masks and not unread and not other and not any(m.marked or m.ignored for m in masks):
+        if masks and not unread and not other and all(measure.empty for measure in masks):
             what = f"all {len(masks)} training masks are empty: no pixel of any category"
             yield self.problem(what, "all-empty", "look whether they were exported with their labels")
 

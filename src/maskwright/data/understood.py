@@ -12,6 +12,8 @@ from maskwright.data.suspicions import left_out
 from maskwright.problems import Group, Problem, fix_command, grouped, lines, printable
 
 _KINDS = {"semantic": "pixels are category ids", "instance": "pixels are object ids"}
+_ONE = {"instances": "object in masks", "boxes": "box", "scribbles": "scribble", "points": "point", "tags": "tag"}
+_MANY = {"instances": "objects in masks"}
 _MOST_NAMES = 12
 
 
@@ -20,6 +22,8 @@ def understood(report: Report) -> list[str]:
     dataset, stats = report.dataset, report.stats
     counted = [(kind, text) for kind, text in _KINDS.items() if stats.masks.get(kind)]
     masks = " and ".join(f"{_number(stats.masks[kind], f'{kind} mask')} ({text})" for kind, text in counted)
+    unread = sum(sample.labels.mask is not None for sample in dataset) - sum(stats.masks.values())
+    masks = " and ".join(filter(None, (masks, f"{_number(unread, 'mask')} that cannot be read" if unread else "")))
     names = [printable(name) for name in dataset.categories[1:]]
     listed = ", ".join(names[:_MOST_NAMES]) + (
         f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
@@ -78,8 +82,9 @@ def _by_hand(problem: Problem) -> str:
 def _split(stats: Stats, name: str) -> str:
     split = stats.splits[name]
     kinds = ", ".join(f"{count:,} {'without label' if kind == 'none' else kind}" for kind, count in split.kinds.items())
-    counted = [(getattr(split, key), "objects in masks" if key == "instances" else key) for key in COUNTED]
-    objects = ", ".join(f"{count:,} {what}" for count, what in counted if count)
+    objects = ", ".join(
+        _number(getattr(split, key), _ONE[key], _MANY.get(key, key)) for key in COUNTED if getattr(split, key)
+    )
     return f"{_number(split.images, 'image')} ({kinds})" + (f"; {objects}" if objects else "")
 
 
@@ -103,8 +108,8 @@ def _remarks(report: Report) -> list[str]:
     return said
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def _number(count: int, what: str, many: str = "") -> str:
+    return f"{count:,} {what if count == 1 else many or f'{what}s'}"
 
 
 def _percent(share: float) -> str:

@@ -23,7 +23,7 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
@@ -324,20 +324,15 @@ class Session:
         return Origin.open(config.init, trainer.recipe, trainer.networks)
 
     def _understood(self) -> str:
-        """What is about to be trained: images by label, categories, SAM, device, length."""
-        train, val = self.dataset.split("train"), len(self.dataset.split("val"))
-        kinds = Counter(sample.labels.kind for sample in train)
-        labels = ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds, reverse=True))
+        """What is about to be trained: SAM, device, length. How the data were understood is said before."""
         stages = [stage for stage in self.timer.stages if not stage.left_out]
         lengths = [f"{stage.text}: {stage.total:g} steps" for stage in stages if stage.total is not None]
         parts = f" ({', '.join(lengths)})" if len(stages) > 1 and not self.timer.by_clock else ""
         text = (
-            f"{self.config.data}: {len(train)} training images ({labels}), {val} for validation; "
-            f"categories: {', '.join(self.dataset.categories[1:])}\n"
             f"SAM {self.config.sam} on {self.device}; {self.timer.length} in all{parts}; seed {self.config.seed}; "
             f"run: {self.config.out}"
         )
-        if not val:
+        if not len(self.dataset.split("val")):
             text += "\nno images for validation: the last model will be kept, and how good it is will not be measured"
         return text
 

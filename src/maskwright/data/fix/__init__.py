@@ -11,6 +11,7 @@ folder is touched: files that stay as they are become hard links or copies, othe
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -27,7 +28,7 @@ from maskwright.data.check import Report, examine
 from maskwright.data.dataset import Dataset
 from maskwright.data.findings import name_of, source_of
 from maskwright.data.fix.masks import Change, MaskMender
-from maskwright.data.images import image_size, place_file, write_atomic, write_mask
+from maskwright.data.images import image_size, open_verified, page_count, place_file, write_atomic, write_mask
 from maskwright.data.labels import Box, Labels, Sample
 from maskwright.data.lookahead import ahead
 from maskwright.data.reading import Crowd
@@ -49,10 +50,13 @@ class Mending:
     threshold: float = 0.5
     instances: bool = False
     semantic: bool = False
+    page: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise DataError([f"--threshold {self.threshold}: must lie between 0 and 1; 0.5 is half way to white"])
+        if self.page is not None and self.page < 0:
+            raise DataError([f"--page {self.page}: pages are counted from 0"])
         if self.instances and self.semantic:
             raise DataError(["--instances and --semantic exclude each other; give one of them"])
 
@@ -121,13 +125,12 @@ def fix(
     """
     out = Path(out)
     root = _folder_in(data, mending.root)
-    source = Dataset.load(data, crowd=mending.crowd, root=root, mend=True)
-    _refuse_target(out, source)
     aside = out.with_name(f".{out.name}-{uuid4().hex[:12]}.part")
     try:
+        source = _mended_structure(data, mending, root)
+        _refuse_target(out, source)
         copy = _Copy(source, aside, mending)
-        copy.write(progress)
-        report = copy.check(progress)
+        report = copy.made(progress)
         fixed = Fixed(out, str(data), tuple(copy.changes), tuple(report.warnings), mending.as_dict())
         write_atomic(aside / LIST, json.dumps(fixed.as_dict(), ensure_ascii=False, indent=1) + "\n")
         _give_name(aside, out)
@@ -140,13 +143,21 @@ class _Copy:
     """The copy under way: its folder, its samples, what was changed, and which file comes from which."""
 
     def __init__(self, source: Dataset, folder: Path, mending: Mending) -> None:
-        self.source, self.folder = source, folder
+        self.source, self.folder, self.page = source, folder, mending.page
         self.masks = MaskMender(source, mending.threshold, mending.instances, mending.semantic)
         # What a reader understood with a reservation, or left out, the copy says plainly, or does not have.
         self.changes = [Change.of(warning) for warning in source.warnings]
         self.origins: dict[str, str] = {str(folder / manifest.NAME): source_of(source)}
 
-    def write(self, progress: Callable[[int, int], None] | None) -> None:
+    def made(self, progress: Callable[[int, int], None] | None) -> Report:
+        """Write the copy and check it. Raises DataError with all that cannot be mended."""
+        try:
+            self._write(progress)
+            return self._check(progress)
+        except DataError as error:
+            raise _not_mended(error, source_of(self.source)) from None
+
+    def _write(self, progress: Callable[[int, int], None] | None) -> None:
         """Write images, masks and manifest. Raises DataError with all that cannot be mended."""
         self.masks.plan()
         samples, problems = [], []
@@ -162,7 +173,7 @@ class _Copy:
             replace(self.source, root=self.folder, samples=tuple(samples), source=str(self.folder / manifest.NAME))
         )
 
-    def check(self, progress: Callable[[int, int], None] | None) -> Report:
+    def _check(self, progress: Callable[[int, int], None] | None) -> Report:
         """Check the copy like any dataset. Images that are damaged around their pixels are written anew."""
         total = len(self.source)
         later = (lambda done, _: progress(total + done, 2 * total)) if progress else None
@@ -187,10 +198,8 @@ class _Copy:
         """One sample with its files written and its labels mended; the changes; and what could not be read."""
         sample, name = named
         changes: list[Change] = []
-        image = f"images/{name}{Path(sample.image).suffix}"
-        path = self.source.image_path(sample)
         try:
-            self.origins[str(self.folder / image)] = str(place_file(path, self.folder / image) and path)
+            image = self._image(sample, name, changes)
             labels = self._boxes(sample, changes)
             if labels.mask is not None:
                 target = f"masks/{name}.png"
@@ -205,6 +214,20 @@ class _Copy:
         except DataError as error:
             return sample, [], error.problems
         return replace(sample, id=name, image=image, labels=labels), changes, []
+
+    def _image(self, sample: Sample, name: str, changes: list[Change]) -> str:
+        """Place a sample's image, or the page of it that was asked for. Returns its path in the copy."""
+        source = self.source.image_path(sample)
+        image = f"images/{name}{source.suffix}"
+        if self.page is not None and page_count(source) > 1:
+            image, picture = f"images/{name}.png", io.BytesIO()
+            open_verified(source, self.page).save(picture, "PNG")
+            write_atomic(self.folder / image, picture.getvalue())
+            changes.append(Change("page", str(source), f"sample {sample.id!r}", f"page {self.page} written as PNG"))
+        else:
+            place_file(source, self.folder / image)
+        self.origins[str(self.folder / image)] = str(source)
+        return image
 
     def _boxes(self, sample: Sample, changes: list[Change]) -> Labels:
         """The labels with boxes cut off at the image's border; one that is wholly outside stays, to be refused."""
@@ -246,6 +269,18 @@ class _Copy:
             place=problem.place,
             remedy="" if problem.fix is not None else problem.remedy.replace(here, there),
         )
+
+
+def _mended_structure(data: str | Path, mending: Mending, root: Path | None) -> Dataset:
+    """The dataset with all that readers can mend."""
+    try:
+        return Dataset.load(data, crowd=mending.crowd, root=root, mend=True)
+    except DataError as error:
+        raise (_not_mended(error, str(data)) if Path(data).exists() else error) from None
+
+
+def _not_mended(error: DataError, name: str) -> DataError:
+    return DataError(error.problems, f"{name} (nothing is written, as these cannot be mended without a guess)")
 
 
 def _folder_in(data: str | Path, root: Path | None) -> Path | None:

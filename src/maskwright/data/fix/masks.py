@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from maskwright.data.conventions import Convention, convention_of, ignores_and_marks, to_object
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import open_verified, read_mask
+from maskwright.data.images import image_size, open_verified, read_mask, turn
 from maskwright.data.labels import IGNORE, Mask, Sample
 from maskwright.data.lookahead import ahead
 from maskwright.data.masks import semantic_of
@@ -125,14 +125,16 @@ class MaskMender:
         return values, mask
 
     def _look(self, sample: Sample) -> _Look | DataError:
+        assert sample.labels.mask is not None
+        file = str(self.dataset.root / sample.labels.mask.path)
         try:
-            assert sample.labels.mask is not None
-            values, lossy = self._read(str(self.dataset.root / sample.labels.mask.path))
+            with turn(image_size(file)):
+                values, lossy = self._read(file)
+                if len(self.dataset.categories) > 2:
+                    return _Look(Convention("ids"))
+                return _Look(convention_of(values), ignores_and_marks(values), lossy)
         except DataError as error:
             return error
-        if len(self.dataset.categories) > 2:
-            return _Look(Convention("ids"))
-        return _Look(convention_of(values), ignores_and_marks(values), lossy)
 
     def _read(self, file: str) -> tuple[NDArray[Any], bool]:
         """A mask's pixels, and whether its format may have changed them."""

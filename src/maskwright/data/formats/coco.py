@@ -144,6 +144,7 @@ class _Parse(Fields):
         self.root, self.files = root, Files(root)
         self.names = ["background"]
         self.ids: dict[Path, dict[int, int]] = {}
+        self.nameless: set[int] = set()
 
     def categories(self, documents: dict[Path, dict[str, Any]]) -> None:
         """One list of names for all files; each file keeps its own ids for them."""
@@ -180,6 +181,7 @@ class _Parse(Fields):
             row = self.fields(row, place, {"id": int, "name": str}, required=("id", "name"), extra=True)
             if len(row) == 2 and not is_name(row["name"]):
                 self.note(f"{place}.name", f"{shown(row['name'])} cannot be a category's name; write a short text")
+                self.nameless.add(row["id"])
             elif len(row) == 2:
                 rows.append({**row, "place": place, "supercategory": parent if isinstance(parent, str) else None})
         return rows
@@ -272,7 +274,7 @@ class _Parse(Fields):
         place = f"{place} (id {shown(row.get('id'))})"
         known, item = self.image_of(row.get("image_id"), place, items)
         category = valid_fields["category_id"]
-        if category not in ids:
+        if category not in ids and category not in self.nameless:
             what = f"category_id {shown(category)} is not among the categories"
             self.note(place, f"{what}; correct it or add it there", "unknown-category")
         if (crowd := row.get("iscrowd", 0)) not in (0, 1, None) or isinstance(crowd, float):

@@ -208,7 +208,7 @@ class Trainer(Trainable):
         """Segmenter, the trained part of SAM, and the policy; pool and pseudo-masks are made anew of this training's images."""
         flags = "--sam, --segmenter, --size"
         origin.fill(self.segmenter, "model", flags=flags, heads=Heads(CATEGORY_HEADS), categories=self.categories)
-        self.teacher = Ema(self.segmenter, self._decay(), warmup=20)
+        self.teacher.copy_from(self.segmenter)
         if self.sam_optimizer is not None and "sam" in origin.tensors:
             in_context_files.start_from(origin, self.sam, self.sam_parameters, self.config.sam)
         if self.policy is not None and "selector" in origin.tensors:

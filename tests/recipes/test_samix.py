@@ -317,7 +317,7 @@ def test_the_best_model_on_validation_is_the_one_that_is_kept(
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "validate", validate)
-        run = samix.main(settings(binary_folder, tmp_path / "run", tiny_sam_folder, steps=22))
+        run = samix.main(settings(binary_folder, tmp_path / "run", tiny_sam_folder, steps=22, validations=5))
     lines = [line for line in log(run) if "val_dice" in line]
     best = max(lines, key=lambda line: line["val_smoothed"])
     found = tensors(run)

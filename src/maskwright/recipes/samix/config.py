@@ -35,7 +35,7 @@ class Config:
     """Train adapters inside SAM's image encoder."""
     tune_decoder: bool = True
     """Also train SAM's mask decoder and memory attention, at a quarter of the adapters' rate (not in the paper; helps small SAMs)."""
-    closer_look: bool = False
+    closer_look: bool = True
     """SAM answers each box on a crop around it, at the object's own scale (not in the paper; better for small objects, and costs a pass
     of its encoder for each box)."""
     segmenter: str = "sam"

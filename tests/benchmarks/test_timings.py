@@ -9,6 +9,17 @@ import pytest
 SMALLEST = {"repeats": 1, "threads": 1}
 
 
+def test_data_check(benchmark, figures_of, monkeypatch) -> None:
+    bench = benchmark("data_check")
+    monkeypatch.setenv("MASKWRIGHT_CACHE", "")  # The program sets it; what comes after must not see it.
+    figures, told = figures_of(bench, images=3, **SMALLEST)
+    assert {name: sorted(times) for name, times in figures["seconds"].items()} == {
+        "folders": ["again", "first"],
+        "coco": ["again", "first"],
+    }
+    assert "Check of 3 images of 352 x 288" in told
+
+
 def test_encode_once(benchmark, figures_of, tiny_sam_folder: Path) -> None:
     bench = benchmark("encode_once")
     figures, told = figures_of(bench, sam=str(tiny_sam_folder), images=2, clicks=2, **SMALLEST)

@@ -98,6 +98,14 @@ def _other_folder(folder: Path, names: Sequence[str]) -> str:
     return ""
 
 
+def has_labels(path: Path) -> bool:
+    """Whether a folder of this layout holds masks, or a ``splits.json``."""
+    beside = (path, *(path / name for name in SPLIT_FOLDERS))
+    if (path / "splits.json").is_file():
+        return True
+    return any((folder / "masks").is_dir() or _other_folder(folder, MASK_FOLDERS) for folder in beside)
+
+
 def _is_splits(document: Any) -> bool:
     return isinstance(document, dict) and any(
         key in _SETTINGS or (isinstance(value, list) and all(isinstance(stem, str) for stem in value))

@@ -403,6 +403,12 @@ def _(root: Path) -> None:
     (root / "masks" / "a.png").rename(root / "masks" / "a_segmentation.png")
 
 
+@case("t19c a prefix for masks", "fix", "mask-suffix", says="call it a.png")
+def _(root: Path) -> None:
+    folder(root, {"a": disk()})
+    (root / "masks" / "a.png").rename(root / "masks" / "mask_a.png")
+
+
 @case("t19d labels/ instead of masks/", "fix", "masks-folder", says="labels/ holds images")
 def _(root: Path) -> None:
     folder(root, {"a": disk()})
@@ -437,6 +443,13 @@ def _(root: Path) -> None:
 @case("t15b sizes and ids as floats", "read", objects=1)
 def _(root: Path) -> None:
     coco(root, [polygon(SQUARE, category_id=1.0, image_id=1.0)], images=[{"width": 64.0, "height": 48.0}])
+
+
+@case("t15b run lengths and crowds as floats", "read", objects=1, area=AREA)
+def _(root: Path) -> None:
+    row = runs(disk(), iscrowd=0.0)
+    row["segmentation"]["counts"] = [float(count) for count in row["segmentation"]["counts"]]
+    coco(root, [row])
 
 
 @case("t15c no size", "fix", "no-size")

@@ -74,7 +74,10 @@ IMAGE_FOLDERS = ("image", "imgs", "img")
 """Other names of ``images/``, where masks lie beside it."""
 MASK_FOLDERS = ("mask", "labels", "label", "annotations", "annotation", "segmentations", "gt", "groundtruth")
 """Other names of ``masks/``."""
-_OF_A_MASK = re.compile(r"[-_. ]?(masks?|segmentation|seg|labels?|labelids|gt|groundtruth)$", re.IGNORECASE)
+_OF_A_MASK = re.compile(
+    r"[-_. ]?(masks?|segmentation|seg|labels?|labelids|gt|groundtruth)$|^(masks?|segmentation|seg|labels?|gt)[-_. ]",
+    re.IGNORECASE,
+)
 _SETTINGS = {"categories": list, "kind": str, "instances": dict, "ignore": int}
 
 

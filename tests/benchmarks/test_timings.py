@@ -95,3 +95,17 @@ def test_every_selector_of_the_cost_chooses_different_references(benchmark) -> N
         chosen = bench.chooser(name, config, 20)()
         assert chosen.shape == (1, 3)
         assert chosen.unique().numel() == 3
+
+
+def test_a_rehearsal_of_the_gpu_on_a_cpu(benchmark, figures_of, tiny_sam_folder: Path) -> None:
+    bench = benchmark("gpu")
+    smallest = {**SMALLEST, "device": "cpu", "size": 64, "batch": 4, "environments": 2, "clicks": 2, "ways": ("eager",)}
+    figures, told = figures_of(bench, sam=str(tiny_sam_folder), **smallest)
+    found = {(row["work"], row["precision"]): row for row in figures["rows"]}
+    works, precisions = ("warm-up", "fit", "predict", "clicks"), ("float32", "bf16")
+    assert found.keys() == {(work, precision) for work in works for precision in precisions}
+    for row in found.values():
+        assert row["per_second"] > 0
+        assert row["operations"] > 0
+        assert 0 < row["least_seconds"] < 60
+    assert "On cpu" in told

@@ -482,7 +482,7 @@ class Trainer(Trainable):
 
     def validate(self) -> dict[str, float | None]:
         """Dice and IoU of the teacher on images of the validation split, on the canvas and at its full resolution, as it is exported."""
-        scores = self.val_scores(lambda batch: self.predict(batch.images))
+        (scores,) = self.val_scores(lambda batch: self.predict(batch.images))
         return {"dice": scores["dice"], "iou": scores["iou"]}
 
     @torch.no_grad()
@@ -491,16 +491,23 @@ class Trainer(Trainable):
         return pseudo.resize(self.teacher.model(images), self.config.size).argmax(1)
 
     @torch.no_grad()
-    def val_scores(self, masks_of: Callable[[Batch], Tensor]) -> dict[str, Any]:
-        """The scores of any masks (B, S, S) of the validation images, on the canvas; see ``SegmentationMetrics.compute``."""
+    def val_scores(self, *masks_of: Callable[[Batch], Tensor]) -> list[dict[str, Any]]:
+        """The scores of several ways to make masks (B, S, S) of the validation images, on the canvas.
+
+        Returns:
+            For each what ``SegmentationMetrics.compute`` gives.
+        """
         assert self.val_loader is not None
-        metrics = SegmentationMetrics(self.categories)
+        metrics = [SegmentationMetrics(self.categories) for _ in masks_of]
         for batch in self.val_loader.ordered():
-            masks = masks_of(batch.to(self.device)).byte().cpu().numpy()
-            for index, mask, target in zip(batch.indices.tolist(), masks, batch.target.numpy()):
-                if (target != IGNORE).any():
-                    metrics.update(mask, target, self.val[index].id)
-        return metrics.compute()
+            target = batch.target.numpy()
+            batch = batch.to(self.device)
+            for collected, make in zip(metrics, masks_of):
+                masks = make(batch).byte().cpu().numpy()
+                for row, index in enumerate(batch.indices.tolist()):
+                    if (target[row] != IGNORE).any():
+                        collected.update(masks[row], target[row], self.val[index].id)
+        return [collected.compute() for collected in metrics]
 
     @torch.no_grad()
     def blend_pseudo_masks(self) -> None:

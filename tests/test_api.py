@@ -27,7 +27,7 @@ from maskwright.engine import predictor as predictor_module
 from maskwright.engine.prediction import pixels_of
 from maskwright.engine.predictor import Predictor
 from maskwright.errors import DataError, MaskwrightError, WeightsError
-from tests.tiny_model import CATEGORIES, Colours, predictor, save_run, tiny_segmenter
+from tests.tiny_model import CATEGORIES, Colours, predictor, save_run, seal, tiny_segmenter
 
 torch.set_num_threads(1)
 RED, BLUE, GREY = (255, 0, 0), (0, 0, 255), (120, 120, 120)
@@ -75,12 +75,16 @@ def test_the_signature_follows_weights_and_configuration(run: Path, tmp_path: Pa
     ("change", "message"),
     [
         ({"format": "other"}, "the format is 'other'"),
-        ({"version": 2}, "version 2 of the model format, this maskwright reads 1"),
-        ({"categories": ["background"]}, "categories must be"),
-        ({"categories": ["background", "a", "a"]}, "categories must be"),
-        ({"size": "64", "recipe": "magic"}, "recipe must be one of: samix.*; size must be a whole number above 0"),
-        ({"segmenter": {"type": "unknown"}}, "unknown segmenter type 'unknown'"),
-        ({"segmenter": {"type": "sam", "width": 64}}, "no network can be built from this"),
+        ({"version": 3}, "version 3 of the model format, this maskwright reads 1, 2"),
+        ({"categories": ["background"]}, "categories: must be a list of 2 to 255"),
+        ({"categories": ["background", "a", "a"]}, "categories: a name is there twice"),
+        ({"recipe": "magic"}, "recipe must be one of: samix"),
+        (
+            {"size": "64", "data": 1},
+            r"2 fields are wrong:\n  - size: must be a whole number.*\n  - data: must be a text",
+        ),
+        ({"segmenter": {"type": "unknown"}}, "'unknown' is an unknown segmenter type"),
+        ({"segmenter": {"type": "sam", "width": 64}}, "segmenter.encoder: is missing"),
         ({"categories": ["background", "a"]}, r"model\.safetensors does not fit"),
     ],
 )
@@ -88,8 +92,8 @@ def test_a_model_that_cannot_be_loaded_says_why(run: Path, tmp_path: Path, chang
     path = tmp_path / "model"
     path.mkdir()
     config = json.loads((run / "model" / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | change))
     (path / "model.safetensors").hardlink_to(run / "model" / "model.safetensors")
+    seal(path, config | change)
     with pytest.raises(WeightsError, match=message) as caught:
         api.load(path)
     if "unknown" not in message:
@@ -101,6 +105,7 @@ def test_foreign_and_missing_tensors_are_all_named(run: Path, tmp_path: Path):
     tensors = load_file(path)
     del tensors["head.weight"]
     save_file(tensors | {"extra.one": torch.zeros(1), "extra.two": torch.zeros(1)}, path)
+    seal(path.parent)
     with pytest.raises(WeightsError, match=r"(?s)1 missing: head\.weight.*2 unexpected: extra\.one, extra\.two"):
         api.load(tmp_path / "run")
 

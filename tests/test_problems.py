@@ -36,7 +36,7 @@ def test_many_of_one_kind_are_shown_as_three_and_a_count() -> None:
         ("other", "problem", 4),
         ("size", "warning", 5),
     ]
-    assert lines(plain) == [*plain[:3], "... and 1 more of this kind (--all lists them)"]
+    assert lines(plain) == [*plain[:3], "... and 1 more of this kind"]
     assert lines(plain, None) == plain
     error = DataError(plain, "here")
     assert str(error).startswith("4 problems in here:\n  - samples[0]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskwright.engine.model import Model, describe
-from maskwright.engine.weights import save_model
+from maskwright.engine.weights import CHECKSUMS, checksums, save_model
 from maskwright.methods.semantic.predictor import SegmenterPredictor
 from maskwright.nets.segmenter import SamSegmenter, Segmenter
 from maskwright.sam.sam import Sam
@@ -38,6 +39,13 @@ def save_run(folder: Path, segmenter: Segmenter | None = None, **changed: Any) -
     segmenter = segmenter or tiny_segmenter()
     save_model(folder / "model", segmenter.state_dict(), model_config(segmenter, **changed), "# card")
     return folder
+
+
+def seal(folder: Path, config: dict[str, Any] | None = None) -> None:
+    """Write a model folder's configuration with checksums of what is there now; left out, the one that is there."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) if config is None else config
+    path.write_text(json.dumps(config | {CHECKSUMS: checksums(folder, config)}))
 
 
 class Colours(Segmenter):

@@ -1,7 +1,7 @@
 """Draw what ``nano`` answers to 24 boxes and clicks on photographs that everybody can have, for ``docs/nano.md``.
 
     pip install scikit-image scikit-learn
-    python tools/draw_nano_answers.py --out docs/pictures/nano.jpg
+    python tools/draw_nano_answers.py --out docs/images/nano.jpg
 
 The photographs come with scikit-image, scikit-learn and Matplotlib; none was learnt from. The prompts were written down before any
 answer was looked at, so the page shows what goes well and what does not.

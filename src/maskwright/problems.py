@@ -141,7 +141,7 @@ class Group:
         """The first ``most`` of them (all where None), then how many more there are."""
         shown = self.problems[:most]
         left = len(self.problems) - len(shown)
-        return [*shown, *([f"... and {left:,} more of this kind (--all lists them)"] if left else [])]
+        return [*shown, *([f"... and {left:,} more of this kind"] if left else [])]
 
 
 def grouped(problems: Iterable[str]) -> list[Group]:

@@ -237,7 +237,7 @@ def test_categories_out_of_binary_masks_of_16_bits(tmp_path: Path) -> None:
     result = maskwright.check(data)
     assert result.problems == []
     (warning,) = [w for w in result.warnings if w.kind == "single-id"]
-    assert "same id 1" in warning
+    assert "have the id 1, as in" in warning
     assert f"maskwright data fix {data} --out {data}-fixed --semantic" in warning
     fix(data, tmp_path / "out", Mending(semantic=True))
     dataset = Dataset.load(tmp_path / "out")

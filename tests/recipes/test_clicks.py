@@ -41,7 +41,7 @@ from tests.recipes.training import (
     started,
     stop_after,
 )
-from tests.tiny_model import save_run, tiny_segmenter
+from tests.tiny_model import save_run, seal, tiny_segmenter
 
 SMALLEST: dict[str, Any] = {
     "steps": 6,
@@ -403,7 +403,7 @@ def test_an_agent_refuses_other_weights_of_its_sam(run: Path, tmp_path: Path, ti
     tiny_sam.model.save_pretrained(tmp_path / "other")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     config["sam"]["source"] = str(tmp_path / "other")
-    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    seal(tmp_path / "model", config)
     with pytest.raises(WeightsError, match="other weights of SAM"):
         load(tmp_path / "model", device="cpu")
 
@@ -435,7 +435,7 @@ def test_an_agent_for_weights_that_were_bundled_once_names_their_version(run: Pa
     shutil.copytree(run / "model", tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     config["sam"]["signature"] = next(iter(EARLIER))
-    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    seal(tmp_path / "model", config)
     with pytest.raises(
         WeightsError, match=r"the `nano` of maskwright 0\.1\.0.* train it again, or install that version"
     ):

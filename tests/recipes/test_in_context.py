@@ -29,6 +29,7 @@ from maskwright.recipes.samix import report
 from maskwright.recipes.samix.trainer import Trainer
 from maskwright.sam.prompts import PADDING, Prompts
 from tests.recipes.training import Stopped, same, settings, started, stop_after
+from tests.tiny_model import seal
 
 LENGTH = {"steps": 10, "warm_up": 2, "sam_every": 2}
 
@@ -258,17 +259,18 @@ def changed(run: Path, folder: Path, **settings: object) -> Path:
     shutil.copytree(run / "model", folder)
     config = json.loads((folder / "config.json").read_text())
     config["in_context"] |= settings
-    (folder / "config.json").write_text(json.dumps(config))
+    seal(folder, config)
     return folder
 
 
 def test_settings_that_do_not_fit_are_told(run: Path, tmp_path: Path):
     for number, (name, value, message) in enumerate(
         [
-            ("selector", "best", "unknown selector 'best'"),
+            ("selector", "best", "in_context.selector: must be one of"),
             ("frozen", "0", "is not the one that this model was trained with"),
-            ("names", [], "does not fit to config"),
-            ("policy", {}, "no policy can be built"),
+            ("names", [], "in_context.names: must be a list"),
+            ("names", ["a"], "does not fit to config"),
+            ("policy", {}, "in_context.policy.channels: is missing"),
         ]
     ):
         folder = changed(run, tmp_path / str(number), **{name: value})
@@ -280,15 +282,19 @@ def test_damaged_and_older_folders_are_told(run: Path, tmp_path: Path):
     folder = changed(run, tmp_path / "model")
     tensors = load_file(folder / "sam.safetensors")
     save_file(tensors | {"extra": torch.zeros(1)}, folder / "sam.safetensors")
+    seal(folder)
     with pytest.raises(WeightsError, match="1 unexpected: extra"):
         api.load(folder, in_context=True)
     save_file(tensors, folder / "sam.safetensors")
     (folder / "pool.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"pool.safetensors missing since the model was exported"):
+        api.load(folder, in_context=True)
+    seal(folder)
     with pytest.raises(WeightsError, match="no such file"):
         api.load(folder, in_context=True)
     config = json.loads((folder / "config.json").read_text())
     del config["in_context"]
-    (folder / "config.json").write_text(json.dumps(config))
+    seal(folder, config)
     with pytest.raises(MaskwrightError, match="older maskwright"):
         api.load(folder, in_context=True)
     assert api.load(folder).categories == ("background", "disc", "figure")

@@ -109,6 +109,12 @@ def test_what_strangers_add_and_leave_out_is_no_problem():
         (("vision_config", "layer_norm_eps"), "1e-6", "vision_config.layer_norm_eps: must be a number"),
         (("mask_decoder_config", "num_attention_heads"), True, "num_attention_heads: must be a whole number"),
         (("mask_decoder_config", "hidden_act"), "evil", "hidden_act: must be one of 'gelu'"),
+        (("mask_decoder_config", "num_attention_heads"), 7, "num_attention_heads: 7 does not divide hidden_size 64"),
+        (
+            ("vision_config", "backbone_config", "window_size_per_stage"),
+            [4, 4],
+            "lists of different lengths: blocks_per_stage 4",
+        ),
         (("num_labels",), 10**9, "num_labels: must be a whole number from 1 to 10000"),
         (("return_dict",), False, "return_dict: must be one of"),
         (

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import matplotlib
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 
 from maskwright.errors import WeightsError
@@ -357,6 +360,23 @@ def test_published_weights_give_the_published_networks_numbers(converter: Module
         assert ours.shape == theirs.shape
         assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
     assert trunk.widths == (24, 40, 112, 320)
+
+
+def test_a_photograph_is_known_by_its_class(converter: ModuleType, published: dict[str, Tensor]):
+    """Rear Admiral Hopper comes with Matplotlib, and "military uniform" is class 652 of ImageNet."""
+    photograph = Image.open(matplotlib.get_data_path() + "/sample_data/grace_hopper.jpg").convert("RGB")
+    left, top = (photograph.width - 512) // 2, (photograph.height - 512) // 2
+    photograph = photograph.crop((left, top, left + 512, top + 512)).resize((224, 224), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(photograph)).permute(2, 0, 1)[None] / 255
+    trunk = converter.imagenet_trunk(published)
+    with torch.no_grad():
+        stage = trunk((pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])
+        x = F.conv2d(stage.last_hidden_state.permute(0, 3, 1, 2), published["_conv_head.weight"])
+        tensors = (published[f"_bn1.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        x = F.relu6(F.batch_norm(x, *tensors, training=False, eps=1e-3)).mean((2, 3))
+        share = F.linear(x, published["_fc.weight"], published["_fc.bias"]).softmax(1)[0]
+    assert int(share.argmax()) == 652
+    assert share[652] > 4 * share.topk(2).values[1]
 
 
 def test_the_converter_writes_a_trunk_that_transformers_loads(converter: ModuleType, published, tmp_path, capsys):

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 
 _CHANGED = {
+    "16-bit": "what masks of 16 bits mean is written down",
     "back-slash": "paths with back-slashes",
     "box-outside": "boxes cut off at the border",
     "crowd": "crowds taken as objects or left out",
     "damaged-but-whole": "images written anew with the same pixels",
+    "degenerate-part": "parts of outlines without area left out",
     "degenerate-polygon": "outlines without area left out",
     "flat-polygon": "outlines that were one flat list",
     "grey-mask": "masks whose grey pixels became object or background",
@@ -42,6 +44,7 @@ _CHANGED = {
     "outline-outside": "outlines cut off at the border",
     "page": "images written from another page",
     "path-elsewhere": "paths from elsewhere",
+    "root-category": "groups of categories left out",
     "stem-with-suffix": "names with a file's suffix",
     "unicode-form": "names in another Unicode form",
     "url-code": "paths with URL codes",

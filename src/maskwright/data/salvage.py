@@ -17,7 +17,12 @@ from PIL import Image
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _MOST_BYTES = 1 << 30
-_KEPT = (b"PLTE", b"tRNS", b"eXIf", b"gAMA", b"sRGB", b"iCCP", b"pHYs")
+_KEPT = (b"PLTE", b"tRNS", b"eXIf", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs")
+_WITHOUT_EFFECT = (b"IDAT", b"IEND", b"tEXt", b"zTXt", b"iTXt", b"tIME", b"pHYs", b"bKGD", b"hIST")
+"""Parts of a PNG that may be damaged: they do not change the pixels, or are checked in another way."""
+
+_SEQUENTIAL = (0xC0, 0xC1)  # The frames of a JPEG whose pixels all come in one pass.
+_ANY_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def is_whole(path: str | Path) -> bool:
@@ -29,7 +34,8 @@ def salvaged(path: str | Path) -> bytes | None:
     """A sound image file with exactly the pixels of a damaged one, of the same format.
 
     PNG: written anew chunk by chunk, where the compressed pixels are complete and their own checksum (Adler-32) holds.
-    JPEG: with its end marker put back, where all pixels come before the cut: they are the same whatever follows.
+    JPEG: with its end marker put back, where all pixels come before the cut: they are the same whatever follows. Not where
+    they come in several passes, as of a pass that is missing altogether nothing shows.
 
     Returns:
         The content of the new file; None where pixels are lost, or nothing is known of the format.
@@ -53,7 +59,10 @@ def _png(content: bytes) -> bytes | None:
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
     if interlaced or colour not in _CHANNELS or not width or not height:
         return None
-    if any(name == b"PLTE" and not sound for name, _, sound in chunks):
+    # A part whose name is damaged may have been the palette, or what is transparent.
+    if any(not sound and name not in _WITHOUT_EFFECT for name, _, sound in chunks):
+        return None
+    if colour == 3 and not any(name == b"PLTE" for name, _, _ in chunks):
         return None
     expected = height * (1 + (width * depth * _CHANNELS[colour] + 7) // 8)
     if expected > _MOST_BYTES:
@@ -90,16 +99,30 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _jpeg(content: bytes) -> bytes | None:
-    whole = content.rstrip(b"\xff\x00\n\r ") + b"\xff\xd9"
-    # What follows the last pixel is skipped. Where pixels are missing, it is decoded in their place, and shows.
-    seen = [
-        _decoded(whole),
-        *(_decoded(whole[:-2] + tail * 64 + b"\xff\xd9") for tail in (b"\x5a\xa5\x33", b"\x01\x7e")),
-    ]
-    first = seen[0]
-    if first is None or any(other is None or not np.array_equal(first, other) for other in seen[1:]):
+    if not _in_one_pass(content):
+        return None
+    whole = content + b"\xff\xd9"
+    # What follows the last pixel is skipped. Where bits are missing, others are read in their place, and show.
+    seen = (_decoded(content + bytes([17 * first]) * 64 + b"\xff\xd9") for first in range(15))
+    right = _decoded(whole)
+    if right is None or any(other is None or not np.array_equal(right, other) for other in seen):
         return None
     return whole
+
+
+def _in_one_pass(content: bytes) -> bool:
+    """Whether a JPEG has one scan with all of its components, which no other follows."""
+    at, components = 2, 0
+    while at + 4 <= len(content) and content[at] == 0xFF:
+        marker, (length,) = content[at + 1], struct.unpack_from(">H", content, at + 2)
+        if marker in _ANY_FRAME:
+            if marker not in _SEQUENTIAL or at + 10 > len(content):
+                return False
+            components = content[at + 9]
+        elif marker == 0xDA:
+            return at + 5 <= len(content) and bool(components) and content[at + 4] == components
+        at += 2 + length
+    return False
 
 
 def _decoded(content: bytes) -> np.ndarray | None:

@@ -72,7 +72,7 @@ class Origin:
         record = _json(folder / "config.json") if (folder / "last").is_dir() else {}
         if record:
             settings = record["config"]
-            if record.get("recipe") != recipe:
+            if record.get("recipe", recipe) != recipe:
                 raise WeightsError(f"--init {folder}: is a run of {record.get('recipe')}, this is one of {recipe}")
             if not (folder / "model" / "model.safetensors").is_file() and (checkpoint := read_checkpoint(folder)):
                 tensors = {}

@@ -274,6 +274,56 @@ FIELDS: dict[str, dict[str, Kind]] = {
 }
 """By model type."""
 
+_ALIKE: dict[str, tuple[str, ...]] = {
+    "sam2_hiera_det_model": (
+        *("blocks_per_stage", "embed_dim_per_stage", "num_attention_heads_per_stage", "window_size_per_stage"),
+    ),
+    "segformer": ("depths", "sr_ratios", "hidden_sizes", "patch_sizes", "strides", "num_attention_heads", "mlp_ratios"),
+    "swin": ("depths", "num_heads"),
+    "resnet": ("depths", "hidden_sizes"),
+}
+"""Lists with an entry for each stage."""
+
+_HEADS: dict[str, tuple[str, str]] = {
+    "sam2_video": ("memory_attention_hidden_size", "memory_attention_num_attention_heads"),
+    "sam2_hiera_det_model": ("embed_dim_per_stage", "num_attention_heads_per_stage"),
+    "sam2_mask_decoder": ("hidden_size", "num_attention_heads"),
+    "sam2_video_mask_decoder": ("hidden_size", "num_attention_heads"),
+    "segformer": ("hidden_sizes", "num_attention_heads"),
+    "mask2former": ("hidden_dim", "num_attention_heads"),
+    "clip_text_model": ("hidden_size", "num_attention_heads"),
+    "clip_vision_model": ("hidden_size", "num_attention_heads"),
+}
+"""Widths, and the heads of attention that they are divided among."""
+
+
+@dataclass(frozen=True)
+class _Together:
+    """The fields of a model type, and what must hold among them where they are right by themselves."""
+
+    model_type: str
+    fields: Fields
+
+    def problems(self, value: Any, place: str) -> Iterator[str]:
+        wrong = list(self.fields.problems(value, place))
+        yield from wrong
+        if wrong:
+            return
+        within = f"{place}." if place else ""
+        lists = {name: value[name] for name in _ALIKE.get(self.model_type, ()) if name in value}
+        if len({len(entries) for entries in lists.values()}) > 1:
+            lengths = ", ".join(f"{name} {len(entries)}" for name, entries in lists.items())
+            yield f"{within}{next(iter(lists))}: lists of different lengths: {lengths}"
+            return
+        width, heads = _HEADS.get(self.model_type, ("", ""))
+        if width in value and heads in value:
+            pairs = zip(
+                *(entries if isinstance(entries, list) else [entries] for entries in (value[width], value[heads]))
+            )
+            if any(channels % number for channels, number in pairs):
+                yield f"{within}{heads}: {shown(value[heads])} does not divide {width} {shown(value[width])}"
+
+
 _FREE: dict[str, Kind] = {
     # What transformers would build or hand out otherwise, and nothing here could use.
     "num_labels": Maybe(Whole(1, 10_000)),
@@ -298,8 +348,8 @@ _FREE: dict[str, Kind] = {
 """Fields that no network is decided by; what may stand in them where they do stand."""
 
 
-def _fields_of(model_type: str) -> Fields:
-    return Fields(FIELDS[model_type], optional=None, further=_FREE, open=True)
+def _fields_of(model_type: str) -> Kind:
+    return _Together(model_type, Fields(FIELDS[model_type], optional=None, further=_FREE, open=True))
 
 
 def field_problems(values: Mapping[str, Any], place: str = "") -> Iterator[str]:
@@ -325,7 +375,7 @@ class Complete:
         known: dict[str, Kind] = {"model_type": OneOf(self.types)}
         for name, kind in FIELDS[stated].items():
             known[name] = Complete(kind.types) if isinstance(kind, Inner) else kind
-        yield from Fields(known).problems(value, place)
+        yield from _Together(stated, Fields(known)).problems(value, place)
 
 
 def closed_fields(values: Mapping[str, Any], types: tuple[str, ...] = ()) -> dict[str, Any]:

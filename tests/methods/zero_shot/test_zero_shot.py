@@ -383,7 +383,7 @@ def test_clicks_to_an_iou_are_counted_when_asked_for(tmp_path: Path, tiny_sam: S
     for name in ("box", "closer_look", "clicks", "trivial", "in_context"):
         assert counted[name] == plain[name]
     table = score_table(counted)
-    assert table.columns[-2:] == ["mean clicks", "never reached"]
+    assert table.columns[-2:] == ["clicks", "not reached"]
     assert {len(row) for row in table.rows} == {5}
     last = counted["noc"]["90"]
     assert table.rows[-1] == ["NoC@90: clicks to IoU .90", None, None, last["clicks"], last["failures"]]

@@ -49,10 +49,10 @@ class ObjectAnswer:
 
 def score_table(scores: dict[str, Any]) -> ScoreTable:
     """What ``evaluate_sam`` returns, to be printed; the error is None where nothing predicted an IoU."""
-    columns = ["", "mean IoU", "error of the predicted IoU"]
+    columns = ["", "mean IoU", "IoU error"]
     rows: list[list[Any]] = _rows(scores)
     if scores["noc"] is not None:
-        columns += ["mean clicks", "never reached"]
+        columns += ["clicks", "not reached"]
         rows = [[*row, None, None] for row in rows] + [
             [f"NoC@{goal}: clicks to IoU .{goal}", None, None, noc["clicks"], noc["failures"]]
             for goal, noc in scores["noc"].items()
@@ -61,6 +61,7 @@ def score_table(scores: dict[str, Any]) -> ScoreTable:
         f"{scores['sam']} at {scores['size']} pixels on {scores['split']} of {scores['dataset']}: "
         f"{_count(scores['objects'], 'object')} in {_count(scores['images'], 'image')}"
     )
+    rows = [[round(cell, 3) if isinstance(cell, float) else cell for cell in row] for row in rows]
     return ScoreTable(columns, rows, "\n".join(_explanation(scores)), title)
 
 
@@ -95,7 +96,9 @@ def _rows(scores: dict[str, Any]) -> list[list[Any]]:
 def _explanation(scores: dict[str, Any]) -> list[str]:
     """How to read the table, and what was left out: one sentence each."""
     context = scores["in_context"]
-    lines = [f"An object is {scores['object']}."]
+    lines = [
+        f"An object is {scores['object']}. IoU error: how far the IoU that SAM predicts for its answer is off, on average."
+    ]
     if context is not None:
         lines.append(
             f"In context: {_count(context['queries'], 'query', 'queries')}, each all pixels of a category in an image; "

@@ -259,7 +259,7 @@ class Trainer(Trainable):
     def _visit(self, images: Iterable[int]) -> None:
         """Visit training images once each, finest labels first, so that the pool holds finer labels than each query's.
 
-        By the clock only as many as there is time for: see ``VISITS_SHARE``. Those with masks fill the pool and are always visited.
+        By the clock only as many as there is time for, one batch at least: see ``VISITS_SHARE``.
         """
         is_over = self.session.deadline(VISITS_SHARE)
         order = sorted(images, key=lambda i: (-int(self.kinds[i]), i))
@@ -267,7 +267,7 @@ class Trainer(Trainable):
         with self.session.doing(self.first_visits) as advance:
             for start in range(0, len(order), self.config.batch):
                 chunk = order[start : start + self.config.batch]
-                if is_over() and self.kinds[chunk[0]] != Kind.MASK:
+                if start and is_over():
                     break
                 visit = Visit()
                 if part := chunk[rank::world]:

@@ -78,7 +78,10 @@ def keep_model(trainer: Trainer) -> dict[str, Any]:
         return {}
     constants = constant_masks(trainer)
     ways = [lambda batch, mask=mask: mask.expand(len(batch), -1, -1) for mask in constants.values()]
-    scores, *others = trainer.val_scores(lambda batch: trainer.predict(batch.images), *ways)
+    step, scores = trainer.newest_scores
+    if step != best.step:  # else the kept model is the one that was validated last, in this session
+        (scores,) = trainer.val_scores(lambda batch: trainer.predict(batch.images))
+    others = trainer.val_scores(*ways)
     session.outcome = Outcome(
         "Dice",
         scores["dice"],

@@ -149,6 +149,10 @@ class Trainer(Trainable):
         self.sizes: dict[
             int, tuple[int, int]
         ] = {}  # width and height of images with a pseudo-mask, noted as they are blended
+        self.newest_scores: tuple[int, dict[str, Any]] = (
+            -1,
+            {},
+        )  # the step of the newest validation, and all of its scores
         self.best = Best({"teacher": self.teacher.model}, config.keep, config.patience)
         self.optimizer = setup.segmenter_optimizer(self.segmenter, config)
         self.sam_optimizer = setup.sam_optimizer(self.sam, self.sam_parameters, config) if adapts else None
@@ -483,6 +487,7 @@ class Trainer(Trainable):
     def validate(self) -> dict[str, float | None]:
         """Dice and IoU of the teacher on images of the validation split, on the canvas and at its full resolution, as it is exported."""
         (scores,) = self.val_scores(lambda batch: self.predict(batch.images))
+        self.newest_scores = self.session.clock, scores
         return {"dice": scores["dice"], "iou": scores["iou"]}
 
     @torch.no_grad()

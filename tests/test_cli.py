@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from maskwright import __version__, cli, interrupts
+from maskwright.api import RECIPES
 from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask
 from maskwright.data.labels import Kind
@@ -540,3 +541,21 @@ def test_a_score_that_is_no_number_is_an_error(run: Path, photos: Path, tmp_path
     monkeypatch.setattr(prediction_folder.Prediction, "record", lambda self: {"shares": {"disc": float("nan")}})
     with pytest.raises(MaskwrightError, match=r"the prediction of a\.shares\.disc: nan is no number"):
         predict_folder(load(run), [Job("a", photos / "a.png")], tmp_path / "out")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_help_of_train_says_what_holds_and_needs_no_pytorch(recipe: str):
+    program = (
+        "import sys\nfrom maskwright import cli\n"
+        f"try:\n    cli.main(['train', {recipe!r}, '--help'])\n"
+        "finally:\n    print('torch' in sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | {"COLUMNS": "400"}
+    )
+    assert done.stderr.strip().endswith("False"), done.stderr
+    assert "None)" not in done.stdout  # a default that depends on something is said as a rule
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", done.stdout).split())
+    for option in ("--epochs", "--steps", "--minutes", "--keep", "--patience", "--validations"):
+        assert "(default: " in re.split(rf" {option} (?=[A-Z{{])", text)[1].split(" --")[0], option
+    assert "whole training" in done.stdout

@@ -184,7 +184,7 @@ class Demo:
 
     out: Path = Path("maskwright-demo")
     """Folder for everything; a demo that was interrupted in it goes on."""
-    minutes: float = 6.0
+    minutes: float = 5.0
     """About how long it takes on two CPU cores."""
     seed: int = 0
     """Of the pictures and the trainings."""

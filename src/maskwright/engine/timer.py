@@ -157,13 +157,11 @@ class Validations:
     Attributes:
         times: at most so often.
         cost: of one, in steps of the stage.
-        minutes: what the newest one took; None before the first.
         last: minutes of the whole training when the newest one ended, or when the stage began.
     """
 
     times: int
     cost: float = 0.0
-    minutes: float | None = None
     last: float | None = None
 
     def number(self, steps: float) -> int:
@@ -238,7 +236,7 @@ class Timer:
             return int(number * after + 1e-9) > int(number * before + 1e-9)
         last = stage.began if validations.last is None else validations.last
         assert last is not None
-        pause = max(self.span(stage) / validations.times, (validations.minutes or 0.0) / VALIDATION_SHARE)
+        pause = max(self.span(stage) / validations.times, self.reserves.get("validation", 0.0) / VALIDATION_SHARE)
         # One shortly before the end would be done twice.
         return self.minutes - last >= pause and (1 - after) * self.span(stage) > pause / 2
 
@@ -248,7 +246,7 @@ class Timer:
         began = self.minutes
         yield
         validations.last = self.minutes
-        validations.minutes = self.reserves["validation"] = validations.last - began
+        self.reserves["validation"] = validations.last - began
 
     @contextlib.contextmanager
     def spending(self, work: Work) -> Iterator[None]:

@@ -18,7 +18,7 @@ from maskwright.data.pictures import draw_labels, side_by_side
 from maskwright.engine.metrics import BinaryMetrics
 from maskwright.engine.model import describe, weights_beside
 from maskwright.engine.outcome import Outcome
-from maskwright.engine.report import Picture, Report
+from maskwright.engine.report import Picture, Report, seconds_of_chart
 from maskwright.engine.run import read_metrics
 from maskwright.methods.autoprompt.agent import OPENING, resized
 from maskwright.methods.autoprompt.predictor import SCORES
@@ -55,7 +55,8 @@ def reserve_ending(trainer: Trainer, probe: int = 4) -> None:
     image = (time.monotonic() - began) / len(rows) / 60
     timer.reserves.setdefault("validation", 0 if trainer.val is None else len(bank) * image)
     # The table scores the bank with several numbers of clicks, 2.5 times as many as the agent has in all; then the film strips.
-    timer.reserves["report"] = len(bank) * image * (4 + 2 * (trainer.coach is not None)) + FILMS * image + 5 / 60
+    timer.reserves["report"] = len(bank) * image * (4 + 2 * (trainer.coach is not None)) + FILMS * image
+    timer.reserves["charts"] = (2 + 6 * seconds_of_chart()) / 60
 
 
 def keep_model(trainer: Trainer) -> None:

@@ -96,7 +96,7 @@ class Config:
     """What the networks compute in. `bf16` and `fp16` are faster on most GPUs; weights, losses and optimisers stay in float32."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints: a killed run loses at most so much."""
-    init: Path | None = None
+    init: Annotated[Path | None, default("none: from untrained networks")] = None
     """Start from the networks of this earlier run, or model folder, of the same recipe: for data that changed, labels that were added."""
     resume: bool = False
     """Continue the run in --out from its newest checkpoint."""

@@ -13,7 +13,7 @@ import torch
 from maskwright.data.pictures import side_by_side
 from maskwright.engine.model import describe, weights_beside
 from maskwright.engine.outcome import Outcome
-from maskwright.engine.report import Picture, Report
+from maskwright.engine.report import Picture, Report, seconds_of_chart
 from maskwright.engine.run import read_metrics
 from maskwright.methods.clicks.agent import ClickRules
 from maskwright.methods.clicks.pictures import frames, write_gif
@@ -67,7 +67,7 @@ def reserve_ending(trainer: Trainer, probe: int = 4) -> None:
     # Of the agent, of all clicks kept and of an oracle, which look at one click each; and of the film strips.
     timer.reserves["scores"] = min(count, LIMIT) * target * (1 + 4 / config.looks) + min(count, 12) * target
     timer.reserves.setdefault("validation", min(count, VALIDATION_TARGETS) * target)
-    timer.reserves["report"] = 5 / 60
+    timer.reserves["report"] = (2 + 10 * seconds_of_chart()) / 60
 
 
 def conclude(trainer: Trainer, scores: dict[str, Any]) -> None:

@@ -114,7 +114,7 @@ class Config:
     """Validations per stage, at most: they take no more than a tenth of its time, the last one, at its end, aside."""
     validation_images: int = 32
     """Images of the validation split in a validation, evenly spread; 0: all."""
-    init: Path | None = None
+    init: Annotated[Path | None, default("none: from untrained networks")] = None
     """Start from the networks of this earlier run, or model folder, of the same recipe: for data that changed, labels that were added."""
     resume: bool = False
     """Continue the run in --out from its newest checkpoint."""

@@ -14,7 +14,7 @@ from maskwright.data.instances import Instances, read_ids
 from maskwright.data.pictures import overlay_instances, side_by_side
 from maskwright.engine.model import describe
 from maskwright.engine.outcome import Outcome
-from maskwright.engine.report import Picture, Report
+from maskwright.engine.report import Picture, Report, seconds_of_chart
 from maskwright.engine.run import read_metrics
 from maskwright.methods.instances.detections import look_at
 from maskwright.methods.instances.predictor import draw_ids
@@ -39,7 +39,7 @@ def reserve_ending(trainer: Trainer) -> None:
     # The last validation, until one is measured; perhaps the score of the teacher that was given; two dozen images of the report.
     timer.reserves.setdefault("validation", len(trainer.val) * look)
     timer.reserves["score"] = (trainer.config.stage == "student") * len(trainer.val) * look
-    timer.reserves["report"] = 4 / 60 + 24 * look
+    timer.reserves["report"] = (2 + 6 * seconds_of_chart()) / 60 + 24 * look
 
 
 def keep_model(trainer: Trainer) -> None:

@@ -16,12 +16,11 @@ from PIL import Image
 from maskwright.data import pictures
 from maskwright.data.images import read_image, write_atomic, write_mask
 from maskwright.data.labels import Box, Kind, Point, Scribble
-from maskwright.data.loader import Loader
 from maskwright.engine.model import describe
 from maskwright.engine.outcome import Outcome
-from maskwright.engine.report import Picture, Report
+from maskwright.engine.report import Picture, Report, seconds_of_chart
 from maskwright.engine.run import read_metrics
-from maskwright.engine.scoring import evenly_spread, true_mask
+from maskwright.engine.scoring import true_mask
 from maskwright.engine.values import strict_json
 from maskwright.methods.in_context import files as in_context_files
 from maskwright.methods.in_context import pseudo_masks as pseudo
@@ -58,12 +57,12 @@ def reserve_ending(trainer: Trainer) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_mask(Path(folder) / "mask.png", _category_ids(maps[0], (height, width)))
     draw = time.monotonic() - began
-    # Pseudo-masks are predicted, blended and drawn; the report and the pool show a few dozen images.
+    # Pseudo-masks are predicted, blended and drawn; the report and the pool show about a hundred images.
     timer.reserves["pseudo-masks"] = len(trainer.labeller.masks) * (1.2 * look + draw) / 60
-    timer.reserves["report"] = (4 + 60 * draw) / 60
+    timer.reserves["report"] = (6 * seconds_of_chart() + 100 * draw + 2) / 60
     # Once for the kept model, and, until one is measured, for the last validation.
-    timer.reserves["score"] = len(trainer.val) * look / 60
-    timer.reserves.setdefault("validation", timer.reserves["score"])
+    timer.reserves["score"] = (len(trainer.val) + min(64, len(trainer.masked))) * look / 60
+    timer.reserves.setdefault("validation", len(trainer.val) * look / 60)
 
 
 def keep_model(trainer: Trainer) -> dict[str, Any]:
@@ -77,11 +76,16 @@ def keep_model(trainer: Trainer) -> dict[str, Any]:
     if trainer.val_loader is None or best.step is None:
         session.outcome = Outcome("Dice", None, steps=session.clock)
         return {}
-    scores = trainer.val_scores(lambda batch: trainer.predict(batch.images))
+    constants = constant_masks(trainer)
+    ways = [lambda batch, mask=mask: mask.expand(len(batch), -1, -1) for mask in constants.values()]
+    step, scores = trainer.newest_scores
+    if step != best.step:  # else the kept model is the one that was validated last, in this session
+        (scores,) = trainer.val_scores(lambda batch: trainer.predict(batch.images))
+    others = trainer.val_scores(*ways)
     session.outcome = Outcome(
         "Dice",
         scores["dice"],
-        baselines(trainer),
+        {name: other["dice"] for name, other in zip(constants, others)},
         step=best.step,
         steps=session.clock,
         keep=trainer.config.keep,
@@ -91,24 +95,21 @@ def keep_model(trainer: Trainer) -> dict[str, Any]:
     return scores
 
 
-def baselines(trainer: Trainer, limit: int = 200) -> dict[str, float]:
-    """Dice on the validation images of what needs no network: no mask at all, and the average mask of the training images.
+def constant_masks(trainer: Trainer, limit: int = 64) -> dict[str, torch.Tensor]:
+    """What needs no network, as one mask (S, S) for every image: no object at all, and the average mask of the training images.
 
     Args:
         limit: training images with masks that are averaged, at most.
     """
-    size, count = trainer.config.size, len(trainer.categories)
+    size, count, batch = trainer.config.size, len(trainer.categories), trainer.config.batch
     constants = {"all background": torch.zeros(size, size, dtype=torch.long)}
-    masked = evenly_spread(trainer.train.with_samples([trainer.train[i] for i in trainer.masked]), limit)
-    if len(masked):
+    if masked := trainer.masked[:: -(-len(trainer.masked) // limit) or 1]:
         votes = torch.zeros(count, size, size)
-        for batch in Loader(masked, size, trainer.config.batch, shuffle=False).ordered():
-            votes += torch.stack([(batch.target == category).sum(0) for category in range(count)])
+        for start in range(0, len(masked), batch):
+            target = trainer.loader.take(masked[start : start + batch]).target
+            votes += torch.stack([(target == category).sum(0) for category in range(count)])
         constants["the average training mask"] = votes.argmax(0)
-    return {
-        name: float(trainer.val_scores(lambda batch, mask=mask: mask.expand(len(batch), -1, -1))["dice"])
-        for name, mask in constants.items()
-    }
+    return constants
 
 
 def write_model(trainer: Trainer) -> None:

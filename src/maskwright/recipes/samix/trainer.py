@@ -149,6 +149,10 @@ class Trainer(Trainable):
         self.sizes: dict[
             int, tuple[int, int]
         ] = {}  # width and height of images with a pseudo-mask, noted as they are blended
+        self.newest_scores: tuple[int, dict[str, Any]] = (
+            -1,
+            {},
+        )  # the step of the newest validation, and all of its scores
         self.best = Best({"teacher": self.teacher.model}, config.keep, config.patience)
         self.optimizer = setup.segmenter_optimizer(self.segmenter, config)
         self.sam_optimizer = setup.sam_optimizer(self.sam, self.sam_parameters, config) if adapts else None
@@ -259,7 +263,7 @@ class Trainer(Trainable):
     def _visit(self, images: Iterable[int]) -> None:
         """Visit training images once each, finest labels first, so that the pool holds finer labels than each query's.
 
-        By the clock only as many as there is time for: see ``VISITS_SHARE``. Those with masks fill the pool and are always visited.
+        By the clock only as many as there is time for, one batch at least: see ``VISITS_SHARE``.
         """
         is_over = self.session.deadline(VISITS_SHARE)
         order = sorted(images, key=lambda i: (-int(self.kinds[i]), i))
@@ -267,7 +271,7 @@ class Trainer(Trainable):
         with self.session.doing(self.first_visits) as advance:
             for start in range(0, len(order), self.config.batch):
                 chunk = order[start : start + self.config.batch]
-                if is_over() and self.kinds[chunk[0]] != Kind.MASK:
+                if start and is_over():
                     break
                 visit = Visit()
                 if part := chunk[rank::world]:
@@ -482,7 +486,8 @@ class Trainer(Trainable):
 
     def validate(self) -> dict[str, float | None]:
         """Dice and IoU of the teacher on images of the validation split, on the canvas and at its full resolution, as it is exported."""
-        scores = self.val_scores(lambda batch: self.predict(batch.images))
+        (scores,) = self.val_scores(lambda batch: self.predict(batch.images))
+        self.newest_scores = self.session.clock, scores
         return {"dice": scores["dice"], "iou": scores["iou"]}
 
     @torch.no_grad()
@@ -491,16 +496,23 @@ class Trainer(Trainable):
         return pseudo.resize(self.teacher.model(images), self.config.size).argmax(1)
 
     @torch.no_grad()
-    def val_scores(self, masks_of: Callable[[Batch], Tensor]) -> dict[str, Any]:
-        """The scores of any masks (B, S, S) of the validation images, on the canvas; see ``SegmentationMetrics.compute``."""
+    def val_scores(self, *masks_of: Callable[[Batch], Tensor]) -> list[dict[str, Any]]:
+        """The scores of several ways to make masks (B, S, S) of the validation images, on the canvas.
+
+        Returns:
+            For each what ``SegmentationMetrics.compute`` gives.
+        """
         assert self.val_loader is not None
-        metrics = SegmentationMetrics(self.categories)
+        metrics = [SegmentationMetrics(self.categories) for _ in masks_of]
         for batch in self.val_loader.ordered():
-            masks = masks_of(batch.to(self.device)).byte().cpu().numpy()
-            for index, mask, target in zip(batch.indices.tolist(), masks, batch.target.numpy()):
-                if (target != IGNORE).any():
-                    metrics.update(mask, target, self.val[index].id)
-        return metrics.compute()
+            target = batch.target.numpy()
+            batch = batch.to(self.device)
+            for collected, make in zip(metrics, masks_of):
+                masks = make(batch).byte().cpu().numpy()
+                for row, index in enumerate(batch.indices.tolist()):
+                    if (target[row] != IGNORE).any():
+                        collected.update(masks[row], target[row], self.val[index].id)
+        return [collected.compute() for collected in metrics]
 
     @torch.no_grad()
     def blend_pseudo_masks(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from maskwright.api.progress import Progress, progress_of
 from maskwright.errors import DataError
-from maskwright.problems import Problem
+from maskwright.problems import Problem, in_file
 
 if TYPE_CHECKING:
     from maskwright.data.dataset import Dataset
@@ -96,7 +96,7 @@ def check(data: str | Path | Dataset, *, training: bool = True, progress: Progre
     try:
         dataset = as_dataset(data)
     except DataError as error:
-        return CheckResult(error.problems, data=str(data))
+        return CheckResult([in_file(problem, error.where) for problem in error.problems], data=str(data))
     with progress_of(progress, "checking") as call:
         report = examine(dataset, progress=call, training=training)
     return CheckResult(

@@ -84,21 +84,6 @@ class Problem(str):
         )
 
 
-def in_file(problem: Problem, file: str) -> Problem:
-    """The same fault in a file that it did not name."""
-    if problem.file or not file or not problem.place:
-        return problem
-    return Problem(
-        problem.message,
-        kind=problem.kind,
-        severity=problem.severity,
-        file=file,
-        place=problem.place,
-        remedy=problem.remedy,
-        fix=problem.fix,
-    )
-
-
 def as_problem(line: str) -> Problem:
     """A record as it is; a plain line of text as a record of kind ``other``."""
     return line if isinstance(line, Problem) else Problem(line)

@@ -143,7 +143,7 @@ SPOILT: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     ),
     "path leaving the folder": (
         changed(lambda m: m["samples"][1].update(image="../b.png")),
-        ("manifest.json", "../b.png", "leaves the dataset's folder", "move the file into it"),
+        ("manifest.json", "../b.png", "leaves the dataset's folder", "maskwright data fix", "--root ."),
     ),
     "duplicate id": (changed(lambda m: m["samples"][1].update(id="a")), ("manifest.json", "'a'", "rename")),
     "image in two splits": (in_two_splits, ("b.png", "c.png", "several splits", "keep it in one")),

@@ -150,7 +150,8 @@ def another(value: Any, random: np.random.Generator) -> Any:
     """A value like this one and yet wrong, or of another kind."""
     choice = random.integers(4)
     if choice == 0 and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return value * [2, -1, 1000, 0.1, 1e6][random.integers(5)]
+        factor = [2, -1, 1000, 0.1, 1e6][random.integers(5)]
+        return value * (factor if abs(value) < 1e300 else 2)
     if choice == 0 and isinstance(value, str):
         at = random.integers(len(value) + 1)
         return value[:at] + _TEXTS[random.integers(len(_TEXTS))] + value[at:]

@@ -9,6 +9,17 @@ import pytest
 SMALLEST = {"repeats": 1, "threads": 1}
 
 
+def test_data_check(benchmark, figures_of, monkeypatch) -> None:
+    bench = benchmark("data_check")
+    monkeypatch.setenv("MASKWRIGHT_CACHE", "")  # The program sets it; what comes after must not see it.
+    figures, told = figures_of(bench, images=3, **SMALLEST)
+    assert {name: sorted(times) for name, times in figures["seconds"].items()} == {
+        "folders": ["again", "first"],
+        "coco": ["again", "first"],
+    }
+    assert "Check of 3 images of 352 x 288" in told
+
+
 def test_encode_once(benchmark, figures_of, tiny_sam_folder: Path) -> None:
     bench = benchmark("encode_once")
     figures, told = figures_of(bench, sam=str(tiny_sam_folder), images=2, clicks=2, **SMALLEST)
@@ -84,3 +95,17 @@ def test_every_selector_of_the_cost_chooses_different_references(benchmark) -> N
         chosen = bench.chooser(name, config, 20)()
         assert chosen.shape == (1, 3)
         assert chosen.unique().numel() == 3
+
+
+def test_a_rehearsal_of_the_gpu_on_a_cpu(benchmark, figures_of, tiny_sam_folder: Path) -> None:
+    bench = benchmark("gpu")
+    smallest = {**SMALLEST, "device": "cpu", "size": 64, "batch": 4, "environments": 2, "clicks": 2, "ways": ("eager",)}
+    figures, told = figures_of(bench, sam=str(tiny_sam_folder), **smallest)
+    found = {(row["work"], row["precision"]): row for row in figures["rows"]}
+    works, precisions = ("warm-up", "fit", "predict", "clicks"), ("float32", "bf16")
+    assert found.keys() == {(work, precision) for work in works for precision in precisions}
+    for row in found.values():
+        assert row["per_second"] > 0
+        assert row["operations"] > 0
+        assert 0 < row["least_seconds"] < 60
+    assert "On cpu" in told

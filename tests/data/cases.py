@@ -403,6 +403,12 @@ def _(root: Path) -> None:
     (root / "masks" / "a.png").rename(root / "masks" / "a_segmentation.png")
 
 
+@case("t19c a prefix for masks", "fix", "mask-suffix", says="call it a.png")
+def _(root: Path) -> None:
+    folder(root, {"a": disk()})
+    (root / "masks" / "a.png").rename(root / "masks" / "mask_a.png")
+
+
 @case("t19d labels/ instead of masks/", "fix", "masks-folder", says="labels/ holds images")
 def _(root: Path) -> None:
     folder(root, {"a": disk()})
@@ -437,6 +443,13 @@ def _(root: Path) -> None:
 @case("t15b sizes and ids as floats", "read", objects=1)
 def _(root: Path) -> None:
     coco(root, [polygon(SQUARE, category_id=1.0, image_id=1.0)], images=[{"width": 64.0, "height": 48.0}])
+
+
+@case("t15b run lengths and crowds as floats", "read", objects=1, area=AREA)
+def _(root: Path) -> None:
+    row = runs(disk(), iscrowd=0.0)
+    row["segmentation"]["counts"] = [float(count) for count in row["segmentation"]["counts"]]
+    coco(root, [row])
 
 
 @case("t15c no size", "fix", "no-size")
@@ -555,3 +568,41 @@ def _(root: Path) -> None:
     ]
     content = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
     (root / "images" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+# Other tools
+
+
+@case("t19b nnU-Net", "refuse", "other-tool", says="nnU-Net")
+def _(root: Path) -> None:
+    picture(root / "imagesTr" / "case_001_0000.png")
+    (root / "labelsTr").mkdir()
+    Image.fromarray(disk()).save(root / "labelsTr" / "case_001.png")
+    (root / "dataset.json").write_text('{"labels": {"background": 0, "cell": 1}}')
+
+
+@case("t28a YOLO", "refuse", "other-tool", says="YOLO")
+def _(root: Path) -> None:
+    picture(root / "images" / "train" / "a.jpg")
+    (root / "labels" / "train").mkdir(parents=True)
+    (root / "labels" / "train" / "a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.6 0.1 0.6\n")
+
+
+@case("t28b LabelMe", "refuse", "other-tool", says="LabelMe")
+def _(root: Path) -> None:
+    picture(root / "a.jpg")
+    shape = {"label": "cell", "points": [[10, 10], [30, 10], [30, 30]], "shape_type": "polygon"}
+    (root / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.jpg", "imageData": None}))
+
+
+@case("t28c Pascal VOC", "refuse", "other-tool", says="Pascal VOC")
+def _(root: Path) -> None:
+    picture(root / "JPEGImages" / "a.jpg")
+    (root / "SegmentationClass").mkdir()
+    Image.fromarray(disk()).convert("P").save(root / "SegmentationClass" / "a.png")
+
+
+@case("t28e CVAT's XML", "refuse", "other-tool", says="CVAT")
+def _(root: Path) -> None:
+    picture(root / "images" / "a.jpg")
+    (root / "annotations.xml").write_text('<?xml version="1.0"?><annotations><image name="a.jpg"/></annotations>')

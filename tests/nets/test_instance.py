@@ -122,5 +122,5 @@ def test_what_is_no_mask2former_is_refused(tmp_path: Path, tiny_sam: Sam, tiny_s
     for source in (str(tmp_path / "none"), str(tiny_sam_folder)):
         with pytest.raises(WeightsError, match="Mask2Former"):
             create(source, tiny_sam, 3, 64)
-    with pytest.raises(WeightsError, match=r'segmenter.type: must be one of "mask2former", found "x"'):
+    with pytest.raises(WeightsError, match=r"segmenter.type: must be one of 'mask2former', found 'x'"):
         build({"type": "x"}, 3, 64)

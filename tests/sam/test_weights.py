@@ -66,7 +66,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "gone": (shutil.rmtree, "no config.json here"),
     "without weights": (lambda f: (f / "model.safetensors").unlink(), "no file named model.safetensors"),
     "without config": (lambda f: (f / "config.json").unlink(), "no config.json here"),
-    "damaged config": (lambda f: (f / "config.json").write_text("{"), "not a valid JSON"),
+    "damaged config": (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
     "foreign key": (
         lambda f: with_tensors(f, lambda t: t.update({"foreign.weight": torch.zeros(2)})),
         r"unexpected keys: foreign\.weight",

@@ -358,7 +358,7 @@ def test_all_sorts_of_picture_and_episode_come(source: Any):
         assert (episode.order != rows).all()
         assert episode.query.dtype == episode.reference.dtype == torch.bool
     assert sorts == {"photo", "paste", "tiles", "beads", "scene", "parts"}
-    assert episodes.keys() == {"kind", "among others", "twins", "bumps", "pairs"}
+    assert episodes.keys() == {"kind", "among others", "twins", "bumps", "slides", "pairs"}
     assert torch.equal(episodes["twins"].order[:, 0], torch.arange(8) ^ 1)
 
 

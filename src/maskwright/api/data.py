@@ -96,7 +96,7 @@ def check(data: str | Path | Dataset, *, training: bool = True, progress: Progre
     try:
         dataset = as_dataset(data)
     except DataError as error:
-        return CheckResult(error.problems, data=str(data))
+        return CheckResult([_in_file(problem, error.where) for problem in error.problems], data=str(data))
     with progress_of(progress, "checking") as call:
         report = examine(dataset, progress=call, training=training)
     return CheckResult(
@@ -109,6 +109,21 @@ def check(data: str | Path | Dataset, *, training: bool = True, progress: Progre
         report.stats,
         tuple(understood(report)),
         name_of(dataset) if dataset is data else str(data),
+    )
+
+
+def _in_file(problem: Problem, where: str) -> Problem:
+    """A reader's problem with the dataset's name before its place, unless it has a file of its own."""
+    if not where or problem.file or problem.startswith(where):
+        return problem
+    return Problem(
+        problem.message,
+        kind=problem.kind,
+        severity=problem.severity,
+        file=where,
+        place=problem.place,
+        remedy=problem.remedy,
+        fix=problem.fix,
     )
 
 

@@ -25,6 +25,7 @@ import shutil
 import stat
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -68,6 +69,9 @@ _TRANSPOSE = {
 }
 _ORIENTATION_TAG = 0x0112
 _quiet = threading.Lock()
+
+# What Pillow's readers warn of in damaged metadata is harmless or ends in an error that names the file.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.\w*ImagePlugin")
 _STRIP = 4_000_000  # Pixels that are converted at once.
 
 MOST_PAGES = 1000

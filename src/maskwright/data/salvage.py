@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from maskwright.data.images import MAX_PIXELS
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _MOST_BYTES = 1 << 30
@@ -38,7 +40,8 @@ def salvaged(path: str | Path) -> bytes | None:
     they come in several passes, as of a pass that is missing altogether nothing shows.
 
     Returns:
-        The content of the new file; None where pixels are lost, or nothing is known of the format.
+        The content of the new file; None where nothing is damaged, where pixels are lost, or where nothing is known of the
+        format.
     """
     path = Path(path)
     try:
@@ -57,8 +60,10 @@ def _png(content: bytes) -> bytes | None:
     if not chunks or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13 or not chunks[0][2]:
         return None  # What the size and the depth were is a guess where the header's own checksum fails.
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
-    if interlaced or colour not in _CHANNELS or not width or not height:
+    if interlaced or colour not in _CHANNELS or not 0 < width * height <= MAX_PIXELS:
         return None
+    if chunks[-1][0] == b"IEND" and all(sound for _, _, sound in chunks):
+        return None  # Nothing is damaged: if it is not read, that is for another reason.
     # A part whose name is damaged may have been the palette, or what is transparent.
     if any(not sound and name not in _WITHOUT_EFFECT for name, _, sound in chunks):
         return None
@@ -99,7 +104,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _jpeg(content: bytes) -> bytes | None:
-    if not _in_one_pass(content):
+    if not _in_one_pass(content) or _decoded(content) is not None:
         return None
     whole = content + b"\xff\xd9"
     # What follows the last pixel is skipped. Where bits are missing, others are read in their place, and show.

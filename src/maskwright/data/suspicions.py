@@ -157,7 +157,8 @@ class _Whole:
         masks = [f.measure for f in train if f.measure.mask]
         other = any(measure.counts[key][1:].any() for measure in (f.measure for f in train) for key in measure.counts)
         unread = any(s.labels.mask and not f.measure.mask for s, f in self.pairs)
-        if masks and not unread and not other and all(measure.empty for measure in masks):
+        named = len(self.dataset.categories) > 1
+        if named and masks and not unread and not other and all(measure.empty for measure in masks):
             what = f"all {len(masks)} training masks are empty: no pixel of any category"
             yield self.problem(what, "all-empty", "look whether they were exported with their labels")
 

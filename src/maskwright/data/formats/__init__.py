@@ -12,10 +12,11 @@ from typing import Any, Literal, Protocol, get_args
 
 from maskwright.data import manifest
 from maskwright.data.fields import read_json
-from maskwright.data.formats import coco, folders, samix
+from maskwright.data.formats import coco, folders, others, samix
 from maskwright.data.labels import Samples
 from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
+from maskwright.problems import Problem
 
 
 class Reader(Protocol):
@@ -69,6 +70,12 @@ def read(path: str | Path, reading: Reading = STRICT) -> Samples:
     if not path.exists():
         raise DataError([f"{path}: there is no such file or folder; check the path"])
     reader = _reader_of(path)
+    # The folders of some tools have images/ too, and their labels would be overlooked.
+    bare = reader is None or (reader is folders and path.is_dir() and not folders.has_labels(path))
+    if bare and path.is_dir() and (what := others.recognised(path)):
+        raise DataError(
+            [Problem(what.partition("; ")[0], kind="other-tool", file=path, remedy=what.partition("; ")[2])]
+        )
     if reader is None:
         layouts = "; ".join(reader.LAYOUT for reader in READERS)
         raise DataError([f"{path}: not recognised as a dataset; read are: {layouts}"])

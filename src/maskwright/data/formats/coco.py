@@ -53,7 +53,7 @@ LAYOUT = (
     "<split>/_annotations.coco.json"
 )
 _ROBOFLOW = "_annotations.coco.json"
-_NO_CATEGORY = ("_background_", "__background__", "__ignore__", "_ignore_")
+_NO_CATEGORY = ("background", "_background_", "__background__", "__ignore__", "_ignore_")
 _KEPT = 200_000_000  # Bytes of drawn objects that are kept while an image's mask is made; beyond, they are drawn twice.
 _MOST_WORK = 1_500_000_000  # Pixels that the objects of one image may fill together: about ten seconds.
 
@@ -163,7 +163,7 @@ class _Parse(Fields):
                 name = row["name"]
                 if row["id"] in ids or name in names:
                     self.note(row["place"], f"id {row['id']} or name {name!r} is there twice; remove or rename one")
-                elif name not in used and (name in parents or name in _NO_CATEGORY):
+                elif name != "background" and name not in used and (name in parents or name.casefold() in _NO_CATEGORY):
                     why = f"the group of {parents[name]!r}" if name in parents else "a name for background"
                     self.warn(
                         row["place"], f"{name!r} is {why} and has no annotation: it is no category", "root-category"
@@ -277,7 +277,7 @@ class _Parse(Fields):
         if category not in ids and category not in self.nameless:
             what = f"category_id {shown(category)} is not among the categories"
             self.note(place, f"{what}; correct it or add it there", "unknown-category")
-        if (crowd := row.get("iscrowd", 0)) not in (0, 1, None) or isinstance(crowd, float):
+        if (crowd := row.get("iscrowd", 0)) not in (0, 1, None):
             self.note(f"{place}.iscrowd", f"must be 0 or 1, found {shown(crowd)}; correct it", "truth-value")
             return
         if not known or item is None or category not in ids:

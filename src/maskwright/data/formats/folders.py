@@ -74,7 +74,10 @@ IMAGE_FOLDERS = ("image", "imgs", "img")
 """Other names of ``images/``, where masks lie beside it."""
 MASK_FOLDERS = ("mask", "labels", "label", "annotations", "annotation", "segmentations", "gt", "groundtruth")
 """Other names of ``masks/``."""
-_OF_A_MASK = re.compile(r"[-_. ]?(masks?|segmentation|seg|labels?|labelids|gt|groundtruth)$", re.IGNORECASE)
+_OF_A_MASK = re.compile(
+    r"[-_. ]?(masks?|segmentation|seg|labels?|labelids|gt|groundtruth)$|^(masks?|segmentation|seg|labels?|gt)[-_. ]",
+    re.IGNORECASE,
+)
 _SETTINGS = {"categories": list, "kind": str, "instances": dict, "ignore": int}
 
 
@@ -96,6 +99,14 @@ def _other_folder(folder: Path, names: Sequence[str]) -> str:
         ):
             return name
     return ""
+
+
+def has_labels(path: Path) -> bool:
+    """Whether a folder of this layout holds masks, or a ``splits.json``."""
+    beside = (path, *(path / name for name in SPLIT_FOLDERS))
+    if (path / "splits.json").is_file():
+        return True
+    return any((folder / "masks").is_dir() or _other_folder(folder, MASK_FOLDERS) for folder in beside)
 
 
 def _is_splits(document: Any) -> bool:

@@ -83,6 +83,7 @@ def decode_part(counts: Sequence[Any], size: tuple[int, int]) -> Part:
         ValueError: counts that are not whole, negative, or do not fill the size. They are added up before memory is taken.
     """
     height, width = size
+    counts = [int(count) if type(count) is float and count.is_integer() else count for count in counts]
     if not all(type(count) is int for count in counts):
         raise ValueError("run lengths must be whole numbers")
     if len(counts) > height * width + 2 or any(count < 0 for count in counts) or sum(counts) != height * width:

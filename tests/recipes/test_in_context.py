@@ -164,7 +164,9 @@ def test_the_policy_looks_before_it_chooses(run: Path, scene_folder: Path, monke
 
 
 def test_a_model_without_a_policy_can_look_too(scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path):
-    run = samix.main(settings(scene_folder, tmp_path / "run", tiny_sam_folder, selector="similar-foreground", steps=1, warm_up=0))
+    run = samix.main(
+        settings(scene_folder, tmp_path / "run", tiny_sam_folder, selector="similar-foreground", steps=1, warm_up=0)
+    )
     signatures, chosen = set(), {}
     for looks in (None, 0, 1, 12):
         predictor = api.load(run, in_context=True, looks=looks, device="cpu")

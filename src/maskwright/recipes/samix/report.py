@@ -60,9 +60,9 @@ def reserve_ending(trainer: Trainer) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_mask(Path(folder) / "mask.png", _category_ids(maps[0], (height, width)))
     draw = time.monotonic() - began
-    # Pseudo-masks are predicted, blended and drawn; the report and the pool show about a hundred images.
+    # Pseudo-masks are predicted, blended and drawn; the report reads about as many images as twenty looks.
     timer.reserves["pseudo-masks"] = len(trainer.labeller.masks) * (1.2 * look + draw) / 60
-    timer.reserves["report"] = (6 * seconds_of_chart() + 100 * draw + 2) / 60
+    timer.reserves["report"] = (6 * seconds_of_chart() + 20 * look + 3) / 60
     # Once for the kept model, and, until one is measured, for the last validation.
     timer.reserves["score"] = (len(trainer.val) + min(64, len(trainer.masked))) * look / 60
     timer.reserves.setdefault("validation", len(trainer.val) * look / 60)

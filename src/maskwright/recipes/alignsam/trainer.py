@@ -49,7 +49,7 @@ BLANK_SHARE = 0.2
 """Share of SRM's training samples without a mask (M = 1), as at the start of every prediction. Not given in the paper."""
 
 VALIDATION_COST = 0.3
-"""Time of an image in a validation relative to one in an episode; measured on two CPU cores. To bound the time of validations."""
+"""Time of an image in a validation relative to one in an episode: an estimate, to bound the time of validations."""
 
 
 class Stream(IntEnum):

@@ -69,7 +69,7 @@ VALIDATION_TARGETS = 32
 """Targets of a validation during the training, at most."""
 
 VALIDATION_COST = 0.15
-"""Time of a target in a validation relative to a step; measured on two CPU cores. To bound the time of validations."""
+"""Time of a target in a validation relative to a step: an estimate, to bound the time of validations."""
 
 
 class Stream(IntEnum):

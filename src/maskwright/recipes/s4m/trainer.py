@@ -55,8 +55,8 @@ class Stream(IntEnum):
 
 
 TEACHER_COST, VALIDATION_COST = 0.5, 0.35
-"""Time of a step of the teacher, and of as many validation images as a batch holds, relative to a step of the student; measured on two
-CPU cores. For the bar's time left, and to bound the time of validations."""
+"""Time of a step of the teacher, and of as many validation images as a batch holds, relative to a step of the student:
+estimates for CPU cores. For the bar's time left, and to bound the time of validations."""
 
 
 class Trainer(Trainable):

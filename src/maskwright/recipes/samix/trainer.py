@@ -61,7 +61,7 @@ segmenter's masks."""
 
 WARM_UP_COST, POLICY_COST, VISIT_COST, BLEND_COST, VALIDATION_COST = 2.0, 2.0, 1.5, 0.6, 0.5
 """Time of a step of the warm-ups, and of as many images as a batch holds in other works, relative to a step of stage 2 at half the
-resolution; measured on two CPU cores. For the bar's time left, and to bound the time of validations."""
+resolution: estimates for CPU cores. For the bar's time left, and to bound the time of validations."""
 
 FINE_COST = 3.0
 """The same of a step of stage 2 at the full resolution."""

@@ -174,7 +174,7 @@ def test_tells_a_newcomer_what_it_does_and_what_to_do_next(
     demo.main(out)
     text = capsys.readouterr().out
     assert "1 of 3, masks only" in text
-    assert f"{6 * demo.STEPS_PER_MINUTE} steps on 1 images with masks ..." in text
+    assert f"{5 * demo.STEPS_PER_MINUTE} steps on 1 images with masks ..." in text
     assert "with boxes" in text
     assert "0.800" in text
     assert str(out / "mixed/report.html") in text

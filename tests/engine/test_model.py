@@ -81,7 +81,7 @@ def test_all_wrong_fields_at_once(folder: Path):
     message = refused(folder)
     assert message.startswith(f"{folder / 'config.json'}: 6 fields are wrong:")
     for part in (
-        "size: must be a whole number from 32 to 8192",
+        "size: must be a multiple of 32 from 32 to 8192",
         "segmenter.width: must be a whole number",
         "segmenter.encoder.backbone_config.hidden_size: must be a whole number from 1 to 16384, found 1000000000",
         "segmenter.encoder.fpn_kernel_size: is missing",

@@ -247,7 +247,9 @@ def ids(*squares: tuple[int, int, int]) -> np.ndarray:
     ids=["no object", "one that covers everything", "hundreds"],
 )
 def test_images_of_all_sorts(mask: np.ndarray, tmp_path: Path, tiny_sam_folder: Path):
-    data = write_instances(tmp_path / "data", [mask] * 6, ("background", "thing"), labelled=3)
+    # One image shows an object: a set without any is refused.
+    masks = [*[mask] * 5, ids((9, 9, 30))]
+    data = write_instances(tmp_path / "data", masks[::-1], ("background", "thing"), labelled=3)
     run = s4m.main(settings(data, tmp_path / "run", tiny_sam_folder, certain=0.0, steps=4, queries=20))
     assert (run / "report.html").is_file()
     assert all(np.isfinite(list(line.values())).all() for line in log(run))
@@ -390,7 +392,7 @@ def test_it_learns_what_can_be_learnt(tmp_path: Path, tiny_sam_folder: Path):
     )
     # A SAM of random weights knows no outlines, and nothing worth distilling.
     changed = {"refinement": False, "distillation": 0.0, "burn_in": 0.6}
-    run = s4m.main(settings(data, tmp_path / "run", tiny_sam_folder, steps=150, batch=4, labelled="50%", **changed))
+    run = s4m.main(settings(data, tmp_path / "run", tiny_sam_folder, steps=300, batch=4, labelled="50%", **changed))
     ap = {
         stage: [line[f"val_{stage}_ap50"] for line in log(run) if f"val_{stage}_ap50" in line]
         for stage in ("teacher", "student")

@@ -175,6 +175,14 @@ def test_prompts_and_image_share_one_position_code(tiny_sam: Sam):
     )
 
 
+def test_a_canvas_that_no_trunk_can_halve_five_times_is_one_message(tiny_sam_folder: Path, tmp_path: Path):
+    shutil.copytree(tiny_sam_folder, tmp_path / "odd")
+    config = json.loads((tmp_path / "odd" / "config.json").read_text())
+    (tmp_path / "odd" / "config.json").write_text(json.dumps(config | {"image_size": 250}))
+    with pytest.raises(WeightsError, match=r"odd: config\.json: image_size 250: must be a multiple of 32"):
+        Sam.load(tmp_path / "odd")
+
+
 def test_nano_is_small():
     config = nano_config()
     with torch.device("meta"):

@@ -28,14 +28,16 @@ class Kind(Protocol):
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number within bounds, both included."""
+    """A whole number within bounds, both included, and a multiple of ``step``."""
 
     low: int
     high: int
+    step: int = 1
 
     def problems(self, value: Any, place: str) -> Iterator[str]:
-        if type(value) is not int or not self.low <= value <= self.high:
-            yield f"{place}: must be a whole number from {self.low} to {self.high}, found {shown(value)}"
+        if type(value) is not int or not self.low <= value <= self.high or value % self.step:
+            what = "a whole number" if self.step == 1 else f"a multiple of {self.step}"
+            yield f"{place}: must be {what} from {self.low} to {self.high}, found {shown(value)}"
 
 
 @dataclass(frozen=True)

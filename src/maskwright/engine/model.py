@@ -29,11 +29,12 @@ FORMAT, VERSION = "maskwright-model", 2
 _OLDER = (1,)
 """Versions that are still read. 1 left out what was a default of ``transformers``, and had no checksums."""
 
-SIDE = Whole(32, 8192)
+SIDE = Whole(32, 8192, step=32)
 """Of a canvas, in pixels."""
 
-WEIGHTS_BESIDE = Fields({"source": Text(), "size": Whole(1, 8192), "signature": Text(64)})
-"""What :func:`weights_beside` gives."""
+SAM_BESIDE = Fields({"source": Text(), "size": SIDE, "signature": Text(64)})
+CLIP_BESIDE = Fields({"source": Text(), "size": Whole(1, 8192), "signature": Text(64)})
+"""What :func:`weights_beside` gives, of a SAM and of a CLIP."""
 
 N = TypeVar("N", bound=nn.Module)
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
+from maskwright.errors import WeightsError
 from maskwright.sam.pretrained import closed
 from maskwright.sam.prompts import PADDING, Prompts
 from maskwright.sam.pyramid import feature_pyramid
@@ -171,9 +172,15 @@ class Sam(nn.Module):
             size: canvas size other than the checkpoint's.
 
         Raises:
-            WeightsError: not found, damaged, of another architecture, or with missing or unexpected tensors.
+            WeightsError: not found, damaged, of another architecture, with missing or unexpected tensors, or for a canvas whose side is
+                no multiple of 32.
         """
         model, name = load_model(source)
+        side = int(model.config.image_size)
+        if size is None and side % 32:
+            raise WeightsError(
+                f"{name}: config.json: image_size {side}: must be a multiple of 32; correct it there, or name another canvas with --size"
+            )
         return cls(model, size, name)
 
     @classmethod

@@ -16,7 +16,7 @@ from maskwright.data.geometry import Size, resize_matrix, unwarp_logits
 from maskwright.data.labels import IGNORE
 from maskwright.data.schema import Fields, Items, Kind, Maybe, Text
 from maskwright.engine.metrics import BinaryMetrics
-from maskwright.engine.model import WEIGHTS_BESIDE, Model
+from maskwright.engine.model import CLIP_BESIDE, SAM_BESIDE, Model
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Canvas, Predictor
 from maskwright.engine.scoring import ScoreTable, split_problems, true_mask
@@ -246,8 +246,8 @@ def load_self_prompter(model: Model) -> AutoPromptPredictor:
 
 
 _FIELDS: dict[str, Kind] = {
-    "sam": WEIGHTS_BESIDE,
-    "clip": Maybe(WEIGHTS_BESIDE),
+    "sam": SAM_BESIDE,
+    "clip": Maybe(CLIP_BESIDE),
     "text": Items(Text(), 0, 1000),
     "foreground": Items(Text(), 1, IGNORE),
     "policy": PLACE_POLICY,

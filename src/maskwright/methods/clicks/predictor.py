@@ -22,7 +22,7 @@ from maskwright.data.geometry import Size, resize_matrix, unwarp_logits, warp_ma
 from maskwright.data.images import read_mask
 from maskwright.data.labels import IGNORE
 from maskwright.data.schema import Anything, Fields, Kind, Maybe, OneOf, Whole
-from maskwright.engine.model import WEIGHTS_BESIDE, Model
+from maskwright.engine.model import SAM_BESIDE, Model
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Canvas, FolderTask, Predictor
 from maskwright.engine.scoring import ScoreTable
@@ -372,7 +372,7 @@ def load_agent(model: Model) -> ClickPredictor:
             agent was trained for.
     """
     learner = model.config.get("learner")
-    fields = {"learner": OneOf(("own", "sb3")), "sam": WEIGHTS_BESIDE, "settled": Anything()}
+    fields = {"learner": OneOf(("own", "sb3")), "sam": SAM_BESIDE, "settled": Anything()}
     parts = model.parts(fields | (_SB3 if learner == "sb3" else _OWN))
     source, size, signature = (parts["sam"][name] for name in ("source", "size", "signature"))
     sam = Sam.load(source, size=size)

@@ -81,7 +81,7 @@ def test_the_signature_follows_weights_and_configuration(run: Path, tmp_path: Pa
         ({"recipe": "magic"}, "recipe must be one of: samix"),
         (
             {"size": "64", "data": 1},
-            r"2 fields are wrong:\n  - size: must be a whole number.*\n  - data: must be a text",
+            r"2 fields are wrong:\n  - size: must be a multiple of 32.*\n  - data: must be a text",
         ),
         ({"segmenter": {"type": "unknown"}}, "'unknown' is an unknown segmenter type"),
         ({"segmenter": {"type": "sam", "width": 64}}, "segmenter.encoder: is missing"),

@@ -176,7 +176,8 @@ class Sam(nn.Module):
                 no multiple of 32.
         """
         model, name = load_model(source)
-        side = int(model.config.image_size)
+        config: Any = model.config
+        side = int(config.image_size)
         if size is None and side % 32:
             raise WeightsError(
                 f"{name}: config.json: image_size {side}: must be a multiple of 32; correct it there, or name another canvas with --size"

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Severity = Literal["problem", "warning"]
 
@@ -73,15 +73,12 @@ class Problem(str):
 
     def with_context(self, after: str) -> Problem:
         """The same fault with some words after its message, such as which sample the file belongs to."""
-        return Problem(
-            f"{self.message} {after}",
-            kind=self.kind,
-            severity=self.severity,
-            file=self.file,
-            place=self.place,
-            remedy=self.remedy,
-            fix=self.fix,
-        )
+        return self.replaced(message=f"{self.message} {after}")
+
+    def replaced(self, **changes: Any) -> Problem:
+        """The same fault with other attributes."""
+        names = ("message", "kind", "severity", "file", "place", "remedy", "fix")
+        return Problem(**{name: getattr(self, name) for name in names} | changes)
 
 
 def as_problem(line: str) -> Problem:

@@ -116,15 +116,7 @@ def _in_file(problem: Problem, where: str) -> Problem:
     """A reader's problem with the dataset's name before its place, unless it has a file of its own."""
     if not where or problem.file or problem.startswith(where):
         return problem
-    return Problem(
-        problem.message,
-        kind=problem.kind,
-        severity=problem.severity,
-        file=where,
-        place=problem.place,
-        remedy=problem.remedy,
-        fix=problem.fix,
-    )
+    return problem.replaced(file=where)
 
 
 def fix(

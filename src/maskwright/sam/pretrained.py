@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -27,6 +27,8 @@ from maskwright.data.fields import read_json
 from maskwright.errors import BUILD_ERRORS, DataError, WeightsError
 from maskwright.sam.config_fields import closed_fields, field_problems
 from maskwright.sam.trunks import TRUNK_TYPES
+
+Made = TypeVar("Made")
 
 MODEL_TYPES: dict[str, tuple[str, ...]] = {
     "sam2_video": (
@@ -194,16 +196,12 @@ def build_model(values: Mapping[str, Any], name: str, types: Sequence[str]) -> A
     Raises:
         WeightsError: another model type, or not allowed to be built (see :func:`check_config`).
     """
-    if not isinstance(values, Mapping) or values.get("model_type") not in types:
-        stated = values.get("model_type") if isinstance(values, Mapping) else values
-        raise WeightsError(f"{name}: model_type {stated!r}; this version knows: {', '.join(types)}")
-    check_config(values, name)
-    try:
-        with quiet_transformers():
-            config = CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
-            return AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
-    except (StrictDataclassError, *BUILD_ERRORS) as error:
-        raise WeightsError(f"{name}: no network can be built from this: {reason_of(error)}") from error
+    return _made_from(
+        values,
+        name,
+        types,
+        lambda config: AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32),
+    )
 
 
 def written_out(values: Mapping[str, Any], name: str, types: tuple[str, ...]) -> dict[str, Any]:
@@ -212,13 +210,18 @@ def written_out(values: Mapping[str, Any], name: str, types: tuple[str, ...]) ->
     Raises:
         WeightsError: another model type, or not allowed to be built (see :func:`check_config`).
     """
+    return _made_from(values, name, types, closed)
+
+
+def _made_from(values: Mapping[str, Any], name: str, types: Sequence[str], make: Callable[[Any], Made]) -> Made:
+    """What ``make`` makes of a configuration in plain values, which is checked first; see :func:`build_model`."""
     if not isinstance(values, Mapping) or values.get("model_type") not in types:
         stated = values.get("model_type") if isinstance(values, Mapping) else values
         raise WeightsError(f"{name}: model_type {stated!r}; this version knows: {', '.join(types)}")
     check_config(values, name)
     try:
         with quiet_transformers():
-            return closed(CONFIG_MAPPING[values["model_type"]].from_dict(dict(values)))
+            return make(CONFIG_MAPPING[values["model_type"]].from_dict(dict(values)))
     except (StrictDataclassError, *BUILD_ERRORS) as error:
         raise WeightsError(f"{name}: no network can be built from this: {reason_of(error)}") from error
 

@@ -93,19 +93,12 @@ def ask_clicks(
     and keeps its answer. Pixels that are not ``valid``, those to be ignored, are never wrong.
     """
     count, device = len(truths), truths.device
-    number = torch.arange(count, device=device)
     masks, clicks_so_far = torch.zeros_like(truths), torch.zeros_like(truths)
     logits, predicted = torch.empty(0, device=device), torch.zeros(count, device=device)
-    prompts = Prompts(
-        torch.zeros(count, 1, 0, 2, device=device), torch.zeros(count, 1, 0, dtype=torch.long, device=device)
-    )
+    prompts = _no_clicks(count, device)
     ious, guesses, kept = [], [], masks
     for click in range(clicks + further):
-        points, labels, is_click = next_click(torch.where(valid, masks, truths), truths, clicks_so_far)
-        column, row = points.long().unbind(1)
-        clicks_so_far[number, row, column] |= is_click
-        labels = torch.where(is_click, labels, PADDING)
-        prompts = prompts.join(Prompts.of_points(points[:, None, None], labels[:, None, None]))
+        prompts, is_click = _clicked(prompts, masks, truths, valid, clicks_so_far)
         if click == 0:
             answers = sam.decode(embedding, prompts, multimask=True)
             logits, predicted = answers.best, answers.best_iou[:, 0].float()
@@ -147,19 +140,12 @@ def look_at_clicks(
         embedding: of their canvases, one in each row.
     """
     count, device, side = len(truths), truths.device, sam.size
-    number = torch.arange(count, device=device)
     masks, so_far = torch.zeros_like(truths), torch.zeros_like(truths)
     logits, predicted = torch.zeros(truths.shape, device=device), torch.zeros(count, device=device)
-    prompts = Prompts(
-        torch.zeros(count, 1, 0, 2, device=device), torch.zeros(count, 1, 0, dtype=torch.long, device=device)
-    )
+    prompts = _no_clicks(count, device)
     ious, guesses = [], []
     for click in range(clicks):
-        points, labels, is_click = next_click(torch.where(valid, masks, truths), truths, so_far)
-        column, line = points.long().unbind(1)
-        so_far[number, line, column] |= is_click
-        labels = torch.where(is_click, labels, PADDING)
-        prompts = prompts.join(Prompts.of_points(points[:, None, None], labels[:, None, None]))
+        prompts, is_click = _clicked(prompts, masks, truths, valid, so_far)
         if click == 0:
             first = sam.decode(embedding, prompts, multimask=True).best[:, 0].float()
             logits = F.interpolate(first[:, None], side, mode="bilinear", align_corners=False)[:, 0]
@@ -183,6 +169,27 @@ def look_at_clicks(
         guesses.append(predicted.clone())
     every = torch.stack(ious, dim=1)
     return ClickAnswers(prompts.points[:, 0], prompts.labels[:, 0], masks, every, torch.stack(guesses, dim=1), every)
+
+
+def _no_clicks(count: int, device: torch.device) -> Prompts:
+    """``(N, 1)`` prompts without a click."""
+    return Prompts(
+        torch.zeros(count, 1, 0, 2, device=device), torch.zeros(count, 1, 0, dtype=torch.long, device=device)
+    )
+
+
+def _clicked(
+    prompts: Prompts, masks: Tensor, truths: Tensor, valid: Tensor, clicks_so_far: Tensor
+) -> tuple[Prompts, Tensor]:
+    """The oracle's next click on each of N answers: all prompts with it, and ``(N,)`` whether there was anything to click on.
+
+    ``clicks_so_far`` ``(N, S, S)`` bool is marked in place. Pixels that are not ``valid`` are never wrong.
+    """
+    points, labels, is_click = next_click(torch.where(valid, masks, truths), truths, clicks_so_far)
+    column, row = points.long().unbind(1)
+    clicks_so_far[torch.arange(len(truths), device=truths.device), row, column] |= is_click
+    labels = torch.where(is_click, labels, PADDING)
+    return prompts.join(Prompts.of_points(points[:, None, None], labels[:, None, None])), is_click
 
 
 def clicks_to_reach(ious: Tensor, goal: float) -> Tensor:

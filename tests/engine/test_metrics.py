@@ -168,10 +168,40 @@ def test_paired_bootstrap_in_chunks_and_alone() -> None:
     assert paired_bootstrap([0.75], [0.5]) == (0.25, 0.25, 0.25)
 
 
-@pytest.mark.parametrize(("a", "b"), [([], []), ([1.0], [1.0, 2.0]), ([float("nan")], [1.0]), ([[1.0]], [[1.0]])])
+@pytest.mark.parametrize(("a", "b"), [([], []), ([1.0], [1.0, 2.0]), ([float("nan")], [1.0]), ([[[1.0]]], [[[1.0]]])])
 def test_paired_bootstrap_refuses(a, b) -> None:
     with pytest.raises(ValueError, match="scores"):
         paired_bootstrap(a, b)
+
+
+def test_targets_of_one_image_count_as_one() -> None:
+    rng = np.random.default_rng(2)
+    per_image = rng.normal(0.02, 0.1, 40)
+    alone = paired_bootstrap(per_image, np.zeros(40))
+    # Every image says the same twenty times: nothing more is known than by saying it once.
+    often, images = np.repeat(per_image, 20), np.repeat(np.arange(40), 20)
+    order = rng.permutation(800)
+    together = paired_bootstrap(often[order], np.zeros(800), images=images[order])
+    np.testing.assert_allclose(together, alone, atol=1e-3)
+    # Taken for independent, they would give an interval that is √20 times too narrow.
+    low, high = paired_bootstrap(often, np.zeros(800))[1:]
+    assert (alone[2] - alone[1]) / (high - low) == pytest.approx(np.sqrt(20), rel=0.1)
+    with pytest.raises(ValueError, match="images must name those of all 800"):
+        paired_bootstrap(often, np.zeros(800), images=images[:3])
+
+
+def test_trainings_are_resampled_too() -> None:
+    rng = np.random.default_rng(3)
+    images, trainings = rng.normal(0, 0.05, 200), rng.normal(0, 0.03, 6)
+    scores = 0.1 + trainings[:, None] + images
+    mean, low, high = paired_bootstrap(scores, np.zeros_like(scores))
+    assert mean == pytest.approx(scores.mean())
+    # Sums of independent parts: their variances add.
+    spread = np.sqrt(trainings.var() / 6 + images.var() / 200)
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.1)
+    narrow = paired_bootstrap(scores.mean(0), np.zeros(200))
+    assert high - low > 2 * (narrow[2] - narrow[1])
+    assert paired_bootstrap(scores[:1], np.zeros((1, 200))) == paired_bootstrap(scores[0], np.zeros(200))
 
 
 def test_soft_dice_by_hand():

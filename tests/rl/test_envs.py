@@ -378,3 +378,38 @@ def test_a_bank_without_truth_needs_rules_without_truth(tiny_sam: Sam) -> None:
     guess = infos["iou"]
     _, rewards, _, _, infos = env.step(np.array([3, 70]))
     np.testing.assert_allclose(rewards, infos["iou"] - guess, atol=1e-6)
+
+
+@pytest.mark.parametrize("observation", ["sam", "pixels", None])
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_what_a_caller_writes_reaches_nobody(tiny_sam: Sam, bank: Bank, observation, mode) -> None:
+    """Observations, rewards and infos are the caller's own: spoiling them changes no later step, nor the bank."""
+    kinds = {"observation": observation, "autoreset_mode": mode, "stop": True}
+    spoilt, untouched = make(tiny_sam, bank, **kinds), make(tiny_sam, bank, **kinds)
+    before = [part.clone() for part in (bank.pixels, bank.image, bank.embedding.low, bank.known_truth.area)]
+    generator = np.random.default_rng(0)
+    found, wanted = spoilt.reset(seed=5), untouched.reset(seed=5)
+    for _ in range(6):
+        for a, b in zip(found, wanted, strict=True):
+            assert_same(a, b)
+        spoil(found)
+        actions = random_actions(untouched, generator)
+        if mode == AutoresetMode.DISABLED and bool(untouched.state.done.any()):
+            done = untouched.state.done.numpy().copy()
+            spoilt.reset(options={"reset_mask": done})
+            untouched.reset(options={"reset_mask": done})
+            actions = random_actions(untouched, generator)
+        found, wanted = spoilt.step(actions), untouched.step(actions)
+    for a, b in zip(before, (bank.pixels, bank.image, bank.embedding.low, bank.known_truth.area), strict=True):
+        assert torch.equal(a, b)
+
+
+def spoil(value) -> None:
+    """Overwrite every array in what an environment returned."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        value[...] = 1
+    elif isinstance(value, list | tuple | np.ndarray):
+        for part in value:
+            spoil(part)

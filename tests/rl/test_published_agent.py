@@ -102,6 +102,24 @@ def test_the_interface(tiny_sam: Sam, pairs) -> None:
     assert env.render().shape == (64, 64, 3)
 
 
+def test_action_masks_are_in_the_order_of_the_actions(tiny_sam: Sam, pairs, monkeypatch) -> None:
+    # A SAM that is sure of all but this: only the upper half may be off the object, only the lower half on it.
+    unsure = torch.zeros(1, 2, 8, 8, dtype=torch.bool)
+    unsure[:, 0, :4], unsure[:, 1, 4:] = True, True
+    monkeypatch.setattr("maskwright.rl.envs.cells.unsure", lambda logits, grid: unsure)
+    env = SAM2ClickEnv(dataset=pairs, sam_predictor=tiny_sam, grid_size=8, max_clicks=3)
+    _, info = env.reset(seed=0)
+    for step, kind in enumerate((0, 1, 0)):
+        mask = info["action_mask"].reshape(2, 8, 8)
+        assert not mask[0, :4].any()
+        assert not mask[1, 4:].any()
+        np.testing.assert_array_equal(env.action_masks(), info["action_mask"])
+        action = int(mask[kind].ravel().nonzero()[0][0]) + 64 * kind
+        info = env.step(action)[-1]
+        # An action of the first half is a click on the object.
+        assert int(env.env.vector.state.labels[0, step + 1]) == 1 - kind
+
+
 def test_a_dataset_on_disk(tiny_sam: Sam, scene_folder) -> None:
     dataset = Dataset.load(scene_folder)
     env = SAM2ClickEnv(dataset.split("test"), tiny_sam)

@@ -268,34 +268,61 @@ class BinaryMetrics:
         }
 
 
-def paired_bootstrap(a: ArrayLike, b: ArrayLike, n: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
-    """The mean of ``a − b`` over images and its 95 % percentile bootstrap interval (Efron & Tibshirani 1993, ch. 13).
+def paired_bootstrap(
+    a: ArrayLike, b: ArrayLike, n: int = 10_000, seed: int = 0, *, images: ArrayLike | None = None
+) -> tuple[float, float, float]:
+    """The mean of ``a − b`` and its 95 % percentile bootstrap interval (Efron & Tibshirani 1993, ch. 13).
+
+    What does not vary independently is resampled together: targets of one image by ``images``, and the trainings that
+    scores come from by a first dimension of ``a`` and ``b``.
 
     Args:
-        a, b: scores of the same images in the same order, finite, at least one.
+        a, b: scores of the same N targets in the same order, finite, at least one: (N,), or (S, N) from S trainings with
+            different seeds, which are resampled as well.
         n: resamples.
         seed: the same seed gives the same interval.
+        images: (N,) names or numbers of the images that the targets lie in; left out: each has its own.
 
     Returns:
         (mean difference, low, high). An interval that excludes 0 says that ``a`` and ``b`` differ.
 
     Raises:
-        ValueError: other lengths, no image, or a score that is not finite.
+        ValueError: other lengths, no target, or a score that is not finite.
     """
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if first.shape != second.shape or first.ndim != 1 or not first.size:
+    if first.shape != second.shape or first.ndim not in (1, 2) or not first.size:
         raise ValueError(f"paired scores must be two equally long lists, not {first.shape} and {second.shape}")
-    difference = first - second
+    difference = np.atleast_2d(first - second)
     if not np.isfinite(difference).all():
         raise ValueError("scores must be finite: leave out the images without a score, in both lists")
+    sums, counts = _by_image(difference, images)
     rng = np.random.default_rng(seed)
     means = np.empty(n)
-    rows = max(1, 1_000_000 // len(difference))  # keeps the table of indices at 8 MB
+    trainings, groups = sums.shape
+    rows = max(1, 1_000_000 // groups)  # keeps the table of indices at 8 MB
     for start in range(0, n, rows):
-        index = rng.integers(len(difference), size=(min(rows, n - start), len(difference)))
-        means[start : start + rows] = difference[index].mean(1)
+        size = min(rows, n - start)
+        index = rng.integers(groups, size=(size, groups))
+        total = sums.mean(0)[index]
+        if trainings > 1:
+            weights = rng.multinomial(trainings, np.full(trainings, 1 / trainings), size) / trainings
+            total = np.take_along_axis(weights @ sums, index, 1)
+        means[start : start + size] = total.sum(1) / counts[index].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(difference.mean()), float(low), float(high)
+
+
+def _by_image(difference: NDArray[np.float64], images: ArrayLike | None) -> tuple[NDArray, NDArray]:
+    """(S, N) differences of targets → their sums (S, G) and numbers (G,) in each image."""
+    if images is None:
+        return difference, np.ones(difference.shape[1])
+    names = np.asarray(images)
+    if names.shape != difference.shape[1:]:
+        raise ValueError(f"images must name those of all {difference.shape[1]} scores, not {names.shape}")
+    _, place, counts = np.unique(names, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(difference), len(counts)))
+    np.add.at(sums, (slice(None), place), difference)
+    return sums, counts
 
 
 def _hits(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -363,7 +363,8 @@ class ClickVectorEnv(VectorEnv):
         values |= {"dice": self._dice} if self.bank.truth is not None else {}
         infos = {}
         for name, value in values.items():
-            infos |= {name: value.cpu().numpy(), f"_{name}": mask.copy()}
+            # Copies: on the CPU a tensor and its array share memory, and what a caller writes must not reach the state.
+            infos |= {name: value.cpu().numpy().copy(), f"_{name}": mask.copy()}
         return infos
 
 

@@ -38,7 +38,7 @@ class RowView:
 
     def observe(self, state: ClickState) -> Any:
         """The observations of all environments; the caller's own copy."""
-        return state.rows.cpu().numpy()
+        return state.rows.cpu().numpy().copy()
 
 
 class SamView(RowView):
@@ -66,7 +66,7 @@ class SamView(RowView):
 
     def observe(self, state: ClickState) -> Any:
         parts = {
-            "row": state.rows,
+            "row": state.rows.clone(),
             "logits": state.logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT),
             "entropy": entropy(state.logits).clamp(0, 1),
             "clicks": self.maps.clone(),

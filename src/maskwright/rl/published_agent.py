@@ -50,7 +50,8 @@ class SAM2ClickEnv(gymnasium.Env):
     Change of Dice plus a bonus at the boundary.
 
     ## Episode
-    Starts after the oracle's first click; terminates after ``max_clicks`` clicks. ``info["dice"]`` is the Dice now.
+    Starts after the oracle's first click; terminates after ``max_clicks`` clicks. ``info["dice"]`` is the Dice now, and
+    ``info["action_mask"]`` marks the actions that make sense, in the order above.
 
     Args:
         dataset: a ``Dataset`` (of its samples those with masks), or pairs of an image (H, W, 3) uint8 and a mask (H, W),
@@ -109,15 +110,26 @@ class SAM2ClickEnv(gymnasium.Env):
         """A new image; ``options={"row": 3}`` chooses it."""
         super().reset(seed=seed)
         observation, info = self.env.reset(seed=seed, options=options)
-        return self._scaled(observation), info
+        return self._scaled(observation), self._reordered(info)
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         kind, place = divmod(int(action), self.grid_size**2)
         observation, reward, terminated, truncated, info = self.env.step((1 - kind) * self.grid_size**2 + place)
-        return self._scaled(observation), reward, terminated, truncated, info
+        return self._scaled(observation), reward, terminated, truncated, self._reordered(info)
 
     def render(self) -> Any:
         return self.env.render()
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """(2 · grid_size²,) bool: the actions that make sense. ``MaskablePPO`` of sb3-contrib calls this method."""
+        return self._published_order(self.env.action_masks())
+
+    def _reordered(self, info: dict[str, Any]) -> dict[str, Any]:
+        return info | {"action_mask": self._published_order(info["action_mask"])}
+
+    def _published_order(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Of ``ClickEnv``, whose first half of the actions is off the object, to the published order."""
+        return np.roll(mask, self.grid_size**2)
 
     def _scaled(self, observation: NDArray[np.uint8]) -> NDArray[Any]:
         return observation if self.dtype == np.uint8 else observation.astype(np.float32) / 255

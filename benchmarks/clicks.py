@@ -8,7 +8,7 @@ The first click is the oracle's, in the middle of the object; nothing after it s
 Trained are, each for `--minutes` on the same images: the recipe with all its stages (`full`, once for each seed), imitation of the
 oracle's clicks, and Stable-Baselines3's PPO on pixels with the published settings. "Value map" is the full run before its
 reinforcement; it shares the quality head. Captured = (agent - first click) / (oracle - first click) after the last click.
-Intervals are paired bootstraps over the targets, each target's score the mean over the seeds.
+Intervals are paired bootstraps over seeds and images; targets of one image are resampled together.
 
 `--refine MASKS` also refines masks (a folder that `maskwright predict` wrote for the same split): Dice before and after.
 
@@ -101,6 +101,7 @@ ROWS = {
     "published PPO": Row("sb3", lambda own: own),
     "random": Row("full", _kept(places="random")),
     "random + accept": Row("full", _kept(places="random", accept="quality")),
+    "random + look-ahead, SAM's IoU accepts": Row("full", _kept(places="random", accept="iou", looks=24)),
     "random + look-ahead + accept": Row("full", _kept(places="random", accept="quality", looks=24)),
     "entropy + accept": Row("full", _kept(places="entropy", accept="quality")),
     "imitation": Row("imitation", _kept(), "values"),
@@ -225,16 +226,21 @@ def refined(bench: Bench, seed: int) -> dict[str, Any]:
 
 
 def summarise(rows: Rows) -> dict[str, Any]:
-    """Means over the seeds, intervals over the targets."""
+    """Means over the seeds, intervals over seeds and images."""
     grouped = {name: list(by_seed.values()) for name, by_seed in by_name(rows).items()}
-    dice = {name: np.mean([np.array(row["dice"]) for row in mine], 0) for name, mine in grouped.items()}
+    seeds = {name: np.stack([np.array(row["dice"]) for row in mine]) for name, mine in grouped.items()}
+    dice = {name: each.mean(0) for name, each in seeds.items()}
     figures: dict[str, Any] = {}
     for name, mine in grouped.items():
         scores = dice[name]
         first = scores[:, 0]
+        images = [target.rpartition("/")[0] for target in mine[0]["targets"]]
         figures[name] = {
             "dice": scores.mean(0).tolist(),
-            "gains": [paired_bootstrap(column, first) for column in scores.T[1:]],
+            "gains": [
+                paired_bootstrap(seeds[name][..., k], seeds[name][..., 0], images=images)
+                for k in range(1, scores.shape[1])
+            ],
             "lost": float((scores[:, -1] < first - LOST).mean()),
             "clicks": float(np.mean([row["clicks"] for row in mine])),
             "kept": float(np.mean([row["kept"] for row in mine])),

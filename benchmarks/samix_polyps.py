@@ -2,6 +2,7 @@
 
     python benchmarks/samix_polyps.py --data DATA/polyps --out runs/polyps --json polyps.json
     python benchmarks/samix_polyps.py --data DATA/polyps --out runs/parts --steps 700 --seeds 0 1 2 --rows masks_only mixed full
+    python benchmarks/samix_polyps.py --data DATA/polyps --out runs/eight --masks 8 --json eight.json
 
 Rows: masks only; weak losses without SAM; boxes as ellipses; mixed (SAM's pseudo-masks); mixed with references chosen by
 the policy; mixed with SAM as it comes (no adapters, nothing tuned), with either way of choosing; full supervision. All are
@@ -14,8 +15,9 @@ Every row is a folder in OUT; a call that was killed goes on with those that are
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,10 @@ import tyro
 
 from frame import Rows, Table, TrainingOptions, by_name, interval, publish, refuse_unknown, rows_of
 from maskwright import api
+from maskwright.data import manifest
 from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask
-from maskwright.data.labels import Kind
+from maskwright.data.labels import Kind, Labels
 from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.engine.metrics import SegmentationMetrics, paired_bootstrap
 from maskwright.recipes import samix
@@ -53,6 +56,8 @@ class Config(TrainingOptions):
 
     data: Path
     """Folder with splits.json (mixed labels) and splits_full.json (all masks)."""
+    masks: int | None = None
+    """Keep the masks of only so many training images, drawn by the first seed; the others have no label then."""
     steps: int = 1400
     batch: int = 8
     size: int = 256
@@ -63,7 +68,7 @@ def make(config: Config, full: Dataset, row: str, seed: int) -> dict[str, Any]:
     out, started = config.out / f"run-{row}-s{seed}", time.monotonic()
     samix.main(
         samix.Config(
-            data=config.data / ("splits_full.json" if row == "full" else "splits.json"),
+            data=config.data / "splits_full.json" if row == "full" else mixed_data(config),
             out=out,
             **_length(config, row),
             keep="last",
@@ -80,6 +85,24 @@ def make(config: Config, full: Dataset, row: str, seed: int) -> dict[str, Any]:
     images = {image["id"]: image["dice"] for image in scores["per_image"] if image["dice"] is not None}
     pseudo = pseudo_dice(out, full) if (out / "pseudo" / "index.json").is_file() else {}
     return {"dice": scores["dice"], "iou": scores["iou"], "images": images, "pseudo": pseudo, "minutes": minutes}
+
+
+def mixed_data(config: Config) -> Path:
+    """The dataset with mixed labels; with ``--masks`` a copy in OUT, in which the other masks are gone."""
+    if config.masks is None:
+        return config.data / "splits.json"
+    folder = config.out / f"data-{config.masks}-masks"
+    if not (folder / manifest.NAME).is_file():
+        dataset = Dataset.load(config.data)
+        masked = [sample.id for sample in dataset.split("train") if sample.labels.mask]
+        if len(masked) < config.masks:
+            raise SystemExit(f"--masks {config.masks}: only {len(masked)} training images of {config.data} have a mask")
+        order = np.random.default_rng(config.seeds[0]).permutation(sorted(masked))
+        dropped = set(order[config.masks :].tolist())
+        samples = tuple(replace(s, labels=Labels()) if s.id in dropped else s for s in dataset)
+        shutil.rmtree(folder, ignore_errors=True)
+        manifest.write(manifest.copy_files(replace(dataset, samples=samples), folder))
+    return folder
 
 
 def _length(config: Config, row: str) -> dict[str, int]:
@@ -138,7 +161,7 @@ def summarise(rows: Rows) -> dict[str, dict[str, Any]]:
         common = [s for s in mine if name != "mixed" and ("mixed", s) in rows]
         if common:
             ids = sorted(mine[common[0]]["images"])
-            own, other = ([_mean(rows[of, s]["images"][i] for s in common) for i in ids] for of in (name, "mixed"))
+            own, other = ([[rows[of, s]["images"][i] for i in ids] for s in common] for of in (name, "mixed"))
             means["over_mixed"] = paired_bootstrap(own, other)
         kinds = {kind for row in mine.values() for kind in row["pseudo"]}
         means["pseudo"] = {kind: _mean(row["pseudo"][kind]["dice"] for row in mine.values()) for kind in sorted(kinds)}

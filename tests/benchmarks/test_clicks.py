@@ -62,7 +62,7 @@ def test_figures_by_hand(benchmark) -> None:
     bench = benchmark("clicks")
 
     def row(*dice: list[float]) -> dict[str, Any]:
-        return {"dice": list(dice), "clicks": 1.0, "kept": 0.5}
+        return {"dice": list(dice), "targets": ["a/1", "b/1"], "clicks": 1.0, "kept": 0.5}
 
     figures = bench.summarise(
         {

@@ -11,6 +11,7 @@ import pytest
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask
+from maskwright.data.labels import Labels
 from tests.recipes.training import binary_scenes
 
 SMALLEST = {"warm_up": 2, "policy_warm_up": 2, "references": 2, "workers": 0}
@@ -53,6 +54,32 @@ def test_the_table_and_going_on(
     assert sorted(path.name for path in out.glob("row-*.json")) == sorted(kept_from_before)
     with pytest.raises(SystemExit, match="made with other steps"):
         bench.main(bench.Config(**settings | {"steps": 4}))
+
+
+def test_fewer_masks(benchmark, polyps: Path, tmp_path: Path) -> None:
+    bench = benchmark("samix_polyps")
+    whole = Dataset.load(polyps / "splits.json")
+    masked = {s.id for s in whole.split("train") if s.labels.mask}
+    config = bench.Config(data=polyps, out=tmp_path / "out", masks=len(masked) - 1)
+    fewer = Dataset.load(bench.mixed_data(config))
+    kept = {s.id for s in fewer.split("train") if s.labels.mask}
+    assert kept < masked
+    assert len(kept) == config.masks
+    before = {s.id: s.labels for s in whole}
+    for sample in fewer:
+        labels = before[sample.id]
+        if sample.id in masked - kept:
+            assert sample.labels == Labels()
+        elif labels.mask is None:
+            assert sample.labels == labels
+        else:
+            np.testing.assert_array_equal(
+                read_mask(fewer.root / sample.labels.mask.path), read_mask(whole.root / labels.mask.path)
+            )
+    assert {s.id for s in Dataset.load(bench.mixed_data(config)).split("train") if s.labels.mask} == kept
+    with pytest.raises(SystemExit, match=f"only {len(masked)} training images"):
+        bench.mixed_data(bench.Config(data=polyps, out=tmp_path / "more", masks=len(masked) + 1))
+    assert bench.mixed_data(bench.Config(data=polyps, out=tmp_path)) == polyps / "splits.json"
 
 
 def test_trivial_answers_to_boxes(benchmark, polyps: Path) -> None:

@@ -193,13 +193,22 @@ def test_scores_are_those_of_the_states(agent: ClickAgent, bank: Bank):
     assert summary["gain"][1] <= summary["gain"][0] <= summary["gain"][2]
 
 
+def test_parts_of_a_curve_keep_their_images_apart(agent: ClickAgent, bank: Bank):
+    found = curve(agent, bank)
+    assert found.images.tolist() == bank.image.tolist()
+    twice = Curve.cat([found, found])
+    assert twice.images.tolist() == [*found.images, *(found.images + found.images.max() + 1)]
+    assert twice.dice.shape == (2 * len(bank), found.dice.shape[1])
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_head_room_is_the_share_of_the_oracles_gain(first: float, share: float):
     import numpy as np
 
     def made(last: float) -> Curve:
-        return Curve(np.array([[first, last]]), np.zeros(1, int), np.zeros(1, int), np.zeros((1, 2)))
+        one = np.zeros(1, int)
+        return Curve(one, np.array([[first, last]]), one, one, np.zeros((1, 2)))
 
     found = head_room(made(first + 0.5 * share), made(first + 0.5))
     assert found == pytest.approx(share, abs=1e-6)

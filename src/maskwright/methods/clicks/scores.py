@@ -27,11 +27,13 @@ class Curve:
     """Scores of N targets.
 
     Attributes:
+        images: (N,) numbers of the images that the targets lie in.
         dice: (N, T + 1) on the canvas, after 0, 1, ... T further clicks.
         clicks, kept: (N,) further clicks that were placed, and those that were not undone.
         guesses: (N, T + 1) the quality head's calibrated Dice; 0 without a quality head.
     """
 
+    images: NDArray[np.int64]
     dice: NDArray[np.float64]
     clicks: NDArray[np.int64]
     kept: NDArray[np.int64]
@@ -40,16 +42,20 @@ class Curve:
     @staticmethod
     def cat(parts: Sequence[Curve]) -> Curve:
         """The scores of all targets, one part after the other."""
-        return Curve(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Curve)))
+        joined = {each.name: np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Curve)}
+        # No two parts show the same image: each bank counts its own from 0.
+        offsets = np.cumsum([0, *(int(part.images.max(initial=-1)) + 1 for part in parts[:-1])])
+        images = [part.images + offset for part, offset in zip(parts, offsets)]
+        return Curve(**joined | {"images": np.concatenate(images)})
 
     def summary(self) -> dict[str, Any]:
-        """JSON-able: the mean curve, the gain over the first answer with its 95 % interval, and what it cost."""
+        """JSON-able: the mean curve, the gain over the first answer with its 95 % interval over images, and what it cost."""
         first, last = self.dice[:, 0], self.dice[:, -1]
-        gain, low, high = paired_bootstrap(last, first)
+        gain, low, high = paired_bootstrap(last, first, images=self.images)
         return {
             "targets": len(first),
             "dice": [float(value) for value in self.dice.mean(0)],
-            "intervals": [list(paired_bootstrap(column, first)) for column in self.dice.T],
+            "intervals": [list(paired_bootstrap(column, first, images=self.images)) for column in self.dice.T],
             "gain": [gain, low, high],
             "lost": float((last < first - LOST).mean()),
             "clicks": float(self.clicks.mean()),
@@ -94,7 +100,7 @@ def curve(
         if progress:
             progress(int(rows[-1]) + 1, len(bank))
     dice, clicks, kept, guesses = (torch.cat(column).cpu().numpy() for column in zip(*parts))
-    return Curve(dice.astype(np.float64), clicks, kept, guesses.astype(np.float64))
+    return Curve(bank.image.cpu().numpy(), dice.astype(np.float64), clicks, kept, guesses.astype(np.float64))
 
 
 def curves_by_rules(

@@ -192,6 +192,9 @@ def test_ppo_on_pixels_is_a_baseline(
     image = dataset.image_path(dataset.split("test")[0])
     (prediction,) = model.predict([image], click=[(20.0, 30.0)])
     assert len(prediction.record()["clicks"]["disc"]) == 2
+    saved = PPO.load(run / "agent.zip", device="cpu")
+    own = load_file(run / "model" / "model.safetensors")
+    assert any(torch.equal(value, own[name]) for name, value in saved.policy.state_dict().items() if name in own)
     with pytest.raises(RunError, match="cannot be continued"):
         clicks.main(replace(config, resume=True))
     without_sb3(monkeypatch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,12 +15,15 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.scenes import render
-from maskwright.errors import DataError
+from maskwright.errors import DataError, WeightsError
 from maskwright.rl.bank import Bank
 from maskwright.rl.envs import ClickEnvSettings, ClickVectorEnv
 from maskwright.rl.published_agent import SAM2ClickEnv, compute_dice
 from maskwright.rl.sb3 import Sb3ClickVecEnv
+from maskwright.sam.convert import convert, read_checkpoint
 from maskwright.sam.sam import Sam
+
+PARITY = Path(__file__).parents[3] / "shared" / "parity"
 
 
 @pytest.fixture
@@ -128,6 +133,32 @@ def test_a_dataset_on_disk(tiny_sam: Sam, scene_folder) -> None:
         SAM2ClickEnv(dataset.split("nowhere"), tiny_sam)
     with pytest.raises(ValueError, match="use_sam=False"):
         SAM2ClickEnv(dataset, tiny_sam, use_sam=False)
+
+
+class Predictor:
+    """What the agent's description hands over: an object around a model of Meta's package, of which only names are known here."""
+
+    def __init__(self, state: dict[str, torch.Tensor], image_size: int) -> None:
+        self.model = torch.nn.Linear(1, 1)
+        self.model.image_size = image_size
+        self.model.state_dict = lambda: state
+
+
+def test_a_predictor_of_metas_package(pairs, tmp_path) -> None:
+    if not PARITY.is_dir():
+        pytest.skip(f"no reference output at {PARITY}")
+    file = PARITY / "sam2_official_small.pt"
+    expected = Sam.load(convert(file, tmp_path / "small"))
+    given = Predictor(read_checkpoint(file), expected.size)
+    env = SAM2ClickEnv(pairs, given, obs_size=64, grid_size=8)
+    assert env.env.vector.sam.signature() == expected.signature()
+    wanted = SAM2ClickEnv(pairs, expected, obs_size=64, grid_size=8)
+    np.testing.assert_array_equal(env.reset(seed=0)[0], wanted.reset(seed=0)[0])
+    np.testing.assert_array_equal(env.step(9)[0], wanted.step(9)[0])
+    with pytest.raises(TypeError, match="or a SAM2ImagePredictor"):
+        SAM2ClickEnv(pairs, 7)
+    with pytest.raises(WeightsError, match="not a SAM 2 checkpoint"):
+        SAM2ClickEnv(pairs, Predictor({"weight": torch.zeros(1)}, 64))
 
 
 def test_dice() -> None:

@@ -15,7 +15,9 @@ Its publication does not specify the following points; here they are:
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
@@ -29,6 +31,7 @@ from maskwright.data.geometry import resize_matrix, warp_image, warp_mask
 from maskwright.rl.bank import Bank
 from maskwright.rl.envs import CLICKS, GRID, PIXELS, ClickEnv, ClickEnvSettings
 from maskwright.rl.rewards import DiceReward
+from maskwright.sam.convert import convert_state
 from maskwright.sam.sam import Sam
 
 BOUNDARY = 0.1
@@ -56,7 +59,8 @@ class SAM2ClickEnv(gymnasium.Env):
     Args:
         dataset: a ``Dataset`` (of its samples those with masks), or pairs of an image (H, W, 3) uint8 and a mask (H, W),
             above 0 = on the object. All images are encoded when the environment is made.
-        sam_predictor: a ``Sam``, or what ``Sam.load`` takes.
+        sam_predictor: a ``Sam``, what ``Sam.load`` takes, or a ``SAM2ImagePredictor`` of Meta's package, whose weights are
+            converted (its transforms and thresholds are not used: images are squashed, masks end at logit 0).
         obs_size: pixels along a side of the observation.
         grid_size: cells along a side.
         max_clicks: clicks that the agent places in an episode.
@@ -67,6 +71,7 @@ class SAM2ClickEnv(gymnasium.Env):
     Raises:
         ValueError: ``use_sam`` is False.
         DataError: no image with a mask, or files that cannot be read.
+        WeightsError: weights that :func:`maskwright.sam.convert.convert_state` refuses.
     """
 
     metadata: dict[str, Any] = ClickEnv.metadata
@@ -74,7 +79,7 @@ class SAM2ClickEnv(gymnasium.Env):
     def __init__(
         self,
         dataset: Dataset | Sequence[Pair],
-        sam_predictor: Sam | str = "nano",
+        sam_predictor: Any = "nano",
         obs_size: int = PIXELS,
         grid_size: int = GRID,
         max_clicks: int = CLICKS,
@@ -85,7 +90,7 @@ class SAM2ClickEnv(gymnasium.Env):
     ) -> None:
         if not use_sam:
             raise ValueError("use_sam=False is not offered: without SAM no click changes the mask")
-        sam = Sam.load(sam_predictor) if isinstance(sam_predictor, str) else sam_predictor
+        sam = sam_of(sam_predictor)
         self.env = ClickEnv(
             sam,
             Bank.of_dataset(sam, dataset) if isinstance(dataset, Dataset) else bank_of_pairs(sam, dataset),
@@ -133,6 +138,31 @@ class SAM2ClickEnv(gymnasium.Env):
 
     def _scaled(self, observation: NDArray[np.uint8]) -> NDArray[Any]:
         return observation if self.dtype == np.uint8 else observation.astype(np.float32) / 255
+
+
+def sam_of(predictor: Any) -> Sam:
+    """What the published agent's ``sam_predictor`` may be, as a ``Sam``: see :class:`SAM2ClickEnv`.
+
+    Raises:
+        TypeError: it is nothing of the kind.
+        WeightsError: its weights are not those of SAM 2.
+    """
+    if isinstance(predictor, Sam):
+        return predictor
+    if isinstance(predictor, str | Path):
+        return Sam.load(predictor)
+    model = getattr(predictor, "model", None)
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(
+            f"sam_predictor is a {type(predictor).__name__}; give a maskwright.Sam, the name of one, or a SAM2ImagePredictor"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        size = getattr(model, "image_size", None)
+        sam = Sam.load(convert_state(model.state_dict(), Path(folder) / "sam", image_size=size))
+        # What was read may still lie in the file, which goes with the folder.
+        sam.load_state_dict({name: value.clone() for name, value in sam.state_dict().items()}, assign=True)
+    sam.name = type(model).__name__
+    return sam.to(next(model.parameters()).device)
 
 
 def compute_dice(prediction: ArrayLike, truth: ArrayLike) -> float:

@@ -159,17 +159,31 @@ def convert(
             tensor), or its sizes are unknown (names the options that say them), or the folder cannot be written.
     """
     source, folder = Path(source), Path(folder)
-    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        raise WeightsError(f"{folder}: exists and is not an empty folder; remove it or give another")
+    _require_new(folder)
     state = read_checkpoint(source)
+    sizes = {"heads": heads, "windows": windows, "global_blocks": global_blocks}
     try:
-        config = infer_config(state, image_size, heads=heads, windows=windows, global_blocks=global_blocks)
-        tensors = map_keys(state)
-        _check(tensors, state, config)
+        return convert_state(state, folder, image_size=image_size, **sizes)
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from error
+
+
+def convert_state(
+    state: Mapping[str, Tensor], folder: str | Path, *, image_size: int | None = None, **sizes: Any
+) -> Path:
+    """Write what :func:`convert` writes for the state dict of an official model; its arguments, errors and result are the same."""
+    folder = Path(folder)
+    _require_new(folder)
+    config = infer_config(state, image_size, **sizes)
+    tensors = map_keys(state)
+    _check(tensors, state, config)
     _write(tensors, config, folder)
     return folder
+
+
+def _require_new(folder: Path) -> None:
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise WeightsError(f"{folder}: exists and is not an empty folder; remove it or give another")
 
 
 def read_checkpoint(source: Path) -> dict[str, Tensor]:

@@ -21,6 +21,10 @@ from maskwright.rl.sb3 import PPO, BaseCallback, Sb3ClickVecEnv
 ROLL_OUT = 2048
 """Environment steps between two updates of PPO."""
 
+AGENT = "agent.zip"
+"""What Stable-Baselines3 itself saves, in the run's folder: ``PPO.load`` continues it in a ``ClickVectorEnv`` with these rules.
+Nothing of maskwright reads it: such a file may hold code."""
+
 SETTINGS: dict[str, Any] = {"learning_rate": 2.5e-4, "clip_range": 0.1, "ent_coef": 0.02, "batch_size": 128}
 """As published; the rest is Stable-Baselines3's default."""
 
@@ -54,6 +58,7 @@ class Sb3Trainer(Trainer):
         self.stage.began = self.session.timer.minutes
         with self.session.timer.spending(self.stage):
             self.ppo.learn(10**12, callback=_Budgeted(self))
+        self.ppo.save(self.session.run.folder / AGENT)
         self.stage.fraction, self.stage.over = 1.0, True
 
     def calibrate(self) -> None:

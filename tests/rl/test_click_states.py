@@ -269,7 +269,7 @@ def test_a_semantic_mask_gives_a_target_for_each_category(tiny_sam: Sam, tmp_pat
     values = np.zeros((32, 128), np.uint8)
     values[:16, :64], values[16:, 64:], values[:, 100:], values[0, 70] = 1, 2, IGNORE, 1
     bank = Bank.of_dataset(tiny_sam, write(tmp_path, "semantic", values))
-    assert bank.names == ("a/1", "a/2")
+    assert (bank.names, bank.tiny) == (("a/1", "a/2"), 0)
     truth = bank.known_truth
     assert truth.canvas[0].float().mean() == pytest.approx((16 * 64) / (32 * 128), abs=0.01)
     assert truth.known.float().mean() == pytest.approx(100 / 128)
@@ -283,7 +283,11 @@ def test_an_instance_mask_gives_a_target_for_each_object(tiny_sam: Sam, tmp_path
     values = np.zeros((64, 64), np.uint16)
     values[:8, :8], values[32:, 32:], values[20, 20] = 300, 7, 9
     dataset = write(tmp_path, "instance", values)
-    assert Bank.of_dataset(tiny_sam, dataset).names == ("a/7", "a/300")  # One pixel alone is too small.
+    bank = Bank.of_dataset(tiny_sam, dataset)
+    assert bank.names == ("a/7", "a/300")
+    assert bank.tiny == 1  # One pixel alone is too small, which is counted.
+    assert Bank.cat([bank, bank]).tiny == 2
+    assert Bank.of_dataset(tiny_sam, dataset, objects=1).tiny == 1
     with pytest.raises(DataError, match="shows an object of category 2"):
         Bank.of_dataset(tiny_sam, dataset, category=2)
 
@@ -311,6 +315,15 @@ def test_parts_hold_no_more_than_the_memory_and_all_together(tiny_sam: Sam, scen
     assert torch.allclose(together.embedding.low, whole.embedding.low, atol=1e-5)
     assert Bank.of_dataset(tiny_sam, dataset, memory=memory).names == parts[0].names
     assert len(next(Bank.parts(tiny_sam, dataset, memory=1)).pixels) == 1  # One image at least.
+
+
+def test_an_image_of_tiny_objects_alone_is_counted_too(tiny_sam: Sam, tmp_path) -> None:
+    values = np.zeros((512, 512), np.uint16)
+    values[::64, ::64] = np.arange(1, 65).reshape(8, 8)  # some of them have no pixel on a canvas of 64
+    values[100:200, 100:200] = 70
+    dataset = write(tmp_path, "instance", values)
+    assert Bank.of_dataset(tiny_sam, dataset).tiny == len(np.unique(values)) - 2
+    assert next(Bank.parts(tiny_sam, dataset, memory=1)).tiny == len(np.unique(values)) - 2
 
 
 def test_embeddings_come_out_of_the_store(

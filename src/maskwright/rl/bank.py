@@ -91,6 +91,7 @@ class Bank:
         inside: (M, S, S) bool, canvas pixels that show the image.
         truth: true masks of the N targets, or None where there are none.
         names: N names for messages and reports.
+        tiny: number of targets of these images that were left out, being smaller than ``MIN_SHARE`` of the canvas.
     """
 
     embedding: Embedding
@@ -100,6 +101,7 @@ class Bank:
     inside: Tensor
     truth: Truth | None
     names: tuple[str, ...]
+    tiny: int = 0
 
     def __len__(self) -> int:
         return len(self.image)
@@ -182,6 +184,7 @@ class Bank:
             inside=torch.cat([part.inside for part in parts]),
             truth=Truth.cat(truths) if truths else None,
             names=tuple(name for part in parts for name in part.names),
+            tiny=sum(part.tiny for part in parts),
         )
 
     @classmethod
@@ -279,7 +282,7 @@ class Bank:
         may_be_empty: bool = False,
     ) -> Iterator[Bank]:
         """Banks of all samples of a dataset that have a mask, in order: an instance mask gives a target for each object, a
-        semantic one a target for each category. Targets smaller than ``MIN_SHARE`` of the canvas are left out.
+        semantic one a target for each category. Targets smaller than ``MIN_SHARE`` of the canvas are left out, and counted.
 
         Args:
             dataset: the samples wanted (``dataset.split("train")``); images are squashed to the canvas, as in SAM 2.
@@ -297,25 +300,26 @@ class Bank:
         where = dataset.source or str(dataset.root)
         loaded: list[_Loaded] = []
         problems: list[str] = []
-        used, is_empty = 0, True
+        used, is_empty, tiny = 0, True, 0
         for sample in dataset:
             if sample.labels.mask is None:
                 continue
             try:
-                pixels, targets = _read(dataset, sample, sam.size, category, objects)
+                pixels, targets, too_small = _read(dataset, sample, sam.size, category, objects)
             except DataError as error:
                 problems += error.problems
                 continue
             if not targets:
+                tiny += too_small
                 continue
             more = per_image + per_target * len(targets)
             if memory is not None and loaded and used + more > memory:
                 if problems:
                     raise DataError(problems, where)
-                yield cls._of_loaded(sam, dataset, loaded, store, batch)
-                loaded, used = [], 0
+                yield replace(cls._of_loaded(sam, dataset, loaded, store, batch), tiny=tiny)
+                loaded, used, tiny = [], 0, 0
             loaded.append((sample, pixels, targets))
-            used, is_empty = used + more, False
+            used, is_empty, tiny = used + more, False, tiny + too_small
         if not problems and is_empty:
             if may_be_empty:
                 return
@@ -323,7 +327,7 @@ class Bank:
             problems = [f"no mask shows an object of {target}, of at least {MIN_SHARE:.3%} of the image; name others"]
         if problems:
             raise DataError(problems, where)
-        yield cls._of_loaded(sam, dataset, loaded, store, batch)
+        yield replace(cls._of_loaded(sam, dataset, loaded, store, batch), tiny=tiny)
 
     @classmethod
     def _bytes(cls, sam: Sam) -> tuple[int, int]:
@@ -376,8 +380,8 @@ _Loaded = tuple[Sample, NDArray[np.uint8], list[_Target]]
 
 def _read(
     dataset: Dataset, sample: Sample, size: int, category: int | None, objects: int | None
-) -> tuple[NDArray[np.uint8], list[_Target]]:
-    """An image on the canvas ``(S, S, 3)`` and its targets, at most ``objects`` of them."""
+) -> tuple[NDArray[np.uint8], list[_Target], int]:
+    """An image on the canvas ``(S, S, 3)``, its targets, at most ``objects`` of them, and the number of those that are too small."""
     image = read_image(dataset.image_path(sample))
     values, categories = label_values(dataset, sample)
     if values.shape != image.shape[:2]:
@@ -393,6 +397,9 @@ def _read(
     on_target = known & (ids > 0) if category is None else kinds == category
     numbers, counts = np.unique(ids[on_target], return_counts=True)
     target_ids = numbers[counts >= MIN_SHARE * size * size]
+    # On the canvas an object of less than a pixel may have none: the image's own ids are those that are there.
+    wanted = (values > 0) & (categories != IGNORE) if category is None else categories == category
+    tiny = len(np.unique(values[wanted])) - len(target_ids)
     if objects is not None and len(target_ids) > objects:
         target_ids = target_ids[np.linspace(0, len(target_ids) - 1, objects).round().astype(int)]
-    return warp_image(image, matrix, size)[0], [(int(id), ids == id, known) for id in target_ids.tolist()]
+    return warp_image(image, matrix, size)[0], [(int(id), ids == id, known) for id in target_ids.tolist()], tiny

@@ -332,20 +332,21 @@ class ClickPredictor(Predictor):
         the agent refined, see :func:`maskwright.methods.semantic.scores.semantic_scores`.
 
         Returns:
-            Without ``masks``: ``curves`` by name (see ``Curve.summary``), ``head_room`` captured, and ``per_target`` with
-            names.
+            Without ``masks``: ``curves`` by name (see ``Curve.summary``), ``head_room`` captured, ``tiny``, the number of targets
+            that are too small to be scored, and ``per_target`` with names.
         """
         if masks is not None:
             return semantic_scores(self, part, batch=batch, progress=progress, masks=masks, **options)
         clicks = self.agent.rules.clicks
         rules = {"agent": self.agent.rules, "oracle": ClickRules(clicks, 1, "oracle", "always", stop=False)}
-        curves, targets = curves_by_rules(self.agent, part, rules, memory=AT_ONCE, batch=batch, progress=progress)
+        curves, targets, tiny = curves_by_rules(self.agent, part, rules, memory=AT_ONCE, batch=batch, progress=progress)
         agent, oracle = curves["agent"], curves["oracle"]
         return {
             "clicks": clicks,
             "rules": asdict(self.agent.rules),
             "curves": {name: each.summary() for name, each in curves.items()},
             "head_room": head_room(agent, oracle),
+            "tiny": tiny,
             "per_target": [
                 {"target": target, "dice": dice.tolist(), "clicks": int(count)}
                 for target, dice, count in zip(targets, agent.dice, agent.clicks)
@@ -356,7 +357,11 @@ class ClickPredictor(Predictor):
         return "" if options.get("masks") is None else "-refined"
 
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
-        return curve_table(scores["curves"], scores["head_room"]) if "curves" in scores else semantic_table(scores)
+        return (
+            curve_table(scores["curves"], scores["head_room"], scores["tiny"])
+            if "curves" in scores
+            else semantic_table(scores)
+        )
 
 
 def _holds_model(path: Path) -> bool:

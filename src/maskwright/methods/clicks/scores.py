@@ -15,7 +15,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.scoring import ScoreTable
 from maskwright.methods.clicks.agent import ClickAgent, ClickRules
-from maskwright.rl.bank import Bank
+from maskwright.rl.bank import MIN_SHARE, Bank
 from maskwright.rl.clicks import SLOTS, ClickState, canvas_dice, first_click, start
 
 LOST = 0.02
@@ -111,7 +111,7 @@ def curves_by_rules(
     memory: int,
     batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[dict[str, Curve], list[str]]:
+) -> tuple[dict[str, Curve], list[str], int]:
     """The curves of several ways to act, on all targets of a dataset.
 
     Args:
@@ -122,11 +122,12 @@ def curves_by_rules(
         progress: called as ``progress(done, total)`` in images; one counts as done by the share of its rules that are.
 
     Returns:
-        The curves by name of the rules, and the names of the targets.
+        The curves by name of the rules, the names of the targets, and the number of targets that are too small to be scored
+        (``rl.bank.MIN_SHARE``).
     """
     parts: dict[str, list[Curve]] = {name: [] for name in rules}
     targets: list[str] = []
-    images = 0
+    images = tiny = 0
     for bank in Bank.parts(agent.sam, dataset, memory=memory):
         for number, (name, each) in enumerate(rules.items()):
             # Targets of this part by one of the rules → images.
@@ -135,7 +136,8 @@ def curves_by_rules(
             parts[name].append(curve(agent, bank, each, batch=batch, progress=advance))
         targets += bank.names
         images += len(bank.pixels)
-    return {name: Curve.cat(each) for name, each in parts.items()}, targets
+        tiny += bank.tiny
+    return {name: Curve.cat(each) for name, each in parts.items()}, targets, tiny
 
 
 def _advance(
@@ -151,12 +153,13 @@ def head_room(agent: Curve, oracle: Curve) -> float | None:
     return None if best - first < 1e-6 else (float(agent.dice[:, -1].mean()) - first) / (best - first)
 
 
-def curve_table(curves: Mapping[str, Mapping[str, Any]], captured: float | None) -> ScoreTable:
+def curve_table(curves: Mapping[str, Mapping[str, Any]], captured: float | None, tiny: int) -> ScoreTable:
     """Dice by clicks, a row for each way to place them.
 
     Args:
         curves: what ``Curve.summary`` gives, by name.
         captured: what ``head_room`` gives.
+        tiny: targets that were too small to be scored.
     """
     count = max(len(each["dice"]) for each in curves.values())
     columns = ["Dice after click", *(str(n + 1) for n in range(count)), "gain", "from", "to", "lost", "clicks"]
@@ -164,6 +167,9 @@ def curve_table(curves: Mapping[str, Mapping[str, Any]], captured: float | None)
     targets = next(iter(curves.values()))["targets"]
     note = f"{targets} targets, the first click is the oracle's. Gain over it with its 95 % interval. "
     note += f"Lost: share of targets that end more than {LOST} lower. Clicks: those after the first."
+    if tiny:
+        objects = f"{tiny} smaller {'object was' if tiny == 1 else 'objects were'}"
+        note += f" {objects} left out: they take less than {MIN_SHARE:.3%} of the canvas."
     if captured is not None:
         note += f" The agent captures {captured:.0%} of what the oracle, which sees the truth, gains."
     return ScoreTable(columns, rows, note)

@@ -49,7 +49,7 @@ from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.weights import load_state
 from maskwright.methods.clicks.agent import ClickAgent, ClickRules
 from maskwright.methods.clicks.predictor import ClickPredictor
-from maskwright.methods.clicks.scores import LOST, curve
+from maskwright.methods.clicks.scores import LOST, belief_dice, curve
 from maskwright.nets.prompter import Prompter
 from maskwright.recipes import clicks
 from maskwright.rl.bank import Bank
@@ -85,11 +85,13 @@ class Row:
         run: whose agent acts.
         rules: of it, by the agent's own rules.
         stage: ``settled``: as the run left it; ``values`` and ``reinforced``: its policy before and after reinforcement.
+        belief: score the agent's belief instead of SAM's answers: what it has learnt about objects from the masks.
     """
 
     run: str
     rules: Callable[[ClickRules], ClickRules]
     stage: str = "settled"
+    belief: bool = False
 
 
 def _kept(**changed: Any) -> Callable[[ClickRules], ClickRules]:
@@ -98,6 +100,7 @@ def _kept(**changed: Any) -> Callable[[ClickRules], ClickRules]:
 
 ROWS = {
     "no further click": Row("full", _kept(clicks=0)),
+    "belief alone, no further click": Row("full", _kept(clicks=0), belief=True),
     "published PPO": Row("sb3", lambda own: own),
     "random": Row("full", _kept(places="random")),
     "random + accept": Row("full", _kept(places="random", accept="quality")),
@@ -114,6 +117,8 @@ ROWS = {
     "value map + RL, every click kept": Row("full", _kept(stop=True), "reinforced"),
     "the agent (settled)": Row("full", lambda own: own),
     "oracle": Row("full", _kept(places="oracle")),
+    "oracle + undo": Row("full", _kept(places="oracle", accept="truth")),
+    "look-ahead, truth accepts": Row("full", lambda own: replace(own, accept="truth", looks=24, stop=False)),
 }
 """In the order of the table; each "+" is the row above it and one thing more."""
 
@@ -195,6 +200,8 @@ def score(bench: Bench, name: str, seed: int) -> dict[str, Any]:
             shown = done
 
         found = curve(agent, bank, rules, seed=seed, progress=tell)
+    if row.belief:
+        found = replace(found, dice=belief_dice(agent, bank)[:, None])
     # Rows without a further click are as long as the others.
     dice = np.pad(found.dice, ((0, 0), (0, bench.config.clicks + 1 - found.dice.shape[1])), mode="edge")
     return {
@@ -233,13 +240,14 @@ def summarise(rows: Rows) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name, mine in grouped.items():
         scores = dice[name]
-        first = scores[:, 0]
+        # The belief is compared with the same first answers as all other rows.
+        against = seeds["no further click"] if ROWS[name].belief and "no further click" in seeds else seeds[name]
+        first = against.mean(0)[:, 0]
         images = [target.rpartition("/")[0] for target in mine[0]["targets"]]
         figures[name] = {
             "dice": scores.mean(0).tolist(),
             "gains": [
-                paired_bootstrap(seeds[name][..., k], seeds[name][..., 0], images=images)
-                for k in range(1, scores.shape[1])
+                paired_bootstrap(seeds[name][..., k], against[..., 0], images=images) for k in range(1, scores.shape[1])
             ],
             "lost": float((scores[:, -1] < first - LOST).mean()),
             "clicks": float(np.mean([row["clicks"] for row in mine])),

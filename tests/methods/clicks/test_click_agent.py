@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,11 +20,11 @@ from maskwright.methods.clicks.agent import (
     mask_logits,
     peaks,
 )
-from maskwright.methods.clicks.scores import Curve, curve, head_room
+from maskwright.methods.clicks.scores import Curve, belief_dice, curve, head_room
 from maskwright.nets.prompter import Prompter
 from maskwright.nets.quality import QualityHead
 from maskwright.rl.bank import Bank
-from maskwright.rl.clicks import ClickState, canvas_dice, click, counterfactual, first_click, oracle_click, start
+from maskwright.rl.clicks import ClickState, canvas_dice, click, counterfactual, dice, first_click, oracle_click, start
 from maskwright.sam.click_grid import cells_of
 from maskwright.sam.sam import Sam
 
@@ -191,6 +193,35 @@ def test_scores_are_those_of_the_states(agent: ClickAgent, bank: Bank):
     assert summary["targets"] == len(bank)
     assert summary["gain"][0] == pytest.approx(summary["dice"][-1] - summary["dice"][0])
     assert summary["gain"][1] <= summary["gain"][0] <= summary["gain"][2]
+
+
+def test_with_the_truth_as_judge_no_target_gets_worse(agent: ClickAgent, bank: Bank):
+    oracle = replace(agent.rules, places="oracle", looks=1, accept="always", stop=False)
+    undoing = replace(oracle, accept="truth")
+    looking = replace(agent.rules, places="random", looks=6, accept="truth", stop=False)
+    state = started(agent.sam, bank)
+    for rules in (undoing, looking):
+        done = agent.refine(bank, state, rules, torch.Generator().manual_seed(0))
+        scores = torch.stack([dice(bank, each.rows, each.logits) for each in done.states], 1)
+        assert bool((scores.diff(dim=1) >= 0).all())
+        assert torch.equal(scores.diff(dim=1).gt(0).sum(1), done.kept)
+
+
+def test_the_belief_is_scored_as_a_mask(agent: ClickAgent, monkeypatch):
+    truth = torch.zeros(3, 64, 64, dtype=torch.bool)
+    truth[0, 16:48, 16:48], truth[1, :32], truth[2, 8:24, 40:] = True, True, True
+    bank = Bank.of_images(agent.sam, torch.zeros(3, 3, 64, 64), truth=truth)
+    cells = F.avg_pool2d(truth[:, None].float(), 8)[:, 0] * 16 - 8
+    cells[2] = -cells[2]  # the last one believes the contrary
+    told = iter(cells.split(2))
+    monkeypatch.setattr(agent, "prompter", lambda observation: SimpleNamespace(truth=next(told)))
+    found = belief_dice(agent, bank, batch=2)
+    assert found.shape == (3,)
+    assert found[:2].min() > 0.95
+    assert found[2] < 0.05
+    monkeypatch.setattr(agent, "prompter", None)
+    with pytest.raises(ValueError, match="no prompter"):
+        belief_dice(agent, bank)
 
 
 def test_parts_of_a_curve_keep_their_images_apart(agent: ClickAgent, bank: Bank):

@@ -1,6 +1,6 @@
 """The click agent: it proposes clicks, has SAM answer them, keeps an answer that is better and undoes one that is not.
 
-Only ``places="oracle"`` uses the truth; it is an upper bound to compare the agent with.
+Only ``places="oracle"`` and ``accept="truth"`` use the truth; they are there to compare the agent with.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from maskwright.nets.prompter import Advice, Observation, Prompter
 from maskwright.nets.quality import Answers, QualityHead
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState, counterfactual, entropy, oracle_click, stability
+from maskwright.rl.clicks import dice as true_dice
 from maskwright.sam.click_grid import cells_of, near, places_of, unsure
 from maskwright.sam.sam import Sam
 
 Places = Literal["policy", "random", "entropy", "oracle"]
-Accept = Literal["always", "iou", "quality"]
+Accept = Literal["always", "iou", "quality", "truth"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class ClickRules:
         places: source of the candidates. ``random`` and ``entropy`` contradict the present mask: positive off it, negative on
             it. ``oracle`` needs the truth.
         accept: when an answer is kept: ``always``; if SAM's own predicted IoU rises (``iou``); if the quality
-            head's calibrated guess rises by more than ``margin`` (``quality``). A click whose answer is not kept is undone.
+            head's calibrated guess rises by more than ``margin`` (``quality``); if the true Dice rises (``truth``). A click whose
+            answer is not kept is undone.
         margin: in units of Dice.
         mask_margin: the same for targets that start from a mask of another source, which may be better than any answer of SAM.
         stop: end when no candidate was kept, or, with ``accept="always"``, when the policy prefers to stop. Else other places
@@ -149,7 +151,7 @@ class ClickAgent:
         """Improve the answers of B states, each by itself: the result of one does not depend on the others.
 
         Args:
-            bank: with the targets of ``state``; its truth is looked at only for ``places="oracle"``.
+            bank: with the targets of ``state``; its truth is looked at only for ``places="oracle"`` and ``accept="truth"``.
             state: with as many free slots as there are clicks.
             rules: left out, the agent's own.
             generator: for ``places="random"``.
@@ -172,7 +174,7 @@ class ClickAgent:
                 places, labels, cells, should_stop = self._propose(bank, part, advice, barred[index], rules, generator)
                 answers = counterfactual(self.sam, bank, part, places, labels)
                 candidates = CandidateClicks(places, labels, *answers)
-                best, is_better, guesses = self._judge(part, candidates, advice, margins[index], rules)
+                best, is_better, guesses = self._judge(bank, part, candidates, advice, margins[index], rules)
                 if watch:
                     watch(part, candidates, guesses)
                 is_better = is_better & ~should_stop
@@ -238,6 +240,7 @@ class ClickAgent:
 
     def _judge(
         self,
+        bank: Bank,
         state: ClickState,
         candidates: CandidateClicks,
         advice: Advice | None,
@@ -250,6 +253,9 @@ class ClickAgent:
         if rules.accept == "iou":
             best = candidates.iou.max(1)
             return best.indices, best.values > state.iou + margins, None
+        if rules.accept == "truth":
+            best = true_dice(bank, state.rows, candidates.logits).max(1)
+            return best.indices, best.values > true_dice(bank, state.rows, state.logits) + margins, None
         if self.quality is None or advice is None:
             raise ValueError("this agent has no quality head to accept by")
         guesses = self.quality(advice, candidates.answers(state))

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from maskwright.data.dataset import Dataset
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.scoring import ScoreTable
-from maskwright.methods.clicks.agent import ClickAgent, ClickRules
+from maskwright.methods.clicks.agent import ClickAgent, ClickRules, observe
 from maskwright.rl.bank import MIN_SHARE, Bank
 from maskwright.rl.clicks import SLOTS, ClickState, canvas_dice, first_click, start
 
@@ -101,6 +102,21 @@ def curve(
             progress(int(rows[-1]) + 1, len(bank))
     dice, clicks, kept, guesses = (torch.cat(column).cpu().numpy() for column in zip(*parts))
     return Curve(bank.image.cpu().numpy(), dice.astype(np.float64), clicks, kept, guesses.astype(np.float64))
+
+
+@torch.no_grad()
+def belief_dice(agent: ClickAgent, bank: Bank, *, batch: int = 16) -> NDArray[np.float64]:
+    """(N,) Dice on the canvas of the agent's belief alone, after the oracle's first click: what it has learnt about objects,
+    without any of SAM's further answers. Raises ValueError where the agent has no belief.
+    """
+    if agent.prompter is None:
+        raise ValueError("this agent has no prompter whose belief could be scored")
+    parts = []
+    for rows in torch.arange(len(bank), device=bank.device).split(batch):
+        belief = agent.prompter(observe(bank, first_answers(agent, bank, rows, 0))).truth[:, None]
+        logits = F.interpolate(belief, scale_factor=2, mode="bilinear", align_corners=False)[:, 0]
+        parts.append(canvas_dice(bank, rows, logits))
+    return torch.cat(parts).cpu().numpy().astype(np.float64)
 
 
 def curves_by_rules(

@@ -23,7 +23,10 @@ from maskwright.engine.scoring import ScoreTable
 from maskwright.engine.values import strict_json
 from maskwright.methods.instances import coco
 from maskwright.methods.instances.coco import Detection
+from maskwright.methods.instances.dense_detections import look_densely
 from maskwright.methods.instances.detections import detect, squashed
+from maskwright.nets import dense_instances
+from maskwright.nets.dense_instances import DenseSegmenter
 from maskwright.nets.instance import DESCRIPTION, InstanceSegmenter, build, completed
 
 RESULTS = "coco.json"
@@ -64,32 +67,36 @@ class InstancePrediction(Prediction):
 
 
 class InstancePredictor(Predictor):
-    """An instance segmenter: each image is seen as in training, squashed to the canvas or in overlapping tiles.
+    """An instance segmenter: each image is seen as in training. A dense one sees it whole at the scale of training; one of queries
+    sees it squashed to the canvas, or in overlapping tiles.
 
     The option ``threshold`` is the score from which an object is drawn into masks and overlays; COCO results also hold
     objects that score less, see ``InstancePrediction.detections``.
     """
 
-    network: InstanceSegmenter
+    network: InstanceSegmenter | DenseSegmenter
     options: ClassVar[Mapping[str, Any]] = {"threshold": 0.5}
     holds_instances = True
 
-    def __init__(self, network: InstanceSegmenter, model: Model, crop: int | None) -> None:
+    def __init__(self, network: InstanceSegmenter | DenseSegmenter, model: Model, crop: int | None) -> None:
         super().__init__(network, model)
         self.crop = crop
 
     def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Tiles are cut when they are looked at: together they are larger than the image."""
-        return pixels if self.crop else super().prepare(pixels)
+        """Tiles are cut when they are looked at: together they are larger than the image. So is the view of a dense segmenter."""
+        return pixels if self.crop or isinstance(self.network, DenseSegmenter) else super().prepare(pixels)
 
     def finish(self, canvases: Sequence[Canvas], *, threshold: float = 0.5) -> Iterator[Prediction]:
-        if self.crop:
-            per_image = (detect(self.network, one.pixels, self.crop, len(canvases)) for one in canvases)
+        network = self.network
+        if isinstance(network, DenseSegmenter):
+            per_image = (look_densely(network, one.pixels) for one in canvases)
+        elif self.crop:
+            per_image = (detect(network, one.pixels, self.crop, len(canvases)) for one in canvases)
         else:
             sizes = [one.size for one in canvases]
             matrices = [resize_matrix(size, self.size) for size in sizes]
             pixels = np.stack([one.pixels for one in canvases])
-            per_image = iter(squashed(self.network, pixels, matrices, sizes))
+            per_image = iter(squashed(network, pixels, matrices, sizes))
         for canvas, detections in zip(canvases, per_image, strict=True):
             yield self._prediction(canvas, detections, threshold)
 
@@ -163,9 +170,15 @@ def draw_ids(objects: Sequence[Detection], size: Size) -> NDArray[np.uint16]:
 
 def load_instances(model: Model) -> InstancePredictor:
     """The predictor of a model folder with an instance segmenter. Raises WeightsError where it does not fit."""
+    is_dense = _type_of(model.config.get("segmenter")) == "dense"
     parts = model.parts(
-        {"segmenter": DESCRIPTION, "crop": Maybe(SIDE)},
+        {"segmenter": dense_instances.DESCRIPTION if is_dense else DESCRIPTION, "crop": Maybe(SIDE)},
         older=lambda parts: {**parts, "segmenter": completed(parts.get("segmenter"))},
     )
-    network = model.build(lambda: build(parts["segmenter"], len(model.categories), model.size))
+    make: Callable[..., InstanceSegmenter | DenseSegmenter] = dense_instances.build if is_dense else build
+    network = model.build(lambda: make(parts["segmenter"], len(model.categories), model.size))
     return InstancePredictor(network, model, parts["crop"])
+
+
+def _type_of(description: Any) -> Any:
+    return description.get("type") if isinstance(description, Mapping) else None

@@ -13,6 +13,11 @@ from maskwright.engine.hints import default
 from maskwright.engine.values import settings_of
 from maskwright.errors import canvas_rule, require, validation_rules
 
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "dense": {"lr": 2e-3, "distillation": 0.0, "show": "all", "accept": 0.7},
+    "queries": {"lr": 1e-3, "distillation": 1.0, "show": "points", "accept": 0.0},
+}
+
 
 @dataclass
 class Config:
@@ -35,14 +40,23 @@ class Config:
     sam_size: Annotated[int | None, default("that of the weights")] = None
     """Side of SAM's canvas, a multiple of 32."""
     segmenter: str = "sam"
-    """`sam`: a small Mask2Former on a copy of SAM's image encoder; or a Mask2Former's Hugging Face id or folder, or its
+    """`sam`: on a copy of SAM's image encoder, see --decoder; or a Mask2Former's Hugging Face id or folder, or its
     config.json to start from random weights."""
+    decoder: Annotated[Literal["dense", "queries"] | None, default("dense; queries with a --segmenter of your own")] = (
+        None
+    )
+    """On SAM's encoder: `dense` draws maps that objects are read off, and learns from few images; `queries` is a small Mask2Former, as in
+    the paper, which needs many."""
     queries: int = 50
-    """Most objects in one view for the segmenter `sam`; other segmenters have a number of their own."""
+    """Most objects in one view with the segmenter `sam` and --decoder queries; other segmenters have a number of their own."""
     size: int = 256
     """Side of the square canvas, a multiple of 32."""
-    crop: Annotated[int | None, default("none: the whole image is squashed to the canvas")] = None
-    """Learn from square crops of so many pixels, and predict in tiles of them: for images with many small objects."""
+    crop: Annotated[
+        int | None,
+        default("dense: by the size of the labelled objects; queries: the whole image is squashed to the canvas"),
+    ] = None
+    """Learn from square crops of so many pixels, enlarged to the canvas. `dense` predicts whole images at the same scale, `queries` in
+    tiles of that size."""
     epochs: Annotated[float | None, default("given by --steps")] = None
     """Length of the whole training, both stages, in passes over the training images."""
     steps: Annotated[
@@ -56,7 +70,7 @@ class Config:
     """With --stage both: share of the length that the teacher gets, stage 1; the student gets the rest."""
     batch: int = 4
     """Images per step of stage 1, over all processes; in stage 2 so many labelled and as many unlabelled ones."""
-    lr: float = 1e-3
+    lr: Annotated[float | None, default("dense 2e-3, queries 1e-3")] = None
     """Peak learning rate (AdamW); in the paper 1e-4, for networks that are pretrained throughout."""
     backbone_lr: float = 0.3
     """Learning rate of the backbone, as a share of --lr; in the paper 0.1."""
@@ -66,21 +80,23 @@ class Config:
     """Largest norm of the gradient; in the paper 0.01."""
     warm_up: int = 20
     """Steps over which the learning rate rises at the start of each stage."""
-    distillation: float = 1.0
-    """Weight of structural distillation in stage 1; 0 leaves it out."""
+    distillation: Annotated[float | None, default("dense 0, queries 1")] = None
+    """Weight of structural distillation in stage 1; 0 leaves it out. `dense` distills every fourth step."""
     points: int = 128
     """Query pixels per image for structural distillation: one click of SAM on each."""
     unsupervised: float = 2.0
     """Weight of the loss on pseudo-labels."""
     certain: float = 0.70
-    """Class probability above which an object of the teacher becomes a pseudo-label."""
+    """Class probability (`dense`: score) above which an object of the teacher becomes a pseudo-label. With `dense` nothing is learnt from
+    where the teacher's other objects lie."""
     refinement: bool = True
     """Refine the masks of pseudo-labels with SAM."""
-    show: Literal["points", "all"] = "points"
+    show: Annotated[Literal["points", "all"] | None, default("dense all, queries points")] = None
     """SAM's prompt in refinement: `points` are three clicks; `all` adds the box and the logits of the teacher's mask (not in the paper:
     stays closer to the teacher)."""
-    accept: float = 0.0
-    """Take SAM's outline where its IoU with the teacher's is at least this (not in the paper; 0 = always)."""
+    accept: Annotated[float | None, default("dense 0.7, queries 0")] = None
+    """Take SAM's outline where its IoU with the teacher's is at least this (not in the paper; 0 = always). With `dense` nothing is learnt
+    from where the two differ if it is less."""
     merge: float = 1.0
     """Of pseudo-labels of one category whose IoU is above this keep the one with the highest score (not in the paper; 1 = keep all)."""
     arp: Literal["dynamic", "static", "none"] = "dynamic"
@@ -127,6 +143,11 @@ class Config:
         if self.epochs is None and self.steps is None and self.minutes is None:
             self.steps = 4000 if self.stage == "both" else 2000
         _ = self.length
+        if self.decoder is None:
+            self.decoder = "dense" if self.segmenter == "sam" else "queries"
+        for name, value in _DEFAULTS[self.decoder].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
         counts = {"batch": self.batch, "points": self.points, "queries": self.queries}
         rules = {
             **canvas_rule("size", self.size),
@@ -146,6 +167,9 @@ class Config:
             **validation_rules(self.validations, self.validation_images, self.patience),
             f"--burn-in {self.burn_in} must lie in 0..1": 0 <= self.burn_in <= 1,
             f"--certain {self.certain} must lie in 0..1": 0 <= self.certain <= 1,
+            f"--decoder dense stands on SAM's encoder: leave --segmenter {self.segmenter} out, or give --decoder queries": (
+                self.decoder == "queries" or self.segmenter == "sam"
+            ),
             f"--crop {self.crop} must be at least 32 pixels": self.crop is None or self.crop >= 32,
         }
         require(rules)

@@ -13,13 +13,16 @@ from maskwright.data.instances import MIN_PIXELS, Instances, boxes_of
 from maskwright.methods.instances.dense_loss import Targets, targets
 from maskwright.methods.instances.grouping import group
 from maskwright.methods.instances.paste import front
-from maskwright.methods.instances.pseudo_labels import ask, pairwise_iou
+from maskwright.methods.instances.pseudo_labels import pairwise_iou
 from maskwright.nets.dense_instances import Maps
-from maskwright.sam.prompts import Prompts
-from maskwright.sam.sam import Embedding, Sam
+from maskwright.sam.closer_look import look_closer
+from maskwright.sam.sam import Sam
 
 UNSURE = 0.3, 0.7
 """Probabilities between which it is open whether a pixel lies on an object."""
+
+REACH = 0.1
+"""How far an outline of SAM may reach beyond the box of the teacher's, in longer sides of the box."""
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,21 @@ def sure_objects(maps: Maps, size: int, certain: float) -> PseudoLabels:
 def refined(
     labels: PseudoLabels,
     sam: Sam,
-    embedding: Embedding,
+    images: Tensor,
     generator: torch.Generator,
     *,
     most: int,
     accept: float,
 ) -> PseudoLabels:
-    """SAM's outlines for some of the teacher's objects, shown their boxes and masks.
+    """SAM's outlines for some of the teacher's objects, shown their boxes and masks on crops about each.
 
     Where SAM and teacher agree, SAM's outline is taken. Where they do not, the teacher's stays, and what lies between the two is doubtful.
 
     Args:
         sam: frozen.
-        embedding: of the B images.
+        images: (B, 3, S, S) in 0..1.
         generator: on the CPU; draws the objects where there are more than ``most``.
-        most: objects that SAM is asked for.
+        most: objects that SAM is asked for: each takes a pass of its encoder.
         accept: IoU from which the two agree.
     """
     objects = labels.objects
@@ -91,11 +94,10 @@ def refined(
     size = objects.masks.shape[-1]
     chosen = torch.randperm(len(objects), generator=generator)[:most].sort().values.to(objects.rows.device)
     some = objects[chosen]
-    prompts = Prompts.of_boxes(boxes_of(some.masks)[:, None] * (sam.size / size))
-    # A mask as SAM's own logits would show it: well below and above 0, and between at its outline.
-    side = sam.size // 4
-    previous = 16 * F.interpolate(some.masks[:, None].float(), (side, side), mode="bilinear", antialias=True) - 8
-    masks = ask(sam, embedding, some.rows, prompts, size, multimask=False, previous=previous)
+    # As SAM's own logits would show the masks: well below 0 outside, well above inside.
+    hints = 16 * some.masks.float() - 8
+    looks = look_closer(sam, images, some.rows, boxes_of(some.masks), previous=hints, margin=REACH)
+    masks = looks.on_image((size, size)) > 0
     agreed = (pairwise_iou(some.masks, masks) >= accept) & masks.flatten(1).any(1)
     drawn = torch.where(agreed[:, None, None], masks, some.masks)
     between = (masks ^ some.masks) & ~agreed[:, None, None]

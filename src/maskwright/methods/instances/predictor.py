@@ -21,7 +21,7 @@ from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Canvas, Predictor
 from maskwright.engine.scoring import ScoreTable
 from maskwright.engine.values import strict_json
-from maskwright.methods.instances import coco
+from maskwright.methods.instances import beyond_ap, coco
 from maskwright.methods.instances.coco import Detection
 from maskwright.methods.instances.dense_detections import look_densely
 from maskwright.methods.instances.detections import detect, squashed
@@ -119,7 +119,8 @@ class InstancePredictor(Predictor):
     def score(
         self, part: Dataset, *, batch: int, progress: Callable[[int, int], None] | None, **options: Any
     ) -> dict[str, Any]:
-        """COCO's scores, see :func:`maskwright.methods.instances.coco.scores`."""
+        """COCO's scores, see :func:`maskwright.methods.instances.coco.scores`, and those of
+        :func:`maskwright.methods.instances.beyond_ap.scores`."""
         order = [part.categories.index(name) for name in self.categories]
         truths: list[list[Detection]] = []
         detections: list[list[Detection]] = []
@@ -133,16 +134,20 @@ class InstancePredictor(Predictor):
             sizes.append((ids.shape[1], ids.shape[0]))
             if progress:
                 progress(number, len(part))
-        return coco.scores(truths, detections, sizes, self.categories)
+        scores = coco.scores(truths, detections, sizes, self.categories)
+        more = beyond_ap.scores(truths, detections, sizes, self.categories, options["threshold"])
+        per_category = {name: row | more["per_category"][name] for name, row in scores["per_category"].items()}
+        return {**scores, **more, "threshold": options["threshold"], "per_category": per_category}
 
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
-        names = ("ap", "ap50", "ap75", "box_ap", "objects")
+        names = ("ap", "ceiling", "ap50", "ap75", "box_ap", "ap_all", "f1", "objects")
         rows = [[name, *(row[key] for key in names)] for name, row in scores["per_category"].items()]
         rows.append(["all", *(scores[key] for key in names)])
         return ScoreTable(
-            ["category", "AP", "AP50", "AP75", "box AP", "objects"],
+            ["category", "AP", "ceiling", "AP50", "AP75", "box AP", "AP of all", "F1", "objects"],
             rows,
-            f"COCO's protocol on {scores['images']} images: the best {coco.MOST} detections of each count.",
+            f"COCO's protocol on {scores['images']} images: the best {coco.MOST} detections of each count, for the ceiling those of "
+            f"the truth itself, for AP of all every one. F1: objects found at an IoU of .5, of a score from {scores['threshold']:g} on.",
         )
 
     def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:

@@ -122,7 +122,7 @@ def refine(
         side = sam.size // 4
         previous = F.interpolate(teacher.logits[:, None], (side, side), mode="bilinear", align_corners=False)
         prompts = prompts.join(Prompts.of_boxes(boxes_of(teacher.logits > 0)[:, None] * scale.repeat(2)))
-    refined = ask(sam, embedding, teacher.rows, prompts, size, multimask=show == "points", previous=previous)
+    refined = _ask(sam, embedding, teacher.rows, prompts, size, multimask=show == "points", previous=previous)
     agreement = pairwise_iou(original.masks, refined)
     # An empty answer is no outline.
     is_accepted = (agreement >= accept) & refined.flatten(1).any(1)
@@ -142,7 +142,7 @@ def prompted(batch: InstanceBatch, sam: Sam, embedding: Embedding, size: int) ->
     across = (edges >= boxes[:, :1]) & (edges < boxes[:, 2:3])
     down = (edges >= boxes[:, 1:2]) & (edges < boxes[:, 3:])
     frame = down[:, :, None] & across[:, None]
-    masks = ask(sam, embedding, row, Prompts.of_boxes(boxes[:, None] * scale), size, multimask=False) & frame
+    masks = _ask(sam, embedding, row, Prompts.of_boxes(boxes[:, None] * scale), size, multimask=False) & frame
     boxed = Instances(masks, row, batch.box_categories[row, column])
     point_row, point = (batch.point_categories > 0).nonzero(as_tuple=True)
     places, categories = batch.points[point_row, point], batch.point_categories[point_row, point]
@@ -152,7 +152,7 @@ def prompted(batch: InstanceBatch, sam: Sam, embedding: Embedding, size: int) ->
     clicks = Prompts.of_points(
         places[free][:, None, None] * scale, torch.ones(int(free.sum()), 1, 1, dtype=torch.long, device=device)
     )
-    clicked = Instances(ask(sam, embedding, point_row[free], clicks, size), point_row[free], categories[free])
+    clicked = Instances(_ask(sam, embedding, point_row[free], clicks, size), point_row[free], categories[free])
     both = Instances.cat([boxed, clicked])
     return both[both.masks.flatten(1).any(1)]
 
@@ -171,7 +171,7 @@ def preferring(first: Instances, second: Instances, iou: float = 0.5) -> Instanc
     return Instances.cat([first, second[~(_overlaps(second, first) > iou).any(1)]])
 
 
-def ask(
+def _ask(
     sam: Sam,
     embedding: Embedding,
     rows: Tensor,

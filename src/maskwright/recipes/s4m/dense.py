@@ -37,8 +37,8 @@ from maskwright.recipes.s4m.trainer import Stream, Trainer
 DISTILL_EVERY = 4
 """Steps between two with structural distillation: SAM's answers to its clicks cost as much as all the rest of a step."""
 
-REFINED = 24
-"""Objects of a step that SAM is asked for, at most."""
+REFINED = 12
+"""Objects of a step that SAM is asked for, at most: each takes a pass of its encoder."""
 
 MEASURED = 200
 """Labelled images whose objects are measured, at most."""
@@ -153,20 +153,12 @@ class DenseTrainer(Trainer):
         config = self.config
         labels = self._teachers_labels(batch)
         weak = self.has_weak_labels and bool((batch.box_categories > 0).any() or (batch.point_categories > 0).any())
-        if (config.refinement and len(labels)) or weak:
-            embedding = self.sam.encode(batch.images)
-            if config.refinement:
-                labels = refined(
-                    labels,
-                    self.sam,
-                    embedding,
-                    self.generator(Stream.REFINEMENT),
-                    most=REFINED,
-                    accept=config.accept or 0.0,
-                )
-            if weak:
-                objects = preferring(prompted(batch, self.sam, embedding, config.size), labels.objects)
-                labels = PseudoLabels(objects, torch.ones(len(objects), device=self.device), labels.doubtful)
+        if config.refinement:
+            generator, accept = self.generator(Stream.REFINEMENT), config.accept or 0.0
+            labels = refined(labels, self.sam, batch.images, generator, most=REFINED, accept=accept)
+        if weak:
+            objects = preferring(prompted(batch, self.sam, self.sam.encode(batch.images), config.size), labels.objects)
+            labels = PseudoLabels(objects, torch.ones(len(objects), device=self.device), labels.doubtful)
         self.session.average(pseudo_labels=len(labels) / len(batch), doubtful=labels.doubtful.float().mean())
         return labels
 
@@ -177,7 +169,7 @@ class DenseTrainer(Trainer):
     def _pasted(
         self, batch: InstanceBatch, labels: PseudoLabels, donors: InstanceBatch | None
     ) -> tuple[Tensor, Instances, Tensor]:
-        """Images, objects and where something was pasted, of a batch without labels; ``donors`` are labelled images that give objects, too."""
+        """Images, objects and where something was pasted, of a batch without labels; ``donors`` are labelled and give objects, too."""
         if self.config.arp == "none":
             return batch.images, labels.objects, torch.zeros_like(labels.doubtful)
         images, objects, count = batch.images, labels.objects, len(batch)

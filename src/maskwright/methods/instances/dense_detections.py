@@ -15,7 +15,7 @@ from maskwright.data.geometry import Size, warp_maps
 from maskwright.engine.weights import require_finite
 from maskwright.methods.instances.coco import Detection, cut
 from maskwright.methods.instances.detections import look_at
-from maskwright.methods.instances.grouping import group
+from maskwright.methods.instances.grouping import group, smoothed
 from maskwright.nets.dense_instances import MULTIPLE, STRIDE, DenseSegmenter
 from maskwright.nets.instance import InstanceSegmenter
 
@@ -41,7 +41,7 @@ def find_objects(
 def look_densely(segmenter: DenseSegmenter, image: NDArray[np.uint8]) -> list[Detection]:
     """The objects of an image ``(H, W, 3)`` uint8, the surest first; they do not overlap."""
     probability, depth = maps_of(segmenter, image)
-    found = group(probability, depth, smallest=SMALLEST_OBJECT)
+    found = group(probability, smoothed(depth, STRIDE / segmenter.zoom), smallest=SMALLEST_OBJECT)
     detections = []
     for number, place in enumerate(ndimage.find_objects(found.ids), start=1):
         mask = np.asarray(found.ids[place] == number)

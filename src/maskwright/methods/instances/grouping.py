@@ -40,6 +40,11 @@ class Groups:
     scores: NDArray[np.float64]
 
 
+def smoothed(depth: NDArray[np.floating], sigma: float) -> NDArray[np.floating]:
+    """Depth (H, W) without its grain, so that texture makes no seeds; ``sigma`` in pixels, that of one cell of the maps."""
+    return ndimage.gaussian_filter(depth, sigma, mode="nearest")
+
+
 def group(
     probability: NDArray[np.floating],
     depth: NDArray[np.floating],

@@ -25,6 +25,7 @@ from maskwright.data.instances import InstanceBatch, Instances, read_ids
 from maskwright.engine.ema import Ema
 from maskwright.engine.origin import Heads, Origin
 from maskwright.engine.scoring import evenly_spread
+from maskwright.engine.session import rated_groups
 from maskwright.errors import RunError
 from maskwright.methods.instances.dense_loss import DenseLoss, Targets, targets, zoom_for
 from maskwright.methods.instances.dense_pseudo import PseudoLabels, refined, sure_objects, targets_of
@@ -33,6 +34,9 @@ from maskwright.methods.instances.paste import paste_covering
 from maskwright.methods.instances.pseudo_labels import preferring, prompted
 from maskwright.nets.dense_instances import CATEGORY_HEADS, DenseSegmenter, Maps, create
 from maskwright.recipes.s4m.trainer import Stream, Trainer
+
+STUDENT_RATE = 0.25
+"""Learning rate of the student, as a share of the teacher's."""
 
 DISTILL_EVERY = 4
 """Steps between two with structural distillation: SAM's answers to its clicks cost as much as all the rest of a step."""
@@ -91,6 +95,19 @@ class DenseTrainer(Trainer):
         origin.fill(
             self.network, "model", flags="--sam, --segmenter, --decoder", heads=heads, categories=self.categories
         )
+
+    def _optimizer(self, network: DenseSegmenter) -> torch.optim.Optimizer:
+        """Biases and normalisations do not decay. A student, which starts as the teacher is, learns at a lower rate."""
+        config, pretrained = self.config, {id(p) for p in network.pretrained()}
+        rate = (config.lr or 0.0) * (1.0 if self.teacher is None else STUDENT_RATE)
+        groups: list[dict[str, Any]] = []
+        for starts_trained, share in ((True, config.backbone_lr), (False, 1.0)):
+            own = [p for p in network.parameters() if (id(p) in pretrained) == starts_trained]
+            for decays in (False, True):
+                some = [p for p in own if (p.ndim > 1) == decays]
+                decay = config.weight_decay if decays else 0.0
+                groups += [group | {"weight_decay": decay} for group in rated_groups([(some, rate * share)])]
+        return torch.optim.AdamW([group for group in groups if group["params"]])
 
     # ------------------------------------------------------------------------------------------------ stage 1
 

@@ -99,6 +99,7 @@ class Trainer(Trainable):
 
         torch.manual_seed(config.seed)
         self.sam = Sam.load(config.sam, size=config.sam_size).to(self.device).requires_grad_(False)
+        self.teacher: Ema | None = None
         self.network = self._create()
         self.optimizer = self._optimizer(self.network)
         self.best = self._best()
@@ -108,7 +109,6 @@ class Trainer(Trainable):
             load_teacher(config.teacher, self.categories) if config.teacher and not config.resume else None
         )
         self._refuse_teacher()
-        self.teacher: Ema | None = None
         self.loss = SetLoss()
         self.burnt_in = False
 
@@ -354,7 +354,7 @@ class Trainer(Trainable):
             loss = torch.stack(list(losses.values())).sum()
             session.descend(loss, self.optimizer, self.network.parameters(), config.clip)
             session.average(**losses)
-            session.latest(lr=rate * config.lr)
+            session.latest(lr=self.optimizer.param_groups[-1]["lr"])
 
     def validate(self, network: InstanceSegmenter | DenseSegmenter | None = None) -> dict[str, float]:
         """Mask AP, AP50, AP75 and box AP of a network on images of the validation split at their own size.

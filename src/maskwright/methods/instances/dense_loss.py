@@ -20,8 +20,9 @@ class Targets:
     """What the maps of B images should be, on their own grid.
 
     Attributes:
-        foreground: (B, C - 1, h, w) float, 1 on objects of the category.
-        depth: (B, h, w) distance to the object's border divided by the object's largest, 0 on the background.
+        foreground: (B, C - 1, h, w) the share of the cell, 0..1, that lies on objects of the category.
+        depth: (B, h, w) distance to the object's border divided by the object's largest, the mean over the pixels of the cell that lie
+            on objects; 0 on the background.
         known: (B, h, w) bool; nothing is learnt from the other cells.
     """
 
@@ -64,17 +65,15 @@ def targets(ids: Tensor, categories: Tensor, known: Tensor, count: int) -> Targe
         known: (B, S, S) bool; False where nothing is to be learnt.
         count: of categories, background included.
     """
-    # The pixel right and below the middle of each cell stands for it, in all maps.
-    cells = ids[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
-    depth = np.stack([depths(one) for one in cells.cpu().numpy()])
+    depth = torch.from_numpy(np.stack([depths(one) for one in ids.cpu().numpy()])).to(ids.device)
     table = F.pad(categories.clamp(min=0), (1, 0))
-    category = table.gather(1, cells.flatten(1)).view(cells.shape)
-    foreground = F.one_hot(category, count).movedim(-1, 1)[:, 1:].float()
-    return Targets(
-        foreground,
-        torch.from_numpy(depth).to(ids.device),
-        known[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE],
-    )
+    category = table.gather(1, ids.flatten(1)).view(ids.shape)
+    # Means over cells, not one pixel for each: that would move all outlines by half a pixel, and those of a student of a student again.
+    shares = F.avg_pool2d(F.one_hot(category, count).movedim(-1, 1)[:, 1:].float(), STRIDE)
+    on = F.avg_pool2d((ids > 0).float()[:, None], STRIDE)[:, 0]
+    mean_depth = F.avg_pool2d(depth[:, None], STRIDE)[:, 0] / on.clamp(min=STRIDE**-2)
+    unknown = F.max_pool2d((~known).float()[:, None], STRIDE)[:, 0] > 0
+    return Targets(shares, mean_depth, ~unknown)
 
 
 @dataclass(frozen=True)

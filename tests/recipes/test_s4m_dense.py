@@ -31,7 +31,7 @@ from tests.recipes.training import Stopped, log, same, session_of, started, stop
 
 
 def settings(data: Path, out: Path, sam: Path, **changed: Any) -> s4m.Config:
-    return settings_of_queries(data, out, sam, **{"decoder": None, "certain": 0.0, **changed})
+    return settings_of_queries(data, out, sam, **{"decoder": None, "certain": 0.0, "closer_looks": 4, **changed})
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +145,7 @@ def test_a_new_training_starts_from_this_one(trained: Path, data: Path, tmp_path
         {"batch": 1, "distillation": 1.0},
         {"labels": "labelled-only", "crop": 40},
         {"certain": 1.0},
+        {"precision": "bf16"},
     ],
 )
 def test_every_setting_runs_on_either_trunk(

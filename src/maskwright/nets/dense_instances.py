@@ -97,7 +97,8 @@ class DenseSegmenter(nn.Module):
     def forward(self, images: Tensor) -> Maps:
         """(B, 3, H, W) in 0..1, both sides multiples of 32."""
         found = self.trunk((images.float() - self.mean) / self.std)
-        stages = [stage.permute(0, 3, 1, 2) for stage in found.intermediate_hidden_states]
+        # The trunk may compute in half precision; all else does not.
+        stages = [stage.permute(0, 3, 1, 2).float() for stage in found.intermediate_hidden_states]
         x: Tensor | None = None
         for stage, narrow, refine in reversed(list(zip(stages, self.narrow, self.refine, strict=True))):
             level = narrow(stage)
@@ -105,7 +106,7 @@ class DenseSegmenter(nn.Module):
         assert x is not None
         fine = _enlarged(x)
         if self.lateral is not None:
-            fine = torch.cat([fine, self.lateral(found.stride_2.permute(0, 3, 1, 2))], 1)
+            fine = torch.cat([fine, self.lateral(found.stride_2.permute(0, 3, 1, 2).float())], 1)
         fine = self.fine(fine)
         return Maps(self.foreground(fine), self.distance(fine)[:, 0], x)
 

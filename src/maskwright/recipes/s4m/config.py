@@ -90,7 +90,10 @@ class Config:
     """Class probability (`dense`: score) above which an object of the teacher becomes a pseudo-label. With `dense` nothing is learnt from
     where the teacher's other objects lie."""
     refinement: bool = True
-    """Refine the masks of pseudo-labels with SAM."""
+    """Refine the masks of pseudo-labels with SAM; of `dense` those of --closer-looks."""
+    closer_looks: int = 0
+    """With `dense`: objects of a step that SAM redraws, each on a crop about it, which takes a pass of its encoder. 0: none, as outlines of
+    `nano` are no better than those of a teacher that has learnt for some minutes."""
     show: Annotated[Literal["points", "all"] | None, default("dense all, queries points")] = None
     """SAM's prompt in refinement: `points` are three clicks; `all` adds the box and the logits of the teacher's mask (not in the paper:
     stays closer to the teacher)."""
@@ -153,6 +156,7 @@ class Config:
             **canvas_rule("size", self.size),
             **canvas_rule("sam-size", self.sam_size),
             **{f"--{name} {value}: must be at least 1": value >= 1 for name, value in counts.items()},
+            f"--closer-looks {self.closer_looks}: must be 0 or more": self.closer_looks >= 0,
             f"--warm-up {self.warm_up}: must be 0 or more": self.warm_up >= 0,
             "--stage student needs the run of a teacher: give --teacher RUN": (
                 self.stage != "student" or self.teacher is not None

@@ -41,9 +41,6 @@ STUDENT_RATE = 0.25
 DISTILL_EVERY = 4
 """Steps between two with structural distillation: SAM's answers to its clicks cost as much as all the rest of a step."""
 
-REFINED = 12
-"""Objects of a step that SAM is asked for, at most: each takes a pass of its encoder."""
-
 MEASURED = 200
 """Labelled images whose objects are measured, at most."""
 
@@ -170,9 +167,9 @@ class DenseTrainer(Trainer):
         config = self.config
         labels = self._teachers_labels(batch)
         weak = self.has_weak_labels and bool((batch.box_categories > 0).any() or (batch.point_categories > 0).any())
-        if config.refinement:
+        if config.refinement and config.closer_looks:
             generator, accept = self.generator(Stream.REFINEMENT), config.accept or 0.0
-            labels = refined(labels, self.sam, batch.images, generator, most=REFINED, accept=accept)
+            labels = refined(labels, self.sam, batch.images, generator, most=config.closer_looks, accept=accept)
         if weak:
             objects = preferring(prompted(batch, self.sam, self.sam.encode(batch.images), config.size), labels.objects)
             labels = PseudoLabels(objects, torch.ones(len(objects), device=self.device), labels.doubtful)

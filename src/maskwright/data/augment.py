@@ -139,9 +139,9 @@ class Crop:
         side = self.side / factor
         x, y = along * (size[0] - side), down * (size[1] - side)
         if focus is not None:
-            # Anywhere about it: where objects lie in the square must not tell anything.
+            # Anywhere about it: where objects lie in the square must not tell anything. Where the image is smaller, it stays in the square.
             x, y = (
-                float(np.clip(place - (0.25 + draw / 2) * side, *sorted((0.0, length - side))))
+                min(max(place - (0.25 + draw / 2) * side, min(0.0, length - side)), max(0.0, length - side))
                 for place, draw, length in zip(focus, (along, down), size)
             )
         place = np.array([[canvas / side, 0, -x * canvas / side], [0, canvas / side, -y * canvas / side]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,8 @@ def depths(ids: NDArray[np.integer]) -> NDArray[np.float32]:
     at_border &= ids > 0
     if not at_border.any():
         return (ids > 0).astype(np.float32)
-    distance = np.where(ids > 0, ndimage.distance_transform_edt(~at_border) + 1, 0)
+    to_border: Any = ndimage.distance_transform_edt(~at_border)
+    distance = np.where(ids > 0, to_border + 1, 0)
     largest = np.zeros(int(ids.max()) + 1)
     np.maximum.at(largest, ids.reshape(-1), distance.reshape(-1))
     return (distance / np.maximum(largest, 1)[ids]).astype(np.float32)

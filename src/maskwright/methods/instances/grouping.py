@@ -7,6 +7,7 @@ and that is a maximum spanning forest of the grid (Cousty et al., 2009), which c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,8 @@ def group(
         smallest: pixels of an object, at least; smaller ones become background.
     """
     inside = probability.max(0) > foreground
-    seeds, count = ndimage.label(inside & (depth > seed), _WHOLE)
+    labelled: Any = ndimage.label(inside & (depth > seed), _WHOLE)
+    seeds, count = labelled
     ids = _grown(inside, seeds, int(count), depth)
     count = int(ids.max())
     areas = np.bincount(ids.reshape(-1), minlength=count + 1)

@@ -13,9 +13,22 @@ from maskwright.engine.hints import default
 from maskwright.engine.values import settings_of
 from maskwright.errors import canvas_rule, require, validation_rules
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "dense": {"lr": 2e-3, "distillation": 0.0, "show": "all", "accept": 0.7},
-    "queries": {"lr": 1e-3, "distillation": 1.0, "show": "points", "accept": 0.0},
+
+@dataclass(frozen=True)
+class Defaults:
+    """Settings whose default depends on the decoder."""
+
+    lr: float
+    distillation: float
+    show: Literal["points", "all"]
+    accept: float
+    unsupervised: float
+    burn_in: float
+
+
+_DEFAULTS = {
+    "dense": Defaults(2e-3, 0.0, "all", 0.7, 1.0, 0.5),
+    "queries": Defaults(1e-3, 1.0, "points", 0.0, 2.0, 1 / 6),
 }
 
 
@@ -84,7 +97,7 @@ class Config:
     """Weight of structural distillation in stage 1; 0 leaves it out. `dense` distills every fourth step."""
     points: int = 128
     """Query pixels per image for structural distillation: one click of SAM on each."""
-    unsupervised: float = 2.0
+    unsupervised: Annotated[float | None, default("dense 1, queries 2")] = None
     """Weight of the loss on pseudo-labels."""
     certain: float = 0.70
     """Class probability (`dense`: score) above which an object of the teacher becomes a pseudo-label. With `dense` nothing is learnt from
@@ -104,7 +117,7 @@ class Config:
     """Of pseudo-labels of one category whose IoU is above this keep the one with the highest score (not in the paper; 1 = keep all)."""
     arp: Literal["dynamic", "static", "none"] = "dynamic"
     """Paste objects of pseudo-labels between images: scaled and anywhere, in place, or not at all."""
-    burn_in: float = 1 / 6
+    burn_in: Annotated[float | None, default("dense 1/2, queries 1/6")] = None
     """Share of stage 2 in which the teacher of stage 1 makes the pseudo-labels; after it the student's moving average does. Give more in
     short runs, so that the student has learnt enough by then."""
     ema: float = 0.9996
@@ -148,7 +161,7 @@ class Config:
         _ = self.length
         if self.decoder is None:
             self.decoder = "dense" if self.segmenter == "sam" else "queries"
-        for name, value in _DEFAULTS[self.decoder].items():
+        for name, value in vars(_DEFAULTS[self.decoder]).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
         counts = {"batch": self.batch, "points": self.points, "queries": self.queries}
@@ -169,7 +182,7 @@ class Config:
             ),
             f"--teacher-share {self.teacher_share} must lie between 0 and 1": 0 < self.teacher_share < 1,
             **validation_rules(self.validations, self.validation_images, self.patience),
-            f"--burn-in {self.burn_in} must lie in 0..1": 0 <= self.burn_in <= 1,
+            f"--burn-in {self.burn_in} must lie in 0..1": 0 <= self.decoding.burn_in <= 1,
             f"--certain {self.certain} must lie in 0..1": 0 <= self.certain <= 1,
             f"--decoder dense stands on SAM's encoder: leave --segmenter {self.segmenter} out, or give --decoder queries": (
                 self.decoder == "queries" or self.segmenter == "sam"
@@ -177,6 +190,17 @@ class Config:
             f"--crop {self.crop} must be at least 32 pixels": self.crop is None or self.crop >= 32,
         }
         require(rules)
+
+    @property
+    def decoding(self) -> Defaults:
+        """What the decoder decides, complete."""
+        assert self.lr is not None
+        assert self.distillation is not None
+        assert self.show is not None
+        assert self.accept is not None
+        assert self.unsupervised is not None
+        assert self.burn_in is not None
+        return Defaults(self.lr, self.distillation, self.show, self.accept, self.unsupervised, self.burn_in)
 
     @property
     def length(self) -> Budget:

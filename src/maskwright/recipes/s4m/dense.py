@@ -96,7 +96,7 @@ class DenseTrainer(Trainer):
     def _optimizer(self, network: DenseSegmenter) -> torch.optim.Optimizer:
         """Biases and normalisations do not decay. A student, which starts as the teacher is, learns at a lower rate."""
         config, pretrained = self.config, {id(p) for p in network.pretrained()}
-        rate = (config.lr or 0.0) * (1.0 if self.teacher is None else STUDENT_RATE)
+        rate = config.decoding.lr * (1.0 if self.teacher is None else STUDENT_RATE)
         groups: list[dict[str, Any]] = []
         for starts_trained, share in ((True, config.backbone_lr), (False, 1.0)):
             own = [p for p in network.parameters() if (id(p) in pretrained) == starts_trained]
@@ -112,14 +112,22 @@ class DenseTrainer(Trainer):
         batch = batch.to(self.device)
         maps = self.network(self._labelled_view(batch))
         losses = self.dense_loss(maps, self._truth(batch))
-        if self.config.distillation and self.session.clock % DISTILL_EVERY == 0:
-            losses["distillation"] = self.config.distillation * self._distilled(maps, batch)
+        if self.config.decoding.distillation and self.session.clock % DISTILL_EVERY == 0:
+            losses["distillation"] = self.config.decoding.distillation * self._distilled(maps, batch)
         return losses
 
     def _labelled_view(self, batch: InstanceBatch) -> Tensor:
         """Labelled images in other colours; weaker than the strong view of images without labels."""
-        changes = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.05, "grey_p": 0.1, "blur_p": 0.1}
-        return strong_view(batch.images, self.generator(Stream.LABELLED_VIEW), **changes)
+        return strong_view(
+            batch.images,
+            self.generator(Stream.LABELLED_VIEW),
+            brightness=0.3,
+            contrast=0.3,
+            saturation=0.3,
+            hue=0.05,
+            grey_p=0.1,
+            blur_p=0.1,
+        )
 
     def _truth(self, batch: InstanceBatch) -> Targets:
         known = batch.inside & batch.labelled[:, None, None]
@@ -159,7 +167,7 @@ class DenseTrainer(Trainer):
         known = unlabelled.inside & ~labels.doubtful | covered
         strong = strong_view(images, self.generator(Stream.STRONG_VIEW))
         pseudo = self.dense_loss(self.network(strong), targets_of(objects, known, len(self.categories)))
-        return losses | {f"pseudo_{name}": self.config.unsupervised * loss for name, loss in pseudo.items()}
+        return losses | {f"pseudo_{name}": self.config.decoding.unsupervised * loss for name, loss in pseudo.items()}
 
     @torch.no_grad()
     def _refined_labels(self, batch: InstanceBatch) -> PseudoLabels:
@@ -168,7 +176,7 @@ class DenseTrainer(Trainer):
         labels = self._teachers_labels(batch)
         weak = self.has_weak_labels and bool((batch.box_categories > 0).any() or (batch.point_categories > 0).any())
         if config.refinement and config.closer_looks:
-            generator, accept = self.generator(Stream.REFINEMENT), config.accept or 0.0
+            generator, accept = self.generator(Stream.REFINEMENT), config.decoding.accept
             labels = refined(labels, self.sam, batch.images, generator, most=config.closer_looks, accept=accept)
         if weak:
             objects = preferring(prompted(batch, self.sam, self.sam.encode(batch.images), config.size), labels.objects)

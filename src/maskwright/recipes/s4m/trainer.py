@@ -144,7 +144,7 @@ class Trainer(Trainable):
     def _optimizer(self, network: Any) -> torch.optim.Optimizer:
         pretrained = network.pretrained()
         pretrained_ids = {id(p) for p in pretrained}
-        new, rate = [p for p in network.parameters() if id(p) not in pretrained_ids], self.config.lr
+        new, rate = [p for p in network.parameters() if id(p) not in pretrained_ids], self.config.decoding.lr
         groups = rated_groups([(pretrained, rate * self.config.backbone_lr), (new, rate)])
         return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
 
@@ -225,7 +225,7 @@ class Trainer(Trainable):
         batch = batch.to(self.device)
         queries = self.network(batch.images)
         losses = self.set_loss(queries, batch.truth(), self.generator(Stream.MATCHED_POINTS))
-        if self.config.distillation:
+        if self.config.decoding.distillation:
             points = query_points(
                 batch.instances > 0, batch.inside, self.generator(Stream.DISTILLED_POINTS), self.config.points
             )
@@ -234,7 +234,7 @@ class Trainer(Trainable):
                 target = sam_similarities(self.sam, embedding, points, self.config.size)
             grid = embedding.low.shape[-2], embedding.low.shape[-1]
             loss = distillation_loss(queries.features, target, points, self.config.size, grid)
-            losses["distillation"] = self.config.distillation * loss
+            losses["distillation"] = self.config.decoding.distillation * loss
         return losses
 
     def set_loss(self, queries: Queries, truth: Instances, generator: torch.Generator) -> dict[str, Tensor]:
@@ -278,7 +278,7 @@ class Trainer(Trainable):
         losses = self.set_loss(self.network(labelled.images), labelled.truth(), self.generator(Stream.MATCHED_POINTS))
         strong = strong_view(images, self.generator(Stream.STRONG_VIEW))
         pseudo_losses = self.set_loss(self.network(strong), pseudo, self.generator(Stream.PSEUDO_POINTS))
-        weight = self.config.unsupervised
+        weight = self.config.decoding.unsupervised
         return losses | {f"pseudo_{name}": weight * loss for name, loss in pseudo_losses.items()}
 
     def _move_teacher(self) -> None:
@@ -287,7 +287,7 @@ class Trainer(Trainable):
         if self.burnt_in:
             self.teacher.decay = self._decay()
             self.teacher.update(self.network)
-        elif self.student_stage.fraction >= self.config.burn_in:
+        elif self.student_stage.fraction >= self.config.decoding.burn_in:
             self.teacher.copy_from(self.network)
             self.burnt_in = True
 
@@ -314,9 +314,9 @@ class Trainer(Trainable):
                 embedding,
                 config.size,
                 self.generator(Stream.REFINEMENT),
-                show="points" if official else config.show,
+                show="points" if official else config.decoding.show,
                 official=official,
-                accept=config.accept,
+                accept=config.decoding.accept,
             )
         if config.merge < 1:
             labels = without_duplicates(labels, objects.scores, config.merge)

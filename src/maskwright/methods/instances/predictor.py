@@ -41,7 +41,8 @@ class InstancePrediction(Prediction):
         mask: ``(H, W)`` uint16 instance ids: k are the visible pixels of ``objects[k - 1]``; the surer object lies in front.
         scores: the best score of each category with an object.
         objects: those with a score of at least the threshold, the surest first.
-        detections: the best 100, which COCO scores; of an image in tiles also all others with a score of at least .05.
+        detections: the best 100, which COCO scores; of an image in tiles also all others with a score of at least .05, of a dense
+            segmenter all.
     """
 
     objects: tuple[Detection, ...] = field(default=(), repr=False)
@@ -140,14 +141,15 @@ class InstancePredictor(Predictor):
         return {**scores, **more, "threshold": options["threshold"], "per_category": per_category}
 
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
-        names = ("ap", "ceiling", "ap50", "ap75", "box_ap", "ap_all", "f1", "objects")
+        names = ("ap", "ceiling", "ap50", "ap75", "box_ap", "f1", "objects")
         rows = [[name, *(row[key] for key in names)] for name, row in scores["per_category"].items()]
         rows.append(["all", *(scores[key] for key in names)])
         return ScoreTable(
-            ["category", "AP", "ceiling", "AP50", "AP75", "box AP", "AP of all", "F1", "objects"],
+            ["category", "AP", "ceiling", "AP50", "AP75", "box AP", "F1", "objects"],
             rows,
-            f"COCO's protocol on {scores['images']} images: the best {coco.MOST} detections of each count, for the ceiling those of "
-            f"the truth itself, for AP of all every one. F1: objects found at an IoU of .5, of a score from {scores['threshold']:g} on.",
+            f"COCO's protocol on {scores['images']} images: the best {coco.MOST} detections of each count, and those of the truth itself "
+            f"would score the ceiling. AP of all detections: {_shown(scores['ap_all'])}. F1: objects found at an IoU of .5, of a score "
+            f"from {scores['threshold']:g} on.",
         )
 
     def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
@@ -183,6 +185,10 @@ def load_instances(model: Model) -> InstancePredictor:
     make: Callable[..., InstanceSegmenter | DenseSegmenter] = dense_instances.build if is_dense else build
     network = model.build(lambda: make(parts["segmenter"], len(model.categories), model.size))
     return InstancePredictor(network, model, parts["crop"])
+
+
+def _shown(score: float | None) -> str:
+    return "none, as there is no object" if score is None else f"{score:.4f}"
 
 
 def _type_of(description: Any) -> Any:

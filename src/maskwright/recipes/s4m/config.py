@@ -105,8 +105,8 @@ class Config:
     refinement: bool = True
     """Refine the masks of pseudo-labels with SAM; of `dense` those of --closer-looks."""
     closer_looks: int = 0
-    """With `dense`: objects of a step that SAM redraws, each on a crop about it, which takes a pass of its encoder. 0: none, as outlines of
-    `nano` are no better than those of a teacher that has learnt for some minutes."""
+    """With `dense`: objects of a step that SAM redraws, each on a crop about it, which takes a pass of its encoder. 0: none. Outlines of
+    `nano` are better than a teacher's of photographs after some minutes, and worse than its of nuclei."""
     show: Annotated[Literal["points", "all"] | None, default("dense all, queries points")] = None
     """SAM's prompt in refinement: `points` are three clicks; `all` adds the box and the logits of the teacher's mask (not in the paper:
     stays closer to the teacher)."""

@@ -1,4 +1,4 @@
-"""What unlabelled images are worth to an instance segmenter: teacher and student of S⁴M at several labelled shares.
+"""What unlabelled images are worth to an instance segmenter: teacher and student of S⁴M, with queries, at several labelled shares.
 
     python benchmarks/s4m_shares.py --data DATA --out runs/s4m --json s4m.json
 
@@ -38,10 +38,19 @@ SCENE_CATEGORIES = {
 # A young teacher says the same thing several times over, so duplicates are merged in all rows.
 SETTINGS: dict[str, dict[str, Any]] = {
     # Nuclei are about 13 pixels wide: seen at their own scale they would be three cells of the mask grid.
-    "nuclei": {"size": 128, "crop": 64, "sam_size": 128, "points": 64, "flips": "all", "queries": 40, "merge": 0.5},
+    "nuclei": {
+        "decoder": "queries",
+        "size": 128,
+        "crop": 64,
+        "sam_size": 128,
+        "points": 64,
+        "flips": "all",
+        "queries": 40,
+        "merge": 0.5,
+    },
     # nano draws cats badly: its outline is taken only where the teacher agrees.
-    "cats": {"size": 192, "points": 32, "queries": 30, "accept": 0.5, "merge": 0.5},
-    "scenes": {"size": 128, "points": 32, "queries": 30, "accept": 0.5, "merge": 0.5},
+    "cats": {"decoder": "queries", "size": 192, "points": 32, "queries": 30, "accept": 0.5, "merge": 0.5},
+    "scenes": {"decoder": "queries", "size": 128, "points": 32, "queries": 30, "accept": 0.5, "merge": 0.5},
 }
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 from scipy import ndimage
 
-from maskwright.data.augment import Augmentation, _recolour, strong_view
+from maskwright.data.augment import Augmentation, Crop, _recolour, strong_view
 from maskwright.data.geometry import random_matrix, resize_matrix
 from maskwright.errors import MaskwrightError
 
@@ -136,3 +138,18 @@ def test_cutout_fills_one_rectangle_of_the_asked_size():
         assert hit.sum() > 0.98 * area
         middle = after[:, int(np.median(rows)), int(np.median(columns))]
         torch.testing.assert_close(middle, before.mean((1, 2)), atol=1e-5, rtol=0)
+
+
+@given(seed=st.integers(0, 10**6), x=st.floats(0, 200), y=st.floats(0, 120), side=st.sampled_from([40.0, 130.0, 260.0]))
+def test_a_crop_about_an_object_shows_it_and_stays_inside_the_image(seed: int, x: float, y: float, side: float):
+    crop = Crop(side, scale=(1.0, 1.0), centred=1.0, flip=0.5, vertical_flip=0.5, quarter_turns=True)
+    matrix = crop.matrix((200, 120), 64, np.random.default_rng(seed), focus=(x, y))
+    place = matrix[:, :2] @ (x, y) + matrix[:, 2]
+    assert (place >= -1e-6).all()
+    assert (place <= 64 + 1e-6).all()
+    corners = matrix[:, :2] @ np.array([[0, 200, 200, 0], [0, 0, 120, 120]]) + matrix[:, 2:]
+    low, high = corners.min(1), corners.max(1)
+    for length in range(2):
+        covers = low[length] <= 1e-6 and high[length] >= 64 - 1e-6
+        is_inside = low[length] >= -1e-6 and high[length] <= 64 + 1e-6
+        assert covers or is_inside

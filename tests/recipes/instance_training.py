@@ -17,6 +17,7 @@ from maskwright.recipes.s4m import Config
 from tests.recipes.training import log, tensors
 
 SMALLEST = {
+    "decoder": "queries",
     "size": 64,
     "steps": 8,
     "batch": 2,

@@ -110,18 +110,40 @@ class Crop:
     quarter_turns: bool = False
     """turn by 0, 90, 180 or 270 degrees with equal chance"""
 
+    centred: float = 0.0
+    """probability that the square lies about an object, where objects are known: of small objects in large images most squares show none"""
+
     def __post_init__(self) -> None:
+        if not 0 <= self.centred <= 1:
+            raise MaskwrightError(f"crop: centred must lie in 0..1, not {self.centred}")
         if not 1 <= self.side < math.inf:
             raise MaskwrightError(f"crop: side must be at least 1 pixel, not {self.side}")
         if not 0 < self.scale[0] <= self.scale[1] < math.inf:
             raise MaskwrightError(f"crop: scale must be two numbers, 0 < smallest <= largest, not {self.scale}")
 
-    def matrix(self, size: Size, canvas: int, generator: np.random.Generator, *, tilt: bool = True) -> Affine:
-        """One random affine ``(2, 3)`` from an image of ``size`` (width, height) to the canvas; crops are never tilted."""
+    def matrix(
+        self,
+        size: Size,
+        canvas: int,
+        generator: np.random.Generator,
+        *,
+        tilt: bool = True,
+        focus: tuple[float, float] | None = None,
+    ) -> Affine:
+        """One random affine ``(2, 3)`` from an image of ``size`` (width, height) to the canvas; crops are never tilted.
+
+        With ``focus``, x and y in the image, the square lies about it, as far as it stays inside the image.
+        """
         zoom, along, down = generator.random(3)
         factor = math.exp(math.log(self.scale[0]) + zoom * (math.log(self.scale[1]) - math.log(self.scale[0])))
         side = self.side / factor
         x, y = along * (size[0] - side), down * (size[1] - side)
+        if focus is not None:
+            # Anywhere about it: where objects lie in the square must not tell anything. Where the image is smaller, it stays in the square.
+            x, y = (
+                min(max(place - (0.25 + draw / 2) * side, min(0.0, length - side)), max(0.0, length - side))
+                for place, draw, length in zip(focus, (along, down), size)
+            )
         place = np.array([[canvas / side, 0, -x * canvas / side], [0, canvas / side, -y * canvas / side]])
         turn = random_matrix(
             (canvas, canvas),

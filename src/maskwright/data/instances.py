@@ -224,6 +224,18 @@ class InstanceLoader(Loader):
     def item(self, index: int) -> InstanceItem:
         return cast(InstanceItem, super().item(index))
 
+    def _matrix(self, item: InstanceItem, generator: np.random.Generator) -> Affine:
+        crop = self.augment
+        if not isinstance(crop, Crop) or not crop.centred or item.ids is None or not len(item.id_categories):
+            return super()._matrix(item, generator)
+        is_centred, which = generator.random(2)
+        if is_centred >= crop.centred:
+            return super()._matrix(item, generator)
+        rows, columns = np.nonzero(item.ids == 1 + int(which * len(item.id_categories)))
+        scale = item.size[0] / item.ids.shape[1], item.size[1] / item.ids.shape[0]
+        focus = (columns.mean() + 0.5) * scale[0], (rows.mean() + 0.5) * scale[1]
+        return crop.matrix(item.size, self.size, generator, focus=focus)
+
     def _read(self, index: int) -> InstanceItem:
         limit = None if isinstance(self.augment, Crop) else 2 * self.size
         return read_instances(self.dataset, self.dataset[index], limit)

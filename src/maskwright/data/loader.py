@@ -180,9 +180,14 @@ class Loader:
         for slot, index in zip(slots, positions, strict=True):
             item = self.item(int(index))
             generator = np.random.default_rng([self.seed, epoch, _GEOMETRY, slot])
-            matrices.append(self.augment.matrix(item.size, self.size, generator, tilt=len(item.boxes) == 0))
+            matrices.append(self._matrix(item, generator))
             items.append(item)
         return self._collate(items, matrices, positions)
+
+    def _matrix(self, item: Any, generator: np.random.Generator) -> Affine:
+        """The random affine of one image; only where there is an augmentation."""
+        assert self.augment is not None
+        return self.augment.matrix(item.size, self.size, generator, tilt=len(item.boxes) == 0)
 
     def _read(self, index: int) -> Item:
         return read_item(self.dataset, self.dataset[index], limit=2 * self.size)

@@ -110,11 +110,7 @@ def scores(
         mean over categories that have objects, and over IoU thresholds .50 to .95; None where there is no object at all.
     """
     truth = _document(truths, sizes, categories)
-    results = [
-        {"image_id": number, **detection.as_json(size)}
-        for number, (of_image, size) in enumerate(zip(detections, sizes, strict=True), start=1)
-        for detection in of_image
-    ]
+    results = _results(detections, sizes)
     masks, boxes = _precision(truth, results, "segm"), _precision(truth, results, "bbox")
     counts = np.bincount([d.category for image in truths for d in image], minlength=len(categories))
     per_category = {
@@ -127,6 +123,31 @@ def scores(
         "objects": int(counts.sum()),
         "per_category": per_category,
     }
+
+
+def average_precision(
+    truths: Sequence[Sequence[Detection]],
+    detections: Sequence[Sequence[Detection]],
+    sizes: Sequence[Size],
+    categories: Sequence[str],
+    most: int = MOST,
+) -> list[float | None]:
+    """Mask AP of each category but the background, as of :func:`scores`; None for one without objects.
+
+    Args:
+        most: detections of an image that count.
+    """
+    results = _results(detections, sizes)
+    precision = _precision(_document(truths, sizes, categories), results, "segm", most)
+    return [_mean(precision[..., k]) for k in range(precision.shape[-1])]
+
+
+def _results(detections: Sequence[Sequence[Detection]], sizes: Sequence[Size]) -> list[dict[str, Any]]:
+    return [
+        {"image_id": number, **detection.as_json(size)}
+        for number, (of_image, size) in enumerate(zip(detections, sizes, strict=True), start=1)
+        for detection in of_image
+    ]
 
 
 def _document(
@@ -142,7 +163,9 @@ def _document(
     return {"info": {}, "images": images, "annotations": annotations, "categories": names}
 
 
-def _precision(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str) -> NDArray[np.float64]:
+def _precision(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str, most: int = MOST
+) -> NDArray[np.float64]:
     """(T, R, K): precision at 10 IoU thresholds and 101 recalls for each category; -1 where it has no object."""
     from faster_coco_eval import COCO, COCOeval_faster  # a quarter of a second, and only scoring needs it
 
@@ -154,7 +177,7 @@ def _precision(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], k
         return np.where(has_object, 0.0, none)
     dataset = COCO(dict(truth))
     evaluation: Any = COCOeval_faster(dataset, dataset.loadRes([dict(row) for row in results]), kind)  # type: ignore[arg-type]
-    evaluation.params.maxDets = [1, 10, MOST]
+    evaluation.params.maxDets = [1, 10, most]
     evaluation.evaluate()
     evaluation.accumulate()
     return np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]

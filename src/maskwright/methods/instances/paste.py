@@ -41,11 +41,25 @@ def paste(
     Returns:
         The images and their labels; images without a partner are as they were.
     """
+    return paste_covering(images, instances, generator, min_area=min_area, dynamic=dynamic, scale=scale)[:2]
+
+
+def paste_covering(
+    images: Tensor,
+    instances: Instances,
+    generator: torch.Generator,
+    *,
+    min_area: float | None = None,
+    dynamic: bool = True,
+    scale: tuple[float, float] = (0.8, 1.2),
+) -> tuple[Tensor, Instances, Tensor]:
+    """As :func:`paste`, and where something was pasted, (B, S, S) bool."""
+    nothing = torch.zeros_like(images[:, 0], dtype=torch.bool)
     batch, size = len(images), images.shape[-1]
     order = torch.randperm(batch, generator=generator)
     pairs = min(max(1, batch // 4), batch // 2)
     if not pairs or not len(instances):
-        return images, instances
+        return images, instances, nothing
     device = images.device
     partner = torch.full((batch,), -1)
     first, second = order[:pairs], order[pairs : 2 * pairs]
@@ -55,7 +69,7 @@ def paste(
     donors = instances[(partner[instances.rows] >= 0) & (instances.masks.flatten(1).sum(1) >= enough)]
     pasted = Instances(donors.masks, partner[donors.rows], donors.categories)
     if not len(donors):
-        return images, instances
+        return images, instances, nothing
     pixels = images[donors.rows]
     if dynamic:
         matrices = _places(donors.masks, scale, generator)
@@ -68,17 +82,18 @@ def paste(
     is_behind = receives[instances.rows]
     stacked = Instances.cat([instances[is_behind], pasted])
     # Instances.cat keeps an image's own objects before those that are pasted, which is the order from back to front.
-    front = _front(stacked, batch)
-    visible_masks = front[stacked.rows] == (torch.arange(len(stacked), device=device) + 1)[:, None, None]
+    in_front = front(stacked, batch)
+    visible_masks = in_front[stacked.rows] == (torch.arange(len(stacked), device=device) + 1)[:, None, None]
     visible = Instances(visible_masks, stacked.rows, stacked.categories)[visible_masks.flatten(1).any(1)]
 
-    over = _front(pasted, batch)
+    over = front(pasted, batch)
     y, x = torch.meshgrid(torch.arange(size, device=device), torch.arange(size, device=device), indexing="ij")
     pasted_pixels = pixels[(over - 1).clamp(min=0), :, y, x].permute(0, 3, 1, 2)
-    return torch.where(over[:, None] > 0, pasted_pixels, images), Instances.cat([instances[~is_behind], visible])
+    labels = Instances.cat([instances[~is_behind], visible])
+    return torch.where(over[:, None] > 0, pasted_pixels, images), labels, over > 0
 
 
-def _front(instances: Instances, batch: int) -> Tensor:
+def front(instances: Instances, batch: int) -> Tensor:
     """(B, S, S): the number, from 1, of the last object that covers each pixel; 0 where none does."""
     numbered = instances.masks * torch.arange(1, len(instances) + 1, device=instances.rows.device)[:, None, None]
     empty = torch.zeros(batch, *instances.masks.shape[1:], dtype=numbered.dtype, device=numbered.device)

@@ -21,9 +21,12 @@ from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Canvas, Predictor
 from maskwright.engine.scoring import ScoreTable
 from maskwright.engine.values import strict_json
-from maskwright.methods.instances import coco
+from maskwright.methods.instances import beyond_ap, coco
 from maskwright.methods.instances.coco import Detection
+from maskwright.methods.instances.dense_detections import look_densely
 from maskwright.methods.instances.detections import detect, squashed
+from maskwright.nets import dense_instances
+from maskwright.nets.dense_instances import DenseSegmenter
 from maskwright.nets.instance import DESCRIPTION, InstanceSegmenter, build, completed
 
 RESULTS = "coco.json"
@@ -38,7 +41,8 @@ class InstancePrediction(Prediction):
         mask: ``(H, W)`` uint16 instance ids: k are the visible pixels of ``objects[k - 1]``; the surer object lies in front.
         scores: the best score of each category with an object.
         objects: those with a score of at least the threshold, the surest first.
-        detections: the best 100, which COCO scores; of an image in tiles also all others with a score of at least .05.
+        detections: the best 100, which COCO scores; of an image in tiles also all others with a score of at least .05, of a dense
+            segmenter all.
     """
 
     objects: tuple[Detection, ...] = field(default=(), repr=False)
@@ -64,32 +68,36 @@ class InstancePrediction(Prediction):
 
 
 class InstancePredictor(Predictor):
-    """An instance segmenter: each image is seen as in training, squashed to the canvas or in overlapping tiles.
+    """An instance segmenter: each image is seen as in training. A dense one sees it whole at the scale of training; one of queries
+    sees it squashed to the canvas, or in overlapping tiles.
 
     The option ``threshold`` is the score from which an object is drawn into masks and overlays; COCO results also hold
     objects that score less, see ``InstancePrediction.detections``.
     """
 
-    network: InstanceSegmenter
+    network: InstanceSegmenter | DenseSegmenter
     options: ClassVar[Mapping[str, Any]] = {"threshold": 0.5}
     holds_instances = True
 
-    def __init__(self, network: InstanceSegmenter, model: Model, crop: int | None) -> None:
+    def __init__(self, network: InstanceSegmenter | DenseSegmenter, model: Model, crop: int | None) -> None:
         super().__init__(network, model)
         self.crop = crop
 
     def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Tiles are cut when they are looked at: together they are larger than the image."""
-        return pixels if self.crop else super().prepare(pixels)
+        """Tiles are cut when they are looked at: together they are larger than the image. So is the view of a dense segmenter."""
+        return pixels if self.crop or isinstance(self.network, DenseSegmenter) else super().prepare(pixels)
 
     def finish(self, canvases: Sequence[Canvas], *, threshold: float = 0.5) -> Iterator[Prediction]:
-        if self.crop:
-            per_image = (detect(self.network, one.pixels, self.crop, len(canvases)) for one in canvases)
+        network = self.network
+        if isinstance(network, DenseSegmenter):
+            per_image = (look_densely(network, one.pixels) for one in canvases)
+        elif self.crop:
+            per_image = (detect(network, one.pixels, self.crop, len(canvases)) for one in canvases)
         else:
             sizes = [one.size for one in canvases]
             matrices = [resize_matrix(size, self.size) for size in sizes]
             pixels = np.stack([one.pixels for one in canvases])
-            per_image = iter(squashed(self.network, pixels, matrices, sizes))
+            per_image = iter(squashed(network, pixels, matrices, sizes))
         for canvas, detections in zip(canvases, per_image, strict=True):
             yield self._prediction(canvas, detections, threshold)
 
@@ -112,7 +120,8 @@ class InstancePredictor(Predictor):
     def score(
         self, part: Dataset, *, batch: int, progress: Callable[[int, int], None] | None, **options: Any
     ) -> dict[str, Any]:
-        """COCO's scores, see :func:`maskwright.methods.instances.coco.scores`."""
+        """COCO's scores, see :func:`maskwright.methods.instances.coco.scores`, and those of
+        :func:`maskwright.methods.instances.beyond_ap.scores`."""
         order = [part.categories.index(name) for name in self.categories]
         truths: list[list[Detection]] = []
         detections: list[list[Detection]] = []
@@ -126,16 +135,21 @@ class InstancePredictor(Predictor):
             sizes.append((ids.shape[1], ids.shape[0]))
             if progress:
                 progress(number, len(part))
-        return coco.scores(truths, detections, sizes, self.categories)
+        scores = coco.scores(truths, detections, sizes, self.categories)
+        more = beyond_ap.scores(truths, detections, sizes, self.categories, options["threshold"])
+        per_category = {name: row | more["per_category"][name] for name, row in scores["per_category"].items()}
+        return {**scores, **more, "threshold": options["threshold"], "per_category": per_category}
 
     def score_table(self, scores: Mapping[str, Any]) -> ScoreTable:
-        names = ("ap", "ap50", "ap75", "box_ap", "objects")
+        names = ("ap", "ceiling", "ap50", "ap75", "box_ap", "f1", "objects")
         rows = [[name, *(row[key] for key in names)] for name, row in scores["per_category"].items()]
         rows.append(["all", *(scores[key] for key in names)])
         return ScoreTable(
-            ["category", "AP", "AP50", "AP75", "box AP", "objects"],
+            ["category", "AP", "ceiling", "AP50", "AP75", "box AP", "F1", "objects"],
             rows,
-            f"COCO's protocol on {scores['images']} images: the best {coco.MOST} detections of each count.",
+            f"COCO's protocol on {scores['images']} images: the best {coco.MOST} detections of each count, and those of the truth itself "
+            f"would score the ceiling. AP of all detections: {_shown(scores['ap_all'])}. F1: objects found at an IoU of .5, of a score "
+            f"from {scores['threshold']:g} on.",
         )
 
     def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
@@ -163,9 +177,19 @@ def draw_ids(objects: Sequence[Detection], size: Size) -> NDArray[np.uint16]:
 
 def load_instances(model: Model) -> InstancePredictor:
     """The predictor of a model folder with an instance segmenter. Raises WeightsError where it does not fit."""
+    is_dense = _type_of(model.config.get("segmenter")) == "dense"
     parts = model.parts(
-        {"segmenter": DESCRIPTION, "crop": Maybe(SIDE)},
+        {"segmenter": dense_instances.DESCRIPTION if is_dense else DESCRIPTION, "crop": Maybe(SIDE)},
         older=lambda parts: {**parts, "segmenter": completed(parts.get("segmenter"))},
     )
-    network = model.build(lambda: build(parts["segmenter"], len(model.categories), model.size))
+    make: Callable[..., InstanceSegmenter | DenseSegmenter] = dense_instances.build if is_dense else build
+    network = model.build(lambda: make(parts["segmenter"], len(model.categories), model.size))
     return InstancePredictor(network, model, parts["crop"])
+
+
+def _shown(score: float | None) -> str:
+    return "none, as there is no object" if score is None else f"{score:.4f}"
+
+
+def _type_of(description: Any) -> Any:
+    return description.get("type") if isinstance(description, Mapping) else None

@@ -123,7 +123,7 @@ def refine(
         previous = F.interpolate(teacher.logits[:, None], (side, side), mode="bilinear", align_corners=False)
         prompts = prompts.join(Prompts.of_boxes(boxes_of(teacher.logits > 0)[:, None] * scale.repeat(2)))
     refined = _ask(sam, embedding, teacher.rows, prompts, size, multimask=show == "points", previous=previous)
-    agreement = _iou(original.masks, refined)
+    agreement = pairwise_iou(original.masks, refined)
     # An empty answer is no outline.
     is_accepted = (agreement >= accept) & refined.flatten(1).any(1)
     return Instances(torch.where(is_accepted[:, None, None], refined, original.masks), teacher.rows, teacher.categories)
@@ -189,7 +189,7 @@ def _ask(
     return torch.cat(parts)
 
 
-def _iou(first: Tensor, second: Tensor) -> Tensor:
+def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
     """(N,) IoU of masks (N, H, W) one by one; 0 where both are empty."""
     union = (first | second).flatten(1).sum(1)
     return (first & second).flatten(1).sum(1) / union.clamp(min=1)

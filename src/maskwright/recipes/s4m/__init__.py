@@ -1,10 +1,10 @@
 """S⁴M: an instance segmenter from a small labelled share, and many images without labels.
 
 Yoon et al., "S⁴M: Boosting Semi-Supervised Instance Segmentation with SAM", ICCV 2025. SAM 2 stays frozen; the segmenter is a
-Mask2Former. The student is the model that is exported.
+dense segmenter (``nets/dense_instances.py``), or a Mask2Former as in the paper. The student is the model that is exported.
 
-``config`` holds the settings, ``trainer`` the algorithm in the order of ``main`` below, ``images`` which images it trains on,
-``report`` the files that a run ends with.
+``config`` holds the settings, ``trainer`` the algorithm in the order of ``main`` below, ``dense`` what differs for a dense segmenter,
+``images`` which images it trains on, ``report`` the files that a run ends with.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ def main(config: Config) -> Path:
     # These need PyTorch, which takes seconds to import: the first line comes before, and the help does without.
     from maskwright.engine.session import Session
     from maskwright.recipes.s4m import report
+    from maskwright.recipes.s4m.dense import DenseTrainer
     from maskwright.recipes.s4m.trainer import Trainer
 
     with Session.open(config, config.settings(), started=started) as session:
-        trainer = Trainer(config, session)
+        trainer = (DenseTrainer if config.decoder == "dense" else Trainer)(config, session)
         session.begin(trainer, folders=[report.TEACHER])
         report.reserve_ending(trainer)
         if trainer.fit_teacher() and config.stage == "both":

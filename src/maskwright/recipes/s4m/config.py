@@ -14,6 +14,24 @@ from maskwright.engine.values import settings_of
 from maskwright.errors import canvas_rule, require, validation_rules
 
 
+@dataclass(frozen=True)
+class Defaults:
+    """Settings whose default depends on the decoder."""
+
+    lr: float
+    distillation: float
+    show: Literal["points", "all"]
+    accept: float
+    unsupervised: float
+    burn_in: float
+
+
+_DEFAULTS = {
+    "dense": Defaults(2e-3, 0.0, "all", 0.7, 1.0, 0.5),
+    "queries": Defaults(1e-3, 1.0, "points", 0.0, 2.0, 1 / 6),
+}
+
+
 @dataclass
 class Config:
     """Train an instance segmenter from a small labelled share."""
@@ -35,14 +53,23 @@ class Config:
     sam_size: Annotated[int | None, default("that of the weights")] = None
     """Side of SAM's canvas, a multiple of 32."""
     segmenter: str = "sam"
-    """`sam`: a small Mask2Former on a copy of SAM's image encoder; or a Mask2Former's Hugging Face id or folder, or its
+    """`sam`: on a copy of SAM's image encoder, see --decoder; or a Mask2Former's Hugging Face id or folder, or its
     config.json to start from random weights."""
+    decoder: Annotated[Literal["dense", "queries"] | None, default("dense; queries with a --segmenter of your own")] = (
+        None
+    )
+    """On SAM's encoder: `dense` draws maps that objects are read off, and learns from few images; `queries` is a small Mask2Former, as in
+    the paper, which needs many."""
     queries: int = 50
-    """Most objects in one view for the segmenter `sam`; other segmenters have a number of their own."""
+    """Most objects in one view with the segmenter `sam` and --decoder queries; other segmenters have a number of their own."""
     size: int = 256
     """Side of the square canvas, a multiple of 32."""
-    crop: Annotated[int | None, default("none: the whole image is squashed to the canvas")] = None
-    """Learn from square crops of so many pixels, and predict in tiles of them: for images with many small objects."""
+    crop: Annotated[
+        int | None,
+        default("dense: by the size of the labelled objects; queries: the whole image is squashed to the canvas"),
+    ] = None
+    """Learn from square crops of so many pixels, enlarged to the canvas. `dense` predicts whole images at the same scale, `queries` in
+    tiles of that size."""
     epochs: Annotated[float | None, default("given by --steps")] = None
     """Length of the whole training, both stages, in passes over the training images."""
     steps: Annotated[
@@ -56,7 +83,7 @@ class Config:
     """With --stage both: share of the length that the teacher gets, stage 1; the student gets the rest."""
     batch: int = 4
     """Images per step of stage 1, over all processes; in stage 2 so many labelled and as many unlabelled ones."""
-    lr: float = 1e-3
+    lr: Annotated[float | None, default("dense 2e-3, queries 1e-3")] = None
     """Peak learning rate (AdamW); in the paper 1e-4, for networks that are pretrained throughout."""
     backbone_lr: float = 0.3
     """Learning rate of the backbone, as a share of --lr; in the paper 0.1."""
@@ -66,26 +93,31 @@ class Config:
     """Largest norm of the gradient; in the paper 0.01."""
     warm_up: int = 20
     """Steps over which the learning rate rises at the start of each stage."""
-    distillation: float = 1.0
-    """Weight of structural distillation in stage 1; 0 leaves it out."""
+    distillation: Annotated[float | None, default("dense 0, queries 1")] = None
+    """Weight of structural distillation in stage 1; 0 leaves it out. `dense` distills every fourth step."""
     points: int = 128
     """Query pixels per image for structural distillation: one click of SAM on each."""
-    unsupervised: float = 2.0
+    unsupervised: Annotated[float | None, default("dense 1, queries 2")] = None
     """Weight of the loss on pseudo-labels."""
     certain: float = 0.70
-    """Class probability above which an object of the teacher becomes a pseudo-label."""
+    """Class probability (`dense`: score) above which an object of the teacher becomes a pseudo-label. With `dense` nothing is learnt from
+    where the teacher's other objects lie."""
     refinement: bool = True
-    """Refine the masks of pseudo-labels with SAM."""
-    show: Literal["points", "all"] = "points"
+    """Refine the masks of pseudo-labels with SAM; of `dense` those of --closer-looks."""
+    closer_looks: int = 0
+    """With `dense`: objects of a step that SAM redraws, each on a crop about it, which takes a pass of its encoder. 0: none. Outlines of
+    `nano` are better than a teacher's of photographs after some minutes, and worse than its of nuclei."""
+    show: Annotated[Literal["points", "all"] | None, default("dense all, queries points")] = None
     """SAM's prompt in refinement: `points` are three clicks; `all` adds the box and the logits of the teacher's mask (not in the paper:
     stays closer to the teacher)."""
-    accept: float = 0.0
-    """Take SAM's outline where its IoU with the teacher's is at least this (not in the paper; 0 = always)."""
+    accept: Annotated[float | None, default("dense 0.7, queries 0")] = None
+    """Take SAM's outline where its IoU with the teacher's is at least this (not in the paper; 0 = always). With `dense` nothing is learnt
+    from where the two differ if it is less."""
     merge: float = 1.0
     """Of pseudo-labels of one category whose IoU is above this keep the one with the highest score (not in the paper; 1 = keep all)."""
     arp: Literal["dynamic", "static", "none"] = "dynamic"
     """Paste objects of pseudo-labels between images: scaled and anywhere, in place, or not at all."""
-    burn_in: float = 1 / 6
+    burn_in: Annotated[float | None, default("dense 1/2, queries 1/6")] = None
     """Share of stage 2 in which the teacher of stage 1 makes the pseudo-labels; after it the student's moving average does. Give more in
     short runs, so that the student has learnt enough by then."""
     ema: float = 0.9996
@@ -127,11 +159,17 @@ class Config:
         if self.epochs is None and self.steps is None and self.minutes is None:
             self.steps = 4000 if self.stage == "both" else 2000
         _ = self.length
+        if self.decoder is None:
+            self.decoder = "dense" if self.segmenter == "sam" else "queries"
+        for name, value in vars(_DEFAULTS[self.decoder]).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
         counts = {"batch": self.batch, "points": self.points, "queries": self.queries}
         rules = {
             **canvas_rule("size", self.size),
             **canvas_rule("sam-size", self.sam_size),
             **{f"--{name} {value}: must be at least 1": value >= 1 for name, value in counts.items()},
+            f"--closer-looks {self.closer_looks}: must be 0 or more": self.closer_looks >= 0,
             f"--warm-up {self.warm_up}: must be 0 or more": self.warm_up >= 0,
             "--stage student needs the run of a teacher: give --teacher RUN": (
                 self.stage != "student" or self.teacher is not None
@@ -144,11 +182,25 @@ class Config:
             ),
             f"--teacher-share {self.teacher_share} must lie between 0 and 1": 0 < self.teacher_share < 1,
             **validation_rules(self.validations, self.validation_images, self.patience),
-            f"--burn-in {self.burn_in} must lie in 0..1": 0 <= self.burn_in <= 1,
+            f"--burn-in {self.burn_in} must lie in 0..1": 0 <= self.decoding.burn_in <= 1,
             f"--certain {self.certain} must lie in 0..1": 0 <= self.certain <= 1,
+            f"--decoder dense stands on SAM's encoder: leave --segmenter {self.segmenter} out, or give --decoder queries": (
+                self.decoder == "queries" or self.segmenter == "sam"
+            ),
             f"--crop {self.crop} must be at least 32 pixels": self.crop is None or self.crop >= 32,
         }
         require(rules)
+
+    @property
+    def decoding(self) -> Defaults:
+        """What the decoder decides, complete."""
+        assert self.lr is not None
+        assert self.distillation is not None
+        assert self.show is not None
+        assert self.accept is not None
+        assert self.unsupervised is not None
+        assert self.burn_in is not None
+        return Defaults(self.lr, self.distillation, self.show, self.accept, self.unsupervised, self.burn_in)
 
     @property
     def length(self) -> Budget:

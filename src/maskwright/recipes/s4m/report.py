@@ -16,8 +16,9 @@ from maskwright.engine.model import describe
 from maskwright.engine.outcome import Outcome
 from maskwright.engine.report import Picture, Report, seconds_of_chart
 from maskwright.engine.run import read_metrics
-from maskwright.methods.instances.detections import look_at
+from maskwright.methods.instances.dense_detections import find_objects
 from maskwright.methods.instances.predictor import draw_ids
+from maskwright.nets.dense_instances import DenseSegmenter
 from maskwright.nets.instance import InstanceSegmenter
 from maskwright.recipes.s4m.trainer import Trainer, load_teacher
 
@@ -34,7 +35,7 @@ def reserve_ending(trainer: Trainer) -> None:
         return
     sample = (trainer.val if len(trainer.val) else trainer.labelled)[0]
     began = time.monotonic()
-    look_at(trainer.network, read_image(trainer.session.dataset.image_path(sample)), trainer.config.crop)
+    find_objects(trainer.network, read_image(trainer.session.dataset.image_path(sample)), trainer.config.crop)
     look = (time.monotonic() - began) / 60
     # The last validation, until one is measured; perhaps the score of the teacher that was given; two dozen images of the report.
     timer.reserves.setdefault("validation", len(trainer.val) * look)
@@ -70,7 +71,7 @@ def keep_model(trainer: Trainer) -> None:
     )
 
 
-def write_model(trainer: Trainer, network: InstanceSegmenter, name: str) -> None:
+def write_model(trainer: Trainer, network: InstanceSegmenter | DenseSegmenter, name: str) -> None:
     """``RUN/model`` or ``RUN/teacher``, as ``maskwright.load`` reads it."""
     config = trainer.config
     description = describe(
@@ -79,15 +80,18 @@ def write_model(trainer: Trainer, network: InstanceSegmenter, name: str) -> None
         config.size,
         data=trainer.session.data_digest,
         segmenter=network.description(),
-        crop=config.crop,
+        crop=None if isinstance(network, DenseSegmenter) else config.crop,
     )
     trainer.session.run.save_model(network.state_dict(), description, _card(trainer), name=name)
 
 
 def _card(trainer: Trainer) -> str:
     config = trainer.config
+    network = trainer.network
     view = (
-        f"tiles of {config.crop} pixels on a canvas of {config.size}"
+        f"whole images at a scale of {network.zoom:g}"
+        if isinstance(network, DenseSegmenter)
+        else f"tiles of {config.crop} pixels on a canvas of {config.size}"
         if config.crop
         else f"canvas of {config.size} pixels"
     )
@@ -208,7 +212,7 @@ def _prediction_pictures(trainer: Trainer, report: Report, count: int = 8) -> No
     for sample in list(trainer.val)[::step][:count]:
         image = read_image(trainer.val.image_path(sample))
         ids, _ = read_ids(trainer.val, sample)
-        objects = [one for one in look_at(trainer.network, image, trainer.config.crop) if one.score >= 0.5]
+        objects = [one for one in find_objects(trainer.network, image, trainer.config.crop) if one.score >= 0.5]
         prediction = draw_ids(objects, (image.shape[1], image.shape[0]))
         panels = [overlay_instances(image, ids), overlay_instances(image, prediction)]
         cards.append(Picture(side_by_side(panels), f"{sample.id}: {int(ids.max())} true, {len(objects)} found"))

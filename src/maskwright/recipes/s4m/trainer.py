@@ -31,12 +31,13 @@ from maskwright.engine.session import Session, Trainable, rated_groups, set_rate
 from maskwright.engine.timer import Part, Stage, Validations
 from maskwright.errors import DataError, RunError
 from maskwright.methods.instances import coco
-from maskwright.methods.instances.detections import look_at
+from maskwright.methods.instances.dense_detections import find_objects
 from maskwright.methods.instances.distillation import distillation_loss, query_points, sam_similarities
 from maskwright.methods.instances.paste import OFFICIAL_AREA, paste
 from maskwright.methods.instances.predictor import load_instances
 from maskwright.methods.instances.pseudo_labels import candidates, preferring, prompted, refine, without_duplicates
 from maskwright.methods.instances.set_loss import SetLoss
+from maskwright.nets.dense_instances import DenseSegmenter
 from maskwright.nets.instance import CATEGORY_HEADS, InstanceSegmenter, Queries, create
 from maskwright.recipes.s4m.config import Config
 from maskwright.recipes.s4m.images import keep_labels, scorable
@@ -52,6 +53,7 @@ class Stream(IntEnum):
     PASTING = 4
     STRONG_VIEW = 5
     PSEUDO_POINTS = 6
+    LABELLED_VIEW = 7
 
 
 TEACHER_COST, VALIDATION_COST = 0.5, 0.35
@@ -63,6 +65,7 @@ class Trainer(Trainable):
     """Networks, data and optimiser of one run. Methods in the order in which ``main`` calls them."""
 
     recipe = "s4m"
+    network: Any
     networks: ClassVar = {"model": "network"}
 
     def __init__(self, config: Config, session: Session) -> None:
@@ -96,15 +99,16 @@ class Trainer(Trainable):
 
         torch.manual_seed(config.seed)
         self.sam = Sam.load(config.sam, size=config.sam_size).to(self.device).requires_grad_(False)
-        self.network: InstanceSegmenter = self._create()
+        self.teacher: Ema | None = None
+        self.network = self._create()
         self.optimizer = self._optimizer(self.network)
         self.best = self._best()
         self.teacher_kept: dict[str, Any] = {}  # of the teacher of stage 2: step and score
         # Loaded before the run's folder is made or deleted, so that an error leaves it as it is; a resumed run may need no teacher.
-        self.initial_teacher = (
+        self.initial_teacher: Any = (
             load_teacher(config.teacher, self.categories) if config.teacher and not config.resume else None
         )
-        self.teacher: Ema | None = None
+        self._refuse_teacher()
         self.loss = SetLoss()
         self.burnt_in = False
 
@@ -123,7 +127,12 @@ class Trainer(Trainable):
         if problems:
             raise DataError(problems)
 
-    def _create(self) -> InstanceSegmenter:
+    def _refuse_teacher(self) -> None:
+        """Raise RunError where the teacher that was given cannot be that of this student."""
+        if isinstance(self.initial_teacher, DenseSegmenter):
+            raise RunError(f"--teacher {self.config.teacher}: is a dense segmenter; give --decoder dense")
+
+    def _create(self) -> Any:
         """The segmenter as both stages start from: the same seed makes the same new layers."""
         config = self.config
         torch.manual_seed(config.seed)
@@ -132,10 +141,10 @@ class Trainer(Trainable):
         self.session.precision.lower([network.backbone])
         return network
 
-    def _optimizer(self, network: InstanceSegmenter) -> torch.optim.Optimizer:
+    def _optimizer(self, network: Any) -> torch.optim.Optimizer:
         pretrained = network.pretrained()
         pretrained_ids = {id(p) for p in pretrained}
-        new, rate = [p for p in network.parameters() if id(p) not in pretrained_ids], self.config.lr
+        new, rate = [p for p in network.parameters() if id(p) not in pretrained_ids], self.config.decoding.lr
         groups = rated_groups([(pretrained, rate * self.config.backbone_lr), (new, rate)])
         return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
 
@@ -143,20 +152,22 @@ class Trainer(Trainable):
         """Endless batches of some of the training images."""
         upright, config = self.config.flips == "horizontal", self.config
         turns = {"vertical_flip": 0.0 if upright else 0.5, "quarter_turns": not upright}
-        if config.crop:
-            augment: Augmentation | Crop = Crop(config.crop, **turns)
-        else:
-            augment = Augmentation(rotate_deg=0.0, scale=(0.75, 1.3), shift=0.1, **turns)
         return InstanceLoader(
             dataset,
             config.size,
             config.batch,
-            augment=augment,
+            augment=self.geometry(turns),
             seed=config.seed,
             workers=config.workers,
             rank=self.session.accelerator.process_index,
             world=self.session.accelerator.num_processes,
         )
+
+    def geometry(self, turns: Mapping[str, Any]) -> Augmentation | Crop:
+        """How images come onto the canvas; ``turns`` are what their orientation allows."""
+        if self.config.crop:
+            return Crop(self.config.crop, **turns)
+        return Augmentation(rotate_deg=0.0, scale=(0.75, 1.3), shift=0.1, **turns)
 
     def generator(self, stream: Stream) -> torch.Generator:
         """Stateless random numbers of this step and process."""
@@ -214,7 +225,7 @@ class Trainer(Trainable):
         batch = batch.to(self.device)
         queries = self.network(batch.images)
         losses = self.set_loss(queries, batch.truth(), self.generator(Stream.MATCHED_POINTS))
-        if self.config.distillation:
+        if self.config.decoding.distillation:
             points = query_points(
                 batch.instances > 0, batch.inside, self.generator(Stream.DISTILLED_POINTS), self.config.points
             )
@@ -223,7 +234,7 @@ class Trainer(Trainable):
                 target = sam_similarities(self.sam, embedding, points, self.config.size)
             grid = embedding.low.shape[-2], embedding.low.shape[-1]
             loss = distillation_loss(queries.features, target, points, self.config.size, grid)
-            losses["distillation"] = self.config.distillation * loss
+            losses["distillation"] = self.config.decoding.distillation * loss
         return losses
 
     def set_loss(self, queries: Queries, truth: Instances, generator: torch.Generator) -> dict[str, Tensor]:
@@ -244,12 +255,12 @@ class Trainer(Trainable):
                 self.student_stage, lambda step: self.student_step(labelled.batch(step), unlabelled.batch(step))
             )
 
-    def _loaded_teacher(self, path: Path) -> InstanceSegmenter:
+    def _loaded_teacher(self, path: Path) -> Any:
         """The teacher of ``--teacher``."""
         teacher, self.initial_teacher = self.initial_teacher, None
         return (load_teacher(path, self.categories) if teacher is None else teacher).to(self.device)
 
-    def _start_student(self, teacher: InstanceSegmenter) -> None:
+    def _start_student(self, teacher: Any) -> None:
         """Make a newly initialised student of ``teacher``."""
         self.teacher = Ema(teacher, self._decay())
         self.network = self._create()
@@ -267,7 +278,7 @@ class Trainer(Trainable):
         losses = self.set_loss(self.network(labelled.images), labelled.truth(), self.generator(Stream.MATCHED_POINTS))
         strong = strong_view(images, self.generator(Stream.STRONG_VIEW))
         pseudo_losses = self.set_loss(self.network(strong), pseudo, self.generator(Stream.PSEUDO_POINTS))
-        weight = self.config.unsupervised
+        weight = self.config.decoding.unsupervised
         return losses | {f"pseudo_{name}": weight * loss for name, loss in pseudo_losses.items()}
 
     def _move_teacher(self) -> None:
@@ -276,7 +287,7 @@ class Trainer(Trainable):
         if self.burnt_in:
             self.teacher.decay = self._decay()
             self.teacher.update(self.network)
-        elif self.student_stage.fraction >= self.config.burn_in:
+        elif self.student_stage.fraction >= self.config.decoding.burn_in:
             self.teacher.copy_from(self.network)
             self.burnt_in = True
 
@@ -303,9 +314,9 @@ class Trainer(Trainable):
                 embedding,
                 config.size,
                 self.generator(Stream.REFINEMENT),
-                show="points" if official else config.show,
+                show="points" if official else config.decoding.show,
                 official=official,
-                accept=config.accept,
+                accept=config.decoding.accept,
             )
         if config.merge < 1:
             labels = without_duplicates(labels, objects.scores, config.merge)
@@ -343,9 +354,9 @@ class Trainer(Trainable):
             loss = torch.stack(list(losses.values())).sum()
             session.descend(loss, self.optimizer, self.network.parameters(), config.clip)
             session.average(**losses)
-            session.latest(lr=rate * config.lr)
+            session.latest(lr=self.optimizer.param_groups[-1]["lr"])
 
-    def validate(self, network: InstanceSegmenter | None = None) -> dict[str, float]:
+    def validate(self, network: InstanceSegmenter | DenseSegmenter | None = None) -> dict[str, float]:
         """Mask AP, AP50, AP75 and box AP of a network on images of the validation split at their own size.
 
         Args:
@@ -357,12 +368,12 @@ class Trainer(Trainable):
             truths.append(coco.of_ids(ids, categories))
             sizes.append((ids.shape[1], ids.shape[0]))
             image = read_image(self.val.image_path(sample))
-            detections.append(look_at(network or self.network, image, self.config.crop, self.config.batch))
+            detections.append(find_objects(network or self.network, image, self.config.crop, self.config.batch))
         scores = coco.scores(truths, detections, sizes, self.categories)
         return {name: scores[name] for name in ("ap", "ap50", "ap75", "box_ap") if scores[name] is not None}
 
 
-def load_teacher(path: Path, categories: tuple[str, ...]) -> InstanceSegmenter:
+def load_teacher(path: Path, categories: tuple[str, ...]) -> InstanceSegmenter | DenseSegmenter:
     """The teacher of a run: its ``teacher`` folder where it went on to a student, else its model.
 
     Raises:

@@ -282,6 +282,11 @@ class EfficientNetLiteModel(PreTrainedModel):
     def widths(self) -> tuple[int, ...]:
         return tuple(self._blocks[end].width for end in self._map_ends[1:])
 
+    @property
+    def fine_width(self) -> int:
+        end = self._map_ends[0]
+        return self.config.stem_channels if end < 0 else self._blocks[end].width
+
     def blocks_of(self, stage: int) -> list[InvertedResidual]:
         stage = range(len(self._map_ends) - 1)[stage]
         first = self._map_ends[stage] + 1 if stage else 0

@@ -46,6 +46,10 @@ class HieraTrunk:
         config: Any = self.network.config
         return tuple(config.embed_dim_per_stage)
 
+    @property
+    def fine_width(self) -> None:
+        """None: its patches are of 4 x 4 pixels."""
+
     def blocks_of(self, stage: int) -> list[HieraBlock]:
         ends = [0, *(end + 1 for end in self.network.stage_ends)]
         stage = range(len(ends) - 1)[stage]

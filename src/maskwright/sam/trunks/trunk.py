@@ -41,6 +41,11 @@ class Trunk(Protocol):
         """Channels of the map of each stage, from fine to coarse: of strides 4, 8, 16 and 32."""
         ...
 
+    @property
+    def fine_width(self) -> int | None:
+        """Channels of the map (B, S/2, S/2, C) before the first stage, ``network(pixels).stride_2``; None where there is no such map."""
+        ...
+
     def blocks_of(self, stage: int) -> Sequence[Block]:
         """The blocks of a stage, first to last; stages count from 0, negative ones from the last."""
         ...

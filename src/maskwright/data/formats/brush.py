@@ -62,7 +62,9 @@ def decode(code: Sequence[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
     count, word = stream.read(32), stream.read(5) + 1
     widths = [stream.read(4) + 1 for _ in range(4)]
     if count != 4 * size[0] * size[1]:
-        raise ValueError(f"a brush's rle holds {count:,} values, {size[1]} x {size[0]} pixels have {4 * size[0] * size[1]:,}")
+        raise ValueError(
+            f"a brush's rle holds {count:,} values, {size[1]} x {size[0]} pixels have {4 * size[0] * size[1]:,}"
+        )
     if word != 8:
         raise ValueError(f"a brush's rle must have words of 8 bits, this has {word}")
     values = np.zeros(count, np.uint8)
@@ -99,4 +101,6 @@ class _Stream:
         if self.place > 8 * len(self.data):
             raise ValueError("a brush's rle is cut short")
         raw = np.frombuffer(self.data, np.uint8, count + (shift > 0), first).astype(np.uint16)
-        return (((raw[:-1] << shift) | (raw[1:] >> (8 - shift))) & 255).astype(np.uint8) if shift else raw.astype(np.uint8)
+        return (
+            (((raw[:-1] << shift) | (raw[1:] >> (8 - shift))) & 255).astype(np.uint8) if shift else raw.astype(np.uint8)
+        )

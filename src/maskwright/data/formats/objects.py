@@ -6,6 +6,7 @@ A PNG holds no overlaps: of two objects in one layer the smaller lies on top, an
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -187,6 +188,44 @@ def box_inside(fields: Fields, corners: Corners, place: str, size: tuple[int, in
     x0, x1 = (min(max(v, 0.0), float(size[0])) for v in (x0, x1))
     y0, y1 = (min(max(v, 0.0), float(size[1])) for v in (y0, y1))
     return x0, y0, x1, y1
+
+
+def points_inside(
+    fields: Fields, flat: Sequence[float] | None, place: str, size: tuple[int, int]
+) -> list[tuple[float, float]]:
+    """Places (x, y) of finite numbers x, y, x, y, ... in an image (width, height), those a hair outside put to its border.
+
+    Empty where there are none, or one lies too far outside (noted).
+    """
+    if not flat:
+        return []
+    pairs = list(zip(flat[0::2], flat[1::2], strict=True))
+    over = max(overhang(flat[0::2], size[0]) / size[0], overhang(flat[1::2], size[1]) / size[1])
+    if over > OVERHANG:
+        fields.note(place, f"lies outside the image of {size[0]} x {size[1]}; correct or remove it", "point-outside")
+        return []
+    if over > HAIR / max(size):
+        what = f"lies outside the image of {size[0]} x {size[1]} by up to {over:.1%} of its side: moved to its border"
+        fields.warn(place, what, "point-outside")
+    return [(_within(x, size[0]), _within(y, size[1])) for x, y in pairs]
+
+
+def turned(x: np.ndarray, y: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
+    """Places around a centre, turned clockwise as the image is seen."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return x * cosine - y * sine, x * sine + y * cosine
+
+
+def ellipse(cx: float, cy: float, rx: float, ry: float, degrees: float) -> list[float]:
+    """An ellipse as a polygon of 128 vertices x, y, x, y, ..., turned clockwise as the image is seen."""
+    angle = np.linspace(0, 2 * math.pi, 128, endpoint=False)
+    x, y = turned(rx * np.cos(angle), ry * np.sin(angle), degrees)
+    return np.stack([cx + x, cy + y], 1).ravel().tolist()
+
+
+def _within(value: float, side: int) -> float:
+    """A coordinate that lies in the image; what is beyond its last pixel goes to the middle of that."""
+    return side - 0.5 if value >= side else max(value, 0.0)
 
 
 def _mask(fields: Fields, root: Path, id: str, entry: Entry) -> Mask | None:

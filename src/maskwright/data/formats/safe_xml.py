@@ -6,7 +6,9 @@ read here writes one, so that a file with one is refused where it begins.
 
 from __future__ import annotations
 
+import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
@@ -19,6 +21,7 @@ MAX_BYTES = 500_000_000
 MAX_ELEMENTS = 3_000_000
 """A file of more elements is refused; each takes about half a kilobyte of memory."""
 
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _DEEPEST = 50
 _PIECE = 1 << 20
 
@@ -74,6 +77,12 @@ def root_tag(path: Path) -> str:
     except (_RefusedError, expat.ExpatError, OSError, ValueError, LookupError):
         pass  # What came before the fault decides; reading the file will name the fault.
     return found[0] if found else ""
+
+
+def require_writable(texts: Iterable[str]) -> None:
+    """Raise DataError for the first text with a character that XML cannot hold, not even escaped."""
+    if bad := next((text for text in texts if _NO_XML.search(text)), None):
+        raise DataError([f"{bad!r} holds a character that XML cannot hold; rename it"])
 
 
 def _parser(builder: TreeBuilder) -> expat.XMLParserType:

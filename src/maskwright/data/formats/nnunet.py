@@ -27,6 +27,7 @@ from maskwright.data.labels import IGNORE, Labels, Mask, Sample, Samples
 from maskwright.data.lookahead import ahead
 from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
+from maskwright.problems import Problem
 
 __all__ = ["LAYOUT", "detect", "loss", "read", "write"]
 
@@ -128,11 +129,23 @@ class _Parse(Fields):
         return tuple(ahead(lambda row: self.sample(*row), rows))
 
     def sample(self, case: str, split: str, image: str, mask: str | None) -> Sample:
-        labels = Labels()
-        if mask is not None:
-            plain = all(value == id for value, id in self.table.items())
-            labels = Labels(Mask(mask if plain else self.renumbered(case, mask)))
-        return Sample(case, image, split, labels)
+        if mask is None:
+            return Sample(case, image, split)
+        plain = all(value == id for value, id in self.table.items())
+        path = self.verified(mask) if plain else self.renumbered(case, mask)
+        return Sample(case, image, split, Labels(Mask(path)))
+
+    def verified(self, mask: str) -> str:
+        """The label itself, after a look at its values; one that cannot be read is left to the check."""
+        try:
+            values = read_mask(self.root / mask)
+        except DataError:
+            return mask
+        try:
+            self.refuse_strange(np.unique(values), self.root / mask)
+        except DataError as error:
+            self.problems += error.problems
+        return mask
 
     def renumbered(self, case: str, mask: str) -> str:
         """A copy of a label with category ids, in a cache; the file itself where it cannot be read, which the check tells."""
@@ -150,13 +163,17 @@ class _Parse(Fields):
     def mapped(self, path: Path) -> np.ndarray:
         values = read_mask(path)
         present = np.unique(values)
-        if strange := [int(value) for value in present if int(value) not in self.table]:
-            known = ", ".join(map(str, sorted(self.table)))
-            raise DataError([f"{path}: holds the value {strange[0]}, {NAME} names {known}; add it or mend the label"])
+        self.refuse_strange(present, path)
         lookup = np.zeros(int(present[-1]) + 1, np.uint8)
         for value in present:
             lookup[value] = self.table[int(value)]
         return lookup[values]
+
+    def refuse_strange(self, present: np.ndarray, path: Path) -> None:
+        if strange := [int(value) for value in present if int(value) not in self.table]:
+            known = ", ".join(map(str, sorted(self.table)[:20]))
+            what = f"holds the value {strange[0]}, and the labels of {NAME} are {known}"
+            raise DataError([Problem(what, kind="unknown-value", file=path, remedy="add it there or mend the label")])
 
     # -------------------------------------------------------------------------------------------------------- files
 

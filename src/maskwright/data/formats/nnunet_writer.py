@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from maskwright.data.formats.contents import mask_kinds, weak_labels
-from maskwright.data.images import place_file, read_image, read_mask, write_atomic, write_mask
+from maskwright.data.images import image_size, place_file, read_image, read_mask, write_atomic, write_mask
 from maskwright.data.labels import IGNORE, Sample, Samples
 from maskwright.data.lookahead import ahead
 from maskwright.data.masks import semantic_of
@@ -19,6 +20,7 @@ from maskwright.errors import DataError
 NAME = "dataset.json"
 SPLITS = "splits_final.json"
 _LOSSY = (".jpg", ".jpeg", ".jfif")
+_GREY = ("L", "1", "I;16", "I", "F")
 
 
 def loss(dataset: Samples) -> list[str]:
@@ -36,7 +38,8 @@ def loss(dataset: Samples) -> list[str]:
 def write(dataset: Samples, folder: str | Path) -> Path:
     """Write ``dataset.json``, ``imagesTr/``, ``labelsTr/``, ``imagesTs/`` and ``labelsTs/`` into a new folder.
 
-    PNGs are placed as they are; JPEGs are written as PNGs of the same pixels, turned as their EXIF data say. The pixels
+    PNGs are placed as they are where all images are grey, or all RGB; others, and JPEGs, are written as PNGs of 8 bits as
+    they are displayed. The pixels
     that labels ignore get the number after the last category, named ``ignore``. Where there is a split ``val``,
     ``splits_final.json`` has it as its only fold: nnU-Net looks for it beside the preprocessed data.
 
@@ -53,14 +56,13 @@ def write(dataset: Samples, folder: str | Path) -> Path:
     if "ignore" in dataset.categories:
         raise DataError(["the category 'ignore' means pixels without a label in nnU-Net; rename it"])
     samples = [sample for sample in dataset if sample.labels.mask or sample.split == "test"]
-    ending = _ending(samples)
-    written = dataset.with_samples(samples)
-    ignored = any(list(ahead(lambda sample: _write(written, sample, folder, ending), samples)))
+    kind = _kind(dataset, samples)
+    ignored = any(list(ahead(lambda sample: _write(dataset, sample, folder, kind), samples)))
     labels = {name: id for id, name in enumerate(dataset.categories)}
     labels |= {"ignore": len(dataset.categories)} if ignored else {}
     learnt = [sample for sample in samples if sample.split != "test"]
-    settings = {"channel_names": {"0": "R", "1": "G", "2": "B"}, "labels": labels, "numTraining": len(learnt)}
-    settings |= {"file_ending": ending}
+    settings = {"channel_names": dict(enumerate(kind.channels)), "labels": labels, "numTraining": len(learnt)}
+    settings |= {"file_ending": kind.ending}
     if held := [sample.id for sample in learnt if sample.split == "val"]:
         fold = {"train": [sample.id for sample in learnt if sample.split != "val"], "val": held}
         write_atomic(folder / SPLITS, json.dumps([fold], ensure_ascii=False, indent=1))
@@ -68,23 +70,45 @@ def write(dataset: Samples, folder: str | Path) -> Path:
     return folder
 
 
-def _ending(samples: list[Sample]) -> str:
-    """The one ending that all images and labels have."""
-    found = {Path(sample.image).suffix.lower() for sample in samples}
-    if found <= {".tif", ".tiff"} and found:
-        return ".tif"
-    if bad := sorted(found - {".png", *_LOSSY}):
+@dataclass(frozen=True)
+class _Kind:
+    """What all images of a folder have in common: their ending and their channels."""
+
+    ending: str
+    channels: tuple[str, ...]
+
+
+def _kind(dataset: Samples, samples: list[Sample]) -> _Kind:
+    endings = {Path(sample.image).suffix.lower() for sample in samples}
+    grey = all(_mode(dataset.image_path(sample)) in _GREY for sample in samples)
+    channels = ("grey",) if grey else ("R", "G", "B")
+    if endings <= {".tif", ".tiff"} and endings:
+        modes = {_mode(dataset.image_path(sample)) for sample in samples}
+        if not grey and modes != {"RGB"}:
+            raise DataError(
+                [f"TIFFs of several kinds ({', '.join(sorted(modes))}) are not written for nnU-Net; save all as PNG"]
+            )
+        return _Kind(".tif", channels)
+    if bad := sorted(endings - {".png", *_LOSSY}):
         raise DataError([f"images that end in {', '.join(bad)} are not written for nnU-Net; save all as PNG first"])
-    return ".png"
+    return _Kind(".png", channels)
 
 
-def _write(dataset: Samples, sample: Sample, folder: Path, ending: str) -> bool:
+def _mode(path: Path) -> str:
+    """Pillow's name of the kind of pixels, from the header. Raises DataError."""
+    image_size(path)  # What cannot be read is refused with its reason.
+    with Image.open(path) as image:
+        return image.mode
+
+
+def _write(dataset: Samples, sample: Sample, folder: Path, kind: _Kind) -> bool:
     """Write one case; whether its label has pixels that are ignored."""
-    part = "Ts" if sample.split == "test" else "Tr"
+    part, ending = "Ts" if sample.split == "test" else "Tr", kind.ending
     source, target = dataset.image_path(sample), folder / f"images{part}" / f"{sample.id}_0000{ending}"
-    if source.suffix.lower() in _LOSSY:
+    if source.suffix.lower() in _LOSSY or (len(kind.channels) == 3 and _mode(source) != "RGB"):
+        pixels = read_image(source)
         buffer = io.BytesIO()
-        Image.fromarray(read_image(source)).save(buffer, "PNG")
+        Image.fromarray(pixels if len(kind.channels) == 3 else pixels[..., 0]).save(buffer, "PNG")
         write_atomic(target, buffer.getvalue())
     else:
         place_file(source, target)

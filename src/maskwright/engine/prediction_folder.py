@@ -5,6 +5,7 @@
     out/
       predictions.json        which model, which images, and what they show
       masks/<name>.png        category ids
+      images/<name>.<suffix>  the image, a hard link where the disk allows it: with it the folder is a dataset
       overlays/<name>.jpg     the image with the mask painted over it
 
 ``<name>`` is the image's path without its suffix, relative to the folder that was given, so that equal names in
@@ -29,7 +30,8 @@ import numpy as np
 from maskwright.data import formats
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import leaves_folder
-from maskwright.data.images import IMAGE_SUFFIXES, write_atomic
+from maskwright.data.formats.predictions import FORMAT, INDEX, VERSION
+from maskwright.data.images import IMAGE_SUFFIXES, place_file, write_atomic
 from maskwright.data.lookahead import ahead
 from maskwright.data.pictures import palette
 from maskwright.engine.files import disk
@@ -40,9 +42,6 @@ from maskwright.engine.processes import Alone, Processes
 from maskwright.engine.values import plain, strict_json
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.version import __version__
-
-FORMAT, VERSION = "maskwright-predictions", 2
-INDEX = "predictions.json"
 
 _PART = ".predictions-{rank}.jsonl"
 _REQUIRED = {"name", "file", "bytes", "modified", "mask", "overlay"}
@@ -62,6 +61,14 @@ class Job:
     name: str
     path: Path
     companion: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What is written beside masks and index."""
+
+    overlays: bool
+    images: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +169,7 @@ def predict_folder(
     *,
     batch: int = 8,
     overlays: bool = True,
+    images: bool = True,
     overwrite: bool = False,
     processes: Processes | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -177,6 +185,7 @@ def predict_folder(
         out: new, empty, or with predictions of the same model.
         batch, options: see :meth:`maskwright.engine.predictor.Predictor.predict`.
         overlays: also write overlays.
+        images: also put the images there, which makes the folder a dataset.
         overwrite: replace predictions of another model, or of another image of the same name.
         processes: of a distributed call; each takes its part, and the main one writes the index.
         progress: called as ``progress(done, total)`` for this process' part.
@@ -200,7 +209,8 @@ def predict_folder(
             )  # before the lock: a folder of other files is left as it is
             with disk(folder, "predictions cannot be written there"):
                 stack.enter_context(FolderLock(folder, "name another folder with --out"))
-        return _predict_locked(predictor, jobs, folder, batch, overlays, overwrite, state, progress, complete, head)
+        beside = _Beside(overlays, images)
+        return _predict_locked(predictor, jobs, folder, batch, beside, overwrite, state, progress, complete, head)
 
 
 def _predict_locked(
@@ -208,7 +218,7 @@ def _predict_locked(
     jobs: Sequence[Job],
     folder: Path,
     batch: int,
-    overlays: bool,
+    beside: _Beside,
     overwrite: bool,
     state: Processes,
     progress: Callable[[int, int], None] | None,
@@ -218,9 +228,7 @@ def _predict_locked(
     """The rest of :func:`predict_folder`, in a folder that no other call writes to."""
     entries, stale = _existing_entries(folder, head, jobs, overwrite)
     jobs = [replace(job, companion=predictor.companion_of(job.path)) for job in jobs]
-    todo = (
-        jobs if overwrite else [job for job in jobs if not _is_predicted(folder, job, entries.get(job.name), overlays)]
-    )
+    todo = jobs if overwrite else [job for job in jobs if not _is_predicted(folder, job, entries.get(job.name), beside)]
     # Every process has checked the folder before the main one changes anything in it.
     state.wait_for_everyone()
     if state.is_main_process:
@@ -233,7 +241,7 @@ def _predict_locked(
     state.wait_for_everyone()
     share = list(todo[state.process_index :: state.num_processes])
     with open(folder / _PART.format(rank=state.process_index), "a", encoding="utf-8") as part:
-        for number, row in enumerate(_rows(predictor, share, folder, batch, complete, overlays), start=1):
+        for number, row in enumerate(_rows(predictor, share, folder, batch, complete, beside), start=1):
             part.write(strict_json(row, f"the prediction of {row.get('name')}") + "\n")
             part.flush()
             if progress:
@@ -252,7 +260,7 @@ def _predict_locked(
 
 
 def _rows(
-    predictor: Predictor, jobs: Sequence[Job], folder: Path, batch: int, options: Mapping[str, Any], overlays: bool
+    predictor: Predictor, jobs: Sequence[Job], folder: Path, batch: int, options: Mapping[str, Any], beside: _Beside
 ) -> Iterator[dict[str, Any]]:
     """Predict, and write in threads: the entries of the index in the order of the jobs, then the unreadable images."""
     unreadable: list[str] = []
@@ -266,14 +274,17 @@ def _rows(
                 next(job for job in remaining if job.path == prediction.image),
             )  # passes over unreadable ones
 
-    yield from ahead(lambda pair: _write(*pair, folder, overlays), predictions(), _WRITERS)
+    yield from ahead(lambda pair: _write(*pair, folder, beside), predictions(), _WRITERS)
     yield from ({"problem": problem} for problem in unreadable)
 
 
-def _write(prediction: Prediction, job: Job, folder: Path, overlays: bool) -> dict[str, Any]:
+def _write(prediction: Prediction, job: Job, folder: Path, beside: _Beside) -> dict[str, Any]:
     height, width = prediction.mask.shape
     stamp, companion = _stamp(job.path), None if job.companion is None else _stamp(job.companion)
-    mask = prediction.save(folder, name=job.name, overlay=overlays)
+    mask = prediction.save(folder, name=job.name, overlay=beside.overlays)
+    image = f"images/{job.name}{job.path.suffix}" if beside.images else None
+    if image:
+        place_file(job.path, folder / image)
     return {
         "name": job.name,
         "file": str(job.path),
@@ -281,7 +292,8 @@ def _write(prediction: Prediction, job: Job, folder: Path, overlays: bool) -> di
         **({} if companion is None else {"given": companion}),
         "size": [width, height],
         "mask": mask.relative_to(folder).as_posix(),
-        "overlay": f"overlays/{job.name}.jpg" if overlays else None,
+        "overlay": f"overlays/{job.name}.jpg" if beside.overlays else None,
+        "image": image,
         **prediction.record(),
     }
 
@@ -342,10 +354,11 @@ def _existing_entries(
     return entries, []
 
 
-def _is_predicted(folder: Path, job: Job, row: dict[str, Any] | None, overlays: bool) -> bool:
+def _is_predicted(folder: Path, job: Job, row: dict[str, Any] | None, beside: _Beside) -> bool:
     if row is None or not (folder / row["mask"]).is_file():
         return False
-    if overlays and not (row["overlay"] and (folder / row["overlay"]).is_file()):
+    wanted = (beside.overlays, "overlay"), (beside.images, "image")
+    if any(needed and not (row.get(key) and (folder / row[key]).is_file()) for needed, key in wanted):
         return False
     if row.get("given") != (None if job.companion is None else _stamp(job.companion)):
         return False
@@ -397,7 +410,7 @@ def _read_part(path: Path) -> list[dict[str, Any]]:
 
 def _remove(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
-        for path in (row["mask"], row["overlay"]):
+        for path in (row["mask"], row["overlay"], row.get("image")):
             if path and leaves_folder(folder, path) is None:
                 (folder / path).unlink(missing_ok=True)
 

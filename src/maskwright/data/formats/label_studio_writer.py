@@ -13,7 +13,7 @@ import numpy as np
 
 from maskwright.data.formats import brush
 from maskwright.data.formats.contents import mask_kinds, weak_labels
-from maskwright.data.formats.objects import objects_of
+from maskwright.data.formats.objects import Scores, objects_of
 from maskwright.data.formats.safe_xml import require_writable
 from maskwright.data.images import image_size, write_atomic
 from maskwright.data.labels import IGNORE, Sample, Samples
@@ -22,9 +22,6 @@ from maskwright.data.pictures import palette
 
 CONFIG = "label_config.xml"
 """The labelling interface: what a project's settings take under "Labeling Interface, Code"."""
-
-Scores = Mapping[str, Mapping[int, float]]
-"""Sample id → the score 0..1 of each id in its mask."""
 
 _CONTROLS = (("brush", "BrushLabels"), ("box", "RectangleLabels"), ("point", "KeyPointLabels"))
 

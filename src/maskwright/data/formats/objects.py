@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,6 +28,9 @@ from maskwright.problems import Problem
 _KEPT = 200_000_000  # Bytes of drawn objects that are kept while an image's mask is made; beyond, they are drawn twice.
 _MOST_WORK = 1_500_000_000  # Pixels that the objects of one image may fill together: about ten seconds.
 _MOST = 65535
+
+Scores = Mapping[str, Mapping[int, float]]
+"""Sample id → the score 0..1 of ids in its mask; of a semantic mask, of categories."""
 
 Corners = tuple[float, float, float, float]
 

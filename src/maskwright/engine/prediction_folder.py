@@ -80,12 +80,14 @@ class Summary:
         skipped: images whose masks were there already.
         problems: one line for each image that cannot be read.
         written: files beside masks, overlays and the index, such as ``coco.json``.
+        lost: what the format that was asked for cannot hold of the masks, one line each.
     """
 
     predicted: int
     skipped: int
     problems: list[str]
     written: list[Path] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
 
 # ----------------------------------------------------------------------------------------------------------- inputs

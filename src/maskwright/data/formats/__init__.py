@@ -105,14 +105,22 @@ def detect(path: Path) -> bool:
         return False
 
 
-def convert(dataset: Samples, folder: str | Path, format: Format, *, allow_loss: bool = False) -> Path:
+def convert(
+    dataset: Samples,
+    folder: str | Path,
+    format: Format,
+    *,
+    allow_loss: bool = False,
+    scores: Scores | None = None,
+) -> Path:
     """Write a dataset into a new folder in another format; images are hard-linked or copied, masks stay bit-exact.
 
     Args:
         dataset: what to write; it stays as it is.
         folder: does not exist yet, or is empty.
-        format: ``manifest`` holds everything; ``coco`` instance masks and boxes; ``folders`` masks of one kind.
+        format: ``manifest`` holds everything; of the others ``loss`` of their module says what they cannot hold.
         allow_loss: write even if the format cannot hold all labels.
+        scores: of predictions, for a format that has a place for them (``SCORED``).
 
     Returns:
         What :func:`read` takes to read it again: the folder.
@@ -132,6 +140,10 @@ def convert(dataset: Samples, folder: str | Path, format: Format, *, allow_loss:
     if lost and not allow_loss:
         remedy = "convert to manifest, which holds everything, or allow the loss"
         raise DataError([f"{folder}: {format} cannot hold {', '.join(lost)}; {remedy}"])
+    if scores is not None:
+        if format not in SCORED:
+            raise ValueError(f"{format} has no place for scores")
+        return SCORED[format].write(dataset, folder, scores)
     return writer.write(dataset, folder)
 
 

@@ -16,7 +16,7 @@ from maskwright.data.formats import coco, cvat, label_studio, predictions
 from maskwright.data.images import read_mask, write_mask
 from maskwright.data.masks import semantic_of
 from maskwright.errors import DataError
-from tests.run_helpers import save_run
+from tests.tiny_model import save_run
 
 
 @pytest.fixture(scope="module")

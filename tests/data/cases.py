@@ -621,7 +621,7 @@ def _(root: Path) -> None:
 def _(root: Path) -> None:
     CASES["t28e CVAT's XML"].make(root)
     path = root / "annotations.xml"
-    path.write_text('<!DOCTYPE a [<!ENTITY b "c">]>' + path.read_text().partition("?>")[2])
+    path.write_text('<!DOCTYPE annotations [<!ENTITY b "c">]>' + path.read_text().partition("?>")[2])
 
 
 @case("t28g Label Studio", "read", "chosen", images=1, objects=1, area=190, categories=("background", "cell"))

@@ -46,7 +46,7 @@ def test_what_is_not_plain_is_refused_in_one_line(tmp_path: Path, content: str, 
         read_xml(path)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
-    assert root_tag(path) in ("", "a")
+    assert root_tag(path) == ("" if content in ("", "<a") or "no-such" in content else "a")
 
 
 def test_files_that_are_none_or_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

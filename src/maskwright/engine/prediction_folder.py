@@ -16,10 +16,11 @@ A lock keeps other calls from writing there meanwhile.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -207,7 +208,7 @@ def predict_folder(
     with ExitStack() as stack:
         if state.is_main_process:
             _existing_entries(
-                folder, head, jobs, overwrite
+                folder, head, jobs, overwrite, images
             )  # before the lock: a folder of other files is left as it is
             with disk(folder, "predictions cannot be written there"):
                 stack.enter_context(FolderLock(folder, "name another folder with --out"))
@@ -228,7 +229,7 @@ def _predict_locked(
     head: dict[str, Any],
 ) -> Summary:
     """The rest of :func:`predict_folder`, in a folder that no other call writes to."""
-    entries, stale = _existing_entries(folder, head, jobs, overwrite)
+    entries, stale = _existing_entries(folder, head, jobs, overwrite, beside.images)
     jobs = [replace(job, companion=predictor.companion_of(job.path)) for job in jobs]
     todo = jobs if overwrite else [job for job in jobs if not _is_predicted(folder, job, entries.get(job.name), beside)]
     # Every process has checked the folder before the main one changes anything in it.
@@ -284,7 +285,7 @@ def _write(prediction: Prediction, job: Job, folder: Path, beside: _Beside) -> d
     height, width = prediction.mask.shape
     stamp, companion = _stamp(job.path), None if job.companion is None else _stamp(job.companion)
     mask = prediction.save(folder, name=job.name, overlay=beside.overlays)
-    image = f"images/{job.name}{job.path.suffix}" if beside.images else None
+    image = _image_of(job) if beside.images else None
     if image:
         place_file(job.path, folder / image)
     return {
@@ -321,7 +322,7 @@ def _head(predictor: Predictor, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _existing_entries(
-    folder: Path, head: dict[str, Any], jobs: Sequence[Job], overwrite: bool
+    folder: Path, head: dict[str, Any], jobs: Sequence[Job], overwrite: bool, images: bool
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """The entries of this model in the folder, by name, and those of another model, which are to be removed.
 
@@ -335,9 +336,11 @@ def _existing_entries(
         foreign = [job.name for job in jobs if (folder / "masks" / f"{job.name}.png").exists()]
         if foreign and not overwrite:
             raise MaskwrightError(f"{folder}: holds masks of unknown origin ({_some(foreign)}); {remedy}")
+        _refuse_foreign_images(folder, jobs if images else [], ())
         return {}, []
     rows = [*index["images"], *(row for part in _parts(folder) for row in _read_part(part) if "problem" not in row)]
     entries = {row["name"]: row for row in rows}
+    _refuse_foreign_images(folder, jobs if images else [], entries)
     then, now = index["model"]["signature"], head["model"]["signature"]
     if then != now or index["options"] != head["options"]:
         differing = [name for name in head["options"] if index["options"].get(name) != head["options"][name]]
@@ -354,6 +357,26 @@ def _existing_entries(
             f"{remedy}"
         )
     return entries, []
+
+
+def _refuse_foreign_images(folder: Path, jobs: Sequence[Job], known: Collection[str]) -> None:
+    """Raise MaskwrightError where an image of somebody else's would be replaced, which no option allows."""
+    targets = [(job.path, _image_of(job)) for job in jobs if job.name not in known]
+    foreign = [name for path, name in targets if (folder / name).exists() and not _is_same(path, folder / name)]
+    if foreign:
+        raise MaskwrightError(
+            f"{folder}: holds other images of the same name ({_some(foreign)}); name another folder with --out"
+        )
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether two files are one, or copies, as a kill can leave them before the index knows of them."""
+    return path.samefile(other) or (other.is_file() and filecmp.cmp(path, other, shallow=False))
+
+
+def _image_of(job: Job) -> str:
+    """Where the image of a job is put, relative to the folder."""
+    return f"images/{job.name}{job.path.suffix}"
 
 
 def _is_predicted(folder: Path, job: Job, row: dict[str, Any] | None, beside: _Beside) -> bool:

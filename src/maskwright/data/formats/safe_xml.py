@@ -61,21 +61,22 @@ def read_xml(path: Path) -> Element:
 
 
 def root_tag(path: Path) -> str:
-    """The name of a file's root element, from its first bytes; empty where it is no XML, or one that is refused."""
+    """The name of a file's root element, or of its document type, from its first bytes; empty where it is no XML."""
     found: list[str] = []
 
-    def start(tag: str, attributes: dict[str, str]) -> None:
+    def start(tag: str, *_: object) -> None:
         found.append(tag)
+        raise _RefusedError  # What follows is of no interest, and of a document type it is not to be read.
 
-    parser = _parser(TreeBuilder())
-    parser.StartElementHandler = start
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = parser.StartDoctypeDeclHandler = start
     try:
         if not path.is_file():
             return ""
         with path.open("rb") as file:
             parser.Parse(file.read(100_000), False)
     except (_RefusedError, expat.ExpatError, OSError, ValueError, LookupError):
-        pass  # What came before the fault decides; reading the file will name the fault.
+        pass  # Reading the file will name the fault.
     return found[0] if found else ""
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from maskwright import cli
 from maskwright.data.check import examine
 from maskwright.data.dataset import Dataset
-from maskwright.data.formats import coco, cvat, label_studio, predictions
+from maskwright.data.formats import coco, cvat, label_studio, labelme, predictions
 from maskwright.data.images import read_mask, write_mask
 from maskwright.data.masks import semantic_of
 from maskwright.errors import DataError
@@ -60,7 +60,9 @@ def test_a_folder_of_predictions_is_a_dataset_that_can_be_moved_corrected_and_ch
     assert [s.labels.kind for s in Dataset.load(tmp_path / "again")] == [s.labels.kind for s in dataset]
 
 
-@pytest.mark.parametrize(("to", "module"), [("coco", coco), ("label-studio", label_studio), ("cvat", cvat)])
+@pytest.mark.parametrize(
+    ("to", "module"), [("coco", coco), ("labelme", labelme), ("label-studio", label_studio), ("cvat", cvat)]
+)
 def test_every_tool_gets_the_masks_to_the_bit(run: Path, photos: Path, tmp_path: Path, capsys, to: str, module) -> None:
     out = tmp_path / "out"
     assert call("predict", run, photos, "--out", out, "--to", to) == 0
@@ -79,7 +81,7 @@ def test_every_tool_gets_the_masks_to_the_bit(run: Path, photos: Path, tmp_path:
     texts = [path.read_text() for path in (out / to).rglob("*") if path.suffix in (".json", ".xml")]
     assert not any(str(tmp_path) in text for text in texts)
     scores = {row["name"]: row["score"] for row in json.loads((out / "predictions.json").read_text())["images"]}
-    assert ('"score"' in "".join(texts)) == (to != "cvat")
+    assert ('"score"' in "".join(texts)) == (to in ("coco", "label-studio"))
     if to == "label-studio":
         (first, *_) = json.loads((out / to / "tasks.json").read_text())
         found = {row["value"]["brushlabels"][0]: row["score"] for row in first["predictions"][0]["result"]}

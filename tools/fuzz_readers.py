@@ -11,6 +11,7 @@ The same seed gives the same inputs.
 
 from __future__ import annotations
 
+import base64
 import copy
 import io
 import json
@@ -331,6 +332,27 @@ def write_base(root: Path) -> dict[str, tuple[str, Any]]:
         }
         for i, (name, share) in enumerate(shares.items())
     ]
+    png = base64.b64encode((root / "masks" / "a.png").read_bytes()).decode()
+    shapes = [
+        ("mask", [[0, 0], [15, 11]], png),
+        ("polygon", [[1, 1], [9, 1], [9, 9]], None),
+        ("rectangle", [[1, 1], [9, 9]], None),
+        ("circle", [[8, 6], [8, 8]], None),
+        ("linestrip", [[1, 1], [2, 2], [3, 3]], None),
+        ("point", [[4, 4]], None),
+    ]
+    labelme = {
+        "version": "5.4.1",
+        "flags": {"dog": True},
+        "shapes": [
+            {"label": "cat", "points": points, "group_id": None, "shape_type": kind, "flags": {}, "mask": text}
+            for kind, points, text in shapes
+        ],
+        "imagePath": "images/a.png",
+        "imageData": None,
+        "imageHeight": SIZE[1],
+        "imageWidth": SIZE[0],
+    }
     found = {
         "format": "maskwright-predictions",
         "version": 2,
@@ -350,6 +372,7 @@ def write_base(root: Path) -> dict[str, tuple[str, Any]]:
     return {
         "cvat": ("annotations.xml", CVAT),
         "label-studio": ("tasks.json", tasks),
+        "labelme": ("labelme.json", labelme),
         "nnunet": ("nnunet/dataset.json", nnunet),
         "predictions": ("predictions.json", found),
         "manifest": ("manifest.json", manifest),

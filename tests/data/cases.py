@@ -595,7 +595,7 @@ def _(root: Path) -> None:
     (root / "labels" / "train" / "a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.6 0.1 0.6\n")
 
 
-@case("t28b LabelMe", "refuse", "other-tool", says="LabelMe")
+@case("t28b LabelMe", "read", images=1, objects=1, area=190, categories=("background", "cell"))
 def _(root: Path) -> None:
     picture(root / "a.jpg")
     shape = {"label": "cell", "points": [[10, 10], [30, 10], [30, 30]], "shape_type": "polygon"}

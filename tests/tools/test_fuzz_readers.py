@@ -18,7 +18,7 @@ def fuzz(script: Callable[[str, str], ModuleType], tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    "kind", ["manifest", "coco", "samix", "folders", "cvat", "label-studio", "nnunet", "predictions"]
+    "kind", ["manifest", "coco", "samix", "folders", "cvat", "label-studio", "labelme", "nnunet", "predictions"]
 )
 def test_mutated_json_is_read_or_refused(fuzz, kind: str) -> None:
     assert [what for number in range(60) if (what := fuzz.trial(kind, number))] == []

@@ -202,8 +202,8 @@ class Convert:
 
     data: Data
     """Dataset: a folder, or its JSON or XML file."""
-    to: Literal["manifest", "coco", "folders", "cvat", "label-studio", "nnunet"]
-    """`manifest` holds everything, `coco` instances and boxes, `folders` and `nnunet` masks, `cvat` and `label-studio` objects."""
+    to: Literal["manifest", "coco", "folders", "cvat", "label-studio", "labelme", "nnunet"]
+    """`manifest` holds everything, `coco` instances and boxes, `folders` and `nnunet` masks, the others objects and boxes."""
     out: Path
     """New folder for the result."""
     allow_loss: bool = False

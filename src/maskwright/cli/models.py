@@ -112,7 +112,7 @@ class Predict:
     dataset: bool = True
     """Also put the images into OUT/images (hard links where the disk allows it), so that OUT is a dataset: check it, correct its
     masks, train on it."""
-    to: Annotated[Literal["coco", "label-studio", "cvat"] | None, OPTIONAL] = None
+    to: Annotated[Literal["coco", "labelme", "label-studio", "cvat"] | None, OPTIONAL] = None
     """Also write OUT/TO in a format that annotation tools read, with the images."""
     batch: int = 8
     """Images per pass of the network."""

@@ -12,7 +12,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.formats import predictions
 from maskwright.errors import MaskwrightError
 
-Target = Literal["coco", "label-studio", "cvat"]
+Target = Literal["coco", "labelme", "label-studio", "cvat"]
 
 
 def require_target(folder: str | Path, to: str) -> None:

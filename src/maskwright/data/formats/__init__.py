@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from maskwright.data import manifest
 from maskwright.data.fields import read_json
-from maskwright.data.formats import coco, cvat, folders, label_studio, nnunet, others, predictions, samix
+from maskwright.data.formats import coco, cvat, folders, label_studio, labelme, nnunet, others, predictions, samix
 from maskwright.data.formats.objects import Scores
 from maskwright.data.labels import Samples
 from maskwright.data.reading import STRICT, Reading
@@ -57,12 +57,12 @@ class ScoredWriter(Writer, Protocol):
         ...
 
 
-READERS: tuple[Reader, ...] = (manifest, predictions, samix, cvat, label_studio, nnunet, coco, folders)
+READERS: tuple[Reader, ...] = (manifest, predictions, samix, cvat, label_studio, nnunet, coco, labelme, folders)
 """The first that detects its layout reads."""
 
-Format = Literal["manifest", "coco", "folders", "cvat", "label-studio", "nnunet"]
+Format = Literal["manifest", "coco", "folders", "cvat", "label-studio", "labelme", "nnunet"]
 WRITERS: MappingProxyType[str, Writer] = MappingProxyType(
-    {"coco": coco, "folders": folders, "cvat": cvat, "label-studio": label_studio, "nnunet": nnunet}
+    {"coco": coco, "folders": folders, "cvat": cvat, "label-studio": label_studio, "labelme": labelme, "nnunet": nnunet}
 )
 SCORED: MappingProxyType[str, ScoredWriter] = MappingProxyType({"coco": coco, "label-studio": label_studio})
 """Those of the writers that have a place for scores."""

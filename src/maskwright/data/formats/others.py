@@ -6,9 +6,6 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 
-from maskwright.data.fields import read_json
-from maskwright.errors import DataError
-
 _LOOKED_AT = 50  # Files of a kind; their layout is the same in all of them.
 
 
@@ -35,21 +32,6 @@ def _is_yolo(path: Path) -> bool:
         return False
 
 
-def _labelme(folder: Path) -> bool:
-    return any(
-        isinstance(document, dict) and isinstance(document.get("shapes"), list) and "imagePath" in document
-        for document in map(_json, _some([*_some(folder.glob("*.json")), *_some(folder.glob("*/*.json"))]))
-    )
-
-
-def _json(path: Path) -> object:
-    try:
-        # Files of these tools are small; a large one beside the images is something else.
-        return read_json(path) if path.is_file() and path.stat().st_size < 50_000_000 else None
-    except DataError:
-        return None
-
-
 def _voc(folder: Path) -> bool:
     return (folder / "JPEGImages").is_dir() and any((folder / n).is_dir() for n in ("SegmentationClass", "Annotations"))
 
@@ -62,9 +44,4 @@ _RENAME = "rename {} to images/ and {} to masks/, so that an image and its mask 
 _LAYOUTS: tuple[tuple[Callable[[Path], bool], str, str], ...] = (
     (_voc, "Pascal VOC (JPEGImages/ and SegmentationClass/)", _RENAME.format("JPEGImages/", "SegmentationClass/")),
     (_yolo, "YOLO (labels/ with text files)", "convert it to COCO (instances, with outlines)"),
-    (
-        _labelme,
-        "LabelMe (a JSON file with shapes for each image)",
-        "convert it to COCO with labelme's own labelme2coco",
-    ),
 )

@@ -67,16 +67,17 @@ def decode(code: Sequence[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
         )
     if word != 8:
         raise ValueError(f"a brush's rle must have words of 8 bits, this has {word}")
-    values = np.zeros(count, np.uint8)
+    opacity = np.zeros(size[0] * size[1], np.uint8)  # Every fourth word; the others are of no interest.
     done = 0
     while done < count:
         repeated = stream.read(1)
         length = stream.read(widths[stream.read(2)]) + 1
         if done + length > count:
             raise ValueError("a brush's rle holds more values than it says")
-        values[done : done + length] = stream.read(8) if repeated else stream.words(length)
+        pixels = slice(done // 4, (done + length) // 4)
+        opacity[pixels] = stream.read(8) if repeated else stream.words(length)[(3 - done) % 4 :: 4]
         done += length
-    return values.reshape(*size, 4)[..., 3] >= _HALF
+    return opacity.reshape(size) >= _HALF
 
 
 class _Stream:

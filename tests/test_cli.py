@@ -182,7 +182,7 @@ def test_predict_writes_masks_overlays_and_an_index_and_then_skips(run: Path, ph
     assert call("predict", run, photos, "--out", out, "--batch", 3) == 0
     names = ["a", "b", "deep/a", "deep/er/c"]
     expected = [f"masks/{n}.png" for n in names] + [f"overlays/{n}.jpg" for n in names] + ["predictions.json"]
-    assert files(out) == sorted(expected)
+    assert [path for path in files(out) if not path.startswith("images/")] == sorted(expected)
     assert "4 images predicted: " in capsys.readouterr().out
     index = json.loads((out / "predictions.json").read_text())
     assert (index["format"], index["version"], index["options"]) == ("maskwright-predictions", 2, {"flip": False})
@@ -255,7 +255,7 @@ def test_predictions_of_another_model_are_refused_unless_overwritten(run: Path, 
     assert call("predict", run, photos, "--out", out, "--flip") == 1
     assert "with another --flip" in capsys.readouterr().err
     assert call("predict", other, photos / "a.png", "--out", out, "--overwrite") == 0
-    assert files(out) == ["masks/a.png", "overlays/a.jpg", "predictions.json"]
+    assert files(out) == ["images/a.png", "masks/a.png", "overlays/a.jpg", "predictions.json"]
 
 
 def test_foreign_masks_and_other_images_of_the_same_name_are_kept(run: Path, photos: Path, tmp_path: Path, capsys):
@@ -265,6 +265,12 @@ def test_foreign_masks_and_other_images_of_the_same_name_are_kept(run: Path, pho
     assert call("predict", run, photos, "--out", out) == 1
     assert "masks of unknown origin (a)" in capsys.readouterr().err
     assert files(out) == ["masks/a.png"]
+    (out / "images").mkdir()
+    (out / "images" / "a.png").write_bytes(b"mine")
+    assert call("predict", run, photos / "deep", "--out", out, "--overwrite") == 1
+    assert "holds other images of the same name (images/a.png); name another folder" in capsys.readouterr().err
+    assert (out / "images" / "a.png").read_bytes() == b"mine"
+    (out / "images" / "a.png").unlink()
     assert call("predict", run, photos / "deep", "--out", out, "--overwrite") == 0
     assert call("predict", run, photos, "--out", out) == 1
     assert "other images of the same name (a; the first is of " in capsys.readouterr().err
@@ -378,7 +384,10 @@ def test_a_dataset_is_predicted_by_ids(run: Path, scene_folder: Path, tmp_path: 
     dataset = Dataset.load(scene_folder)
     assert call("predict", run, scene_folder, "--out", tmp_path / "out", "--split", "test", "--no-overlay") == 0
     ids = sorted(sample.id for sample in dataset.split("test"))
-    assert files(tmp_path / "out") == [*(f"masks/{id}.png" for id in ids), "predictions.json"]
+    assert files(tmp_path / "out") == [
+        *(f"{part}/{id}.png" for part in ("images", "masks") for id in ids),
+        "predictions.json",
+    ]
     with pytest.raises(DataError, match="split 'nope' has no images"):
         find_images([scene_folder], tmp_path / "out", "nope")
 

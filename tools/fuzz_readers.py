@@ -11,6 +11,7 @@ The same seed gives the same inputs.
 
 from __future__ import annotations
 
+import base64
 import copy
 import io
 import json
@@ -29,6 +30,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import tyro
@@ -36,6 +38,7 @@ from PIL import Image
 
 from maskwright.data.check import examine
 from maskwright.data.dataset import Dataset
+from maskwright.data.formats import brush
 from maskwright.data.images import image_size, read_image, read_mask
 from maskwright.errors import DataError
 
@@ -190,8 +193,53 @@ def damaged(content: bytes, random: np.random.Generator) -> bytes:
     return bytes(data)
 
 
+CVAT = """<annotations><version>1.1</version><meta><task><labels><label><name>cat</name></label><label><name>dog</name></label></labels>
+</task></meta>
+<image id="0" name="a.png" width="16" height="12"><mask label="cat" rle="3, 5, 12" left="2" top="3" width="5" height="4" z_order="0"/>
+<polygon label="dog" points="1,1;8,1.5;8,9" z_order="1" occluded="0"><attribute name="a">b</attribute></polygon></image>
+<image id="1" name="b.png" width="16" height="12" subset="val"><box label="cat" xtl="1" ytl="2" xbr="8" ybr="9" rotation="30"/></image>
+<image id="2" name="c.png" width="16" height="12"><polyline label="cat" points="1,1;5,5"/><points label="dog" points="3,3;4,4"/></image>
+<image id="3" name="d.png" width="16" height="12" labelled="1"><tag label="dog"/><ellipse label="cat" cx="8" cy="6" rx="3" ry="2"/></image>
+</annotations>"""
+
+
+def mutated_xml(text: str, random: np.random.Generator) -> bytes:
+    """XML with one to three elements or attributes changed, removed, copied or moved; one of ten is damaged as text as well."""
+    root = ElementTree.fromstring(text)
+    for _ in range(random.integers(1, 4)):
+        parents = [(parent, child) for parent in root.iter() for child in parent]
+        if not parents:
+            break
+        parent, child = parents[random.integers(len(parents))]
+        keys, change = list(child.attrib), random.integers(8)
+        if change == 0:
+            parent.remove(child)
+        elif change == 1:
+            parent.append(copy.deepcopy(child))
+        elif change == 2:
+            child.append(copy.deepcopy(parents[random.integers(len(parents))][1]))
+        elif change == 3:
+            child.tag = parents[random.integers(len(parents))][1].tag
+        elif change == 4:
+            child.text = _as_xml(another(child.text or "", random))
+        elif keys:
+            key = keys[random.integers(len(keys))]
+            if change == 5:
+                del child.attrib[key]
+            else:
+                value = child.attrib[key]
+                child.attrib[key] = _as_xml(another(float(value) if value.isdecimal() else value, random))
+    content = ElementTree.tostring(root, "utf-8")
+    return damaged(content, random) if random.integers(10) == 0 else content
+
+
+def _as_xml(value: Any) -> str:
+    """A value as text, without what XML cannot hold: that is tried by damaged bytes."""
+    return "".join(c for c in str(value) if c in "\t\n" or " " <= c < "\ud800")
+
+
 def write_base(root: Path) -> dict[str, tuple[str, Any]]:
-    """Files of a small dataset in all formats. Returns format → name of its JSON and what is in it."""
+    """Files of a small dataset in all formats. Returns format → name of its JSON (or XML) and what is in it (or its text)."""
     random = np.random.default_rng(0)
     (root / "images").mkdir(parents=True)
     (root / "masks").mkdir()
@@ -249,7 +297,84 @@ def write_base(root: Path) -> dict[str, tuple[str, Any]]:
     }
     lists = {"train": ["a", "b"], "test": ["c", "d"], "categories": ["background", "cat"], "kind": "instance"}
     lists |= {"instances": {"a": {"1": "cat"}}, "ignore": 255}
+    (root / "nnunet").mkdir()
+    for folder, source, ending in (
+        ("imagesTr", "images", "_0000"),
+        ("imagesTs", "images", "_0000"),
+        ("labelsTr", "masks", ""),
+    ):
+        (root / "nnunet" / folder).mkdir()
+        for name in "ab" if folder.endswith("Tr") else "c":
+            shutil.copy(root / source / f"{name}.png", root / "nnunet" / folder / f"{name}{ending}.png")
+    nnunet = {
+        "channel_names": {"0": "R", "1": "G", "2": "B"},
+        "labels": {"background": 0, "cat": 1, "dog": 2, "ignore": 3},
+    }
+    nnunet |= {"file_ending": ".png", "numTraining": 2}
+    state = {"original_width": SIZE[0], "original_height": SIZE[1], "image_rotation": 0, "to_name": "image"}
+    regions = [
+        {"type": "brushlabels", "value": {"format": "rle", "rle": brush.encode(mask), "brushlabels": ["cat"]}},
+        {"type": "polygonlabels", "value": {"points": [[10, 10], [60, 10], [60, 60]], "polygonlabels": ["cat"]}},
+        {"type": "ellipselabels", "value": {"x": 50, "y": 50, "radiusX": 9, "radiusY": 20, "ellipselabels": ["dog"]}},
+        {"type": "rectangle", "value": {"x": 10, "y": 20, "width": 30, "height": 40, "rotation": 0}},
+        {"type": "labels", "value": {"labels": ["cat"]}},
+        {"type": "keypointlabels", "value": {"x": 50, "y": 50, "width": 1, "keypointlabels": ["cat"]}},
+        {"type": "choices", "value": {"choices": ["dog"]}},
+    ]
+    regions = [{"id": "r", "from_name": "x", **state, **region} for region in regions]
+    shares = {"a": regions[:1], "b": regions[1:3], "c": regions[3:5], "d": regions[5:]}
+    tasks = [
+        {
+            "id": i,
+            "data": {"image": f"/data/local-files/?d=images/{name}.png", "split": "train"},
+            "annotations": [{"id": i, "result": share, "was_cancelled": False, "updated_at": "2024"}],
+            "predictions": [{"result": share, "score": 0.5}],
+        }
+        for i, (name, share) in enumerate(shares.items())
+    ]
+    png = base64.b64encode((root / "masks" / "a.png").read_bytes()).decode()
+    shapes = [
+        ("mask", [[0, 0], [15, 11]], png),
+        ("polygon", [[1, 1], [9, 1], [9, 9]], None),
+        ("rectangle", [[1, 1], [9, 9]], None),
+        ("circle", [[8, 6], [8, 8]], None),
+        ("linestrip", [[1, 1], [2, 2], [3, 3]], None),
+        ("point", [[4, 4]], None),
+    ]
+    labelme = {
+        "version": "5.4.1",
+        "flags": {"dog": True},
+        "shapes": [
+            {"label": "cat", "points": points, "group_id": None, "shape_type": kind, "flags": {}, "mask": text}
+            for kind, points, text in shapes
+        ],
+        "imagePath": "images/a.png",
+        "imageData": None,
+        "imageHeight": SIZE[1],
+        "imageWidth": SIZE[0],
+    }
+    found = {
+        "format": "maskwright-predictions",
+        "version": 2,
+        "categories": ["background", "cat"],
+        "images": [
+            {
+                "name": name,
+                "file": f"/x/{name}.png",
+                "image": f"images/{name}.png",
+                "mask": f"masks/{name}.png",
+                "size": list(SIZE),
+            }
+            for name in "abcd"
+        ],
+    }
+    found["images"][0] |= {"ids": 1, "objects": [{"category_id": 1, "score": 0.5, "bbox": [1, 2, 3, 4]}]}
     return {
+        "cvat": ("annotations.xml", CVAT),
+        "label-studio": ("tasks.json", tasks),
+        "labelme": ("labelme.json", labelme),
+        "nnunet": ("nnunet/dataset.json", nnunet),
+        "predictions": ("predictions.json", found),
         "manifest": ("manifest.json", manifest),
         "coco": ("coco.json", coco),
         "samix": ("splits_samix.json", samix),
@@ -329,7 +454,9 @@ class Trials:
         random = np.random.default_rng([self.seed, sum(kind.encode()), number])
         if kind in self.documents:
             name, document = self.documents[kind]
-            (self.root / name).write_bytes(as_text(mutated(document, random), random))
+            xml = isinstance(document, str)
+            content = mutated_xml(document, random) if xml else as_text(mutated(document, random), random)
+            (self.root / name).write_bytes(content)
             return self.root / name
         if kind == "file":
             name = list(self.pictures)[random.integers(len(self.pictures))]

@@ -573,12 +573,19 @@ def _(root: Path) -> None:
 # Other tools
 
 
-@case("t19b nnU-Net", "refuse", "other-tool", says="nnU-Net")
+@case("t19b nnU-Net", "read", images=1, semantic=1, categories=("background", "cell"), area=AREA)
 def _(root: Path) -> None:
     picture(root / "imagesTr" / "case_001_0000.png")
     (root / "labelsTr").mkdir()
     Image.fromarray(disk()).save(root / "labelsTr" / "case_001.png")
-    (root / "dataset.json").write_text('{"labels": {"background": 0, "cell": 1}}')
+    settings = {"channel_names": {"0": "R"}, "labels": {"background": 0, "cell": 1}, "file_ending": ".png"}
+    (root / "dataset.json").write_text(json.dumps(settings))
+
+
+@case("t19b nnU-Net of two channels", "refuse", "channels", says="case_001 with _0000, _0001")
+def _(root: Path) -> None:
+    CASES["t19b nnU-Net"].make(root)
+    picture(root / "imagesTr" / "case_001_0001.png")
 
 
 @case("t28a YOLO", "refuse", "other-tool", says="YOLO")
@@ -588,7 +595,7 @@ def _(root: Path) -> None:
     (root / "labels" / "train" / "a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.6 0.1 0.6\n")
 
 
-@case("t28b LabelMe", "refuse", "other-tool", says="LabelMe")
+@case("t28b LabelMe", "read", images=1, objects=1, area=190, categories=("background", "cell"))
 def _(root: Path) -> None:
     picture(root / "a.jpg")
     shape = {"label": "cell", "points": [[10, 10], [30, 10], [30, 30]], "shape_type": "polygon"}
@@ -602,7 +609,26 @@ def _(root: Path) -> None:
     Image.fromarray(disk()).convert("P").save(root / "SegmentationClass" / "a.png")
 
 
-@case("t28e CVAT's XML", "refuse", "other-tool", says="CVAT")
+@case("t28e CVAT's XML", "read", images=1, objects=1, area=190, categories=("background", "cell"))
 def _(root: Path) -> None:
     picture(root / "images" / "a.jpg")
-    (root / "annotations.xml").write_text('<?xml version="1.0"?><annotations><image name="a.jpg"/></annotations>')
+    shape = '<polygon label="cell" points="10,10;30,10;30,30"/>'
+    image = f'<image id="0" name="a.jpg" width="{SIZE[0]}" height="{SIZE[1]}">{shape}</image>'
+    (root / "annotations.xml").write_text(f'<?xml version="1.0"?><annotations>{image}</annotations>')
+
+
+@case("t28e CVAT's XML with a document type", "refuse", "other", says="has a document type")
+def _(root: Path) -> None:
+    CASES["t28e CVAT's XML"].make(root)
+    path = root / "annotations.xml"
+    path.write_text('<!DOCTYPE annotations [<!ENTITY b "c">]>' + path.read_text().partition("?>")[2])
+
+
+@case("t28g Label Studio", "read", "chosen", images=1, objects=1, area=190, categories=("background", "cell"))
+def _(root: Path) -> None:
+    picture(root / "images" / "0a1b2c3d-a.jpg")
+    points = [[100 * x / SIZE[0], 100 * y / SIZE[1]] for x, y in ((10, 10), (30, 10), (30, 30))]
+    region = {"type": "polygonlabels", "value": {"points": points, "polygonlabels": ["cell"]}, "id": "x"}
+    region |= {"original_width": SIZE[0], "original_height": SIZE[1], "image_rotation": 0}
+    tasks = [{"id": 1, "data": {"image": "/data/upload/4/0a1b2c3d-a.jpg"}, "annotations": [{"result": [region]}]}]
+    (root / "project-4.json").write_text(json.dumps(tasks))

@@ -79,7 +79,12 @@ def test_predict_and_evaluate(trained: Path, data: Path, tmp_path: Path, capsys:
     assert [row["name"] for row in index["images"]] == names
     assert index["options"] == {"threshold": 0.0}
     results = json.loads((out / "coco.json").read_text())
-    assert [image["file_name"] for image in results["images"]] == [row["file"] for row in index["images"]]
+    assert [image["file_name"] for image in results["images"]] == [row["image"] for row in index["images"]]
+    assert all((out / row["image"]).is_file() for row in index["images"])
+    again = Dataset.load(out)
+    assert [(s.id, s.labels.mask.kind if s.labels.mask else "") for s in again] == [
+        (name, "instance") for name in names
+    ]
     assert [c["name"] for c in results["categories"]] == list(dataset.categories[1:])
     for number, name in enumerate(names, start=1):
         mask = read_mask(out / "masks" / f"{name}.png")

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from maskwright.api.data import as_dataset
 from maskwright.api.progress import Progress, progress_of
-from maskwright.errors import MaskwrightError
+from maskwright.errors import MaskwrightError, require
 from maskwright.recipes import RECIPES
 
 if TYPE_CHECKING:
     import torch
 
     from maskwright.data.dataset import Dataset
+    from maskwright.engine.prediction_export import Target
     from maskwright.engine.prediction_folder import Summary
     from maskwright.engine.predictor import Predictor
 
@@ -168,6 +169,8 @@ def predict(
     split: str | None = None,
     batch: int = 8,
     overlays: bool = True,
+    dataset: bool = True,
+    to: Target | None = None,
     overwrite: bool = False,
     device: str | torch.device | None = None,
     progress: Progress = False,
@@ -181,7 +184,9 @@ def predict(
           predictions.json        which model, which images, and what each shows
           masks/<name>.png        category ids; ids of instances from a model of instances
           overlays/<name>.jpg     the image with the mask painted over it
+          images/<name>.<suffix>  the image itself, a hard link where the disk allows it
           coco.json               results of a model of instances
+          <to>/                   the same for an annotation tool, where ``to`` asks for it
           references.html         what SAM was shown, in context
 
     An interrupted call goes on when it is given again. Under ``accelerate launch`` each process takes its share.
@@ -193,6 +198,8 @@ def predict(
         split: of a dataset: only this split.
         batch: images per pass of the network.
         overlays: also write overlays.
+        dataset: also put the images there: with them the folder is a dataset, which ``Dataset.load`` reads and trainings take.
+        to: also write ``out/<to>`` in a format that annotation tools read; see :mod:`maskwright.engine.prediction_export`.
         overwrite: replace what another model, or another image of the same name, left in ``out``.
         device: see :func:`load`; of a model that is loaded already: left out, where it is.
         progress: True shows a bar; or what to call as ``progress(done, total)`` for this process' share, begun anew for
@@ -210,7 +217,7 @@ def predict(
 
     Returns:
         A :class:`maskwright.engine.prediction_folder.Summary`: ``predicted``, ``skipped``, ``problems`` (one line for each
-        image that cannot be read; all others are done) and ``written`` (files beside masks, overlays and index).
+        image that cannot be read; all others are done), ``written`` (files beside masks, overlays and index) and ``lost``.
 
     Raises:
         DataError: ``images`` that do not exist or are none; a file that cannot be written.
@@ -220,10 +227,14 @@ def predict(
     >>> summary.predicted, summary.skipped, summary.problems
     (128, 0, [])
     """
+    from maskwright.engine.prediction_export import export, require_target
     from maskwright.engine.prediction_folder import find_images, predict_folder
     from maskwright.engine.predictor import FolderTask
     from maskwright.engine.processes import processes_for
 
+    if to is not None:
+        require({"--to needs the images in the folder; leave out --no-dataset": dataset})
+        require_target(out, to)
     with progress_of(progress, "loading the model"):
         processes, _ = processes_for(device or "auto")
         jobs = find_images([images] if isinstance(images, str | Path) else images, out, split)
@@ -233,13 +244,19 @@ def predict(
     def predict_first(other: Predictor, name: str, description: str) -> Path:
         folder = Path(out, name)
         with progress_of(progress, description) as call:
-            predict_folder(other, jobs, folder, overlays=False, progress=call, **settings)
+            predict_folder(other, jobs, folder, overlays=False, images=False, progress=call, **settings)
         return folder
 
     task = FolderTask(len(jobs), lambda path: load(path, device=predictor.device), predict_first)
     options = predictor.prepare_folder(options, task)
     with progress_of(progress, "predicting") as call:
-        return predict_folder(predictor, jobs, out, overlays=overlays, progress=call, **settings, **options)
+        settings |= {"overlays": overlays, "images": dataset, "progress": call}
+        summary = predict_folder(predictor, jobs, out, **settings, **options)
+    if to is None or not processes.is_main_process:
+        return summary
+    with progress_of(progress, f"writing {to}"):
+        path, lost = export(out, to)
+    return dataclasses.replace(summary, written=[*summary.written, path], lost=lost)
 
 
 def _opened(

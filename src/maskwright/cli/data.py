@@ -201,9 +201,9 @@ class Convert:
     """Write a dataset in another format; images are linked or copied, masks stay as they are to the bit."""
 
     data: Data
-    """Dataset: a folder, or its JSON file."""
-    to: Literal["manifest", "coco", "folders"]
-    """`manifest` holds everything, `coco` instances and boxes, `folders` masks."""
+    """Dataset: a folder, or its JSON or XML file."""
+    to: Literal["manifest", "coco", "folders", "cvat", "label-studio", "labelme", "nnunet"]
+    """`manifest` holds everything, `coco` instances and boxes, `folders` and `nnunet` masks, the others objects and boxes."""
     out: Path
     """New folder for the result."""
     allow_loss: bool = False

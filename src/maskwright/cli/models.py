@@ -109,6 +109,11 @@ class Predict:
     """Of a dataset: only this split."""
     overlay: bool = True
     """Also write pictures of the masks over their images."""
+    dataset: bool = True
+    """Also put the images into OUT/images (hard links where the disk allows it), so that OUT is a dataset: check it, correct its
+    masks, train on it."""
+    to: Annotated[Literal["coco", "labelme", "label-studio", "cvat"] | None, OPTIONAL] = None
+    """Also write OUT/TO in a format that annotation tools read, with the images."""
     batch: int = 8
     """Images per pass of the network."""
     device: str = "auto"
@@ -129,6 +134,8 @@ class Predict:
             split=self.split,
             batch=self.batch,
             overlays=self.overlay,
+            dataset=self.dataset,
+            to=self.to,
             overwrite=self.overwrite,
             device=self.device,
             progress=True,
@@ -138,6 +145,8 @@ class Predict:
             skipped = f", {summary.skipped} were there already" if summary.skipped else ""
             print(f"{summary.predicted} images predicted{skipped}: {self.out}")
             print_written(*summary.written)
+            if summary.lost:
+                print(f"not held by {self.to}: {', '.join(summary.lost)}")
         if summary.problems:
             raise DataError(summary.problems)
 

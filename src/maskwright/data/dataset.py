@@ -20,10 +20,10 @@ class Dataset(Samples):
     def load(
         cls, path: str | Path, *, crowd: Crowd | None = None, root: str | Path | None = None, mend: bool = False
     ) -> Self:
-        """Read a dataset; the format (``manifest.json``, SAMIX's ``splits.json``, COCO JSON, ``images/`` + ``masks/``) is recognised.
+        """Read a dataset; the format (``manifest.json``, COCO, ``images/`` + ``masks/``, CVAT, LabelMe, ...) is recognised.
 
         Args:
-            path: a folder, or the JSON file itself (for example ``polyps/splits_full.json``).
+            path: a folder, or the JSON or XML file itself (for example ``polyps/splits_full.json``).
             crowd, root, mend: see :class:`maskwright.data.reading.Reading`.
 
         Raises:

@@ -277,6 +277,35 @@ def _one_channel(values: np.ndarray, mode: str, path: Path) -> np.ndarray:
     return np.ascontiguousarray(grey)
 
 
+def decode_mask(content: bytes, size: tuple[int, int]) -> np.ndarray:
+    """The mask ``(H, W)`` bool of a PNG that another file holds; whatever is not 0 is set.
+
+    Args:
+        size: (H, W), as stated elsewhere; memory for the pixels is taken where it is that of the PNG only.
+
+    Raises:
+        ValueError: no PNG, a damaged one, one with colours, or one of another size.
+    """
+    file = io.BytesIO(content)
+    if content[:8] != png.SIGNATURE:
+        raise ValueError("its mask is no PNG")
+    if png.cannot_hold(content[:33], len(content)) or png.fault(file):
+        raise ValueError("the PNG of its mask is damaged")
+    file.seek(0)
+    # Compared before Pillow sees it: the header comes first, and its checksum is right.
+    found = struct.unpack(">II", content[16:24])
+    if found != size[::-1]:
+        raise ValueError(f"its mask has {found[0]} x {found[1]} pixels, its points say {size[1]} x {size[0]}")
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            values = np.array(image)
+    except (*_DAMAGE, Image.DecompressionBombError):
+        raise ValueError("the PNG of its mask is damaged") from None
+    if values.ndim != 2:
+        raise ValueError("the PNG of its mask has colours")
+    return values != 0
+
+
 def mask_bits(path: str | Path) -> int:
     """Bits per pixel of a mask file, 8 (or fewer) or 16 (or more), from its header alone. Raises DataError."""
     with _opened(Path(path)) as image:

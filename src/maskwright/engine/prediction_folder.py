@@ -5,6 +5,7 @@
     out/
       predictions.json        which model, which images, and what they show
       masks/<name>.png        category ids
+      images/<name>.<suffix>  the image, a hard link where the disk allows it: with it the folder is a dataset
       overlays/<name>.jpg     the image with the mask painted over it
 
 ``<name>`` is the image's path without its suffix, relative to the folder that was given, so that equal names in
@@ -15,10 +16,11 @@ A lock keeps other calls from writing there meanwhile.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +31,8 @@ import numpy as np
 from maskwright.data import formats
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import leaves_folder
-from maskwright.data.images import IMAGE_SUFFIXES, write_atomic
+from maskwright.data.formats.predictions import FORMAT, INDEX, VERSION
+from maskwright.data.images import IMAGE_SUFFIXES, place_file, write_atomic
 from maskwright.data.lookahead import ahead
 from maskwright.data.pictures import palette
 from maskwright.engine.files import disk
@@ -40,9 +43,6 @@ from maskwright.engine.processes import Alone, Processes
 from maskwright.engine.values import plain, strict_json
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.version import __version__
-
-FORMAT, VERSION = "maskwright-predictions", 2
-INDEX = "predictions.json"
 
 _PART = ".predictions-{rank}.jsonl"
 _REQUIRED = {"name", "file", "bytes", "modified", "mask", "overlay"}
@@ -65,6 +65,14 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class _Beside:
+    """What is written beside masks and index."""
+
+    overlays: bool
+    images: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """The result of :func:`predict_folder`. Of several processes only the main one has it, those of the others are empty.
 
@@ -73,12 +81,14 @@ class Summary:
         skipped: images whose masks were there already.
         problems: one line for each image that cannot be read.
         written: files beside masks, overlays and the index, such as ``coco.json``.
+        lost: what the format that was asked for cannot hold of the masks, one line each.
     """
 
     predicted: int
     skipped: int
     problems: list[str]
     written: list[Path] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
 
 # ----------------------------------------------------------------------------------------------------------- inputs
@@ -162,6 +172,7 @@ def predict_folder(
     *,
     batch: int = 8,
     overlays: bool = True,
+    images: bool = True,
     overwrite: bool = False,
     processes: Processes | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -177,6 +188,7 @@ def predict_folder(
         out: new, empty, or with predictions of the same model.
         batch, options: see :meth:`maskwright.engine.predictor.Predictor.predict`.
         overlays: also write overlays.
+        images: also put the images there, which makes the folder a dataset.
         overwrite: replace predictions of another model, or of another image of the same name.
         processes: of a distributed call; each takes its part, and the main one writes the index.
         progress: called as ``progress(done, total)`` for this process' part.
@@ -196,11 +208,12 @@ def predict_folder(
     with ExitStack() as stack:
         if state.is_main_process:
             _existing_entries(
-                folder, head, jobs, overwrite
+                folder, head, jobs, overwrite, images
             )  # before the lock: a folder of other files is left as it is
             with disk(folder, "predictions cannot be written there"):
                 stack.enter_context(FolderLock(folder, "name another folder with --out"))
-        return _predict_locked(predictor, jobs, folder, batch, overlays, overwrite, state, progress, complete, head)
+        beside = _Beside(overlays, images)
+        return _predict_locked(predictor, jobs, folder, batch, beside, overwrite, state, progress, complete, head)
 
 
 def _predict_locked(
@@ -208,7 +221,7 @@ def _predict_locked(
     jobs: Sequence[Job],
     folder: Path,
     batch: int,
-    overlays: bool,
+    beside: _Beside,
     overwrite: bool,
     state: Processes,
     progress: Callable[[int, int], None] | None,
@@ -216,11 +229,9 @@ def _predict_locked(
     head: dict[str, Any],
 ) -> Summary:
     """The rest of :func:`predict_folder`, in a folder that no other call writes to."""
-    entries, stale = _existing_entries(folder, head, jobs, overwrite)
+    entries, stale = _existing_entries(folder, head, jobs, overwrite, beside.images)
     jobs = [replace(job, companion=predictor.companion_of(job.path)) for job in jobs]
-    todo = (
-        jobs if overwrite else [job for job in jobs if not _is_predicted(folder, job, entries.get(job.name), overlays)]
-    )
+    todo = jobs if overwrite else [job for job in jobs if not _is_predicted(folder, job, entries.get(job.name), beside)]
     # Every process has checked the folder before the main one changes anything in it.
     state.wait_for_everyone()
     if state.is_main_process:
@@ -233,7 +244,7 @@ def _predict_locked(
     state.wait_for_everyone()
     share = list(todo[state.process_index :: state.num_processes])
     with open(folder / _PART.format(rank=state.process_index), "a", encoding="utf-8") as part:
-        for number, row in enumerate(_rows(predictor, share, folder, batch, complete, overlays), start=1):
+        for number, row in enumerate(_rows(predictor, share, folder, batch, complete, beside), start=1):
             part.write(strict_json(row, f"the prediction of {row.get('name')}") + "\n")
             part.flush()
             if progress:
@@ -252,7 +263,7 @@ def _predict_locked(
 
 
 def _rows(
-    predictor: Predictor, jobs: Sequence[Job], folder: Path, batch: int, options: Mapping[str, Any], overlays: bool
+    predictor: Predictor, jobs: Sequence[Job], folder: Path, batch: int, options: Mapping[str, Any], beside: _Beside
 ) -> Iterator[dict[str, Any]]:
     """Predict, and write in threads: the entries of the index in the order of the jobs, then the unreadable images."""
     unreadable: list[str] = []
@@ -266,14 +277,17 @@ def _rows(
                 next(job for job in remaining if job.path == prediction.image),
             )  # passes over unreadable ones
 
-    yield from ahead(lambda pair: _write(*pair, folder, overlays), predictions(), _WRITERS)
+    yield from ahead(lambda pair: _write(*pair, folder, beside), predictions(), _WRITERS)
     yield from ({"problem": problem} for problem in unreadable)
 
 
-def _write(prediction: Prediction, job: Job, folder: Path, overlays: bool) -> dict[str, Any]:
+def _write(prediction: Prediction, job: Job, folder: Path, beside: _Beside) -> dict[str, Any]:
     height, width = prediction.mask.shape
     stamp, companion = _stamp(job.path), None if job.companion is None else _stamp(job.companion)
-    mask = prediction.save(folder, name=job.name, overlay=overlays)
+    mask = prediction.save(folder, name=job.name, overlay=beside.overlays)
+    image = _image_of(job) if beside.images else None
+    if image:
+        place_file(job.path, folder / image)
     return {
         "name": job.name,
         "file": str(job.path),
@@ -281,7 +295,8 @@ def _write(prediction: Prediction, job: Job, folder: Path, overlays: bool) -> di
         **({} if companion is None else {"given": companion}),
         "size": [width, height],
         "mask": mask.relative_to(folder).as_posix(),
-        "overlay": f"overlays/{job.name}.jpg" if overlays else None,
+        "overlay": f"overlays/{job.name}.jpg" if beside.overlays else None,
+        "image": image,
         **prediction.record(),
     }
 
@@ -307,7 +322,7 @@ def _head(predictor: Predictor, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _existing_entries(
-    folder: Path, head: dict[str, Any], jobs: Sequence[Job], overwrite: bool
+    folder: Path, head: dict[str, Any], jobs: Sequence[Job], overwrite: bool, images: bool
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """The entries of this model in the folder, by name, and those of another model, which are to be removed.
 
@@ -321,9 +336,11 @@ def _existing_entries(
         foreign = [job.name for job in jobs if (folder / "masks" / f"{job.name}.png").exists()]
         if foreign and not overwrite:
             raise MaskwrightError(f"{folder}: holds masks of unknown origin ({_some(foreign)}); {remedy}")
+        _refuse_foreign_images(folder, jobs if images else [], ())
         return {}, []
     rows = [*index["images"], *(row for part in _parts(folder) for row in _read_part(part) if "problem" not in row)]
     entries = {row["name"]: row for row in rows}
+    _refuse_foreign_images(folder, jobs if images else [], entries)
     then, now = index["model"]["signature"], head["model"]["signature"]
     if then != now or index["options"] != head["options"]:
         differing = [name for name in head["options"] if index["options"].get(name) != head["options"][name]]
@@ -342,10 +359,31 @@ def _existing_entries(
     return entries, []
 
 
-def _is_predicted(folder: Path, job: Job, row: dict[str, Any] | None, overlays: bool) -> bool:
+def _refuse_foreign_images(folder: Path, jobs: Sequence[Job], known: Collection[str]) -> None:
+    """Raise MaskwrightError where an image of somebody else's would be replaced, which no option allows."""
+    targets = [(job.path, _image_of(job)) for job in jobs if job.name not in known]
+    foreign = [name for path, name in targets if (folder / name).exists() and not _is_same(path, folder / name)]
+    if foreign:
+        raise MaskwrightError(
+            f"{folder}: holds other images of the same name ({_some(foreign)}); name another folder with --out"
+        )
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether two files are one, or copies, as a kill can leave them before the index knows of them."""
+    return path.samefile(other) or (other.is_file() and filecmp.cmp(path, other, shallow=False))
+
+
+def _image_of(job: Job) -> str:
+    """Where the image of a job is put, relative to the folder."""
+    return f"images/{job.name}{job.path.suffix}"
+
+
+def _is_predicted(folder: Path, job: Job, row: dict[str, Any] | None, beside: _Beside) -> bool:
     if row is None or not (folder / row["mask"]).is_file():
         return False
-    if overlays and not (row["overlay"] and (folder / row["overlay"]).is_file()):
+    wanted = (beside.overlays, "overlay"), (beside.images, "image")
+    if any(needed and not (row.get(key) and (folder / row[key]).is_file()) for needed, key in wanted):
         return False
     if row.get("given") != (None if job.companion is None else _stamp(job.companion)):
         return False
@@ -397,7 +435,7 @@ def _read_part(path: Path) -> list[dict[str, Any]]:
 
 def _remove(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
-        for path in (row["mask"], row["overlay"]):
+        for path in (row["mask"], row["overlay"], row.get("image")):
             if path and leaves_folder(folder, path) is None:
                 (folder / path).unlink(missing_ok=True)
 

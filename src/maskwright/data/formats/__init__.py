@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol, get_args
 
 from maskwright.data import manifest
 from maskwright.data.fields import read_json
-from maskwright.data.formats import coco, folders, others, samix
+from maskwright.data.formats import coco, cvat, folders, label_studio, labelme, nnunet, others, predictions, samix
+from maskwright.data.formats.objects import Scores
 from maskwright.data.labels import Samples
 from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
@@ -28,7 +29,7 @@ class Reader(Protocol):
         ...
 
     def detect(self, path: Path, document: Any) -> bool:
-        """Whether a folder, or a file with the parsed JSON ``document`` (None for a folder), has this format."""
+        """Whether a folder, or a file with the parsed JSON ``document`` (None for a folder or XML), has this format."""
         ...
 
     def read(self, path: str | Path, reading: Reading = ...) -> Samples:
@@ -48,18 +49,30 @@ class Writer(Protocol):
         ...
 
 
-READERS: tuple[Reader, ...] = (manifest, samix, coco, folders)
+class ScoredWriter(Writer, Protocol):
+    """A writer that also takes the scores of predictions."""
+
+    def write(self, dataset: Samples, folder: str | Path, scores: Scores | None = None) -> Path:
+        """As above, with the score 0..1 of ids in masks, where given."""
+        ...
+
+
+READERS: tuple[Reader, ...] = (manifest, predictions, samix, cvat, label_studio, nnunet, coco, labelme, folders)
 """The first that detects its layout reads."""
 
-Format = Literal["manifest", "coco", "folders"]
-WRITERS: MappingProxyType[str, Writer] = MappingProxyType({"coco": coco, "folders": folders})
+Format = Literal["manifest", "coco", "folders", "cvat", "label-studio", "labelme", "nnunet"]
+WRITERS: MappingProxyType[str, Writer] = MappingProxyType(
+    {"coco": coco, "folders": folders, "cvat": cvat, "label-studio": label_studio, "labelme": labelme, "nnunet": nnunet}
+)
+SCORED: MappingProxyType[str, ScoredWriter] = MappingProxyType({"coco": coco, "label-studio": label_studio})
+"""Those of the writers that have a place for scores."""
 
 
 def read(path: str | Path, reading: Reading = STRICT) -> Samples:
     """Read a dataset in any known layout, recognised by what is there.
 
     Args:
-        path: a folder, or a JSON file.
+        path: a folder, or a JSON or XML file.
         reading: how, where the files leave a choice.
 
     Raises:
@@ -83,23 +96,31 @@ def read(path: str | Path, reading: Reading = STRICT) -> Samples:
 
 
 def detect(path: Path) -> bool:
-    """Whether :func:`read` is to read a path: a folder of a known layout, or a JSON file."""
+    """Whether :func:`read` is to read a path: a folder of a known layout, or a JSON or XML file."""
     if not path.is_dir():
-        return path.suffix.lower() == ".json"
+        return path.suffix.lower() in (".json", ".xml")
     try:
         return _reader_of(path) is not None
     except DataError:  # some JSON beside images, which is not what was asked for
         return False
 
 
-def convert(dataset: Samples, folder: str | Path, format: Format, *, allow_loss: bool = False) -> Path:
+def convert(
+    dataset: Samples,
+    folder: str | Path,
+    format: Format,
+    *,
+    allow_loss: bool = False,
+    scores: Scores | None = None,
+) -> Path:
     """Write a dataset into a new folder in another format; images are hard-linked or copied, masks stay bit-exact.
 
     Args:
         dataset: what to write; it stays as it is.
         folder: does not exist yet, or is empty.
-        format: ``manifest`` holds everything; ``coco`` instance masks and boxes; ``folders`` masks of one kind.
+        format: ``manifest`` holds everything; of the others ``loss`` of their module says what they cannot hold.
         allow_loss: write even if the format cannot hold all labels.
+        scores: of predictions, for a format that has a place for them (``SCORED``).
 
     Returns:
         What :func:`read` takes to read it again: the folder.
@@ -119,6 +140,10 @@ def convert(dataset: Samples, folder: str | Path, format: Format, *, allow_loss:
     if lost and not allow_loss:
         remedy = "convert to manifest, which holds everything, or allow the loss"
         raise DataError([f"{folder}: {format} cannot hold {', '.join(lost)}; {remedy}"])
+    if scores is not None:
+        if format not in SCORED:
+            raise ValueError(f"{format} has no place for scores")
+        return SCORED[format].write(dataset, folder, scores)
     return writer.write(dataset, folder)
 
 
@@ -128,6 +153,8 @@ def _reader_of(path: Path) -> Reader | None:
         document = None
     elif path.suffix.lower() == ".json":
         document = read_json(path)
+    elif path.suffix.lower() == ".xml":
+        document = None
     else:
         return None
     return next((reader for reader in READERS if reader.detect(path, document)), None)

@@ -27,18 +27,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskwright.data.fields import Fields, is_name, names_a_file, read_json, shown
+from maskwright.data.fields import Fields, is_name, read_json, shown
 from maskwright.data.formats.coco_writer import loss, write
-from maskwright.data.formats.rle import Part
-from maskwright.data.formats.segmentations import HAIR, OVERHANG, clean, draw, overhang, rasterize
-from maskwright.data.images import LARGE, MAX_PIXELS, cached_mask, image_size
+from maskwright.data.formats.objects import Outlined, box_inside, compare_size, paint, sample_ids
+from maskwright.data.formats.segmentations import clean, draw, rasterize
+from maskwright.data.images import MAX_PIXELS, cached_mask, image_size
 from maskwright.data.labels import Box, Labels, Mask, Sample, Samples
 from maskwright.data.lookahead import ahead
 from maskwright.data.paths import Files, resolve
@@ -54,8 +53,6 @@ LAYOUT = (
 )
 _ROBOFLOW = "_annotations.coco.json"
 _NO_CATEGORY = ("background", "_background_", "__background__", "__ignore__", "_ignore_")
-_KEPT = 200_000_000  # Bytes of drawn objects that are kept while an image's mask is made; beyond, they are drawn twice.
-_MOST_WORK = 1_500_000_000  # Pixels that the objects of one image may fill together: about ten seconds.
 
 
 def detect(path: Path, document: Any) -> bool:
@@ -317,36 +314,13 @@ class _Parse(Fields):
         if numbers is None or not is_used:
             return None
         x, y, width, height = numbers
-        corners = x, y, x + width, y + height
-        over = max(overhang(corners[0::2], size[0]) / size[0], overhang(corners[1::2], size[1]) / size[1])
-        if over > HAIR / max(size) and width > 0 and height > 0:
-            what = f"reaches outside the image of {size[0]} x {size[1]}"
-            if over <= OVERHANG:
-                self.warn(place, f"{what} by up to {over:.1%} of its side: cut off there", "box-outside")
-            elif over > 1 or x >= size[0] or y >= size[1] or x + width <= 0 or y + height <= 0:
-                self.note(place, f"{what} by far; correct or remove it", "box-outside")
-                return None
-            elif not self.mendable(
-                place, f"{what} by {over:.0%} of its side; correct or remove it", "box-outside", "cut off there"
-            ):
-                return None
-        x0, x1 = (min(max(v, 0.0), float(size[0])) for v in corners[0::2])
-        y0, y1 = (min(max(v, 0.0), float(size[1])) for v in corners[1::2])
-        return x0, y0, x1, y1
+        return box_inside(self, (x, y, x + width, y + height), place, size)
 
     def name_samples(self, items: list[_Item]) -> None:
         """Ids: the stem of the file name, or all of its path and the split where stems are not unique."""
-        stems = Counter(PurePosixPath(item.name).stem for item in items)
-        ids: set[str] = set()
-        for item in items:
-            path = PurePosixPath(item.name)
-            unique = stems[path.stem] == 1
-            item.id = path.stem if unique else "_".join([item.split, *path.with_suffix("").parts])
-            if item.id in ids:
-                self.note(item.place, f"{item.name!r} is there twice; remove one", "duplicate-image")
-            elif not names_a_file(item.id):
-                self.note(item.place, f"{shown(item.id)} cannot be an id; use printable text of at most 200 bytes")
-            ids.add(item.id)
+        ids = sample_ids(self, [(item.place, item.split, item.name) for item in items])
+        for item, id in zip(items, ids):
+            item.id = id
 
     def crowds(self, items: list[_Item]) -> None:
         """Take crowds as objects or leave them out, and say which."""
@@ -404,45 +378,10 @@ class _Parse(Fields):
 
     def paint(self, annotations: list[_Annotation], item: _Item) -> np.ndarray:
         """The instance mask ``(H, W)`` uint16 of annotations, smaller objects on top of larger ones."""
-        self.compare_size(item)
+        compare_size(self.root / item.path, item.size, item.place)
         width, height = item.size
-        if len(annotations) > 65535:
-            raise DataError([f"{item.place}: more than 65535 objects do not fit a mask; split the image"])
-        problems: list[str] = []
-        drawn: list[tuple[int, int, Part | None]] = []
-        kept = filled = 0
-        for id, annotation in enumerate(annotations, start=1):
-            try:
-                part = draw(annotation.segmentation, (height, width))
-            except ValueError as error:
-                problems.append(f"{annotation.place}.segmentation: {error}; correct or remove it")
-                continue
-            filled, kept = filled + part.mask.size, kept + part.mask.size
-            if filled > _MOST_WORK:
-                what = f"its objects fill more than {_MOST_WORK:,} pixels together"
-                raise DataError([f"{item.place}: {what}; remove those that are there many times"])
-            drawn.append((part.area, id, part if kept <= _KEPT else None))
-        if problems:
-            raise DataError(problems)
-        mask = np.zeros((height, width), np.uint16)
-        for _, id, part in sorted(drawn, key=lambda object: (-object[0], object[1])):
-            part = part or draw(annotations[id - 1].segmentation, (height, width))
-            mask[part.window()][part.mask] = id
-        return mask
-
-    def compare_size(self, item: _Item) -> None:
-        """Refuse an entry whose size is not its file's, before a mask of that size is made."""
-        try:
-            size = image_size(self.root / item.path)
-        except DataError as error:
-            if item.size[0] * item.size[1] > LARGE:
-                raise
-            del error  # The check reports the file; a mask of this size can be made.
-            return
-        if size != item.size:
-            turned = ", turned as its EXIF data say," if size == item.size[::-1] else ""
-            what = f"says {item.size[0]} x {item.size[1]} pixels, but {item.path}{turned} has {size[0]} x {size[1]}"
-            raise DataError([Problem(what, kind="size", place=item.place, remedy="correct the size or the file")])
+        outlined = [Outlined(f"{a.place}.segmentation", a.category, a.segmentation, draw) for a in annotations]
+        return paint(outlined, (height, width), item.place)
 
 
 def _id(value: Any) -> int | str | None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from scipy import ndimage
 
 from maskwright.data.fields import names_a_file
 from maskwright.data.formats import rle
 from maskwright.data.formats.contents import mask_kinds, weak_labels
-from maskwright.data.images import image_size, read_mask, write_atomic
+from maskwright.data.formats.objects import Scores, objects_of
+from maskwright.data.images import image_size, write_atomic
 from maskwright.data.labels import IGNORE, Sample, Samples
 from maskwright.data.manifest import copy_files
 from maskwright.errors import DataError
@@ -28,11 +26,14 @@ def loss(dataset: Samples) -> list[str]:
     return lost
 
 
-def write(dataset: Samples, folder: str | Path) -> Path:
+def write(dataset: Samples, folder: str | Path, scores: Scores | None = None) -> Path:
     """Write ``images/`` and ``annotations/<split>.json`` into a new folder; what :func:`loss` names is left out.
 
     Instances are compressed run lengths with their pixel count as ``area`` and their tight ``bbox``; boxes have an
     empty ``segmentation``; ``iscrowd`` is 0 throughout. Category ids are those of the dataset.
+
+    Args:
+        scores: where given, the ``score`` of annotations, as COCO results have it.
 
     Returns:
         The folder.
@@ -56,30 +57,23 @@ def write(dataset: Samples, folder: str | Path) -> Path:
             width, height = image_size(dataset.image_path(sample))
             entry = {"id": number, "file_name": Path(files[sample.id]).name, "width": width, "height": height}
             images.append({**entry, "labelled": sample.labels.mask is not None})
-            for row in _annotations(dataset, sample):
+            for row in _annotations(dataset, sample, (height, width), (scores or {}).get(sample.id, {})):
                 annotations.append({"id": len(annotations) + 1, "image_id": number, **row, "iscrowd": 0})
         document = {"info": {"split": split}, "images": images, "annotations": annotations, "categories": categories}
         write_atomic(folder / "annotations" / f"{split}.json", json.dumps(document, ensure_ascii=False))
     return folder
 
 
-def _annotations(dataset: Samples, sample: Sample) -> Iterator[dict[str, Any]]:
-    mask = sample.labels.mask
-    if mask:
-        values = read_mask(dataset.root / mask.path)
-        if mask.kind == "semantic":
-            values = np.where(values == IGNORE, 0, values)
-        for id, place in enumerate(ndimage.find_objects(values.astype(np.int32)), start=1):
-            if place is None:
-                continue
-            part = np.zeros(values.shape, bool)
-            part[place] = values[place] == id
-            rows, columns = place
-            box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
-            code = {"size": list(values.shape), "counts": rle.compress(rle.encode(part))}
-            category = mask.category_of(id)
-            yield {"category_id": category, "segmentation": code, "area": int(part.sum()), "bbox": box}
+def _annotations(
+    dataset: Samples, sample: Sample, size: tuple[int, int], scores: Mapping[int, float]
+) -> Iterator[dict[str, Any]]:
+    for found in objects_of(dataset, sample, size):
+        code = {"size": list(size), "counts": rle.compress(rle.encode(found.part.whole(size)))}
+        height, width = found.part.mask.shape
+        box = [found.part.left, found.part.top, width, height]
+        score = {"score": scores[found.id]} if found.id in scores else {}
+        yield {"category_id": found.category, "segmentation": code, "area": found.part.area, "bbox": box, **score}
     for box in sample.labels.boxes:
-        size = box.x1 - box.x0, box.y1 - box.y0
-        row = {"category_id": box.category, "segmentation": [], "area": size[0] * size[1]}
-        yield {**row, "bbox": [box.x0, box.y0, *size]}
+        across, down = box.x1 - box.x0, box.y1 - box.y0
+        row = {"category_id": box.category, "segmentation": [], "area": across * down}
+        yield {**row, "bbox": [box.x0, box.y0, across, down]}

@@ -6,11 +6,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 
-from maskwright.data.fields import read_json
-from maskwright.errors import DataError
-
 _LOOKED_AT = 50  # Files of a kind; their layout is the same in all of them.
-_COCO = "export COCO there (instances, with outlines)"
 
 
 def recognised(folder: Path) -> str | None:
@@ -36,43 +32,6 @@ def _is_yolo(path: Path) -> bool:
         return False
 
 
-def _labelme(folder: Path) -> bool:
-    return any(
-        isinstance(document, dict) and isinstance(document.get("shapes"), list) and "imagePath" in document
-        for document in map(_json, _some([*_some(folder.glob("*.json")), *_some(folder.glob("*/*.json"))]))
-    )
-
-
-def _label_studio(folder: Path) -> bool:
-    return any(
-        isinstance(document, list)
-        and document
-        and isinstance(document[0], dict)
-        and {"annotations", "data"} <= document[0].keys()
-        for document in map(_json, _some(folder.glob("*.json")))
-    )
-
-
-def _json(path: Path) -> object:
-    try:
-        # Files of these tools are small; a large one beside the images is something else.
-        return read_json(path) if path.is_file() and path.stat().st_size < 50_000_000 else None
-    except DataError:
-        return None
-
-
-def _cvat(folder: Path) -> bool:
-    path = folder / "annotations.xml"
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return b"<annotations" in file.read(1000)
-
-
-def _nnunet(folder: Path) -> bool:
-    return (folder / "imagesTr").is_dir() and (folder / "labelsTr").is_dir()
-
-
 def _voc(folder: Path) -> bool:
     return (folder / "JPEGImages").is_dir() and any((folder / n).is_dir() for n in ("SegmentationClass", "Annotations"))
 
@@ -83,18 +42,6 @@ def _some(paths: Iterable[Path]) -> list[Path]:
 
 _RENAME = "rename {} to images/ and {} to masks/, so that an image and its mask have the same name, and name the categories in splits.json"
 _LAYOUTS: tuple[tuple[Callable[[Path], bool], str, str], ...] = (
-    (
-        _nnunet,
-        "nnU-Net (imagesTr/ and labelsTr/)",
-        _RENAME.format("imagesTr/", "labelsTr/") + " (without the _0000 of the images)",
-    ),
     (_voc, "Pascal VOC (JPEGImages/ and SegmentationClass/)", _RENAME.format("JPEGImages/", "SegmentationClass/")),
-    (_cvat, "CVAT's XML (annotations.xml)", _COCO),
     (_yolo, "YOLO (labels/ with text files)", "convert it to COCO (instances, with outlines)"),
-    (
-        _labelme,
-        "LabelMe (a JSON file with shapes for each image)",
-        "convert it to COCO with labelme's own labelme2coco",
-    ),
-    (_label_studio, "Label Studio (a JSON file with tasks)", _COCO),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,7 +159,9 @@ class InstancePredictor(Predictor):
         annotations: list[dict[str, Any]] = []
         for number, name in enumerate(sorted(rows), start=1):
             row = rows[name]
-            images.append({"id": number, "file_name": row["file"], "width": row["size"][0], "height": row["size"][1]})
+            # Relative to the folder, so that it can be moved together with its images.
+            file = row.get("image") or Path(os.path.relpath(row["file"], folder)).as_posix()
+            images.append({"id": number, "file_name": file, "width": row["size"][0], "height": row["size"][1]})
             for entry in row["objects"]:
                 annotations.append({"id": len(annotations) + 1, "image_id": number, "iscrowd": 0, **entry})
         names = [{"id": id, "name": name} for id, name in enumerate(self.categories) if id]

@@ -179,6 +179,8 @@ class Server:
 
     async def embed(self, request: Request) -> Response:
         path = self.project.path(self._image(request))
+        if self._assistant is None:
+            return _answer({"state": "working"})
         if not self.assistant.is_encoded(path):
             self.assistant.encode(path)
         return _answer({"state": "ready" if self.assistant.is_encoded(path) else "working"})

@@ -32,6 +32,8 @@ export class Keys {
   constructor() {
     /** @type {Binding[]} */
     this.bindings = [];
+    /** @type {Binding[]} not in the help @readonly */
+    this.silent = [];
     /** Single letters can be switched off (WCAG 2.1.4). */
     this.singles = localStorage.getItem("single keys") !== "off";
     window.addEventListener("keydown", (event) => this.#pressed(event));
@@ -40,6 +42,12 @@ export class Keys {
   /** @param {string} group @param {string} keys separated by spaces @param {string} what @param {() => void} run @param {boolean} [repeats] */
   bind(group, keys, what, run, repeats = false) {
     this.bindings.push({ keys: keys.split(" "), what, group, run, repeats });
+  }
+
+  /** The ten digits, one line in the help. @param {string} group @param {string} what @param {(digit: number) => void} run */
+  bindDigits(group, what, run) {
+    this.bindings.push({ keys: ["1", "…", "0"], what, group, run: () => {} });
+    for (let digit = 0; digit < 10; digit += 1) this.silent.push({ keys: [String(digit)], what, group, run: () => run(digit) });
   }
 
   /** @param {boolean} on */
@@ -52,7 +60,7 @@ export class Keys {
   #pressed(event) {
     if (event.isComposing || event.keyCode === 229 || isTyping(event.target) || document.querySelector("dialog[open]")) return;
     const name = nameOf(event);
-    const found = this.bindings.find((each) => each.keys.includes(name));
+    const found = [...this.silent, ...this.bindings].find((each) => each.keys.includes(name));
     if (!found) return;
     const onButton = event.target instanceof HTMLButtonElement && (name === "Enter" || name === "Space");
     if (onButton || (event.repeat && !found.repeats)) return;

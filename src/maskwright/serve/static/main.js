@@ -284,6 +284,7 @@ export class App {
       chip.dataset.state = state;
       chip.title = message;
       document.body.dataset.sam = state;
+      if (state === "ready") client.embed(this.image).catch(() => {});
       if (state !== "loading") return;
       await new Promise((resolve) => setTimeout(resolve, 700));
       this.project.sam = (await client.project().catch(() => this.project)).sam;
@@ -314,7 +315,7 @@ export class App {
     labelling.addEventListener("operations", (event) => journal.add(this.image, labelling.rev, /** @type {CustomEvent} */ (event).detail));
     const names = { saved: "Saved", saving: "Saving…", offline: "Offline: kept here, retrying", conflict: "Conflict", failed: "Not saved" };
     journal.addEventListener("state", () => {
-      byId("save").textContent = names[/** @type {keyof names} */ (journal.state)];
+      byId("save").textContent = names[/** @type {keyof typeof names} */ (journal.state)];
       byId("save").dataset.state = journal.state;
       document.body.dataset.save = journal.state;
     });
@@ -497,9 +498,7 @@ export class App {
     keys.bind("Labels", "Shift+e", "Nothing to see here", () => this.toggleNothing());
     keys.bind("Labels", "h", "Hide or show the selected object", () => { if (labelling.selected) this.hide(labelling.selected); });
     keys.bind("Labels", "Shift+h", "Hide or show all", () => { labelling.allHidden = !labelling.allHidden; this.panels.objects(); this.scene.ask(); });
-    for (let digit = 1; digit <= 10; digit += 1) {
-      keys.bind("Categories", String(digit % 10), digit === 1 ? "Category: of the selected object, else of the next" : `Category ${digit}`, () => this.setCategory(digit));
-    }
+    keys.bindDigits("Labels", "Category of the selected object, else of the next", (digit) => this.setCategory(digit || 10));
     keys.bind("Proposals", "m", "Of the newest run", () => this.assist.fromRun(this.project.runs.at(-1)?.id ?? ""));
     keys.bind("Proposals", "t", "Like the last labelled image", () => this.assist.fromExample());
     keys.bind("Images", "Ctrl+ArrowRight PageDown", "Next image", () => this.go(this.images.at + 1), true);

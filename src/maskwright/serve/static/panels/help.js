@@ -34,4 +34,6 @@ export function showHelp(keys) {
     ]),
   );
   dialog.showModal();
+  close.focus();
+  dialog.scrollTop = 0;
 }

@@ -4,7 +4,7 @@ import { client } from "../client.js";
 import { byId, element, Rows } from "./dom.js";
 
 const MARKS = { unlabelled: "○", weak: "◐", mask: "●", checked: "✓" };
-const NAMES = { unlabelled: "no label", weak: "weak labels", mask: "mask", checked: "done" };
+const NAMES = { unlabelled: "no label", weak: "weak", mask: "mask", checked: "done" };
 
 export class Images {
   /** @param {import("../main.js").App} app */
@@ -60,7 +60,7 @@ export class Images {
 
   counts() {
     const counts = { checked: 0, mask: 0, weak: 0, unlabelled: 0 };
-    for (const image of this.images) counts[/** @type {keyof counts} */ (image.state)] += 1;
+    for (const image of this.images) counts[/** @type {keyof typeof counts} */ (image.state)] += 1;
     byId("counts").textContent = `${counts.checked + counts.mask} of ${this.images.length} done · ${counts.weak} weak`;
   }
 
@@ -77,7 +77,7 @@ export class Images {
   /** @param {HTMLElement} row @param {number} number */
   #fill(row, number) {
     const image = this.images[number];
-    const state = /** @type {keyof MARKS} */ (image.state);
+    const state = /** @type {keyof typeof MARKS} */ (image.state);
     row.id = `image-${number}`;
     row.setAttribute("aria-selected", String(number === this.at));
     const said = image.draft ? `${NAMES[state]}, draft` : NAMES[state];

@@ -91,9 +91,7 @@ export class LabelPanels {
     swatch.style.background = category?.color ?? "#808080";
     const size = thing.mask ? ` ${area(thing.mask).toLocaleString("en")} px` : "";
     const hidden = labelling.isHidden(thing.id);
-    const eye = element("button", { className: "tool", textContent: hidden ? "–" : "👁", title: "Hide or show (H)", "aria-label": `${hidden ? "Show" : "Hide"} this object`, type: "button" });
-    eye.style.height = eye.style.width = "28px";
-    eye.style.minHeight = "28px";
+    const eye = element("button", { className: "eye", textContent: hidden ? "○" : "◉", title: "Hide or show (H)", "aria-label": `${hidden ? "Show" : "Hide"} this object`, type: "button" });
     eye.addEventListener("click", (event) => {
       event.stopPropagation();
       this.app.hide(thing.id);

@@ -65,7 +65,6 @@ class Guard:
         token: the launch token.
         port: of the server, for the cookie's name: two servers on one machine do not log each other out.
         hosts: values of ``Host`` that are answered; empty: any, for a server that is open to a network.
-        open_paths: paths that need no cookie but the token in ``Authorization`` (other tools), of which some need none at all.
     """
 
     def __init__(self, app: ASGIApp, token: str, port: int, hosts: Collection[str]) -> None:

@@ -320,8 +320,7 @@ def _by_image(difference: NDArray[np.float64], images: ArrayLike | None) -> tupl
     if names.shape != difference.shape[1:]:
         raise ValueError(f"images must name those of all {difference.shape[1]} scores, not {names.shape}")
     _, place, counts = np.unique(names, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(difference), len(counts)))
-    np.add.at(sums, (slice(None), place), difference)
+    sums = np.stack([np.bincount(place, weights=row, minlength=len(counts)) for row in difference])
     return sums, counts
 
 

@@ -89,11 +89,11 @@ def tiny(sam: Path) -> dict[str, object]:
 
 
 def run_commands(page: Path, sam: Path) -> None:
-    """Run the commands of a page in their order, the trainings for a few steps, but for the demo."""
+    """Run the commands of a page in their order, the trainings for a few steps, but for the demo and what serves until it is stopped."""
     length = [word for name, value in tiny(sam).items() for word in (f"--{name.replace('_', '-')}", str(value))]
     for line in command_lines(page):
         words = shlex.split(line)[1:]
-        if words[0] == "demo":
+        if words[0] in ("demo", "label"):
             continue
         if words[0] == "train":
             at = words.index("--minutes")

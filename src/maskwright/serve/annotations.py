@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from maskwright.serve.wire import MAX_OBJECTS, Size, WireError, checked_id, checked_object
+from maskwright.serve.wire import MAX_OBJECTS, Size, WireError, checked_id, checked_object, is_whole
 
 REMEMBERED = 2_000
 """Operations whose ids are remembered."""
@@ -158,7 +158,7 @@ def _field(value: Any, name: str) -> Any:
 
 
 def _checked_tags(tags: Any, categories: int) -> list[int]:
-    right = isinstance(tags, list) and all(isinstance(tag, int) and 1 <= tag < categories for tag in tags)
+    right = isinstance(tags, list) and all(is_whole(tag) and 1 <= tag < categories for tag in tags)
     if not right or len(set(tags)) < len(tags):
         raise WireError(f"tags: must be null or a list of different categories 1..{categories - 1}")
     return sorted(tags)

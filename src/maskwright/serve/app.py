@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -303,8 +303,8 @@ def _whole(request: Request, name: str, default: int) -> int:
     return int(text)
 
 
-def _answer(content: Any, status: int = 200) -> Response:
-    return JSONResponse(content, status, {"cache-control": "no-store"})
+def _answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse(content, status, {"cache-control": "no-store", **(headers or {})})
 
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
@@ -320,7 +320,8 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 async def _too_large(request: Request, error: Exception) -> Response:
-    return _answer({"error": f"a request may have {MAX_BODY // 2**20} MiB"}, 413)
+    # The rest of the body is not waited for.
+    return _answer({"error": f"a request may have {MAX_BODY // 2**20} MiB"}, 413, {"connection": "close"})
 
 
 async def _gone(request: Request, error: Exception) -> Response:

@@ -95,6 +95,8 @@ def _listen(host: str, port: int | None) -> tuple[socket.socket, int]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):
             listener.bind((host, number))
+            # From here on connections wait instead of being refused: the address is printed before the server is up.
+            listener.listen(128)
             return listener, listener.getsockname()[1]
         listener.close()
     raise MaskwrightError(f"--port {port}: cannot be listened on at {host}; name another, or leave it out")

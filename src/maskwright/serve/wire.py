@@ -6,7 +6,6 @@ pixels of the image; the first run is one of zeros and may be empty.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -114,13 +113,13 @@ def checked_object(value: Any, size: Size, categories: int) -> dict[str, Any]:
         raise WireError("object: must be a JSON object")
     kind = value.get("kind")
     places = {"mask": "mask", "box": "xyxy", "scribble": "points", "point": "xy"}
-    if kind not in places:
+    if not isinstance(kind, str) or kind not in places:
         raise WireError(f"object: kind {kind!r} is none of {', '.join(places)}")
     name, source = checked_id(value.get("id")), value.get("source", "hand")
     category: Any = value.get("category")
     lowest = 0 if kind in ("scribble", "point") else 1
     may_be_unknown = kind == "mask" and category == IGNORE
-    if not _is_whole(category) or not (lowest <= category < categories or may_be_unknown):
+    if not is_whole(category) or not (lowest <= category < categories or may_be_unknown):
         raise WireError(f"object {name}: category {category!r} must be {lowest}..{categories - 1}")
     if source not in SOURCES:
         raise WireError(f"object {name}: source {source!r} is none of {', '.join(SOURCES)}")
@@ -176,12 +175,13 @@ def _mapping(value: Any, where: str, keys: set[str]) -> Mapping[str, Any]:
 
 
 def _whole(values: Any, count: int) -> bool:
-    return isinstance(values, list) and len(values) == count and all(map(_is_whole, values))
+    return isinstance(values, list) and len(values) == count and all(map(is_whole, values))
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared, not converted: a whole number of JSON may be too long for a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53

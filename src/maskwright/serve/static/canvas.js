@@ -57,6 +57,8 @@ export class Scene {
       for (const each of this.proposals) this.drawMask(each.mask, this.colour(each.category), 0.25, true);
       this.tool?.draw?.(this);
     }
+    // For programs that drive the page: where the image lies, in device pixels of the canvas.
+    this.canvas.dataset.view = `${view.zoom} ${view.x} ${view.y}`;
     document.body.dataset.frames = String(Number(document.body.dataset.frames ?? 0) + 1);
   }
 

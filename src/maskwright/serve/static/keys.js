@@ -57,7 +57,7 @@ function isTyping(target) {
 }
 
 export class Keys {
-  /** @param {Pick<Storage, "getItem" | "setItem" | "removeItem">} storage */
+  /** @param {Pick<Storage, "getItem" | "setItem">} storage */
   constructor(storage) {
     this.storage = storage;
     /** @type {Binding[]} */

@@ -1,6 +1,7 @@
 // What the user has set for this browser.
 
-export const LARGEST_BRUSH = 200;
+/** Diameter of the largest brush in image pixels. */
+export const LARGEST_BRUSH = 1000;
 
 export class Settings {
   /** @param {Pick<Storage, "getItem" | "setItem">} storage */

@@ -91,7 +91,8 @@ export class Images {
     const image = this.images[number], state = /** @type {State} */ (image.state);
     row.id = `image-${number}`;
     row.setAttribute("aria-selected", String(number === this.at));
-    const said = [image.draft ? `${NAMES[state]}, draft` : NAMES[state]];
+    const said = [state === "unlabelled" && image.draft ? "draft" : NAMES[state]];
+    if (state === "weak" && image.draft) said.push("draft");
     if (image.suggestion) said.push(`suggested ${image.suggestion.rank}`);
     const mark = element("span", { className: "mark", "aria-hidden": "true" }, state === "checked" ? [icon("check")] : []);
     mark.dataset.state = state;

@@ -1,6 +1,7 @@
 // The tools, and what can be set for the one in hand.
 
 import { icon } from "../icons.js";
+import { LARGEST_BRUSH } from "../settings.js";
 import { byId, element, moveInside, textButton } from "./dom.js";
 
 /** @typedef {import("../main.js").App} App */
@@ -56,10 +57,13 @@ export function showOptions(app) {
 
 /** @param {App} app */
 function brushOptions(app) {
-  const size = element("input", { type: "range", min: "1", max: "200", value: String(app.brushSize), "aria-label": "Size of the brush in pixels", id: "brush-size" });
+  // Each step of the slider is the same share of the size: fine where brushes are small.
+  const size = element("input", { type: "range", min: "0", max: "100", value: String((100 * Math.log(app.brushSize)) / Math.log(LARGEST_BRUSH)), id: "brush-size" });
+  size.setAttribute("aria-valuetext", `${app.brushSize} pixels`);
   const shown = element("output", { textContent: `${app.brushSize} px`, className: "number" });
   size.addEventListener("input", () => {
-    app.setBrush(Number(size.value));
+    app.setBrush(LARGEST_BRUSH ** (Number(size.value) / 100));
+    size.setAttribute("aria-valuetext", `${app.brushSize} pixels`);
     shown.textContent = `${app.brushSize} px`;
   });
   const { selection } = app.labelling;

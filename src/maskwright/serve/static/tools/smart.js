@@ -258,6 +258,7 @@ export class Smart {
     this.closer = null;
     this.candidates = [];
     this.waiting = false;
+    this.app.tell("");
     this.#changed();
   }
 

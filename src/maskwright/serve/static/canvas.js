@@ -29,6 +29,8 @@ export class Scene {
     /** @type {{mask: Mask, category: number, score: number}[]} */
     this.proposals = [];
     this.peeking = false;
+    /** Where the keyboard's cross is, in image pixels. @type {number[] | null} */
+    this.cursor = null;
     this.asked = false;
     this.frames = 0;
     this.resting = new Overlay();
@@ -82,6 +84,7 @@ export class Scene {
       this.proposed.draw(context, view);
       this.tool?.draw?.(this);
     }
+    if (this.cursor) this.#drawCursor(this.cursor);
     this.frames += 1;
     document.body.dataset.frames = String(this.frames);
   }
@@ -100,6 +103,17 @@ export class Scene {
       this.resting.set(layers);
     }
     this.proposed.set(this.proposals.map(({ mask, category }, number) => ({ key: String(number), mask, token: mask, colour: this.colour(category), alpha: 0.25, isDashed: true })));
+  }
+
+  /** @param {number[]} place */
+  #drawCursor([x, y]) {
+    const { context } = this, [left, top] = this.view.toScreen(x, y), size = 14 * this.view.ratio, gap = 4 * this.view.ratio;
+    context.beginPath();
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+      context.moveTo(left + dx * gap, top + dy * gap);
+      context.lineTo(left + dx * size, top + dy * size);
+    }
+    this.outline("#ffffff", false);
   }
 
   /** @param {Thing} thing */

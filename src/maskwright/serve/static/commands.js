@@ -13,6 +13,7 @@ export function bindKeys(app, help) {
   keys.bind("turn", "Tools", "x", "Turn the sign: on or off the object", () => app.turn());
   keys.bind("candidate", "Tools", ".", "SAM: next candidate", () => app.tools.smart.next(1));
   keys.bind("candidate-before", "Tools", ",", "SAM: candidate before", () => app.tools.smart.next(-1));
+  keys.bind("boxing", "Tools", "Shift+b", "SAM by keyboard: clicks or a box", () => app.tools.smart.turnBoxing());
   keys.bind("closer", "Tools", "c", "SAM: look closer at the box", () => app.tools.smart.lookCloser());
   bindLabels(app);
   bindImages(app);

@@ -1,5 +1,7 @@
 // Mouse, pen and fingers on the canvas: what draws, what moves the image, and what does neither.
 
+import { Cursor } from "./cursor.js";
+
 /**
  * @typedef {import("./main.js").App} App
  * @typedef {{clientX: number, clientY: number}} Place
@@ -15,7 +17,10 @@ export class Pointers {
     /** @type {"draw" | "pan" | "size" | "pinch" | null} what the pointer that is down does */
     this.doing = null;
     this.space = false;
+    /** Whether something was moved while Space was held. */
+    this.used = false;
     this.x = 0;
+    this.cursor = new Cursor(app, canvas);
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
@@ -32,6 +37,7 @@ export class Pointers {
   /** @param {PointerEvent} event */
   #down(event) {
     const { app, canvas } = this;
+    this.cursor.hide();
     canvas.focus({ preventScroll: true });
     canvas.setPointerCapture(event.pointerId);
     if (event.pointerType === "touch") this.fingers.set(event.pointerId, event);
@@ -43,8 +49,10 @@ export class Pointers {
     }
     this.x = event.clientX;
     if (!app.isOpen) return;
-    if (event.button === 1 || this.space) this.doing = "pan";
-    else if (event.button === 2 && event.altKey && (app.toolName === "brush" || app.toolName === "eraser")) this.doing = "size";
+    if (event.button === 1 || this.space) {
+      this.doing = "pan";
+      this.used = true;
+    } else if (event.button === 2 && event.altKey && (app.toolName === "brush" || app.toolName === "eraser")) this.doing = "size";
     else if (event.button > 2 && event.button !== 5) this.doing = null;
     else if (app.tool.down(event, app.scene.view.toImage(event)) !== false) this.doing = "draw";
     // A drag where there is nothing to take moves the image.
@@ -59,6 +67,7 @@ export class Pointers {
       this.#pinch(event);
       return;
     }
+    this.cursor.hide();
     const dx = event.clientX - this.x, point = view.toImage(event);
     this.x = event.clientX;
     app.showPixel(point);
@@ -113,12 +122,16 @@ export class Pointers {
   /** Keys that do something while they are held. */
   #holds() {
     window.addEventListener("keydown", (event) => {
-      if (event.code !== "Space" || event.target !== this.canvas) return;
+      if (event.code !== "Space" || event.target !== this.canvas || event.ctrlKey || event.altKey) return;
+      if (!event.repeat) this.used = false;
       this.space = true;
       event.preventDefault();
     });
     window.addEventListener("keyup", (event) => {
-      if (event.code === "Space") this.space = false;
+      if (event.code === "Space") {
+        if (this.space && !this.used && this.doing === null) this.cursor.press();
+        this.space = false;
+      }
       this.app.peek(false);
     });
     window.addEventListener("blur", () => {

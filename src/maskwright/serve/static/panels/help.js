@@ -12,6 +12,8 @@ import { showToolbar } from "./toolbar.js";
 const SIGNS = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Escape: "Esc", Delete: "Del", PageUp: "Page ↑", PageDown: "Page ↓" };
 
 const MOUSE = [
+  ["Arrow keys", "on the image: move a cross (Shift: by one pixel)"],
+  ["Space", "press at the cross; begin and end a drag"],
   ["Wheel", "zoom at the pointer"],
   ["Space + drag, middle button", "move the image"],
   ["Right button, Alt or Shift", "off the object"],
@@ -36,7 +38,7 @@ function fill(app, dialog) {
   const groups = new Map();
   for (const each of keys.bindings) groups.set(each.group, [...(groups.get(each.group) ?? []), each]);
   const parts = [...groups].map(([name, bindings]) => section(name, bindings.map((each) => row(app, dialog, each))));
-  const mouse = section("Mouse, pen, fingers", MOUSE.map(([how, what]) => line([how], what)));
+  const mouse = section("Image: keyboard, mouse, pen, fingers", MOUSE.map(([how, what]) => line([how], what)));
   dialog.replaceChildren(
     element("header", { className: "sheet-head" }, [
       element("h2", { id: "help-title", textContent: "Keys and settings" }),
@@ -138,7 +140,7 @@ function usePreset(app, name) {
 
 /** Once: people who come from another tool keep their keys. @param {App} app */
 export function offerPresets(app) {
-  if (app.keys.preset) return;
+  if (app.keys.preset || matchMedia("(pointer: coarse)").matches) return;
   const offer = byId("offer");
   const choose = (/** @type {string} */ name) => {
     usePreset(app, name);

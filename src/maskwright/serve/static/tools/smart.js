@@ -36,6 +36,8 @@ export class Smart {
     /** @type {number[] | null} */
     this.end = null;
     this.negative = false;
+    /** The keyboard's next Space begins a box. */
+    this.boxing = false;
     /** Look closer at the box; null: where it is small. @type {boolean | null} */
     this.closer = null;
     /** @type {string | null} the mask that is refined */
@@ -78,6 +80,7 @@ export class Smart {
       const box = boxBetween(start, end);
       if (box[2] - box[0] < 1 || box[3] - box[1] < 1) return;
       this.box = box;
+      this.boxing = false;
       this.target = this.closer = null;
     } else {
       const near = this.points.findIndex((each) => Math.hypot(each[0] - start[0], each[1] - start[1]) < 2 * reach);
@@ -189,6 +192,12 @@ export class Smart {
     this.choice = (this.choice + step + this.candidates.length) % this.candidates.length;
     this.#changed();
     return true;
+  }
+
+  /** For the keyboard: clicks or boxes. */
+  turnBoxing() {
+    this.boxing = !this.boxing;
+    this.app.tell(this.boxing ? "Space begins a box, the next Space ends it" : "Space clicks");
   }
 
   /** Cut the box out, so that small things are seen larger; or not. */

@@ -139,6 +139,7 @@ class Project:
             states[self.state(image)] += 1
         return {
             "name": self.name,
+            "key": hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:16],
             "images": len(self.ids),
             "categories": [
                 {"id": number, "name": name, "color": "#{:02x}{:02x}{:02x}".format(*colour)}

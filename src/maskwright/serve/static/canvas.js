@@ -1,13 +1,19 @@
-// Draws what is on the screen: the image, the labels, and the draft of the tool in hand. Masks at rest are bitmaps, made once; zooming
-// and panning only draw them again.
+// Draws what is on the screen: the image, the labels, and the draft of the tool in hand.
 
+import { Overlay } from "./overlay.js";
 import { Tiles } from "./tiles.js";
 import { View } from "./view.js";
 
 /** @typedef {import("./masks.js").Mask} Mask */
 
-/** Pixels of a mask's bitmap at most: browsers refuse larger canvases, some without a word. */
-const LARGEST = 12_000_000;
+/** What is said not to be an object. */
+const OFF = "#ffffff";
+
+/**
+ * @typedef {import("./state.js").Thing} Thing
+ * @typedef {{draw?: (scene: Scene) => void, replaces?: () => string | null}} Drawn what a tool shows: its draft, and the object that the
+ *   draft stands for
+ */
 
 export class Scene {
   /** @param {HTMLCanvasElement} canvas @param {import("./state.js").Labelling} labelling @param {(category: number) => string} colour */
@@ -18,19 +24,39 @@ export class Scene {
     this.colour = colour;
     this.view = new View(canvas);
     this.tiles = new Tiles(() => this.ask());
-    /** @type {{draw?: (scene: Scene) => void, replaces?: () => string | null} | null} */
+    /** @type {Drawn | null} */
     this.tool = null;
     /** @type {{mask: Mask, category: number, score: number}[]} */
     this.proposals = [];
     this.peeking = false;
+    /** Where the keyboard's cross is, in image pixels. @type {number[] | null} */
+    this.cursor = null;
     this.asked = false;
-    /** @type {WeakMap<Mask, Map<string, {bitmap: HTMLCanvasElement, scale: number}>>} */
-    this.bitmaps = new WeakMap();
+    this.frames = 0;
+    this.resting = new Overlay();
+    this.proposed = new Overlay();
+    this.draft = new Overlay();
+    this.composed = "";
+    this.isFitted = true;
     new ResizeObserver(() => {
-      const { zoom } = this.view;
-      if (this.view.resize() && (!zoom || zoom === 1)) this.view.fit();
+      if (this.view.resize() && this.isFitted) this.view.fit();
       this.ask();
     }).observe(canvas);
+  }
+
+  /** Another image: nothing of the one before may show. */
+  clear() {
+    for (const each of [this.resting, this.proposed, this.draft]) each.set([]);
+    for (const each of [this.resting, this.proposed, this.draft]) each.clear();
+    this.proposals = [];
+    this.composed = "";
+  }
+
+  /** The whole image. */
+  fit() {
+    this.view.fit();
+    this.isFitted = true;
+    this.ask();
   }
 
   /** Draw with the next frame; any number of times before it is once. */
@@ -50,75 +76,70 @@ export class Scene {
     this.tiles.draw(context, view);
     if (!this.peeking) {
       const replaced = this.tool?.replaces?.() ?? null;
+      this.#compose(replaced);
+      this.resting.draw(context, view);
       for (const each of this.labelling.objects.values()) {
-        if (each.id === replaced || this.labelling.isHidden(each.id)) continue;
-        this.#drawThing(each, each.id === this.labelling.selected);
+        if (each.kind !== "mask" && each.id !== replaced && !this.labelling.isHidden(each.id)) this.#drawThing(each);
       }
-      for (const each of this.proposals) this.drawMask(each.mask, this.colour(each.category), 0.25, true);
+      this.proposed.draw(context, view);
       this.tool?.draw?.(this);
     }
     // For programs that drive the page: where the image lies, in device pixels of the canvas.
     this.canvas.dataset.view = `${view.zoom} ${view.x} ${view.y}`;
-    document.body.dataset.frames = String(Number(document.body.dataset.frames ?? 0) + 1);
+    if (this.cursor) this.#drawCursor(this.cursor);
+    this.frames += 1;
+    document.body.dataset.frames = String(this.frames);
   }
 
-  /** @param {import("./state.js").Thing} thing @param {boolean} isSelected */
-  #drawThing(thing, isSelected) {
-    const colour = this.colour(thing.category);
-    if (thing.kind === "mask") this.drawMask(this.labelling.mask(thing), colour, isSelected ? 0.55 : 0.38, isSelected);
-    else if (thing.xyxy) this.drawBox(thing.xyxy, colour, isSelected);
-    else if (thing.points) this.drawLine(thing.points, colour, isSelected);
+  /** Give the overlays what they show, where that is different. @param {string | null} replaced the object whose draft is drawn */
+  #compose(replaced) {
+    const { labelling } = this, state = `${labelling.version} ${replaced}`;
+    if (state !== this.composed) {
+      this.composed = state;
+      const layers = [];
+      for (const each of labelling.objects.values()) {
+        if (each.kind !== "mask" || each.id === replaced || labelling.isHidden(each.id)) continue;
+        const isSelected = each.id === labelling.selected, mask = labelling.mask(each);
+        layers.push({ key: each.id, mask, token: mask, colour: this.colour(each.category), alpha: isSelected ? 0.55 : 0.36, isDashed: isSelected });
+      }
+      this.resting.set(layers);
+    }
+    this.proposed.set(this.proposals.map(({ mask, category }, number) => ({ key: String(number), mask, token: mask, colour: this.colour(category), alpha: 0.25, isDashed: true })));
+  }
+
+  /** @param {number[]} place */
+  #drawCursor([x, y]) {
+    const { context } = this, [left, top] = this.view.toScreen(x, y), size = 14 * this.view.ratio, gap = 4 * this.view.ratio;
+    context.beginPath();
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+      context.moveTo(left + dx * gap, top + dy * gap);
+      context.lineTo(left + dx * size, top + dy * size);
+    }
+    this.outline("#ffffff", false);
+  }
+
+  /** @param {Thing} thing */
+  #drawThing(thing) {
+    const colour = this.colour(thing.category), isSelected = thing.id === this.labelling.selected;
+    if (thing.xyxy) this.drawBox(thing.xyxy, colour, isSelected);
+    else if (thing.points) this.drawLine(thing.points, thing.category ? colour : OFF, isSelected);
     else if (thing.xy) this.drawPoint(thing.xy, colour, thing.category !== 0, isSelected);
   }
 
-  /** @param {Mask} mask @param {string} colour @param {number} alpha of the inside @param {boolean} isDashed a high-contrast border */
-  drawMask(mask, colour, alpha, isDashed) {
-    if (!mask.w) return;
-    const { bitmap, scale } = this.#bitmap(mask, colour, alpha, isDashed);
-    const [left, top] = this.view.toScreen(mask.x, mask.y);
-    this.context.imageSmoothingEnabled = this.view.zoom * scale < 1;
-    this.context.drawImage(bitmap, left, top, mask.w * this.view.zoom, mask.h * this.view.zoom);
+  /**
+   * A tool's draft.
+   * @param {Mask} mask @param {string} colour @param {number} alpha of the inside @param {boolean} isDashed a high-contrast border
+   * @param {object} [token] the same one while the mask changes only where `touch` says so
+   */
+  drawMask(mask, colour, alpha, isDashed, token = mask) {
+    this.draft.set([{ key: "draft", mask, token, colour, alpha, isDashed }]);
+    this.draft.draw(this.context, this.view);
   }
 
-  /** A mask has changed in place: draw its pixels anew. @param {Mask} mask */
-  touch(mask) {
-    this.bitmaps.delete(mask);
+  /** The draft has changed in place. @param {number[]} box x0, y0, x1, y1 */
+  touch(box) {
+    this.draft.touch(box);
     this.ask();
-  }
-
-  /** @param {Mask} mask @param {string} colour @param {number} alpha @param {boolean} isDashed */
-  #bitmap(mask, colour, alpha, isDashed) {
-    const key = `${colour} ${alpha} ${isDashed}`;
-    let known = this.bitmaps.get(mask);
-    if (!known) this.bitmaps.set(mask, (known = new Map()));
-    let entry = known.get(key);
-    if (!entry) {
-      const scale = Math.max(1, Math.ceil(Math.sqrt((mask.w * mask.h) / LARGEST)));
-      const bitmap = document.createElement("canvas");
-      bitmap.width = Math.ceil(mask.w / scale);
-      bitmap.height = Math.ceil(mask.h / scale);
-      const context = /** @type {CanvasRenderingContext2D} */ (bitmap.getContext("2d"));
-      const data = context.createImageData(bitmap.width, bitmap.height);
-      const pixels = new Uint32Array(data.data.buffer);
-      const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
-      const inside = ((Math.round(alpha * 255) << 24) | (b << 16) | (g << 8) | r) >>> 0;
-      const edge = ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
-      const { bytes, w, h } = mask;
-      for (let y = 0; y < bitmap.height; y += 1) {
-        for (let x = 0; x < bitmap.width; x += 1) {
-          const sx = x * scale, sy = y * scale, at = sy * w + sx;
-          if (!bytes[at]) continue;
-          const isEdge = sx < scale || sy < scale || sx + scale >= w || sy + scale >= h ||
-            !bytes[at - scale] || !bytes[at + scale] || !bytes[at - scale * w] || !bytes[at + scale * w];
-          pixels[y * bitmap.width + x] = !isEdge ? inside : isDashed && (x + y) % 8 < 4 ? 0xffffffff : edge;
-        }
-      }
-      context.putImageData(data, 0, 0);
-      entry = { bitmap, scale };
-      known.clear();
-      known.set(key, entry);
-    }
-    return entry;
   }
 
   /** Two strokes, dark below and coloured above, so that a line is seen on any image. @param {string} colour @param {boolean} isSelected */

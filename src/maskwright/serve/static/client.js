@@ -13,18 +13,22 @@ export class Refused extends Error {
 /** The server cannot be reached. */
 export class Offline extends Error {}
 
+/** @param {string} path @param {RequestInit} options */
+async function reach(path, options) {
+  try {
+    return await fetch(path, { ...options, credentials: "same-origin" });
+  } catch {
+    throw new Offline("the server does not answer; nothing is lost, it is tried again");
+  }
+}
+
 /** @param {string} path @param {any} [body] @returns {Promise<any>} */
 async function ask(path, body) {
   /** @type {RequestInit} */
   const options = body === undefined
     ? {}
     : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-  let answer;
-  try {
-    answer = await fetch(path, { ...options, credentials: "same-origin" });
-  } catch {
-    throw new Offline("the server does not answer; nothing is lost, it is tried again");
-  }
+  const answer = await reach(path, options);
   const content = await answer.json().catch(() => ({ error: `status ${answer.status}` }));
   if (!answer.ok) throw new Refused(content.error ?? `status ${answer.status}`, answer.status, content);
   return content;
@@ -60,6 +64,15 @@ export const client = {
   log: (job, from) => ask(`/api/jobs/${encodeURIComponent(job)}/log?from=${from}`),
   /** @param {string} id @param {number} level @param {number} column @param {number} row */
   tile: (id, level, column, row) => `${image(id)}/tiles/${level}/${column}/${row}`,
+  /** @param {string} address @returns {Promise<Blob>} */
+  picture: async (address) => {
+    const answer = await reach(address, {});
+    if (answer.ok) return answer.blob();
+    const content = await answer.json().catch(() => ({}));
+    throw new Refused(content.error ?? `status ${answer.status}`, answer.status, content);
+  },
+  /** @param {string} id @param {any} body */
+  correct: (id, body) => ask(`${image(id)}/correct`, body),
   /** @param {string} id */
   thumbnail: (id) => `${image(id)}/thumbnail`,
 };

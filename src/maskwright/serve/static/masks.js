@@ -25,16 +25,12 @@ export function toRuns(mask) {
   if (!tight) return null;
   /** @type {number[]} */
   const counts = [];
-  let value = 0, length = 0;
-  for (const byte of tight.bytes) {
-    if (byte === value) length += 1;
-    else {
-      counts.push(length);
-      value = byte;
-      length = 1;
-    }
+  // indexOf looks for the next change much faster than a loop does.
+  for (let value = 0, place = 0; place < tight.bytes.length; value = 1 - value) {
+    const next = tight.bytes.indexOf(1 - value, place), end = next < 0 ? tight.bytes.length : next;
+    counts.push(end - place);
+    place = end;
   }
-  counts.push(length);
   return { box: [tight.x, tight.y, tight.w, tight.h], counts };
 }
 
@@ -152,4 +148,10 @@ export function has(mask, x, y) {
 /** Number of pixels that are set. @param {Runs} runs */
 export function area(runs) {
   return runs.counts.reduce((sum, count, number) => sum + (number % 2 ? count : 0), 0);
+}
+
+/** Whether two masks are the same. @param {Runs} a @param {Runs | undefined} b */
+export function isSame(a, b) {
+  return b !== undefined && [...a.box, a.counts.length].every((value, at) => value === [...b.box, b.counts.length][at]) &&
+    a.counts.every((count, at) => count === b.counts[at]);
 }

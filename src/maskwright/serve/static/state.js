@@ -26,7 +26,11 @@ export class Labelling extends EventTarget {
     this.selected = null;
     /** @type {Set<string>} */
     this.hidden = new Set();
+    /** @type {Set<string>} objects that no tool takes or changes */
+    this.locked = new Set();
     this.allHidden = false;
+    /** Goes up with everything that changes what is shown. */
+    this.version = 0;
     /** @type {{done: Operation[], undone: Operation[]}[]} */
     this.past = [];
     /** @type {{done: Operation[], undone: Operation[]}[]} */
@@ -35,29 +39,41 @@ export class Labelling extends EventTarget {
     this.decoded = new WeakMap();
   }
 
-  /** Begin with the labels of an image. @param {Labels} labels */
-  open(labels) {
+  /** Begin with the labels of an image. @param {Labels} labels @param {Operation[]} [unsent] changes that the server does not have yet */
+  open(labels, unsent = []) {
     this.past = [];
     this.future = [];
     this.selected = null;
     this.hidden.clear();
-    this.take(labels);
+    this.locked.clear();
+    this.#replace(labels);
+    this.#apply(unsent);
+    this.#tell("labels");
   }
 
   /** The server's labels, without touching what can be undone. @param {Labels} labels */
   take(labels) {
+    this.#replace(labels);
+    this.#tell("labels");
+  }
+
+  /** @param {Labels} labels */
+  #replace(labels) {
     this.objects = new Map(labels.objects.map((each) => [each.id, each]));
     this.tags = labels.tags;
     this.nothing = labels.nothing;
     this.done = labels.done;
     this.rev = labels.rev;
     if (this.selected && !this.objects.has(this.selected)) this.selected = null;
-    this.#tell("labels");
   }
 
   /** Carry out a gesture. @param {Operation[]} operations */
   change(operations) {
-    const undone = operations.map((each) => this.#inverse(each)).reverse();
+    const back = operations.map((each) => this.#inverse(each)).reverse();
+    // What was deleted comes back where it lay, not on top.
+    const isOrder = operations.some((each) => each.op === "order" || (each.op === "delete" && this.#isBelow(each.object_id)));
+    const undone = back.filter((each) => each.op !== "order");
+    if (isOrder) undone.push({ op: "order", ids: [...this.objects.keys()] });
     this.past.push({ done: operations, undone });
     this.future = [];
     this.#carryOut(operations);
@@ -100,13 +116,45 @@ export class Labelling extends EventTarget {
     return mask;
   }
 
+  /** @param {string} id @param {"hidden" | "locked"} what */
+  toggle(id, what) {
+    if (!this[what].delete(id)) this[what].add(id);
+    this.#tell("selection");
+  }
+
+  toggleAll() {
+    this.allHidden = !this.allHidden;
+    this.#tell("selection");
+  }
+
+  /** Lay an object one place higher or lower. @param {string} id @param {1 | -1} step */
+  raise(id, step) {
+    const ids = [...this.objects.keys()], at = ids.indexOf(id);
+    if (at < 0 || at + step < 0 || at + step >= ids.length) return false;
+    [ids[at], ids[at + step]] = [ids[at + step], ids[at]];
+    this.change([{ op: "order", ids }]);
+    return true;
+  }
+
   /** @param {string} id */
   isHidden(id) {
     return this.allHidden || this.hidden.has(id);
   }
 
+  /** Whether other objects lie on top of one. @param {string | undefined} id */
+  #isBelow(id) {
+    return [...this.objects.keys()].pop() !== id;
+  }
+
   /** @param {Operation[]} operations */
   #carryOut(operations) {
+    this.#apply(operations);
+    this.#tell("labels");
+    this.dispatchEvent(new CustomEvent("operations", { detail: operations }));
+  }
+
+  /** @param {Operation[]} operations */
+  #apply(operations) {
     for (const each of operations) {
       if (each.op === "put" && each.object) this.objects.set(each.object.id, each.object);
       else if (each.op === "delete" && each.object_id) this.objects.delete(each.object_id);
@@ -120,8 +168,6 @@ export class Labelling extends EventTarget {
       else if (each.op === "done") this.done = Boolean(each.value);
     }
     if (this.selected && !this.objects.has(this.selected)) this.selected = null;
-    this.#tell("labels");
-    this.dispatchEvent(new CustomEvent("operations", { detail: operations }));
   }
 
   /** @param {Operation} operation @returns {Operation} */
@@ -149,6 +195,7 @@ export class Labelling extends EventTarget {
 
   /** @param {string} what */
   #tell(what) {
+    this.version += 1;
     this.dispatchEvent(new Event(what));
   }
 }

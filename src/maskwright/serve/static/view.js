@@ -46,6 +46,21 @@ export class View {
     return [x * this.zoom + this.x, y * this.zoom + this.y];
   }
 
+  /** The inverse of `toScreen`. @param {number} x @param {number} y @returns {number[]} */
+  fromScreen(x, y) {
+    return [(x - this.x) / this.zoom, (y - this.y) / this.zoom];
+  }
+
+  /**
+   * Where a box of the image lies on the canvas, in whole device pixels: neighbours meet without a seam, and tiles of image and masks
+   * lie exactly on each other.
+   * @param {number[]} box x0, y0, x1, y1 @returns {number[]} left, top, width, height
+   */
+  rectangle([x0, y0, x1, y1]) {
+    const [left, top] = this.toScreen(x0, y0).map(Math.round), [right, bottom] = this.toScreen(x1, y1).map(Math.round);
+    return [left, top, right - left, bottom - top];
+  }
+
   /** Zoom about a place, which stays where it is. @param {number} factor @param {{clientX: number, clientY: number}} [event] */
   zoomBy(factor, event) {
     const box = this.canvas.getBoundingClientRect();

@@ -1,8 +1,9 @@
 // Proposals for the whole image: from a trained run, or carried over from an image that has masks.
 
 import { client } from "../client.js";
+import { newId } from "../ids.js";
 import { fromRuns } from "../masks.js";
-import { byId, element } from "./dom.js";
+import { byId, element, textButton } from "./dom.js";
 
 export class Assist {
   /** @param {import("../main.js").App} app */
@@ -13,36 +14,49 @@ export class Assist {
     /** The last image with masks that was looked at: the example. @type {{id: string, name: string} | null} */
     this.example = null;
     this.busy = false;
+    this.chosen = "";
   }
 
   show() {
-    const { app } = this, box = byId("assist");
-    const runs = app.project.runs;
-    const select = element("select", { id: "runs", "aria-label": "Trained run" }, runs.map((/** @type {any} */ run) =>
-      element("option", { value: run.id, textContent: `${run.id}${run.score === null ? "" : ` · ${run.score.toFixed(3)}`}` })));
-    const ask = element("button", { textContent: "Propose", title: "What the trained run sees in this image (M)", type: "button", disabled: this.busy || !runs.length });
-    ask.addEventListener("click", () => this.fromRun(select.value));
-    const example = this.example && this.example.id !== app.image ? this.example : null;
-    const carry = element("button", { textContent: "Like the last one", title: example ? `Carry the masks of ${example.name} over (T)` : "Label an image with masks first", type: "button", disabled: this.busy || !example });
-    carry.addEventListener("click", () => this.fromExample());
-    const accept = element("button", { textContent: `Accept ${this.objects.length}`, className: "primary", title: "Accept all (Enter)", type: "button" });
-    accept.addEventListener("click", () => this.accept());
-    const drop = element("button", { textContent: "Reject", title: "Reject (Esc)", type: "button" });
-    drop.addEventListener("click", () => this.reject());
-    const lines = [element("div", { className: "line" }, runs.length ? [select, ask] : []), element("div", { className: "line" }, [carry])];
-    if (!runs.length) lines[0].append(element("span", { className: "quiet", textContent: "A training gives proposals here." }));
-    if (this.busy) lines.push(element("div", { className: "line quiet", textContent: "Working…" }));
-    if (this.objects.length) {
-      const mean = this.objects.reduce((sum, each) => sum + each.score, 0) / this.objects.length;
-      lines.push(element("div", { className: "line" }, [accept, drop, element("span", { className: "quiet", textContent: `confidence ${mean.toFixed(2)}` })]));
+    const { app, busy } = this, { runs } = app.project;
+    const lines = [];
+    if (runs.length) {
+      const select = element("select", { id: "runs", "aria-label": "Trained run", disabled: busy }, runs.map(asOption));
+      select.value = runs.some((/** @type {any} */ run) => run.id === this.chosen) ? this.chosen : runs.at(-1).id;
+      select.addEventListener("change", () => {
+        this.chosen = select.value;
+      });
+      lines.push(line(select, textButton("Propose", () => this.fromRun(select.value), { title: "What the trained run sees in this image (M)", disabled: busy })));
     }
-    box.replaceChildren(...lines);
+    const example = this.example && this.example.id !== app.image ? this.example : null;
+    const why = example ? `Carry the masks of ${example.name} over (T)` : "Label an image with masks first";
+    lines.push(line(textButton("Like the last one", () => this.fromExample(), { title: why, disabled: busy || !example })));
+    if (busy) lines.push(line(element("span", { className: "quiet", role: "status", textContent: "Looking at the image…" })));
+    else if (this.objects.length) lines.push(this.#answer());
+    else if (!runs.length) lines.push(element("p", { className: "quiet small", textContent: "A training gives a model that proposes masks here." }));
+    byId("assist").replaceChildren(...lines);
+  }
+
+  #answer() {
+    const mean = this.objects.reduce((sum, each) => sum + each.score, 0) / this.objects.length;
+    return line(
+      textButton(`Accept ${this.objects.length}`, () => this.accept(), { className: "primary", title: "Enter" }),
+      textButton("Reject", () => this.reject(), { title: "Esc" }),
+      element("span", { className: "quiet small", textContent: `confidence ${Math.round(100 * mean)} %` }),
+    );
+  }
+
+  /** The run that was chosen, else the newest. */
+  fromNewest() {
+    const run = this.app.project.runs.at(-1);
+    if (run) return this.fromRun(this.chosen || run.id);
+    this.app.tell("There is no trained run yet; Train makes one");
+    return undefined;
   }
 
   /** @param {string} run */
   fromRun(run) {
-    if (run) return this.#ask({ from: "run", run });
-    return undefined;
+    return run ? this.#ask({ from: "run", run }) : undefined;
   }
 
   fromExample() {
@@ -54,6 +68,7 @@ export class Assist {
   /** @param {any} body */
   async #ask(body) {
     const image = this.app.image;
+    if (this.busy || !this.app.isOpen) return;
     this.busy = true;
     this.show();
     try {
@@ -64,11 +79,13 @@ export class Assist {
       this.app.scene.proposals = this.objects.map((each) => ({ mask: fromRuns(each.mask), category: each.category, score: each.score }));
       this.app.tell(this.objects.length ? `${this.objects.length} proposed: Enter accepts, Esc rejects` : "Nothing found in this image");
     } catch (error) {
-      this.app.tell(/** @type {Error} */ (error).message, "error");
+      if (image === this.app.image) this.app.tell(/** @type {Error} */ (error).message, "error");
     } finally {
-      this.busy = false;
-      this.app.scene.ask();
-      this.show();
+      if (image === this.app.image) {
+        this.busy = false;
+        this.app.scene.ask();
+        this.show();
+      }
     }
   }
 
@@ -77,7 +94,7 @@ export class Assist {
     const { labelling } = this.app;
     const operations = this.objects.map((each) => ({
       op: "put",
-      object: { id: crypto.randomUUID(), kind: each.kind, category: each.category, source: "proposal", mask: each.mask },
+      object: { id: newId(), kind: each.kind, category: each.category, source: "proposal", mask: each.mask },
     }));
     this.#clear();
     labelling.change([...(labelling.nothing ? [{ op: "nothing", value: false }] : []), .../** @type {any} */ (operations)]);
@@ -106,5 +123,17 @@ export class Assist {
     }
     this.objects = [];
     this.app.scene.proposals = [];
+    this.busy = false;
   }
+}
+
+/** @param {...Node} parts */
+function line(...parts) {
+  return element("div", { className: "line" }, parts);
+}
+
+/** @param {any} run */
+function asOption(run) {
+  const name = run.id === "given" ? "the run of --run" : run.recipe ? `${run.recipe} ${run.id}` : run.id;
+  return element("option", { value: run.id, textContent: run.score === null ? name : `${name} · ${run.score.toFixed(3)}` });
 }

@@ -1,5 +1,7 @@
 // Elements, made without HTML in strings: what comes from the dataset is text and nothing else.
 
+import { icon } from "../icons.js";
+
 /**
  * @template {keyof HTMLElementTagNameMap} T
  * @param {T} tag @param {Record<string, any>} [properties] attributes where the name has a dash, else properties
@@ -82,4 +84,37 @@ export class Rows {
     else if (top + this.height > this.list.scrollTop + this.list.clientHeight) this.list.scrollTop = top + this.height - this.list.clientHeight;
     this.draw();
   }
+}
+
+/** @param {string} text @param {() => void} run @param {Record<string, any>} [properties] */
+export function textButton(text, run, properties = {}) {
+  const button = element("button", { type: "button", textContent: text, ...properties });
+  button.addEventListener("click", run);
+  return button;
+}
+
+/** @param {string} name of an icon @param {string} what it does @param {() => void} run @param {Record<string, any>} [properties] */
+export function iconButton(name, what, run, properties = {}) {
+  const button = element("button", { type: "button", className: "icon-button", title: what, "aria-label": what, ...properties }, [icon(name)]);
+  button.addEventListener("click", run);
+  return button;
+}
+
+/**
+ * Arrow keys go from one to the next of a group that Tab enters once.
+ * @param {HTMLElement} group @param {string} selector of its parts @param {(part: HTMLElement) => void} choose
+ */
+export function moveInside(group, selector, choose) {
+  group.addEventListener("keydown", (event) => {
+    const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
+    if (!step || event.ctrlKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const parts = /** @type {HTMLElement[]} */ ([...group.querySelectorAll(selector)]);
+    const at = parts.indexOf(/** @type {HTMLElement} */ (document.activeElement));
+    const number = (at + step + parts.length) % parts.length;
+    choose(parts[number]);
+    // Choosing may have made the group anew.
+    /** @type {HTMLElement | undefined} */ ([...group.querySelectorAll(selector)][number])?.focus();
+  });
 }

@@ -1,9 +1,11 @@
 // The list of images, with what each has.
 
 import { client } from "../client.js";
+import { icon } from "../icons.js";
 import { byId, element, Rows } from "./dom.js";
 
-const MARKS = { unlabelled: "○", weak: "◐", mask: "●", checked: "✓" };
+/** @typedef {"unlabelled" | "weak" | "mask" | "checked"} State */
+
 const NAMES = { unlabelled: "no label", weak: "weak", mask: "mask", checked: "done" };
 
 export class Images {
@@ -16,7 +18,7 @@ export class Images {
     this.rows = new Rows(byId("images"), 56, (row, number) => this.#fill(row, number));
     byId("images").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-      if (!step) return;
+      if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
       event.preventDefault();
       this.app.go(this.at + step);
     });
@@ -32,6 +34,11 @@ export class Images {
       this.rows.resize(this.images.length);
     }
     this.counts();
+  }
+
+  /** Where an image stands in the list; -1 where it does not. @param {string} id */
+  numberOf(id) {
+    return this.images.findIndex((each) => each.id === id);
   }
 
   /** @param {number} number */
@@ -59,14 +66,19 @@ export class Images {
   }
 
   counts() {
+    /** @type {Record<State, number>} */
     const counts = { checked: 0, mask: 0, weak: 0, unlabelled: 0 };
-    for (const image of this.images) counts[/** @type {keyof typeof counts} */ (image.state)] += 1;
-    byId("counts").textContent = `${counts.checked + counts.mask} of ${this.images.length} done · ${counts.weak} weak`;
+    for (const image of this.images) counts[/** @type {State} */ (image.state)] += 1;
+    const done = counts.checked + counts.mask, share = this.images.length ? done / this.images.length : 0;
+    byId("counts").textContent = `${done} of ${this.images.length} done${counts.weak ? `, ${counts.weak} weak` : ""}`;
+    byId("progress").value = share;
   }
 
-  /** The next image after this one that is not done; null where all are. */
+  /** The image to do next: the one that is suggested first, else the next one in the list that is not done; null where all are. */
   nextOpen() {
     const count = this.images.length;
+    const open = this.images.filter((each, number) => each.suggestion && number !== this.at && !["checked", "mask"].includes(each.state));
+    if (open.length) return this.images.indexOf(open.reduce((a, b) => (b.suggestion.rank < a.suggestion.rank ? b : a)));
     for (let step = 1; step < count; step += 1) {
       const number = (this.at + step) % count;
       if (!["checked", "mask"].includes(this.images[number].state)) return number;
@@ -76,18 +88,22 @@ export class Images {
 
   /** @param {HTMLElement} row @param {number} number */
   #fill(row, number) {
-    const image = this.images[number];
-    const state = /** @type {keyof typeof MARKS} */ (image.state);
+    const image = this.images[number], state = /** @type {State} */ (image.state);
     row.id = `image-${number}`;
     row.setAttribute("aria-selected", String(number === this.at));
-    const said = image.draft ? `${NAMES[state]}, draft` : NAMES[state];
+    const said = [state === "unlabelled" && image.draft ? "draft" : NAMES[state]];
+    if (state === "weak" && image.draft) said.push("draft");
+    if (image.suggestion) said.push(`suggested ${image.suggestion.rank}`);
+    const mark = element("span", { className: "mark", "aria-hidden": "true" }, state === "checked" ? [icon("check")] : []);
+    mark.dataset.state = state;
+    const reason = image.suggestion?.reason ?? "";
     row.append(
       element("img", { src: client.thumbnail(image.id), alt: "", loading: "lazy", decoding: "async" }),
       element("div", { className: "text" }, [
         element("span", { textContent: image.name, title: image.name }),
-        element("small", { textContent: image.suggestion ? `${said} · next` : said }),
+        element("small", { textContent: said.join(" · "), title: reason }),
       ]),
-      element("span", { className: "mark", textContent: MARKS[state], "aria-hidden": "true" }),
+      mark,
     );
     row.addEventListener("click", () => this.app.go(number));
   }

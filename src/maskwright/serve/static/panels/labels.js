@@ -1,8 +1,9 @@
 // Categories, tags, and the objects of the image.
 
 import { client } from "../client.js";
+import { icon } from "../icons.js";
 import { area } from "../masks.js";
-import { byId, element, Rows } from "./dom.js";
+import { byId, element, iconButton, moveInside, Rows } from "./dom.js";
 
 const KINDS = { mask: "mask", box: "box", scribble: "scribble", point: "point" };
 
@@ -12,14 +13,15 @@ export class LabelPanels {
     this.app = app;
     /** @type {import("../state.js").Thing[]} */
     this.things = [];
-    this.rows = new Rows(byId("objects"), 36, (row, number) => this.#fill(row, number));
+    this.rows = new Rows(byId("objects"), 34, (row, number) => this.#fill(row, number));
     byId("objects").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-      if (!step || !this.things.length) return;
+      if (!step || event.altKey || event.ctrlKey || event.metaKey || !this.things.length) return;
       event.preventDefault();
       const at = this.things.findIndex((each) => each.id === app.labelling.selected);
       app.labelling.select(this.things[Math.min(this.things.length - 1, Math.max(0, at + step))].id);
     });
+    moveInside(byId("categories"), "button", (button) => app.setCategory(Number(button.dataset.category)));
     byId("new-category").addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       this.#add(byId("category-name").value.trim());
@@ -47,11 +49,14 @@ export class LabelPanels {
         const swatch = element("span", { className: "swatch" });
         swatch.style.background = each.color;
         const key = each.id <= 10 ? [element("kbd", { textContent: String(each.id % 10) })] : [];
-        const button = element("button", { className: "category", role: "radio", "aria-checked": String(each.id === this.app.category), type: "button" }, [
+        const isOn = each.id === this.app.category;
+        const properties = { className: "category", role: "radio", "aria-checked": String(isOn), type: "button", tabIndex: isOn ? 0 : -1 };
+        const button = element("button", properties, [
           swatch,
           element("span", { textContent: each.name }),
           ...key,
         ]);
+        button.dataset.category = String(each.id);
         button.addEventListener("click", () => this.app.setCategory(each.id));
         return button;
       }),
@@ -76,34 +81,50 @@ export class LabelPanels {
   }
 
   objects() {
-    this.things = [...this.app.labelling.objects.values()].reverse();
+    const { labelling } = this.app, selected = labelling.selected;
+    this.things = [...labelling.objects.values()].reverse();
+    byId("objects-empty").hidden = this.things.length > 0;
+    this.#deeds();
     byId("object-count").textContent = this.things.length ? String(this.things.length) : "";
     this.rows.resize(this.things.length);
-    const at = this.things.findIndex((each) => each.id === this.app.labelling.selected);
-    if (at >= 0) this.rows.reveal(at);
+    const at = this.things.findIndex((each) => each.id === selected);
+    if (at >= 0) {
+      this.rows.reveal(at);
+      byId("objects").setAttribute("aria-activedescendant", `object-${selected}`);
+    } else byId("objects").removeAttribute("aria-activedescendant");
+  }
+
+  /** What can be done with the selected object. */
+  #deeds() {
+    const { app } = this, { labelling } = app, id = labelling.selected;
+    const isHidden = id !== null && labelling.isHidden(id), isLocked = id !== null && labelling.locked.has(id), none = { disabled: id === null };
+    byId("deeds").replaceChildren(
+      iconButton("up", "Lay higher (Alt+↑)", () => app.raise(1), none),
+      iconButton("down", "Lay lower (Alt+↓)", () => app.raise(-1), none),
+      iconButton(isHidden ? "hidden" : "eye", isHidden ? "Show (H)" : "Hide (H)", () => app.toggle("hidden"), { ...none, "aria-pressed": String(isHidden) }),
+      iconButton(isLocked ? "locked" : "open", isLocked ? "Unlock (L)" : "Lock (L)", () => app.toggle("locked"), { ...none, "aria-pressed": String(isLocked) }),
+      iconButton("trash", "Delete (Del)", () => app.remove(), none),
+    );
   }
 
   /** @param {HTMLElement} row @param {number} number */
   #fill(row, number) {
-    const thing = this.things[number], { labelling } = this.app;
-    const category = this.app.project.categories[thing.category];
+    const thing = this.things[number], { labelling, project } = this.app;
+    const category = project.categories[thing.category];
     const swatch = element("span", { className: "swatch" });
-    swatch.style.background = category?.color ?? "#808080";
-    const size = thing.mask ? ` ${area(thing.mask).toLocaleString("en")} px` : "";
-    const hidden = labelling.isHidden(thing.id);
-    const eye = element("button", { className: "eye", textContent: hidden ? "○" : "◉", title: "Hide or show (H)", "aria-label": `${hidden ? "Show" : "Hide"} this object`, type: "button" });
-    eye.addEventListener("click", (event) => {
-      event.stopPropagation();
-      this.app.hide(thing.id);
-    });
+    swatch.style.background = thing.category ? category?.color ?? "#808080" : "#ffffff";
+    const size = thing.mask ? `${area(thing.mask).toLocaleString("en")} px` : "";
+    const signs = [];
+    if (labelling.locked.has(thing.id)) signs.push(icon("locked"));
+    if (labelling.isHidden(thing.id)) signs.push(icon("hidden"));
+    row.id = `object-${thing.id}`;
+    row.dataset.kind = thing.kind;
     row.setAttribute("aria-selected", String(thing.id === labelling.selected));
     row.append(
       swatch,
-      element("div", { className: "text" }, [
-        element("span", { textContent: `${thing.category === 0 ? "not an object" : category?.name ?? "unknown"}` }),
-      ]),
-      element("small", { textContent: KINDS[thing.kind] + size }),
-      eye,
+      element("span", { className: "text", textContent: thing.category === 0 ? "not an object" : category?.name ?? "unknown" }),
+      ...signs,
+      element("small", { textContent: [KINDS[thing.kind], size].filter(Boolean).join(" · ") }),
     );
     row.addEventListener("click", () => labelling.select(thing.id));
   }

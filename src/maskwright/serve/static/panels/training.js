@@ -59,7 +59,7 @@ export class Training {
     go.addEventListener("click", () => this.#press(running ? newest.id : null));
     const lines = [element("div", { className: "line" }, running ? [go] : [recipe, minutes, "min", go])];
     if (newest) {
-      const left = running ? `, ${Math.ceil(newest.left_seconds / 60)} min left` : "";
+      const left = running ? `, about ${Math.ceil(newest.left_seconds / 60)} min left` : "";
       const steps = newest.steps ? `, step ${newest.step} of ${newest.steps}` : "";
       const score = newest.score === null ? "" : `, score ${newest.score.toFixed(3)}`;
       lines.push(element("div", { className: "line quiet", textContent: `${newest.recipe}: ${newest.state}${steps}${score}${left}` }));

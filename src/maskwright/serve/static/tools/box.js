@@ -1,5 +1,7 @@
 // Box: dragged from corner to corner. It says that one object fills it from side to side.
 
+import { boxBetween } from "../geometry.js";
+
 export class BoxTool {
   /** @param {import("../main.js").App} app */
   constructor(app) {
@@ -30,11 +32,9 @@ export class BoxTool {
     this.app.scene.ask();
   }
 
-  /** x0, y0, x1, y1, to a tenth of a pixel. */
+  /** x0, y0, x1, y1 */
   box() {
-    if (!this.start || !this.end) return null;
-    const [ax, ay] = this.start, [bx, by] = this.end;
-    return [Math.min(ax, bx), Math.min(ay, by), Math.max(ax, bx), Math.max(ay, by)].map((value) => Math.round(value * 10) / 10);
+    return this.start && this.end ? boxBetween(this.start, this.end) : null;
   }
 
   cancel() {

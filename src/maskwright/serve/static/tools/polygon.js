@@ -1,5 +1,6 @@
 // Polygon: a click for each corner, Enter or a click on the first one closes it. It becomes the mask of the pixels inside.
 
+import { tenth } from "../geometry.js";
 import { polygon } from "../masks.js";
 
 export class Polygon {
@@ -14,10 +15,10 @@ export class Polygon {
 
   /** @param {PointerEvent} _event @param {number[]} point */
   down(_event, point) {
-    const place = this.app.scene.view.clamp(point).map((value) => Math.round(value * 10) / 10);
+    const place = this.app.scene.view.clamp(point).map(tenth);
     if (this.points.length > 2 && this.#isNear(this.points[0], place)) this.finish();
     else this.points.push(place);
-    this.app.scene.ask();
+    this.#changed();
     return true;
   }
 
@@ -32,10 +33,15 @@ export class Polygon {
   finish() {
     const { view } = this.app.scene, points = this.points;
     if (!points.length) return false;
+    if (points.length < 3) {
+      this.app.tell("A polygon needs three corners");
+      return true;
+    }
     this.points = [];
+    this.#changed();
     const mask = polygon(points, view.width, view.height);
     if (mask) this.app.addMask(mask, "polygon");
-    else this.app.tell("A polygon needs three corners and a pixel inside");
+    else this.app.tell("There is no pixel inside of this polygon");
     return true;
   }
 
@@ -43,15 +49,24 @@ export class Polygon {
   back() {
     const had = this.points.length > 0;
     this.points.pop();
-    this.app.scene.ask();
+    this.#changed();
     return had;
   }
 
   cancel() {
     const had = this.points.length > 0;
     this.points = [];
-    this.app.scene.ask();
+    if (had) this.#changed();
     return had;
+  }
+
+  leave() {
+    this.hover = null;
+  }
+
+  #changed() {
+    this.app.showOptions();
+    this.app.scene.ask();
   }
 
   /** @param {number[]} a @param {number[]} b */

@@ -1,5 +1,7 @@
 // Scribble: everything along the line is of the category; with the right button, Alt or Shift it is off every object.
 
+import { tenth } from "../geometry.js";
+
 export class Scribble {
   /** @param {import("../main.js").App} app */
   constructor(app) {
@@ -38,7 +40,7 @@ export class Scribble {
 
   /** @param {number[]} point */
   #rounded(point) {
-    return point.map((value) => Math.round(value * 10) / 10);
+    return point.map(tenth);
   }
 
   cancel() {

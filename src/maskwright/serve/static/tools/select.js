@@ -1,6 +1,9 @@
 // Select: a click takes the topmost object under it; boxes and points can be dragged.
 
+import { lineDistance } from "../geometry.js";
 import { has } from "../masks.js";
+
+/** @typedef {import("../state.js").Thing} Thing */
 
 export class Select {
   /** @param {import("../main.js").App} app */
@@ -8,15 +11,15 @@ export class Select {
     this.app = app;
     /** @type {number[] | null} */
     this.start = null;
-    /** @type {import("../state.js").Thing | null} */
+    /** @type {Thing | null} */
     this.moving = null;
   }
 
   /** @param {PointerEvent} _event @param {number[]} point */
   down(_event, point) {
-    const found = this.#at(point);
+    const found = this.at(point);
     this.app.labelling.select(found ? found.id : null);
-    this.start = found && found.kind !== "mask" ? point : null;
+    this.start = found && found.kind !== "mask" && !this.app.labelling.locked.has(found.id) ? point : null;
     this.moving = null;
     return found !== null;
   }
@@ -62,21 +65,21 @@ export class Select {
     else if (thing.xy) scene.drawPoint(thing.xy, colour, thing.category !== 0, true);
   }
 
-  /** @param {number[]} point */
-  #at(point) {
+  /** The topmost object at a place. @param {number[]} point @returns {Thing | null} */
+  at(point) {
     const { labelling, scene } = this.app, reach = (8 * scene.view.ratio) / scene.view.zoom;
-    for (const each of [...labelling.objects.values()].reverse()) {
-      if (labelling.isHidden(each.id)) continue;
-      if (each.kind === "mask" && has(labelling.mask(each), point[0], point[1])) return each;
-      if (each.xy && Math.hypot(each.xy[0] - point[0], each.xy[1] - point[1]) < reach) return each;
-      if (each.points && each.points.some((place) => Math.hypot(place[0] - point[0], place[1] - point[1]) < reach)) return each;
-      if (each.xyxy) {
-        const [x0, y0, x1, y1] = each.xyxy;
-        const inside = point[0] > x0 - reach && point[0] < x1 + reach && point[1] > y0 - reach && point[1] < y1 + reach;
-        const deep = point[0] > x0 + reach && point[0] < x1 - reach && point[1] > y0 + reach && point[1] < y1 - reach;
-        if (inside && !deep) return each;
-      }
-    }
-    return null;
+    // Lines and points are drawn above the masks, so they are found above them.
+    const things = [...labelling.objects.values()].reverse().filter((each) => !labelling.isHidden(each.id));
+    return things.find((each) => each.kind !== "mask" && isNear(each, point, reach)) ??
+      things.find((each) => each.kind === "mask" && has(labelling.mask(each), point[0], point[1])) ?? null;
   }
+}
+
+/** @param {Thing} thing @param {number[]} point @param {number} reach in image pixels */
+function isNear(thing, point, reach) {
+  if (thing.xy) return Math.hypot(thing.xy[0] - point[0], thing.xy[1] - point[1]) < reach;
+  if (thing.points) return lineDistance(thing.points, point) < reach;
+  const [x0, y0, x1, y1] = /** @type {number[]} */ (thing.xyxy), [x, y] = point;
+  const isInside = x > x0 - reach && x < x1 + reach && y > y0 - reach && y < y1 + reach;
+  return isInside && !(x > x0 + reach && x < x1 - reach && y > y0 + reach && y < y1 - reach);
 }

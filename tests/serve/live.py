@@ -26,15 +26,26 @@ class Live:
         folder: what is labelled.
         options: further options of the command.
         output: where its output goes.
+        port: 0 for any that is free.
 
     Attributes:
         address: such as ``http://127.0.0.1:40123``.
         url: the address that opens the page, token and all.
     """
 
-    def __init__(self, folder: Path, output: Path, options: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, output: Path, options: Sequence[str] = (), port: int = 0) -> None:
         self.folder, self.output = folder, output
-        command = [sys.executable, "-m", "maskwright", "label", str(folder), "--no-browser", "--port", "0", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "maskwright",
+            "label",
+            str(folder),
+            "--no-browser",
+            "--port",
+            str(port),
+            *options,
+        ]
         with output.open("wb") as file:
             environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)

@@ -67,13 +67,13 @@ def start(tmp_path_factory: pytest.TempPathFactory, scenes: list[Path]) -> Itera
     """Starts servers, each on its own folder of the pictures."""
     servers: list[Live] = []
 
-    def start(*options: str, images: int = 10, folder: Path | None = None) -> Live:
+    def start(*options: str, images: int = 10, folder: Path | None = None, port: int = 0) -> Live:
         if folder is None:
             folder = tmp_path_factory.mktemp("labelled") / "scenes"
             folder.mkdir()
             for number, path in enumerate(scenes[:images]):
                 shutil.copy(path, folder / f"{number}.png")
-        servers.append(Live(folder, folder.with_suffix(".said"), options))
+        servers.append(Live(folder, folder.with_suffix(f".{len(servers)}.said"), options, port))
         return servers[-1]
 
     yield start

@@ -47,8 +47,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Ten procedural pictures of 256 pixels. Leave them as they are; tests label copies."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "label-scenes"
+    folder = tmp_path_factory.mktemp("label-scenes")
     write_scenes(folder, train=10, val=0, test=0, size=256, seed=3)
     return sorted((folder / "images").iterdir())
 

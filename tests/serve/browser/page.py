@@ -124,8 +124,17 @@ class LabelPage:
         return self.places(*pixels)
 
     def brush_size(self, size: int) -> None:
-        """Set with the slider of the brush, which is in hand."""
-        self.page.get_by_label("Size of the brush").fill(str(size))
+        """Set the brush in hand, by the slider's own rule: each of its steps is the same share of the size."""
+        self.page.evaluate(
+            """size => {
+                const slider = document.getElementById("brush-size");
+                slider.step = "any";
+                slider.value = String(100 * Math.log(size) / Math.log(1000));
+                slider.dispatchEvent(new Event("input"));
+            }""",
+            size,
+        )
+        assert self.page.locator("#options output").inner_text() == f"{size} px"
         self.page.locator("#canvas").focus()
 
     # ------------------------------------------------------------------------------------------------ what is there

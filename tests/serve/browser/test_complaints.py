@@ -17,6 +17,8 @@ from tests.serve.browser.page import LabelPage
 from tests.serve.browser.test_drawing import SIDE, finish, mask_of
 from tests.serve.live import Live
 
+pytestmark = pytest.mark.slow
+
 
 def boxes(page: LabelPage, count: int) -> None:
     """Draw some boxes, side by side."""
@@ -175,6 +177,8 @@ def test_pixels_at_the_corners(window: Window, live: Live) -> None:
 def test_a_whole_image_of_one_box(window: Window, live: Live) -> None:
     """A box that is dragged beyond the image ends at its edges."""
     page = window("8")
+    page.press("-")
+    page.settle()
     page.tool("Box")
     page.drag((-9, -6), (SIDE + 9, SIDE + 6))
     (box,) = page.objects()

@@ -20,6 +20,8 @@ from tests.serve.browser.conftest import Start, Window
 from tests.serve.browser.page import LabelPage, circle
 from tests.serve.live import Live
 
+pytestmark = pytest.mark.slow
+
 SIDE = 256
 
 

@@ -10,6 +10,8 @@ from playwright.sync_api import Route
 from tests.serve.browser.conftest import Start, Window
 from tests.serve.browser.page import LabelPage
 
+pytestmark = pytest.mark.slow
+
 
 def box(page: LabelPage, column: int, row: int = 0) -> None:
     page.tool("Box")

@@ -18,7 +18,7 @@ const me = newId();
 /**
  * @typedef {{key: string, image: string, base: number, client: string, operations: any[]}} Entry one gesture; `base`: the revision
  *   that was on the screen; `client`: the page that it was made in
- * @typedef {"saved" | "saving" | "offline" | "conflict" | "failed"} State
+ * @typedef {"saved" | "expired" | "saving" | "offline" | "conflict" | "failed"} State
  */
 
 export class Journal extends EventTarget {
@@ -129,7 +129,8 @@ export class Journal extends EventTarget {
       this.dispatchEvent(new CustomEvent("refused", { detail: { image, message: error.message } }));
       return true;
     }
-    this.#say(error instanceof Offline ? "offline" : "failed", error instanceof Error ? error.message : String(error));
+    const isExpired = error instanceof Refused && error.status === 401;
+    this.#say(isExpired ? "expired" : error instanceof Offline ? "offline" : "failed", error instanceof Error ? error.message : String(error));
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.flush(), RETRY);
     return false;

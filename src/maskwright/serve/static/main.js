@@ -144,6 +144,7 @@ export class App {
   async go(number) {
     if (number < 0 || number >= this.images.images.length) return;
     const opening = ++this.opening;
+    delete document.body.dataset.image;
     const hadDraft = this.tool.cancel();
     for (const tool of Object.values(this.tools)) tool.cancel();
     if (this.image) this.assist.leave();

@@ -5,7 +5,7 @@ import { icon } from "../icons.js";
 import { byId } from "./dom.js";
 import { showHelp } from "./help.js";
 
-const SAVES = { saved: "Saved", saving: "Saving…", offline: "Offline: kept here, retrying", conflict: "Conflict", failed: "Not saved yet, retrying" };
+const SAVES = { saved: "Saved", saving: "Saving…", offline: "Offline: kept here, retrying", conflict: "Conflict", failed: "Not saved yet, retrying", expired: "Logged out: kept here" };
 
 /** Milliseconds between questions whether an image has been read by SAM. */
 const PATIENCE = 250;

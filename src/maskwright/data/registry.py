@@ -52,6 +52,7 @@ FORMATS = {
         Format("label-studio", f"{_HERE}.label_studio", writes=True, scores=True, tools=True),
         Format("nnunet", f"{_HERE}.nnunet", writes=True),
         Format("coco", f"{_HERE}.coco", writes=True, scores=True, tools=True),
+        Format("yolo", f"{_HERE}.yolo", writes=True, tools=True),
         Format("labelme", f"{_HERE}.labelme", writes=True, tools=True),
         Format("folders", f"{_HERE}.folders", writes=True),
     )

@@ -53,6 +53,7 @@ FORMATS = {
         Format("nnunet", f"{_HERE}.nnunet", writes=True),
         Format("coco", f"{_HERE}.coco", writes=True, scores=True, tools=True),
         Format("yolo", f"{_HERE}.yolo", writes=True, tools=True),
+        Format("voc", f"{_HERE}.voc", writes=True, tools=True),
         Format("labelme", f"{_HERE}.labelme", writes=True, tools=True),
         Format("folders", f"{_HERE}.folders", writes=True),
     )

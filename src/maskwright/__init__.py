@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from maskwright.version import __version__
 
 if TYPE_CHECKING:
-    from maskwright.api import check, evaluate, fix, load, precompute, predict, sam_info, stats, train
+    from maskwright.api import check, convert, evaluate, fix, load, precompute, predict, sam_info, stats, train
     from maskwright.data.dataset import Dataset
     from maskwright.engine.prediction import Prediction
     from maskwright.engine.predictor import Predictor
@@ -32,6 +32,7 @@ __all__ = [
     "Sam",
     "__version__",
     "check",
+    "convert",
     "evaluate",
     "fix",
     "load",
@@ -49,7 +50,8 @@ _HOMES = {
     "Predictor": "maskwright.engine.predictor",
     "Sam": "maskwright.sam.sam",
     **dict.fromkeys(
-        ("check", "evaluate", "fix", "load", "precompute", "predict", "sam_info", "stats", "train"), "maskwright.api"
+        ("check", "convert", "evaluate", "fix", "load", "precompute", "predict", "sam_info", "stats", "train"),
+        "maskwright.api",
     ),
 }
 

@@ -202,8 +202,8 @@ def test_unknown_layouts_list_what_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[]")
     assert "not recognised" in problems(tmp_path / "a.json")
     assert "no such file" in problems(tmp_path / "no")
-    with pytest.raises(DataError, match="choose one of manifest, coco, folders"):
-        convert(Dataset(tmp_path, ("background",), ()), tmp_path / "x", "voc")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="choose one of manifest, cvat"):
+        convert(Dataset(tmp_path, ("background",), ()), tmp_path / "x", "xyz")
 
 
 def test_a_manifest_holds_everything(tmp_path: Path) -> None:

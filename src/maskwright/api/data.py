@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskwright.api.progress import Progress, progress_of
+from maskwright.data.registry import ReadName, WrittenName
 from maskwright.errors import DataError
 from maskwright.problems import Problem
 
 if TYPE_CHECKING:
     from maskwright.data.dataset import Dataset
     from maskwright.data.fix import Fixed
-    from maskwright.data.formats import Format
     from maskwright.data.reading import Crowd
     from maskwright.data.stats import Stats
 
@@ -56,11 +56,11 @@ class CheckResult:
         return findings_text(self.problems if severity == "problem" else self.warnings, self.data, most)
 
 
-def as_dataset(data: str | Path | Dataset) -> Dataset:
-    """A dataset that may be named by its path. Raises DataError, see ``Dataset.load``."""
+def as_dataset(data: str | Path | Dataset, format: ReadName | None = None) -> Dataset:
+    """A dataset that may be named by its path, and its format by ``format``. Raises DataError, see ``Dataset.load``."""
     from maskwright.data.dataset import Dataset
 
-    return Dataset.load(data) if isinstance(data, str | Path) else data
+    return Dataset.load(data, format=format) if isinstance(data, str | Path) else data
 
 
 def use_cache(folder: str | Path | None) -> None:
@@ -75,11 +75,18 @@ def use_cache(folder: str | Path | None) -> None:
         use(folder)
 
 
-def check(data: str | Path | Dataset, *, training: bool = True, progress: Progress = False) -> CheckResult:
+def check(
+    data: str | Path | Dataset,
+    *,
+    format: ReadName | None = None,
+    training: bool = True,
+    progress: Progress = False,
+) -> CheckResult:
     """Say how a dataset is understood, and find every problem before hours are spent on it. Nothing is mended.
 
     Args:
-        data: a folder, a JSON file, or a ``Dataset``.
+        data: a folder, a JSON, XML or YAML file, or a ``Dataset``.
+        format: what it is read as, where several fit: one of ``maskwright.api.FORMATS``. Left out: what is there decides.
         training: also require a split ``train`` with labels.
         progress: True shows a bar; or what to call as ``progress(done, total)`` after each image.
 
@@ -94,14 +101,15 @@ def check(data: str | Path | Dataset, *, training: bool = True, progress: Progre
     from maskwright.data.understood import understood
 
     try:
-        dataset = as_dataset(data)
+        dataset = as_dataset(data, format)
     except DataError as error:
         return CheckResult([_in_file(problem, error.where) for problem in error.problems], data=str(data))
     with progress_of(progress, "checking") as call:
         report = examine(dataset, progress=call, training=training)
+    problems, warnings = (_with_format(found, format) for found in (report.problems, report.warnings))
     return CheckResult(
-        report.problems,
-        report.warnings,
+        problems,
+        warnings,
         len(dataset),
         {name: split.images for name, split in report.stats.splits.items()},
         dataset.categories,
@@ -110,6 +118,16 @@ def check(data: str | Path | Dataset, *, training: bool = True, progress: Progre
         tuple(understood(report)),
         name_of(dataset) if dataset is data else str(data),
     )
+
+
+def _with_format(problems: list[Problem], format: ReadName | None) -> list[Problem]:
+    """Problems whose commands read the dataset in the format that it was read in here."""
+    if format is None:
+        return problems
+    return [
+        problem if problem.fix is None else problem.replaced(fix=f"--format {format} {problem.fix}".strip())
+        for problem in problems
+    ]
 
 
 def _in_file(problem: Problem, where: str) -> Problem:
@@ -123,6 +141,7 @@ def fix(
     data: str | Path,
     out: str | Path,
     *,
+    format: ReadName | None = None,
     crowd: Crowd | None = None,
     root: str | Path | None = None,
     threshold: float = 0.5,
@@ -138,8 +157,9 @@ def fix(
     are damaged around their pixels. The copy has a ``manifest.json``, and the check finds no problem in it.
 
     Args:
-        data: a folder or a JSON file; it stays as it is.
+        data: a folder, or a JSON, XML or YAML file; it stays as it is.
         out: new folder; it is there when everything is in it, or not at all.
+        format: what it is read as, where several fit: one of ``maskwright.api.FORMATS``. Left out: what is there decides.
         crowd: what becomes of COCO annotations with ``iscrowd``: ``"objects"`` takes each as an object, ``"ignore"`` leaves
             them out. Left out: as objects where all annotations of a category are crowds.
         root: where files are that are named by a path outside the dataset: a folder of the dataset.
@@ -162,13 +182,17 @@ def fix(
     from maskwright.data.fix import Mending
     from maskwright.data.fix import fix as write_fixed
 
-    mending = Mending(crowd, Path(root) if root is not None else None, threshold, instances, semantic, page)
+    mending = Mending(crowd, Path(root) if root is not None else None, threshold, instances, semantic, page, format)
     with progress_of(progress, "mending") as call:
         return write_fixed(data, out, mending, progress=call)
 
 
-def stats(data: str | Path | Dataset) -> Stats:
+def stats(data: str | Path | Dataset, *, format: ReadName | None = None) -> Stats:
     """What is in a dataset: images and objects by split and kind of label, categories, sizes, ignored pixels.
+
+    Args:
+        data: a folder, a JSON, XML or YAML file, or a ``Dataset``.
+        format: what it is read as, where several fit: one of ``maskwright.api.FORMATS``. Left out: what is there decides.
 
     Raises:
         DataError: files that cannot be read, or category ids without a name; all at once.
@@ -178,7 +202,7 @@ def stats(data: str | Path | Dataset) -> Stats:
     """
     from maskwright.data.stats import stats as counts
 
-    return counts(as_dataset(data))
+    return counts(as_dataset(data, format))
 
 
 def weaken(
@@ -193,6 +217,7 @@ def weaken(
     none: float | None = None,
     seed: int = 0,
     split: str = "train",
+    format: ReadName | None = None,
 ) -> Dataset:
     """Turn masks into weaker labels, for studies; every image of the split keeps exactly one kind.
 
@@ -204,6 +229,7 @@ def weaken(
         none: share that loses all labels; left out, what remains to 1.
         seed: decides which image gets which kind.
         split: whose masks are weakened; other splits stay as they are.
+        format: what it is read as, where several fit: one of ``maskwright.api.FORMATS``. Left out: what is there decides.
 
     Returns:
         The new dataset.
@@ -218,16 +244,24 @@ def weaken(
 
     shares = {Kind.MASK: mask, Kind.SCRIBBLE: scribble, Kind.BOX: box, Kind.POINT: point, Kind.TAG: tag}
     rest = max(0.0, 1 - sum(shares.values())) if none is None else none
-    return write_weakened(as_dataset(data), out, shares | {Kind.NONE: rest}, seed, split)
+    return write_weakened(as_dataset(data, format), out, shares | {Kind.NONE: rest}, seed, split)
 
 
-def convert(data: str | Path | Dataset, out: str | Path, to: Format, *, allow_loss: bool = False) -> Path:
+def convert(
+    data: str | Path | Dataset,
+    out: str | Path,
+    to: WrittenName,
+    *,
+    format: ReadName | None = None,
+    allow_loss: bool = False,
+) -> Path:
     """Write a dataset in another format; images are linked or copied, masks stay as they are to the bit.
 
     Args:
         data: what to write; it stays as it is.
         out: new folder.
-        to: ``"manifest"`` holds everything, ``"coco"`` instances and boxes, ``"folders"`` masks.
+        to: one of ``maskwright.api.WRITTEN``; ``"manifest"`` holds everything, of the others the page on data says what they hold.
+        format: what it is read as, where several fit: one of ``maskwright.api.FORMATS``. Left out: what is there decides.
         allow_loss: write even if the format cannot hold all labels.
 
     Returns:
@@ -237,9 +271,9 @@ def convert(data: str | Path | Dataset, out: str | Path, to: Format, *, allow_lo
         DataError: labels that the format cannot hold (all are named; nothing is written), a folder that is not empty, or
             files that are missing or cannot be written.
 
-    >>> maskwright.api.convert("polyps", "polyps-coco", "coco")
+    >>> maskwright.convert("polyps", "polyps-coco", "coco")
     PosixPath('polyps-coco')
     """
     from maskwright.data.formats import convert as write_converted
 
-    return write_converted(as_dataset(data), out, to, allow_loss=allow_loss)
+    return write_converted(as_dataset(data, format), out, to, allow_loss=allow_loss)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from maskwright.api.data import as_dataset
 from maskwright.api.progress import Progress, progress_of
+from maskwright.data.registry import ReadName, ToolName
 from maskwright.errors import MaskwrightError, require
 from maskwright.recipes import RECIPES
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from maskwright.data.dataset import Dataset
-    from maskwright.engine.prediction_export import Target
     from maskwright.engine.prediction_folder import Summary
     from maskwright.engine.predictor import Predictor
 
@@ -116,6 +116,7 @@ def evaluate(
     dataset: str | Path | Dataset,
     split: str = "test",
     *,
+    format: ReadName | None = None,
     batch: int = 8,
     json: str | Path | None = None,
     progress: Progress = False,
@@ -125,8 +126,9 @@ def evaluate(
 
     Args:
         model: a run directory, a model folder, or what :func:`load` gave.
-        dataset: a folder, a JSON file or a ``Dataset`` with the same categories as the model, in any order.
+        dataset: a folder, a JSON, XML or YAML file or a ``Dataset`` with the same categories as the model, in any order.
         split: its name.
+        format: what the dataset is read as, where several formats fit.
         batch: images per pass of the network.
         json: also write the scores to this file.
         progress: True shows a bar; or what to call as ``progress(done, total)`` after each image.
@@ -155,7 +157,7 @@ def evaluate(
 
     with progress_of(progress, "evaluating") as call:
         predictor, options = _opened(model, None, options)
-        scores = predictor.evaluate(as_dataset(dataset), split, batch=batch, progress=call, **options)
+        scores = predictor.evaluate(as_dataset(dataset, format), split, batch=batch, progress=call, **options)
     if json is not None:
         write_atomic(Path(json), strict_json(scores, "scores", indent=1) + "\n")
     return scores
@@ -170,7 +172,7 @@ def predict(
     batch: int = 8,
     overlays: bool = True,
     dataset: bool = True,
-    to: Target | None = None,
+    to: ToolName | None = None,
     overwrite: bool = False,
     device: str | torch.device | None = None,
     progress: Progress = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from maskwright.api.data import as_dataset
 from maskwright.api.progress import Progress, progress_of
+from maskwright.data.registry import ReadName
 from maskwright.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def sam_evaluate(
     objects: int = 3,
     clicks: int = 5,
     noc: bool = False,
+    format: ReadName | None = None,
     seed: int = 0,
     batch: int = 8,
     device: str | torch.device | None = None,
@@ -72,6 +74,7 @@ def sam_evaluate(
         limit, objects: images at most, and objects of an image at most, drawn by the seed.
         clicks: how many corrective clicks an oracle makes.
         noc: also count the clicks to an IoU of .80, .85 and .90, of up to 20; takes longer.
+        format: what the dataset is read as, where several formats fit.
         seed: of images, objects and references.
         batch: images per pass of the encoder.
         json: also write the scores, those of every object included, to this file.
@@ -100,7 +103,7 @@ def sam_evaluate(
         model = Sam.load(sam, size=size).to(find_device(device or "auto"))
         scores = evaluate_sam(
             model,
-            as_dataset(dataset),
+            as_dataset(dataset, format),
             split,
             limit=limit,
             objects=objects,
@@ -161,6 +164,7 @@ def precompute(
     dataset: str | Path | Dataset,
     store: str | Path,
     *,
+    format: ReadName | None = None,
     size: int | None = None,
     dtype: Literal["float32", "float16"] = "float32",
     batch: int = 8,
@@ -175,6 +179,7 @@ def precompute(
     Args:
         sam, size, device: see :func:`sam_info`.
         dataset: a folder, a JSON file, or a ``Dataset``.
+        format: what the dataset is read as, where several formats fit.
         store: folder for the embeddings, read by :class:`maskwright.sam.store.EmbeddingStore`.
         dtype: float16 takes half the space.
         batch: images per pass of the encoder.
@@ -202,7 +207,7 @@ def precompute(
         from maskwright.sam.store import EmbeddingStore
 
         processes, own_device = processes_for(device or "auto")
-        images = as_dataset(dataset)
+        images = as_dataset(dataset, format)
         model = Sam.load(sam, size=size).to(own_device)
         if processes.is_main_process and _may_be_store(Path(store)):
             with disk(Path(store), "embeddings cannot be written there"):

@@ -105,6 +105,7 @@ def _run(args: Sequence[str]) -> int:
     if is_main():
         print(f"trained: {run}\n\nGo on with")
         path, data = shlex.quote(str(run)), shlex.quote(str(command.data))
+        data += f" --format {command.format}" if command.format else ""
         commands = [(f"evaluate {path} {data}", "scores on the split test, which it has not seen; or --split NAME")]
         commands += [(f"predict {path} {arguments}", what) for arguments, what in RECIPES[recipe].uses]
         width = max(len(line) for line, _ in commands)

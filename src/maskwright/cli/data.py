@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff
 
-from maskwright.cli.shared import OPTIONAL, Data, print_table, without_zeros
+from maskwright.api import WrittenName
+from maskwright.cli.shared import OPTIONAL, Data, Format, print_table, without_zeros
 from maskwright.problems import lines
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class Check:
     """How a dataset is understood, and every problem in it; exit status 1 if there is any."""
 
     data: Data
-    """Dataset: a folder, or its JSON file."""
+    """Dataset: a folder, or its JSON, XML or YAML file."""
+    format: Format = None
+    """What the dataset is read as, where several formats fit; left out, what is there decides."""
     all: FlagCreatePairsOff[bool] = False
     """List every problem and warning; else of each kind the first three, and a count."""
     json: bool = False
@@ -72,7 +75,7 @@ class Check:
         from maskwright.api import check, use_cache
 
         use_cache(self.cache)
-        result = check(self.data, training=self.training, progress=True)
+        result = check(self.data, format=self.format, training=self.training, progress=True)
         if self.json:
             print(json.dumps(_as_json(self.data, result), indent=1))
         else:
@@ -85,9 +88,11 @@ class Fix:
     """Write a mended copy of a dataset: whatever has one meaning, with a list of all that was changed."""
 
     data: Data
-    """Dataset: a folder, or its JSON file. It stays as it is."""
+    """Dataset: a folder, or its JSON, XML or YAML file. It stays as it is."""
     out: Path
     """New folder for the mended copy; it is written whole or not at all."""
+    format: Format = None
+    """What the dataset is read as, where several formats fit; left out, what is there decides."""
     crowd: Annotated[Literal["objects", "ignore"] | None, OPTIONAL] = None
     """What becomes of COCO annotations with `iscrowd`: each an `object`, or left out. Left out: taken as objects where all
     annotations of a category are crowds."""
@@ -113,6 +118,7 @@ class Fix:
         fixed = fix(
             self.data,
             self.out,
+            format=self.format,
             crowd=self.crowd,
             root=self.root,
             threshold=self.threshold,
@@ -142,7 +148,9 @@ class Stats:
     """What is in a dataset: images by split and label, categories, sizes."""
 
     data: Data
-    """Dataset: a folder, or its JSON file."""
+    """Dataset: a folder, or its JSON, XML or YAML file."""
+    format: Format = None
+    """What the dataset is read as, where several formats fit; left out, what is there decides."""
     json: bool = False
     """Print JSON."""
     cache: Annotated[Path | None, OPTIONAL] = None
@@ -153,7 +161,7 @@ class Stats:
 
         use_cache(self.cache)
         with busy("counting"):
-            numbers = stats(self.data).as_dict()
+            numbers = stats(self.data, format=self.format).as_dict()
         if self.json:
             print(json.dumps(numbers, indent=1))
         else:
@@ -184,6 +192,8 @@ class Weaken:
     """Which image gets which kind."""
     split: str = "train"
     """Whose masks are weakened; other splits stay as they are."""
+    format: Format = None
+    """What the dataset is read as, where several formats fit; left out, what is there decides."""
 
     def __call__(self) -> None:
         from maskwright.api import busy, weaken
@@ -201,11 +211,13 @@ class Convert:
     """Write a dataset in another format; images are linked or copied, masks stay as they are to the bit."""
 
     data: Data
-    """Dataset: a folder, or its JSON or XML file."""
-    to: Literal["manifest", "coco", "folders", "cvat", "label-studio", "labelme", "nnunet"]
-    """`manifest` holds everything, `coco` instances and boxes, `folders` and `nnunet` masks, the others objects and boxes."""
+    """Dataset: a folder, or its JSON, XML or YAML file."""
+    to: WrittenName
+    """`manifest` holds everything, `folders` and `nnunet` masks, the others objects and boxes; what one cannot hold is said."""
     out: Path
     """New folder for the result."""
+    format: Format = None
+    """What the dataset is read as, where several formats fit; left out, what is there decides."""
     allow_loss: bool = False
     """Write even if the format cannot hold all labels."""
 

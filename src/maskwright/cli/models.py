@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
+from maskwright.api import ToolName
 from maskwright.cli.shared import (
     OPTIONAL,
     Data,
+    Format,
     OptionGroup,
     RunFolder,
     at_least_1,
@@ -112,7 +114,7 @@ class Predict:
     dataset: bool = True
     """Also put the images into OUT/images (hard links where the disk allows it), so that OUT is a dataset: check it, correct its
     masks, train on it."""
-    to: Annotated[Literal["coco", "labelme", "label-studio", "cvat"] | None, OPTIONAL] = None
+    to: Annotated[ToolName | None, OPTIONAL] = None
     """Also write OUT/TO in a format that annotation tools read, with the images."""
     batch: int = 8
     """Images per pass of the network."""
@@ -159,6 +161,8 @@ class Evaluate:
     """Run directory, or the model folder in it."""
     data: Data
     """Dataset with the model's categories."""
+    format: Format = None
+    """What the dataset is read as, where several formats fit; left out, what is there decides."""
     semantic: OmitArgPrefixes[SemanticOptions] = field(default_factory=SemanticOptions)
     in_context: OmitArgPrefixes[InContextOptions] = field(default_factory=InContextOptions)
     click_agent: OmitArgPrefixes[RefinedMasksOptions] = field(default_factory=RefinedMasksOptions)
@@ -179,7 +183,9 @@ class Evaluate:
         with busy("loading the model"):
             model = load(self.run, device=self.device, **self.in_context.given())
         path = self.json or model.scores_path(self.run, self.split, **options)
-        scores = evaluate(model, self.data, self.split, batch=self.batch, json=path, progress=True, **options)
+        scores = evaluate(
+            model, self.data, self.split, format=self.format, batch=self.batch, json=path, progress=True, **options
+        )
         table = model.score_table(scores)
         print_table(f"{scores['split']} of {scores['dataset']}", table.columns, table.rows)
         if table.note:

@@ -11,6 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from maskwright.cli.shared import (
     OPTIONAL,
     Data,
+    Format,
     Source,
     at_least_1,
     canvas_size,
@@ -61,6 +62,8 @@ class SamEvaluate:
     """nano (bundled), a Hugging Face id, a folder, or an official .pt file."""
     data: Data
     """Dataset with masks."""
+    format: Format = None
+    """What the dataset is read as, where several formats fit; left out, what is there decides."""
     split: str = "test"
     """Which images are asked; references in context are from `train`."""
     size: Annotated[int | None, OPTIONAL] = None
@@ -93,6 +96,7 @@ class SamEvaluate:
             self.sam,
             self.data,
             self.split,
+            format=self.format,
             size=self.size,
             limit=self.limit,
             objects=self.objects,
@@ -143,9 +147,11 @@ class SamPrecompute:
     sam: Source
     """nano (bundled), a Hugging Face id, a folder, or an official .pt file."""
     data: Data
-    """Dataset: a folder, or its JSON file."""
+    """Dataset: a folder, or its JSON, XML or YAML file."""
     store: Path
     """Folder for the embeddings."""
+    format: Format = None
+    """What the dataset is read as, where several formats fit; left out, what is there decides."""
     size: Annotated[int | None, OPTIONAL] = None
     """Canvas size in pixels other than the checkpoint's."""
     dtype: Literal["float32", "float16"] = "float32"
@@ -166,6 +172,7 @@ class SamPrecompute:
             self.sam,
             self.data,
             self.store,
+            format=self.format,
             size=self.size,
             dtype=self.dtype,
             batch=self.batch,

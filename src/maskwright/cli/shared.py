@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeAlias
 
 from tyro.conf import Positional, arg
 
+from maskwright.api import ReadName
 from maskwright.errors import canvas_rule, require
 
 Data: TypeAlias = Annotated[Positional[Path], arg(metavar="DATA")]
@@ -18,6 +19,8 @@ Source: TypeAlias = Annotated[Positional[str], arg(metavar="SAM")]
 
 OPTIONAL = arg(help_behavior_hint="(optional)")
 """Of an option that may be left out: its text says what holds then, and None as a default would say nothing."""
+
+Format: TypeAlias = Annotated[ReadName | None, OPTIONAL]
 
 
 @dataclass

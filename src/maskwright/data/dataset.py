@@ -9,6 +9,7 @@ from typing import Self
 from maskwright.data import cache, formats, manifest
 from maskwright.data.labels import Samples
 from maskwright.data.reading import Crowd, Reading
+from maskwright.data.registry import ReadName
 from maskwright.errors import DataError
 
 
@@ -18,18 +19,24 @@ class Dataset(Samples):
 
     @classmethod
     def load(
-        cls, path: str | Path, *, crowd: Crowd | None = None, root: str | Path | None = None, mend: bool = False
+        cls,
+        path: str | Path,
+        *,
+        format: ReadName | None = None,
+        crowd: Crowd | None = None,
+        root: str | Path | None = None,
+        mend: bool = False,
     ) -> Self:
         """Read a dataset; the format (``manifest.json``, COCO, ``images/`` + ``masks/``, CVAT, LabelMe, ...) is recognised.
 
         Args:
-            path: a folder, or the JSON or XML file itself (for example ``polyps/splits_full.json``).
-            crowd, root, mend: see :class:`maskwright.data.reading.Reading`.
+            path: a folder, or the JSON, XML or YAML file itself (for example ``polyps/splits_full.json``).
+            format, crowd, root, mend: see :class:`maskwright.data.reading.Reading`.
 
         Raises:
             DataError: the structure cannot be read. Problems of the content are found by ``maskwright.data.check.check``.
         """
-        content = formats.read(path, Reading(crowd, Path(root) if root is not None else None, mend))
+        content = formats.read(path, Reading(crowd, Path(root) if root is not None else None, mend, format))
         return cls(**vars(content))
 
     def save(self, path: str | Path | None = None) -> Path:

@@ -70,6 +70,8 @@ class Fields:
             self.warnings.append(Problem(f"{message}: {mended}", kind=kind, severity="warning", place=place, fix=fix))
             return True
         message, _, remedy = problem.rpartition("; ")
+        if self.reading.format is not None:
+            fix = f"--format {self.reading.format} {fix}".strip()
         self.problems.append(
             Problem(
                 message or remedy,

@@ -177,6 +177,10 @@ class Samples:
         """Other samples under the same folder, of the same categories."""
         return replace(self, samples=tuple(samples))
 
+    def with_warning(self, warning: Problem) -> Self:
+        """The same, with one more warning, the first."""
+        return replace(self, warnings=(warning, *self.warnings))
+
     def image_path(self, sample: Sample) -> Path:
         return self.root / sample.image
 

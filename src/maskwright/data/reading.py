@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from maskwright.data.registry import ReadName
+
 Crowd = Literal["objects", "ignore"]
 
 
@@ -20,11 +22,13 @@ class Reading:
         mend: what `maskwright data fix` can mend in the structure (paths, numbers written as text, boxes and polygons far
             outside, polygons without a part of three vertices, ...) is mended instead of refused: the record comes
             with the dataset, as a warning that says what was changed. Pixels of masks are not touched here.
+        format: the name of the format, where several fit; None: what is there decides.
     """
 
     crowd: Crowd | None = None
     root: Path | None = None
     mend: bool = False
+    format: ReadName | None = None
 
 
 STRICT = Reading()

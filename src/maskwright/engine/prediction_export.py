@@ -5,28 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Literal, get_args
 
 from maskwright.data import formats
 from maskwright.data.dataset import Dataset
 from maskwright.data.formats import predictions
+from maskwright.data.registry import FORMATS, TOOLS, ToolName
 from maskwright.errors import MaskwrightError
-
-Target = Literal["coco", "labelme", "label-studio", "cvat"]
 
 
 def require_target(folder: str | Path, to: str) -> None:
     """Raise MaskwrightError where predictions in a folder cannot be written in another format too."""
-    if to not in get_args(Target):
+    if to not in TOOLS:
         raise MaskwrightError(
-            f"--to {to}: is no format that predictions are written in; choose one of {', '.join(get_args(Target))}"
+            f"--to {to}: is no format that predictions are written in; choose one of {', '.join(TOOLS)}"
         )
     if (target := Path(folder, to)).exists():
         what = "is there already, perhaps with corrections of yours"
         raise MaskwrightError(f"{target}: {what}; move it away, or name another folder with --out")
 
 
-def export(folder: str | Path, to: Target) -> tuple[Path, list[str]]:
+def export(folder: str | Path, to: ToolName) -> tuple[Path, list[str]]:
     """Write the predictions of a folder into ``folder/<to>``, with their images; a kill leaves nothing half done under that name.
 
     Scores are written where the format has a place for them (COCO, Label Studio).
@@ -41,10 +39,10 @@ def export(folder: str | Path, to: Target) -> tuple[Path, list[str]]:
     require_target(folder, to)
     dataset = Dataset.load(folder)
     target, aside = Path(folder, to), Path(folder, f".{to}-{os.getpid()}")
-    scores = predictions.scores_of(folder) if to in formats.SCORED else None
+    scores = predictions.scores_of(folder) if FORMATS[to].scores else None
     try:
         written = formats.convert(dataset, aside, to, allow_loss=True, scores=scores)
         os.replace(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return target / written.relative_to(aside), formats.WRITERS[to].loss(dataset)
+    return target / written.relative_to(aside), formats.loss(dataset, to)

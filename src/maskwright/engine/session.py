@@ -37,6 +37,7 @@ from maskwright import interrupts
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
 from maskwright.data.fingerprint import Fingerprint
+from maskwright.data.registry import ReadName
 from maskwright.data.understood import start_of_training
 from maskwright.engine.bar import TrainingBar, time_as_text
 from maskwright.engine.best import Best
@@ -58,6 +59,7 @@ class RunConfig(Protocol):
     """What a session needs of a recipe's settings."""
 
     data: Path
+    format: ReadName | None
     out: Path
     sam: str
     seed: int
@@ -176,7 +178,7 @@ class Session:
         )
         torch.set_flush_denormal(True)
         # Before the processes meet: one that has failed already cannot be met.
-        dataset = Dataset.load(config.data)
+        dataset = Dataset.load(config.data, format=config.format)
         # Half precision is autocast alone, see engine.precision: accelerate itself is left out of it.
         accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
         if accelerator.num_processes > 1 and not several_processes:

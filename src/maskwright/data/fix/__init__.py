@@ -32,6 +32,7 @@ from maskwright.data.images import image_size, open_verified, page_count, place_
 from maskwright.data.labels import Box, Labels, Sample
 from maskwright.data.lookahead import ahead
 from maskwright.data.reading import Crowd
+from maskwright.data.registry import ReadName
 from maskwright.data.salvage import salvaged
 from maskwright.errors import DataError
 from maskwright.problems import Problem
@@ -51,6 +52,7 @@ class Mending:
     instances: bool = False
     semantic: bool = False
     page: int | None = None
+    format: ReadName | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
@@ -274,7 +276,7 @@ class _Copy:
 def _mended_structure(data: str | Path, mending: Mending, root: Path | None) -> Dataset:
     """The dataset with all that readers can mend."""
     try:
-        return Dataset.load(data, crowd=mending.crowd, root=root, mend=True)
+        return Dataset.load(data, format=mending.format, crowd=mending.crowd, root=root, mend=True)
     except DataError as error:
         raise (_not_mended(error, str(data)) if Path(data).exists() else error) from None
 

@@ -1,21 +1,17 @@
-"""Reading and writing datasets in the formats people have; one module per format.
-
-A format's module has ``LAYOUT`` (what it looks like, for messages), ``detect`` and ``read``, and if it is written too,
-``loss`` (what it cannot hold) and ``write``. It stands in ``READERS`` and ``WRITERS`` below.
-"""
+"""Reading and writing datasets in the formats people have; one module per format, see ``maskwright.data.registry``."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, cast
 
 from maskwright.data import manifest
 from maskwright.data.fields import read_json
-from maskwright.data.formats import coco, cvat, folders, label_studio, labelme, nnunet, others, predictions, samix
 from maskwright.data.formats.objects import Scores
 from maskwright.data.labels import Samples
 from maskwright.data.reading import STRICT, Reading
+from maskwright.data.registry import FORMATS, READ, WRITTEN, ReadName, WrittenName
 from maskwright.errors import DataError
 from maskwright.problems import Problem
 
@@ -29,7 +25,7 @@ class Reader(Protocol):
         ...
 
     def detect(self, path: Path, document: Any) -> bool:
-        """Whether a folder, or a file with the parsed JSON ``document`` (None for a folder or XML), has this format."""
+        """Whether a folder, or a file with the parsed JSON ``document`` (None for all else), has this format."""
         ...
 
     def read(self, path: str | Path, reading: Reading = ...) -> Samples:
@@ -57,22 +53,18 @@ class ScoredWriter(Writer, Protocol):
         ...
 
 
-READERS: tuple[Reader, ...] = (manifest, predictions, samix, cvat, label_studio, nnunet, coco, labelme, folders)
-"""The first that detects its layout reads."""
-
-Format = Literal["manifest", "coco", "folders", "cvat", "label-studio", "labelme", "nnunet"]
-WRITERS: MappingProxyType[str, Writer] = MappingProxyType(
-    {"coco": coco, "folders": folders, "cvat": cvat, "label-studio": label_studio, "labelme": labelme, "nnunet": nnunet}
-)
-SCORED: MappingProxyType[str, ScoredWriter] = MappingProxyType({"coco": coco, "label-studio": label_studio})
-"""Those of the writers that have a place for scores."""
+SUFFIXES = (".json", ".xml", ".yaml", ".yml")
+"""Of files that can be a dataset by themselves, with what lies beside them."""
 
 
 def read(path: str | Path, reading: Reading = STRICT) -> Samples:
-    """Read a dataset in any known layout, recognised by what is there.
+    """Read a dataset in any known layout, recognised by what is there, or in the one that ``reading.format`` names.
+
+    Where several fit, the first of ``FORMATS`` is read (folders that have ``masks/`` or ``splits.json`` before all foreign
+    ones), and a warning names the others.
 
     Args:
-        path: a folder, or a JSON or XML file.
+        path: a folder, or a JSON, XML or YAML file.
         reading: how, where the files leave a choice.
 
     Raises:
@@ -82,33 +74,63 @@ def read(path: str | Path, reading: Reading = STRICT) -> Samples:
     path = Path(path)
     if not path.exists():
         raise DataError([f"{path}: there is no such file or folder; check the path"])
-    reader = _reader_of(path)
-    # The folders of some tools have images/ too, and their labels would be overlooked.
-    bare = reader is None or (reader is folders and path.is_dir() and not folders.has_labels(path))
-    if bare and path.is_dir() and (what := others.recognised(path)):
-        raise DataError(
-            [Problem(what.partition("; ")[0], kind="other-tool", file=path, remedy=what.partition("; ")[2])]
-        )
-    if reader is None:
-        layouts = "; ".join(reader.LAYOUT for reader in READERS)
+    if reading.format is not None:
+        return _reader(_known(reading.format, READ)).read(path, reading)
+    names = fitting(path)
+    if not names:
+        layouts = "; ".join(_reader(name).LAYOUT for name in READ)
         raise DataError([f"{path}: not recognised as a dataset; read are: {layouts}"])
-    return reader.read(path, reading)
+    dataset = _reader(names[0]).read(path, reading)
+    if len(names) == 1:
+        return dataset
+    what = f"is read as {names[0]}, and could be {' or '.join(names[1:])} too"
+    remedy = f"if that is meant, give --format {names[1]}"
+    said = Problem(what, kind="several-formats", severity="warning", file=str(path), remedy=remedy)
+    return dataset.with_warning(said)
 
 
 def detect(path: Path) -> bool:
-    """Whether :func:`read` is to read a path: a folder of a known layout, or a JSON or XML file."""
+    """Whether :func:`read` is to read a path: a folder of a known layout, or a JSON, XML or YAML file."""
     if not path.is_dir():
-        return path.suffix.lower() in (".json", ".xml")
+        return path.suffix.lower() in SUFFIXES
     try:
-        return _reader_of(path) is not None
+        return bool(fitting(path))
     except DataError:  # some JSON beside images, which is not what was asked for
         return False
+
+
+def fitting(path: Path) -> list[str]:
+    """The names of the formats that a folder or file can be read as, the one that is taken first.
+
+    Raises:
+        DataError: a JSON file that cannot be read.
+    """
+    document = read_json(path) if path.suffix.lower() == ".json" and not path.is_dir() else None
+    if not path.is_dir() and path.suffix.lower() not in SUFFIXES:
+        return []
+    order = list(READ)
+    if (path / "masks").is_dir() or (path / "splits.json").is_file():
+        order.remove("folders")
+        order.insert(order.index("samix") + 1, "folders")
+    found: list[str] = []
+    for name in order:
+        # Beside a format that fits, JSON that is damaged is no reason to refuse; it may be anything.
+        with suppress(*([DataError] if found else [])):
+            if _reader(name).detect(path, document):
+                found.append(name)
+                if FORMATS[name].alone:
+                    return found
+    from maskwright.data.formats import folders
+
+    # images/ alone says little, as most tools call it so.
+    unlabelled = path.is_dir() and "folders" in found and not folders.has_labels(path)
+    return [name for name in found if name != "folders"] if unlabelled and len(found) > 1 else found
 
 
 def convert(
     dataset: Samples,
     folder: str | Path,
-    format: Format,
+    format: WrittenName,
     *,
     allow_loss: bool = False,
     scores: Scores | None = None,
@@ -118,9 +140,9 @@ def convert(
     Args:
         dataset: what to write; it stays as it is.
         folder: does not exist yet, or is empty.
-        format: ``manifest`` holds everything; of the others ``loss`` of their module says what they cannot hold.
+        format: ``manifest`` holds everything; of the others :func:`loss` says what they cannot hold.
         allow_loss: write even if the format cannot hold all labels.
-        scores: of predictions, for a format that has a place for them (``SCORED``).
+        scores: of predictions, for a format that has a place for them (``Format.scores``).
 
     Returns:
         What :func:`read` takes to read it again: the folder.
@@ -130,31 +152,36 @@ def convert(
             files that are missing or cannot be written.
     """
     folder = Path(folder)
-    if format not in get_args(Format):
-        raise DataError([f"{format!r} is no format that is written; choose one of {', '.join(get_args(Format))}"])
-    if format == "manifest":
+    if _known(format, WRITTEN) == "manifest":
         manifest.write(manifest.copy_files(dataset, folder))
         return folder
-    writer = WRITERS[format]
+    writer = _writer(format)
     lost = writer.loss(dataset)
     if lost and not allow_loss:
         remedy = "convert to manifest, which holds everything, or allow the loss"
         raise DataError([f"{folder}: {format} cannot hold {', '.join(lost)}; {remedy}"])
-    if scores is not None:
-        if format not in SCORED:
-            raise ValueError(f"{format} has no place for scores")
-        return SCORED[format].write(dataset, folder, scores)
-    return writer.write(dataset, folder)
+    if scores is None:
+        return writer.write(dataset, folder)
+    if not FORMATS[format].scores:
+        raise ValueError(f"{format} has no place for scores")
+    return cast(ScoredWriter, writer).write(dataset, folder, scores)
 
 
-def _reader_of(path: Path) -> Reader | None:
-    """What reads a folder or file, by what is in it."""
-    if path.is_dir():
-        document = None
-    elif path.suffix.lower() == ".json":
-        document = read_json(path)
-    elif path.suffix.lower() == ".xml":
-        document = None
-    else:
-        return None
-    return next((reader for reader in READERS if reader.detect(path, document)), None)
+def loss(dataset: Samples, format: WrittenName) -> list[str]:
+    """What of a dataset a format cannot hold, one line each. Raises DataError for a format that is not written."""
+    return [] if _known(format, WRITTEN) == "manifest" else _writer(format).loss(dataset)
+
+
+def _known(name: ReadName, names: tuple[str, ...]) -> str:
+    if name not in names:
+        use = "written" if name in READ else "known"
+        raise DataError([f"{name!r} is no format that is {use}; choose one of {', '.join(names)}"])
+    return name
+
+
+def _reader(name: str) -> Reader:
+    return cast(Reader, FORMATS[name].module())
+
+
+def _writer(name: str) -> Writer:
+    return cast(Writer, FORMATS[name].module())

@@ -56,14 +56,9 @@ _NO_CATEGORY = ("background", "_background_", "__background__", "__ignore__", "_
 
 
 def detect(path: Path, document: Any) -> bool:
-    """Whether a folder holds COCO files, or the parsed JSON of a file is one.
-
-    Not where ``masks/`` or ``splits.json`` make a folder one of another layout.
-    """
+    """Whether a folder holds COCO files, or the parsed JSON of a file is one."""
     if not path.is_dir():
         return is_coco(document)
-    if (path / "splits.json").is_file() or (path / "masks").is_dir():
-        return False
     # The smallest first: one COCO file is enough to know, and they can be large.
     return any(is_coco(read_json(file)) for file in sorted(find(path), key=lambda file: file.stat().st_size))
 

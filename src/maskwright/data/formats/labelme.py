@@ -60,8 +60,6 @@ def detect(path: Path, document: Any) -> bool:
     """Whether a folder holds LabelMe's files, or the parsed JSON of a file is one."""
     if not path.is_dir():
         return is_labelme(document)
-    if (path / "masks").is_dir():
-        return False
     files = [*islice(path.glob("*.json"), _LOOKED_AT), *islice(path.glob("*/*.json"), _LOOKED_AT)]
     return any(is_labelme(_json(file)) for file in files)
 

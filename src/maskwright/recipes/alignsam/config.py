@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from maskwright.data.registry import ReadName
 from maskwright.engine.budget import Budget
 from maskwright.engine.hints import default
 from maskwright.engine.values import settings_of
@@ -22,6 +23,8 @@ class Config:
     """Dataset: a folder, or its manifest (see `maskwright data check`)."""
     out: Path
     """Run directory."""
+    format: Annotated[ReadName | None, default("what is there decides")] = None
+    """What the dataset is read as, where several formats fit."""
     preset: Literal["paper", "strong"] = "paper"
     """`paper`: as published. `strong`: also trains a value map and a quality head; in prediction the best of all masks is chosen, and a
     click agent corrects it, undoing clicks that do not help."""
@@ -121,4 +124,4 @@ class Config:
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide the result, for ``config.json``."""
-        return settings_of(self, "out", "resume", "overwrite", "device", "checkpoint_seconds")
+        return settings_of(self, "out", "format", "resume", "overwrite", "device", "checkpoint_seconds")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from maskwright.data.registry import ReadName
 from maskwright.engine.budget import Budget
 from maskwright.engine.hints import default
 from maskwright.engine.values import settings_of
@@ -22,6 +23,8 @@ class Config:
     """Dataset with masks: a folder, or its manifest (see `maskwright data check`)."""
     out: Path
     """Run directory."""
+    format: Annotated[ReadName | None, default("what is there decides")] = None
+    """What the dataset is read as, where several formats fit."""
     sam: str = "nano"
     """SAM 2: `nano` (bundled), a Hugging Face id such as facebook/sam2.1-hiera-tiny, a folder, or an official .pt file. It stays frozen."""
     size: Annotated[int | None, default("that of the weights")] = None
@@ -131,4 +134,4 @@ class Config:
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide the result, for ``config.json``."""
-        return settings_of(self, "out", "resume", "overwrite", "device", "checkpoint_seconds")
+        return settings_of(self, "out", "format", "resume", "overwrite", "device", "checkpoint_seconds")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from maskwright.data.registry import ReadName
 from maskwright.engine.budget import Budget
 from maskwright.engine.hints import default
 from maskwright.engine.values import settings_of
@@ -40,6 +41,8 @@ class Config:
     """Dataset with instance masks or COCO annotations on some of its training images (see `maskwright data check`)."""
     out: Path
     """Run directory."""
+    format: Annotated[ReadName | None, default("what is there decides")] = None
+    """What the dataset is read as, where several formats fit."""
     labelled: Annotated[str | None, default("all labels are kept")] = None
     """Keep the labels of this share of the labelled training images (10%) or of so many (47), drawn by the seed, and drop all others."""
     stage: Literal["both", "teacher", "student"] = "both"
@@ -209,4 +212,4 @@ class Config:
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide the result, for ``config.json``."""
-        return settings_of(self, "out", "resume", "overwrite", "workers", "device", "checkpoint_seconds")
+        return settings_of(self, "out", "format", "resume", "overwrite", "workers", "device", "checkpoint_seconds")

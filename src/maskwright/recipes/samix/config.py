@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from maskwright.data.registry import ReadName
 from maskwright.engine.budget import Budget
 from maskwright.engine.hints import default
 from maskwright.engine.values import settings_of
@@ -23,6 +24,8 @@ class Config:
     """Dataset: a folder, or its manifest (see `maskwright data check`)."""
     out: Path
     """Run directory."""
+    format: Annotated[ReadName | None, default("what is there decides")] = None
+    """What the dataset is read as, where several formats fit."""
     labels: Literal["all", "masks-only"] = "all"
     """`masks-only` is the baseline that ignores every weak label and every unlabelled image."""
     pseudo: Literal["sam", "ellipse", "none"] = "sam"
@@ -143,5 +146,5 @@ class Config:
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide the result, for ``config.json``."""
-        free = ("out", "resume", "overwrite", "workers", "device", "checkpoint_seconds", "no_sam")
+        free = ("out", "format", "resume", "overwrite", "workers", "device", "checkpoint_seconds", "no_sam")
         return settings_of(self, *free)

@@ -421,6 +421,7 @@ class Descending:
 
     data: Path
     out: Path
+    format: str | None = None
     sam: str = "nano"
     seed: int = 0
     device: str = "cpu"

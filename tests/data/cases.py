@@ -588,7 +588,7 @@ def _(root: Path) -> None:
     picture(root / "imagesTr" / "case_001_0001.png")
 
 
-@case("t28a YOLO", "refuse", "other-tool", says="YOLO")
+@case("t28a YOLO", "read", "no-names", images=1, objects=1, area=26 * 24, categories=("background", "class_0"))
 def _(root: Path) -> None:
     picture(root / "images" / "train" / "a.jpg")
     (root / "labels" / "train").mkdir(parents=True)
@@ -602,7 +602,7 @@ def _(root: Path) -> None:
     (root / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.jpg", "imageData": None}))
 
 
-@case("t28c Pascal VOC", "refuse", "other-tool", says="Pascal VOC")
+@case("t28c Pascal VOC", "read", "no-names", images=1, area=AREA, categories=("background", "object"))
 def _(root: Path) -> None:
     picture(root / "JPEGImages" / "a.jpg")
     (root / "SegmentationClass").mkdir()

@@ -61,7 +61,7 @@ test("gestures are sent together, in order, with the revision that was seen", as
 
 for (const [what, answer, state] of /** @type {[string, Answer, string][]} */ ([
   ["a server that is gone", () => new TypeError("no"), "offline"],
-  ["an expired session", () => ({ status: 401, content: { error: "open the address again" } }), "failed"],
+  ["an expired session", () => ({ status: 401, content: { error: "open the address again" } }), "expired"],
   ["a full disk", () => ({ status: 500 }), "failed"],
   ["a proxy", () => ({ status: 403 }), "failed"],
 ])) {

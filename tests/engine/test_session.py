@@ -23,6 +23,7 @@ from maskwright import interrupts
 from maskwright.data.dataset import Dataset
 from maskwright.data.fingerprint import Fingerprint
 from maskwright.data.images import write_mask
+from maskwright.data.registry import ReadName
 from maskwright.engine.best import Best
 from maskwright.engine.budget import Budget
 from maskwright.engine.origin import Heads, Origin
@@ -36,6 +37,7 @@ from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
 class Config:
     data: Path
     out: Path
+    format: ReadName | None = None
     sam: str = "nano"
     seed: int = 0
     device: str = "cpu"

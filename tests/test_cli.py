@@ -467,6 +467,28 @@ def test_weaken_and_convert_write_datasets(scene_folder: Path, tmp_path: Path, c
     assert "cannot hold" in capsys.readouterr().err
 
 
+def test_datasets_are_split_merged_and_sampled(scene_folder: Path, tmp_path: Path, capsys):
+    full = scene_folder / "full.json"
+    options = ("--val", 0.25, "--test", 0, "--of", "all", "--group", r"(\d)\.")
+    assert call("data", "split", full, "--out", tmp_path / "split", *options) == 0
+    told = capsys.readouterr().out
+    assert "groups" in told
+    assert f"written: {tmp_path / 'split'}" in told
+    splits = [sample.split for sample in Dataset.load(tmp_path / "split")]
+    assert set(splits) == {"train", "val"}
+    assert call("data", "split", full, "--out", tmp_path / "b", "--group", "(nix)") == 1
+    assert "finds nothing in this path" in capsys.readouterr().err
+    assert call("data", "sample", tmp_path / "split", "--out", tmp_path / "shares", "--shares", 0.5, "--counts", 2) == 0
+    assert "labels-2.json" in capsys.readouterr().out
+    kinds = [sample.labels.kind for sample in Dataset.load(tmp_path / "shares/labels-2.json").split("train")]
+    assert kinds.count(Kind.MASK) == 2
+    assert call("data", "merge", scene_folder, tmp_path / "split", "--out", tmp_path / "both") == 1
+    assert "is the same picture as" in capsys.readouterr().err
+    assert call("data", "merge", scene_folder, tmp_path / "split", "--out", tmp_path / "both", "--twins", "first") == 0
+    assert "18 pictures left out" in capsys.readouterr().out
+    assert len(Dataset.load(tmp_path / "both")) == 18
+
+
 # -------------------------------------------------------------------------------------------------------------- sam
 
 

@@ -182,7 +182,7 @@ def test_mistakes_are_named(dataset: Dataset, tmp_path: Path) -> None:
         weaken(dataset, tmp_path / "b", {Kind.BOX: 0.5, Kind.TAG: 0.5}, 0)
     with pytest.raises(DataError, match="no mask in split 'val'"):
         weaken(dataset, tmp_path / "c", SHARES, 0, split="val")
-    with pytest.raises(DataError, match="is not empty"):
+    with pytest.raises(DataError, match="is there already"):
         weaken(dataset, dataset.root, SHARES, 0)
     for name in ("1", "2"):
         (dataset.root / "masks" / f"{name}.png").unlink()

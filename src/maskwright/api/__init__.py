@@ -3,7 +3,7 @@
 ::
 
     models    train, load, evaluate, predict
-    data      check, fix, stats, weaken, convert, use_cache
+    data      check, fix, stats, weaken, convert, split, merge, sample, use_cache
     sam       sam_info, sam_evaluate, sam_convert, precompute
 
 The most used ones are names of the package: ``maskwright.train`` and so on. Importing them imports nothing heavy; PyTorch
@@ -15,10 +15,12 @@ comes with the first call that needs it.
 >>> maskwright.predict(run, "new_images", "predictions", progress=True).problems
 """
 
+from maskwright.api.arrange import merge, sample, split
 from maskwright.api.data import CheckResult, check, convert, fix, stats, use_cache, weaken
 from maskwright.api.models import evaluate, load, predict, train
 from maskwright.api.progress import busy
 from maskwright.api.sam import precompute, sam_convert, sam_evaluate, sam_info, sam_score_table
+from maskwright.data.choices import Crowd, KindName, Twins
 from maskwright.data.registry import READ as FORMATS
 from maskwright.data.registry import TOOLS, WRITTEN, ReadName, ToolName, WrittenName
 from maskwright.recipes import RECIPES
@@ -29,8 +31,11 @@ __all__ = [
     "TOOLS",
     "WRITTEN",
     "CheckResult",
+    "Crowd",
+    "KindName",
     "ReadName",
     "ToolName",
+    "Twins",
     "WrittenName",
     "busy",
     "check",
@@ -38,12 +43,15 @@ __all__ = [
     "evaluate",
     "fix",
     "load",
+    "merge",
     "precompute",
     "predict",
     "sam_convert",
     "sam_evaluate",
     "sam_info",
     "sam_score_table",
+    "sample",
+    "split",
     "stats",
     "train",
     "use_cache",

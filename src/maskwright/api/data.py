@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskwright.api.progress import Progress, progress_of
+from maskwright.data.choices import Crowd
 from maskwright.data.registry import ReadName, WrittenName
 from maskwright.errors import DataError
 from maskwright.problems import Problem
@@ -14,7 +15,6 @@ from maskwright.problems import Problem
 if TYPE_CHECKING:
     from maskwright.data.dataset import Dataset
     from maskwright.data.fix import Fixed
-    from maskwright.data.reading import Crowd
     from maskwright.data.stats import Stats
 
 

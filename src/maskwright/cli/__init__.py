@@ -19,6 +19,7 @@ from tyro.extras import SubcommandApp
 
 from maskwright import interrupts
 from maskwright.api import RECIPES
+from maskwright.cli.arrange import Merge, Sample, Split
 from maskwright.cli.data import Check, Convert, Fix, Stats, Weaken
 from maskwright.cli.label import Label
 from maskwright.cli.models import Demo, Evaluate, Predict
@@ -121,13 +122,14 @@ def _app(recipe: str | None) -> SubcommandApp:
     """All commands. A recipe's own settings are imported only where it was asked for, as they need PyTorch."""
     app, train, data, sam = SubcommandApp(), SubcommandApp(), SubcommandApp(), SubcommandApp()
     train.__doc__ = "Train a model."
-    data.__doc__ = "Check, mend, count, weaken and convert datasets."
+    data.__doc__ = "Check, mend, count, convert, split and merge datasets; take labels away."
     sam.__doc__ = "The foundation model: facts, official checkpoints, embeddings ahead of time."
     for name, entry in RECIPES.items():
         settings = entry.module().Config if name == recipe else dataclasses.make_dataclass(name, [])
         train.command(name=name, help=entry.text)(settings)
     groups = (
-        (data, {"check": Check, "fix": Fix, "stats": Stats, "weaken": Weaken, "convert": Convert}),
+        (data, {"check": Check, "fix": Fix, "stats": Stats, "convert": Convert}),
+        (data, {"split": Split, "merge": Merge, "sample": Sample, "weaken": Weaken}),
         (sam, {"info": SamInfo, "evaluate": SamEvaluate, "convert": SamConvert, "precompute": SamPrecompute}),
     )
     for group, commands in groups:

@@ -1,4 +1,4 @@
-"""`maskwright data`: check, mend, count, weaken and convert datasets."""
+"""`maskwright data`: check, mend, count, weaken and convert datasets; `arrange` has the commands that make one of others."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import get_terminal_size
 from textwrap import fill
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff
 
-from maskwright.api import WrittenName
+from maskwright.api import Crowd, WrittenName
 from maskwright.cli.shared import OPTIONAL, Data, Format, print_table, without_zeros
 from maskwright.problems import lines
 
@@ -93,7 +93,7 @@ class Fix:
     """New folder for the mended copy; it is written whole or not at all."""
     format: Format = None
     """What the dataset is read as, where several formats fit; left out, what is there decides."""
-    crowd: Annotated[Literal["objects", "ignore"] | None, OPTIONAL] = None
+    crowd: Annotated[Crowd | None, OPTIONAL] = None
     """What becomes of COCO annotations with `iscrowd`: each an `object`, or left out. Left out: taken as objects where all
     annotations of a category are crowds."""
     root: Annotated[Path | None, OPTIONAL] = None

@@ -7,7 +7,6 @@ such as one picture in two splits, is found in ``maskwright.data.suspicions``.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from maskwright.data.conventions import convention_of
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import category_problems, leaves_folder
 from maskwright.data.findings import Finding, name_of, source_of
-from maskwright.data.fingerprint import file_digest
+from maskwright.data.fingerprint import file_digest, picture_digest
 from maskwright.data.images import image_size, page_count, read_image, read_mask, turn
 from maskwright.data.labels import IGNORE, Mask, Sample
 from maskwright.data.lookahead import ahead
@@ -161,10 +160,7 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: Findin
         size = image_size(path)
         if decode:
             with turn(size):
-                pixels = read_image(path)
-                digest = hashlib.sha256(f"{size}".encode())
-                digest.update(np.ascontiguousarray(pixels).data)
-                finding.pixels = digest.digest()
+                finding.pixels = picture_digest(read_image(path))
                 if path.suffix.lower() in _PAGED and (pages := page_count(path)) > 1:
                     finding.problems.append(_pages(dataset, path, pages))
             # For the fingerprint, while the system still has the file in memory.

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Self
 
 from maskwright.data import cache, formats, manifest
+from maskwright.data.choices import Crowd
 from maskwright.data.labels import Samples
-from maskwright.data.reading import Crowd, Reading
+from maskwright.data.reading import Reading
 from maskwright.data.registry import ReadName
 from maskwright.errors import DataError
 

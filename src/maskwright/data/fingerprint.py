@@ -16,6 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from maskwright.data.labels import Sample, Samples
 from maskwright.data.lookahead import ahead
 from maskwright.errors import DataError
@@ -49,6 +52,13 @@ def file_digest(path: str | Path) -> bytes:
     with _lock:
         _known[key] = status.st_size, status.st_mtime_ns, digest
     return digest
+
+
+def picture_digest(pixels: NDArray[np.uint8]) -> bytes:
+    """A hash of a picture's pixels ``(H, W, 3)``: the same for a copy in another lossless format."""
+    digest = hashlib.sha256(f"{(pixels.shape[1], pixels.shape[0])}".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ category 1. Paths are relative to the manifest's folder, with ``/``, and stay in
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,24 +115,42 @@ def copy_files(dataset: AnySamples, folder: str | Path, *, masks: bool = True) -
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError([f"{folder}: is not empty; choose a new folder"])
+    placed, problems = place_files(dataset, folder, masks=masks)
+    if problems:
+        raise DataError(problems, dataset.source)
+    return placed
+
+
+def place_files(
+    dataset: AnySamples, folder: Path, names: Sequence[str] = (), *, masks: bool = True
+) -> tuple[AnySamples, list[str]]:
+    """As :func:`copy_files`, into a folder that may hold other files.
+
+    Args:
+        dataset: what to copy; it stays as it is.
+        folder: where to.
+        names: ids in the new folder; left out, the dataset's own.
+        masks: False leaves the masks out.
+
+    Returns:
+        The dataset in the folder, and the files that could not be copied.
+    """
     problems: list[str] = []
     samples = []
-    for sample in dataset.samples:
-        image = f"images/{sample.id}{Path(sample.image).suffix}"
+    for sample, name in zip(dataset.samples, names or [sample.id for sample in dataset.samples], strict=True):
+        image = f"images/{name}{Path(sample.image).suffix}"
         files = [(dataset.image_path(sample), folder / image)]
         mask = sample.labels.mask if masks else None
         if mask:
-            files.append((dataset.root / mask.path, folder / f"masks/{sample.id}.png"))
-            mask = replace(mask, path=f"masks/{sample.id}.png")
+            files.append((dataset.root / mask.path, folder / f"masks/{name}.png"))
+            mask = replace(mask, path=f"masks/{name}.png")
         for source, target in files:
             try:
                 place_file(source, target)
             except DataError as error:
                 problems += error.problems
-        samples.append(replace(sample, image=image, labels=replace(sample.labels, mask=mask)))
-    if problems:
-        raise DataError(problems, dataset.source)
-    return replace(dataset, root=folder, samples=tuple(samples), source=str(folder / NAME))
+        samples.append(replace(sample, id=name, image=image, labels=replace(sample.labels, mask=mask)))
+    return replace(dataset, root=folder, samples=tuple(samples), source=str(folder / NAME)), problems
 
 
 def _sample_row(sample: Sample, name: Callable[[int], str]) -> dict[str, Any]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from maskwright.data.choices import Crowd
 from maskwright.data.registry import ReadName
-
-Crowd = Literal["objects", "ignore"]
 
 
 @dataclass(frozen=True)

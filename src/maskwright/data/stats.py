@@ -115,11 +115,16 @@ def stats(dataset: Dataset) -> Stats:
     Raises:
         DataError: files that cannot be read, or category ids without a name; all at once.
     """
+    return summary(dataset, measured(dataset))
+
+
+def measured(dataset: Dataset) -> list[Measure]:
+    """What each sample's labels and mask show, in order. Raises DataError as :func:`stats`."""
     measures = list(ahead(lambda sample: _read_and_measure(dataset, sample), dataset.samples))
     problems = [problem for measure in measures for problem in measure.problems]
     if problems:
         raise DataError(problems, dataset.source)
-    return summary(dataset, measures)
+    return measures
 
 
 @dataclass

@@ -21,6 +21,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.images import read_mask
 from maskwright.data.labels import IGNORE, Box, Kind, Labels, Mask, Point, Sample, Scribble, Tag
 from maskwright.data.manifest import copy_files, write
+from maskwright.data.new_folder import new_folder
 from maskwright.errors import DataError
 
 MIN_AREA = 16
@@ -70,9 +71,9 @@ def weaken(
         raise DataError(problems, dataset.source)
     for i, kind in zip(masked, _off_empty(kinds, empty)):
         samples[i] = replace(samples[i], labels=_weaker(dataset, samples[i], kind))
-    result = copy_files(dataset.with_samples(samples), folder)
-    write(result)
-    return result
+    with new_folder(folder) as aside:
+        write(copy_files(dataset.with_samples(samples), aside))
+    return Dataset.load(folder)
 
 
 def mask_to_boxes(values: np.ndarray, mask: Mask, min_area: int = MIN_AREA) -> tuple[Box, ...]:

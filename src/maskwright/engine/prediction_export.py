@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from maskwright.data import formats
@@ -38,11 +36,6 @@ def export(folder: str | Path, to: ToolName) -> tuple[Path, list[str]]:
     """
     require_target(folder, to)
     dataset = Dataset.load(folder)
-    target, aside = Path(folder, to), Path(folder, f".{to}-{os.getpid()}")
+    target = Path(folder, to)
     scores = predictions.scores_of(folder) if FORMATS[to].scores else None
-    try:
-        written = formats.convert(dataset, aside, to, allow_loss=True, scores=scores)
-        os.replace(aside, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return target / written.relative_to(aside), formats.loss(dataset, to)
+    return formats.convert(dataset, target, to, allow_loss=True, scores=scores), formats.loss(dataset, to)

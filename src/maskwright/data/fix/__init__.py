@@ -14,24 +14,23 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from maskwright.data import manifest
 from maskwright.data.check import Report, examine
+from maskwright.data.choices import Crowd
 from maskwright.data.dataset import Dataset
 from maskwright.data.findings import name_of, source_of
 from maskwright.data.fix.masks import Change, MaskMender
 from maskwright.data.images import image_size, open_verified, page_count, place_file, write_atomic, write_mask
 from maskwright.data.labels import Box, Labels, Sample
 from maskwright.data.lookahead import ahead
-from maskwright.data.reading import Crowd
+from maskwright.data.new_folder import new_folder
 from maskwright.data.registry import ReadName
 from maskwright.data.salvage import salvaged
 from maskwright.errors import DataError
@@ -125,19 +124,13 @@ def fix(
         DataError: problems that cannot be mended without a guess, all of them; or a folder that cannot be written, is not
             new, or lies in the dataset. Nothing is written then.
     """
-    out = Path(out)
     root = _folder_in(data, mending.root)
-    aside = out.with_name(f".{out.name}-{uuid4().hex[:12]}.part")
-    try:
-        source = _mended_structure(data, mending, root)
-        _refuse_target(out, source)
+    source = _mended_structure(data, mending, root)
+    with new_folder(out, source.root) as aside:
         copy = _Copy(source, aside, mending)
         report = copy.made(progress)
-        fixed = Fixed(out, str(data), tuple(copy.changes), tuple(report.warnings), mending.as_dict())
+        fixed = Fixed(Path(out), str(data), tuple(copy.changes), tuple(report.warnings), mending.as_dict())
         write_atomic(aside / LIST, json.dumps(fixed.as_dict(), ensure_ascii=False, indent=1) + "\n")
-        _give_name(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)  # Gone already where all went well.
     return fixed
 
 
@@ -295,20 +288,3 @@ def _folder_in(data: str | Path, root: Path | None) -> Path | None:
         if candidate.is_dir() and Path(os.path.realpath(candidate)).is_relative_to(os.path.realpath(base)):
             return Path(os.path.relpath(os.path.realpath(candidate), os.path.realpath(base)))
     raise DataError([f"--root {root}: is no folder in {base}; name the one of the dataset in which the files are"])
-
-
-def _refuse_target(out: Path, source: Dataset) -> None:
-    if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
-        raise DataError([f"{out}: is there already; choose a new folder"])
-    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source.root)):
-        raise DataError([f"{out}: lies in the dataset's folder, which stays as it is; choose a folder elsewhere"])
-
-
-def _give_name(aside: Path, out: Path) -> None:
-    try:
-        if out.is_dir():
-            out.rmdir()  # It is empty; not every system renames onto a folder.
-        os.rename(aside, out)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError([f"{out}: cannot be written ({reason}); choose another folder"]) from None

@@ -10,6 +10,7 @@ from maskwright.data import manifest
 from maskwright.data.fields import read_json
 from maskwright.data.formats.objects import Scores
 from maskwright.data.labels import Samples
+from maskwright.data.new_folder import new_folder
 from maskwright.data.reading import STRICT, Reading
 from maskwright.data.registry import FORMATS, READ, WRITTEN, ReadName, WrittenName
 from maskwright.errors import DataError
@@ -137,6 +138,8 @@ def convert(
 ) -> Path:
     """Write a dataset into a new folder in another format; images are hard-linked or copied, masks stay bit-exact.
 
+    The folder is there when everything is in it, or not at all.
+
     Args:
         dataset: what to write; it stays as it is.
         folder: does not exist yet, or is empty.
@@ -153,18 +156,20 @@ def convert(
     """
     folder = Path(folder)
     if _known(format, WRITTEN) == "manifest":
-        manifest.write(manifest.copy_files(dataset, folder))
+        with new_folder(folder) as aside:
+            manifest.write(manifest.copy_files(dataset, aside))
         return folder
     writer = _writer(format)
     lost = writer.loss(dataset)
     if lost and not allow_loss:
         remedy = "convert to manifest, which holds everything, or allow the loss"
         raise DataError([f"{folder}: {format} cannot hold {', '.join(lost)}; {remedy}"])
-    if scores is None:
-        return writer.write(dataset, folder)
-    if not FORMATS[format].scores:
+    if scores is not None and not FORMATS[format].scores:
         raise ValueError(f"{format} has no place for scores")
-    return cast(ScoredWriter, writer).write(dataset, folder, scores)
+    with new_folder(folder) as aside:
+        scored = () if scores is None else (scores,)
+        written = cast(ScoredWriter, writer).write(dataset, aside, *scored)
+    return folder / written.relative_to(aside)
 
 
 def loss(dataset: Samples, format: WrittenName) -> list[str]:

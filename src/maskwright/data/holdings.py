@@ -47,5 +47,5 @@ class Holdings:
 
 def missing(dataset: Dataset, holdings: Holdings, all: NDArray[np.bool_], some: NDArray[np.bool_]) -> list[str]:
     """Names of categories that all of these images ``(N,)`` show, and some of them do not."""
-    lost: NDArray[np.bool_] = holdings.categories[all].any(0) & ~holdings.categories[some].any(0)
+    lost = np.logical_and(holdings.categories[all].any(0), ~holdings.categories[some].any(0))
     return [dataset.categories[id] for id in np.flatnonzero(lost[1:]) + 1]

@@ -300,7 +300,8 @@ def test_minutes_are_those_of_the_whole_training(
     begun = time.monotonic()
     config = settings(binary_folder, tmp_path / "run", tiny_sam_folder, steps=None, warm_up=None, minutes=0.5)
     samix.main(config)
-    assert 25 < time.monotonic() - begun < 35
+    # On a busy machine its estimates are careful, and it may end early.
+    assert 15 < time.monotonic() - begun < 35
     assert "everything included" in capfd.readouterr().err
 
 

@@ -21,8 +21,9 @@ from maskwright import api
 from maskwright.data import images as images_module
 from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_image, read_mask
+from maskwright.data.images import read_image
 from maskwright.data.labels import Labels, Mask, Sample
+from maskwright.data.mask_files import read_mask
 from maskwright.engine import predictor as predictor_module
 from maskwright.engine.prediction import pixels_of
 from maskwright.engine.predictor import Predictor

@@ -39,7 +39,8 @@ from PIL import Image
 from maskwright.data.check import examine
 from maskwright.data.dataset import Dataset
 from maskwright.data.formats import brush
-from maskwright.data.images import image_size, read_image, read_mask
+from maskwright.data.images import image_size, read_image
+from maskwright.data.mask_files import read_mask
 from maskwright.errors import DataError
 
 SECONDS = 10

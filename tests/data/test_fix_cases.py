@@ -16,8 +16,8 @@ from PIL import Image
 import maskwright
 from maskwright.cli import main
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Mask
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.errors import DataError
 
 WIDTH, HEIGHT = 64, 48

@@ -13,17 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageOps
 
-from maskwright.data.images import (
-    cached_mask,
-    count_values,
-    image_size,
-    mask_bits,
-    place_file,
-    read_image,
-    read_mask,
-    write_atomic,
-    write_mask,
-)
+from maskwright.data.files import place_file, write_atomic
+from maskwright.data.images import image_size, read_image
+from maskwright.data.mask_files import cached_mask, count_values, mask_bits, read_mask, write_mask
 from maskwright.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)

@@ -152,7 +152,7 @@ def evaluate(
     >>> maskwright.evaluate("runs/polyps", "polyps", flip=True)["dice"]
     0.842
     """
-    from maskwright.data.images import write_atomic
+    from maskwright.data.files import write_atomic
     from maskwright.engine.values import strict_json
 
     with progress_of(progress, "evaluating") as call:

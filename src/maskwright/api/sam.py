@@ -92,7 +92,7 @@ def sam_evaluate(
     >>> maskwright.api.sam_evaluate("nano", "polyps", limit=20)["box"]["iou"]
     0.81
     """
-    from maskwright.data.images import write_atomic
+    from maskwright.data.files import write_atomic
 
     with progress_of(progress, "evaluating") as call:
         from maskwright.engine.devices import find_device

@@ -23,9 +23,11 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.fields import category_problems, leaves_folder
 from maskwright.data.findings import Finding, name_of, source_of
 from maskwright.data.fingerprint import file_digest
-from maskwright.data.images import image_size, page_count, read_image, read_mask, turn
+from maskwright.data.image_files import turn
+from maskwright.data.images import image_size, page_count, read_image
 from maskwright.data.labels import IGNORE, Mask, Sample
 from maskwright.data.lookahead import ahead
+from maskwright.data.mask_files import read_mask
 from maskwright.data.salvage import is_whole
 from maskwright.data.stats import Stats, measure_labels, measure_mask, summary
 from maskwright.data.suspicions import suspicions

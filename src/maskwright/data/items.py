@@ -10,8 +10,9 @@ from PIL import Image
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size
-from maskwright.data.images import read_image, read_mask
+from maskwright.data.images import read_image
 from maskwright.data.labels import IGNORE, Kind, Mask, Sample
+from maskwright.data.mask_files import read_mask
 from maskwright.errors import DataError
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import count_values, image_size, read_mask
+from maskwright.data.images import image_size
 from maskwright.data.labels import IGNORE, Kind, Mask, Sample
 from maskwright.data.lookahead import ahead
+from maskwright.data.mask_files import count_values, read_mask
 from maskwright.errors import DataError
 
 COUNTED = ("instances", "boxes", "scribbles", "points", "tags")

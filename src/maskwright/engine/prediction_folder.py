@@ -31,8 +31,9 @@ import numpy as np
 from maskwright.data import formats
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import leaves_folder
+from maskwright.data.files import place_file, write_atomic
 from maskwright.data.formats.predictions import FORMAT, INDEX, VERSION
-from maskwright.data.images import IMAGE_SUFFIXES, place_file, write_atomic
+from maskwright.data.image_files import IMAGE_SUFFIXES
 from maskwright.data.lookahead import ahead
 from maskwright.data.pictures import palette
 from maskwright.engine.files import disk

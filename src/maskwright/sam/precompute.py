@@ -14,7 +14,8 @@ from torch import nn
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import squash
-from maskwright.data.images import image_size, read_image, turn
+from maskwright.data.image_files import turn
+from maskwright.data.images import image_size, read_image
 from maskwright.data.lookahead import ahead_readable
 from maskwright.errors import DataError
 from maskwright.sam.sam import Sam

@@ -26,11 +26,13 @@ from uuid import uuid4
 from maskwright.data import manifest
 from maskwright.data.check import Report, examine
 from maskwright.data.dataset import Dataset
+from maskwright.data.files import place_file, write_atomic
 from maskwright.data.findings import name_of, source_of
 from maskwright.data.fix.masks import Change, MaskMender
-from maskwright.data.images import image_size, open_verified, page_count, place_file, write_atomic, write_mask
+from maskwright.data.images import image_size, open_verified, page_count
 from maskwright.data.labels import Box, Labels, Sample
 from maskwright.data.lookahead import ahead
+from maskwright.data.mask_files import write_mask
 from maskwright.data.reading import Crowd
 from maskwright.data.registry import ReadName
 from maskwright.data.salvage import salvaged

@@ -37,9 +37,11 @@ from maskwright.data.fields import Fields, is_name, read_json, shown
 from maskwright.data.formats.coco_writer import loss, write
 from maskwright.data.formats.objects import Outlined, box_inside, compare_size, paint, sample_ids
 from maskwright.data.formats.segmentations import clean, draw, rasterize
-from maskwright.data.images import MAX_PIXELS, cached_mask, image_size
+from maskwright.data.image_files import MAX_PIXELS
+from maskwright.data.images import image_size
 from maskwright.data.labels import Box, Labels, Mask, Sample, Samples
 from maskwright.data.lookahead import ahead
+from maskwright.data.mask_files import cached_mask
 from maskwright.data.paths import Files, resolve
 from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError

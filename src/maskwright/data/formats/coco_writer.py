@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from maskwright.data.fields import names_a_file
+from maskwright.data.files import write_atomic
 from maskwright.data.formats import rle
 from maskwright.data.formats.contents import mask_kinds, weak_labels
 from maskwright.data.formats.objects import Scores, objects_of
-from maskwright.data.images import image_size, write_atomic
+from maskwright.data.images import image_size
 from maskwright.data.labels import IGNORE, Sample, Samples
 from maskwright.data.manifest import copy_files
 from maskwright.errors import DataError

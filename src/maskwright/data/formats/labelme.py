@@ -42,8 +42,10 @@ from maskwright.data.formats.objects import (
 from maskwright.data.formats.rle import Part
 from maskwright.data.formats.segmentations import clean, draw
 from maskwright.data.formats.splits import split_of
-from maskwright.data.images import IMAGE_SUFFIXES, decode_mask, image_size
+from maskwright.data.image_files import IMAGE_SUFFIXES
+from maskwright.data.images import image_size
 from maskwright.data.labels import Box, Point, Samples, Scribble, Tag
+from maskwright.data.mask_files import decode_mask
 from maskwright.data.paths import Files, resolve
 from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError

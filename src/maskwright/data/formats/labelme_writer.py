@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from maskwright.data.fields import names_a_file
+from maskwright.data.files import place_file, write_atomic
 from maskwright.data.formats.contents import mask_kinds
 from maskwright.data.formats.objects import objects_of
-from maskwright.data.images import image_size, place_file, write_atomic
+from maskwright.data.images import image_size
 from maskwright.data.labels import IGNORE, Sample, Samples
 from maskwright.errors import DataError
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from maskwright.data.files import place_file, write_atomic
 from maskwright.data.formats.contents import mask_kinds, weak_labels
-from maskwright.data.images import image_size, place_file, read_image, read_mask, write_atomic, write_mask
+from maskwright.data.images import image_size, read_image
 from maskwright.data.labels import IGNORE, Sample, Samples
 from maskwright.data.lookahead import ahead
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.data.masks import semantic_of
 from maskwright.errors import DataError
 

@@ -19,9 +19,11 @@ from scipy import ndimage
 from maskwright.data.fields import Fields, is_name, names_a_file, shown
 from maskwright.data.formats.rle import Part
 from maskwright.data.formats.segmentations import HAIR, OVERHANG, overhang
-from maskwright.data.images import LARGE, MAX_PIXELS, cached_mask, image_size, read_mask
+from maskwright.data.image_files import LARGE, MAX_PIXELS
+from maskwright.data.images import image_size
 from maskwright.data.labels import IGNORE, Box, Labels, Mask, Point, Sample, Samples, Scribble, Tag
 from maskwright.data.lookahead import ahead
+from maskwright.data.mask_files import cached_mask, read_mask
 from maskwright.errors import DataError
 from maskwright.problems import Problem
 

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskwright.data.fields import names_a_file
+from maskwright.data.files import place_file, write_atomic
 from maskwright.data.formats.contents import weak_labels
 from maskwright.data.formats.safe_xml import require_writable
 from maskwright.data.formats.splits import split_of
 from maskwright.data.formats.voc_masks import colormap
-from maskwright.data.images import image_size, place_file, read_mask, write_atomic
+from maskwright.data.images import image_size
 from maskwright.data.labels import IGNORE, Mask, Sample, Samples
+from maskwright.data.mask_files import read_mask
 from maskwright.data.masks import label_values
 from maskwright.errors import DataError
 

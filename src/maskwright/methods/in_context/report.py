@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskwright.data.images import read_image, read_mask
+from maskwright.data.images import read_image
+from maskwright.data.mask_files import read_mask
 from maskwright.data.pictures import overlay, palette, thumbnail, thumbnail_mask
 from maskwright.engine.report import Picture, Report
 

@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 
 from maskwright.data import pictures
-from maskwright.data.images import read_image, write_atomic, write_mask
+from maskwright.data.files import write_atomic
+from maskwright.data.images import read_image
 from maskwright.data.labels import Box, Kind, Point, Scribble
+from maskwright.data.mask_files import write_mask
 from maskwright.engine.model import describe
 from maskwright.engine.outcome import Outcome
 from maskwright.engine.report import Picture, Report, seconds_of_chart

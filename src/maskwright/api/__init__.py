@@ -19,6 +19,7 @@ from maskwright.api.data import CheckResult, check, convert, fix, stats, use_cac
 from maskwright.api.models import evaluate, load, predict, train
 from maskwright.api.progress import busy
 from maskwright.api.sam import precompute, sam_convert, sam_evaluate, sam_info, sam_score_table
+from maskwright.data.image_reading import ImageReading
 from maskwright.data.registry import READ as FORMATS
 from maskwright.data.registry import TOOLS, WRITTEN, ReadName, ToolName, WrittenName
 from maskwright.recipes import RECIPES
@@ -29,6 +30,7 @@ __all__ = [
     "TOOLS",
     "WRITTEN",
     "CheckResult",
+    "ImageReading",
     "ReadName",
     "ToolName",
     "WrittenName",

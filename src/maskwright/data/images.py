@@ -83,8 +83,7 @@ def decode(path: str | Path, reading: ImageReading = PLAIN) -> Raster:
             turn_to(image, place, path)
         orientation = orientation_of(image)
         if _is_deep_colour(image):
-            raster = _of_deep_png(file, image, path)
-            raster = Raster(_turned(raster.pixels, orientation), str(path), raster.alpha, raster.clear)
+            raster = _of_deep_png(file, image, orientation, path)
         else:
             load(image, path)
             clear = image.info.get("transparency")
@@ -165,6 +164,33 @@ def image_size(path: str | Path, page: int | None = None) -> tuple[int, int]:
         return (height, width) if orientation_of(image) >= 5 else (width, height)
 
 
+def has_depth(path: str | Path, page: int | None = None) -> bool:
+    """Whether the numbers of an image have to be scaled to 8 bits, from the file's header alone. Raises DataError."""
+    path = Path(path)
+    with regular_file(path) as file:
+        pages, place = _tiff_pages(file), page or 0
+        if pages:
+            chosen = _chosen(pages, place, path)
+            if not chosen.is_for_pillow:
+                return chosen.kind != "u" or max(chosen.bits) > 8
+            place = chosen.place
+        image = identified(file, path)
+        if pages or (place and pages_of(image) > 1):
+            turn_to(image, place, path)
+        return Raster(image, str(path)).is_deep or _is_deep_colour(image)
+
+
+def mode_of(path: str | Path) -> str:
+    """Pillow's name of the kind of pixels, from the file's header alone; empty for what it has no mode for. Raises DataError."""
+    path = Path(path)
+    with regular_file(path) as file:
+        pages = _tiff_pages(file)
+        if pages and not pages[0].is_for_pillow:
+            return ""
+        image = identified(file, path)
+        return "" if _is_deep_colour(image) else image.mode
+
+
 # ------------------------------------------------------------------------------------------------------------- TIFF
 
 
@@ -219,7 +245,7 @@ def _is_deep_colour(image: Image.Image) -> bool:
     return deep and image.mode not in ("I", "F") and not image.mode.startswith("I;16")
 
 
-def _of_deep_png(file: BinaryIO, image: ImageFile.ImageFile, path: Path) -> Raster:
+def _of_deep_png(file: BinaryIO, image: ImageFile.ImageFile, orientation: int, path: Path) -> Raster:
     """All bits of a PNG with several channels of 16 bits each. Raises DataError."""
     if image.format != "PNG" or pages_of(image) > 1:
         what = "an animation" if image.format == "PNG" else image.format
@@ -233,7 +259,8 @@ def _of_deep_png(file: BinaryIO, image: ImageFile.ImageFile, path: Path) -> Rast
         raise DataError([f"{path}: truncated or damaged ({reason_of(error)}); replace or remove it"]) from None
     clear = image.info.get("transparency")
     alpha = "straight" if pixels.shape[2] in (2, 4) else ""
-    return Raster(pixels, str(path), alpha, tuple(clear) if isinstance(clear, tuple) and not alpha else ())
+    colour = tuple(clear) if isinstance(clear, tuple) and not alpha else ()
+    return Raster(_turned(pixels, orientation), str(path), alpha, colour)
 
 
 def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:

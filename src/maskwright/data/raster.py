@@ -90,7 +90,7 @@ class Raster:
             return None
         ends = [
             (float(colours.min()), float(colours.max()))
-            for _, strip in self._strips()
+            for _, strip in self.strips()
             if (colours := self._colours(strip)).size
         ]
         low, high = float(np.min([low for low, _ in ends])), float(np.max([high for _, high in ends]))
@@ -131,7 +131,7 @@ class Raster:
         low, high = (0.0, 255.0) if extent is None else intensity or intensity_of(extent)
         out = np.empty((self.size[1], self.size[0], 3), np.uint8)
         try:
-            for start, strip in self._strips():
+            for start, strip in self.strips():
                 if isinstance(strip, Image.Image):
                     out[start : start + strip.height] = _converted(strip)
                 else:
@@ -147,7 +147,7 @@ class Raster:
             return "f" if self.pixels.mode == "F" else "i"
         return self.pixels.dtype.kind
 
-    def _strips(self) -> Iterator[tuple[int, Any]]:
+    def strips(self) -> Iterator[tuple[int, Any]]:
         """Pieces of whole rows: the first row of each, and its pixels; of deep Pillow images as arrays ``(h, w, 1)``."""
         width, height = self.size
         channels = 1 if isinstance(self.pixels, Image.Image) else self.pixels.shape[2]

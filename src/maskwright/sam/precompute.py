@@ -74,10 +74,11 @@ def precompute(
         raise ValueError(f"{store.folder}: was not opened with the signature of {sam.name}")
     problems: list[str] = []
     paths: dict[str, Path] = {}
+    reading = dataset.image_reading
     for sample in dataset.samples[rank::world]:
         path = dataset.image_path(sample)
         try:
-            paths.setdefault(store.key(path), path)
+            paths.setdefault(store.key(path, reading=reading), path)
         except DataError as error:
             problems += error.problems
     missing = store.missing(paths)
@@ -86,8 +87,8 @@ def precompute(
         progress(there, len(paths))
 
     def canvas(key: str) -> tuple[str, NDArray[np.uint8]]:
-        with turn(image_size(paths[key])):
-            return key, squash(read_image(paths[key]), sam.size)
+        with turn(image_size(paths[key], reading.page)):
+            return key, squash(read_image(paths[key], reading), sam.size)
 
     canvases = ahead_readable(canvas, missing, workers, 2 * batch, problems)
     encoded = 0

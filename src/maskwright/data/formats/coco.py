@@ -246,7 +246,7 @@ class _Parse(Fields):
             if path is None or not self.mendable(place, what, "no-size", "taken from the file"):
                 return None
             try:
-                return image_size(self.root / path)
+                return image_size(self.root / path, self.reading.image.page)
             except DataError as error:
                 self.problems += error.problems
                 return None
@@ -375,7 +375,7 @@ class _Parse(Fields):
 
     def paint(self, annotations: list[_Annotation], item: _Item) -> np.ndarray:
         """The instance mask ``(H, W)`` uint16 of annotations, smaller objects on top of larger ones."""
-        compare_size(self.root / item.path, item.size, item.place)
+        compare_size(self.root / item.path, item.size, item.place, self.reading.image.page)
         width, height = item.size
         outlined = [Outlined(f"{a.place}.segmentation", a.category, a.segmentation, draw) for a in annotations]
         return paint(outlined, (height, width), item.place)

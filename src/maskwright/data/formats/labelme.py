@@ -160,7 +160,9 @@ class _Parse(Fields):
                 continue
             if leaves_folder(self.root, path) is None:
                 try:
-                    entries.append(Entry(path, path, path, self.split(path), image_size(self.root / path)))
+                    entries.append(
+                        Entry(path, path, path, self.split(path), image_size(self.root / path, self.reading.image.page))
+                    )
                 except DataError as error:
                     self.problems += error.problems
         return entries
@@ -236,7 +238,7 @@ class _Parse(Fields):
         if width is not None and height is not None:
             return checked_size(self, width, height, name)
         try:
-            return image_size(self.root / path)
+            return image_size(self.root / path, self.reading.image.page)
         except DataError as error:
             self.problems += error.problems
             return None

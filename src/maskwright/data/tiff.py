@@ -27,6 +27,7 @@ _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES, _EXTRA, _SAMP
 )
 _REDUCED, _MASK = 1, 4  # Bits of the tag 254: a preview, and a transparency mask, of another page.
 _JPEG = (6, 7)
+_PREDICTED = (5, 8, 32946, 34925, 50000)  # LZW, Deflate by two numbers, LZMA, Zstandard.
 GREY, RGB, PALETTE = (0, 1), 2, 3
 
 
@@ -37,6 +38,7 @@ class Page:
     Attributes:
         place: among all pages, previews included, from 0.
         order: of the bytes of numbers, ``<`` or ``>``.
+        big: BigTIFF.
         kind: of the samples: ``u`` and ``i`` integers, ``f`` floats; ``?`` for others.
         bits: of each sample.
         extra: what the samples beyond the colours are: 0 nothing known, 1 premultiplied alpha, 2 alpha.
@@ -47,6 +49,7 @@ class Page:
 
     place: int
     order: Literal["<", ">"]
+    big: bool
     width: int
     height: int
     samples: int
@@ -81,6 +84,8 @@ class Page:
         """Whether Pillow reads all of its samples in full."""
         if self.compression in _JPEG or self.photometric == PALETTE:
             return True
+        if self.big and self.order == ">" and self.bits[0] >= 8 and self.photometric in (1, RGB):
+            return False  # Pillow 13 does not.
         if self.samples == 1:
             known = {"u": (1, 2, 4, 8, 12, 16), "i": (16, 32), "f": (32,)}
             return self.bits[0] in known.get(self.kind, ()) or self.bits[0] not in (8, 16, 32, 64)
@@ -103,10 +108,10 @@ def read_pages(file: BinaryIO, length: int) -> list[Page]:
     """
     pages: list[Page] = []
     try:
-        for place, (order, tags) in enumerate(_directories(file, length)):
+        for place, (order, big, tags) in enumerate(_directories(file, length)):
             if place and tags.get(_SUBFILE, (0,))[0] & (_REDUCED | _MASK):
                 continue
-            pages.append(_page(place, order, tags))
+            pages.append(_page(place, order, big, tags))
             if len(pages) == MOST_PAGES:
                 break
     except (ValueError, struct.error, OverflowError, IndexError, OSError):
@@ -114,8 +119,8 @@ def read_pages(file: BinaryIO, length: int) -> list[Page]:
     return pages
 
 
-def _directories(file: BinaryIO, length: int) -> Iterator[tuple[Literal["<", ">"], dict[int, tuple[int, ...]]]]:
-    """The integer tags of each page, as they are linked."""
+def _directories(file: BinaryIO, length: int) -> Iterator[tuple[Literal["<", ">"], bool, dict[int, tuple[int, ...]]]]:
+    """Order of bytes, whether it is a BigTIFF, and the integer tags of each page, as they are linked."""
     file.seek(0)
     start = file.read(16)
     order: Literal["<", ">"] = "<" if start[:2] == b"II" else ">"
@@ -127,7 +132,7 @@ def _directories(file: BinaryIO, length: int) -> Iterator[tuple[Literal["<", ">"
     while at and at not in seen and len(seen) < 4 * MOST_PAGES:
         seen.add(at)
         tags, at = _directory(file, length, at, order, big)
-        yield order, tags
+        yield order, big, tags
 
 
 def _directory(file: BinaryIO, length: int, at: int, order: str, big: bool) -> tuple[dict[int, tuple[int, ...]], int]:
@@ -156,7 +161,7 @@ def _directory(file: BinaryIO, length: int, at: int, order: str, big: bool) -> t
     return tags, following
 
 
-def _page(place: int, order: Literal["<", ">"], tags: dict[int, tuple[int, ...]]) -> Page:
+def _page(place: int, order: Literal["<", ">"], big: bool, tags: dict[int, tuple[int, ...]]) -> Page:
     def one(tag: int, default: int) -> int:
         return tags.get(tag, (default,))[0]
 
@@ -171,6 +176,7 @@ def _page(place: int, order: Literal["<", ">"], tags: dict[int, tuple[int, ...]]
     return Page(
         place,
         order,
+        big,
         width,
         height,
         samples,
@@ -179,7 +185,8 @@ def _page(place: int, order: Literal["<", ">"], tags: dict[int, tuple[int, ...]]
         one(_PHOTOMETRIC, -1),
         tags.get(_EXTRA, ()),
         one(_COMPRESSION, 1),
-        one(_PREDICTOR, 1),
+        # Only these compressions have one (TIFF 6.0, section 14, and libtiff).
+        one(_PREDICTOR, 1) if one(_COMPRESSION, 1) in _PREDICTED else 1,
         one(_FILL_ORDER, 1),
         one(_PLANAR, 1) == 2,
         orientation if 1 <= (orientation := one(_ORIENTATION, 1)) <= 8 else 1,

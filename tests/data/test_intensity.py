@@ -20,7 +20,7 @@ from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.intensity import settled
 from maskwright.data.raster import Extent, Raster, intensity_of
 from maskwright.data.understood import understood
-from maskwright.errors import DataError, MaskwrightError
+from maskwright.errors import MaskwrightError
 from tests.data.tiffs import write_tiff
 
 
@@ -120,15 +120,17 @@ def test_images_of_8_bits_stay_as_they_are(tmp_path: Path) -> None:
     assert settled(only.with_image_reading(PLAIN)).image_reading == PLAIN
 
 
-def test_integers_and_floats_together_are_a_problem(tmp_path: Path) -> None:
+def test_integers_and_floats_together_are_scaled_each_by_itself_and_said(tmp_path: Path) -> None:
     dataset = scan(tmp_path, {"a": grey(0, 900), "b": grey(0, 0.5, kind="f4")})
-    (problem,) = examine(dataset).problems
-    assert problem.kind == "intensity"
-    assert "some images hold integers of more than 8 bits (images/a.tif) and some floats (images/b.tif)" in problem
-    with pytest.raises(DataError, match="--intensity LOW,HIGH"):
-        settled(dataset)
+    report = examine(dataset)
+    assert not report.problems
+    (warning,) = [w for w in report.warnings if w.kind == "intensity"]
+    assert "some images hold integers of more than 8 bits (images/a.tif) and some floats (images/b.tif)" in warning
+    assert "each is scaled by itself; " in warning
+    assert settled(dataset).image_reading == PLAIN
+    assert [int(dataset.pixels(sample).max()) for sample in dataset] == [round(900 / 1023 * 255), 128]
     given = dataset.with_image_reading(ImageReading(intensity=(0, 900)))
-    assert not examine(given).problems
+    assert not [w for w in examine(given).warnings if w.kind == "intensity"]
 
 
 def test_a_copy_in_another_split_is_found_though_its_scale_is_not_known(tmp_path: Path) -> None:

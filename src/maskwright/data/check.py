@@ -26,7 +26,7 @@ from maskwright.data.fingerprint import file_digest
 from maskwright.data.image_files import turn
 from maskwright.data.images import decode as decoded
 from maskwright.data.images import image_size, page_count
-from maskwright.data.intensity import Intensity, beyond, decide
+from maskwright.data.intensity import Intensity, decide, doubts
 from maskwright.data.labels import IGNORE, Mask, Sample
 from maskwright.data.lookahead import ahead
 from maskwright.data.mask_files import read_mask
@@ -115,12 +115,8 @@ def examine(
         if progress:
             progress(done, len(dataset))
     extents = [finding.extent for finding in findings]
-    try:
-        intensity = decide(dataset, extents)
-        found += beyond(dataset, extents, intensity)
-    except DataError as error:
-        found += error.problems
-        intensity = Intensity(deep=sum(extent is not None for extent in extents))
+    intensity = decide(dataset, extents)
+    found += doubts(dataset, extents, intensity)
     found += suspicions(dataset, findings, training=training, decoded=decode)
     records = [as_problem(problem) for problem in found]
     stats = summary(dataset, [finding.measure for finding in findings])

@@ -43,29 +43,29 @@ def decide(dataset: Samples, extents: Sequence[Extent | None]) -> Intensity:
         dataset: says what was given.
         extents: of its samples, in their order; None for images of 8 bits.
 
-    Raises:
-        DataError: integers and floats, which no rule fits.
+    Returns:
+        The range; none where integers and floats come together, which no rule fits: each image is scaled by itself then.
     """
     deep = [(sample, extent) for sample, extent in zip(dataset, extents, strict=True) if extent is not None]
     given = dataset.image_reading.intensity
     if given is not None or not deep:
         return Intensity(given, len(deep), given is not None)
     learnt = [(sample, extent) for sample, extent in deep if sample.split == "train"] or deep
-    kinds: dict[bool, Sample] = {}
-    for sample, extent in learnt:
-        kinds.setdefault(extent.floats, sample)
-    if len(kinds) > 1:
-        what = f"some images hold integers of more than 8 bits ({kinds[False].image}) and some floats ({kinds[True].image})"
-        remedy = "say what is black and white in all of them with --intensity LOW,HIGH, or save them all alike"
-        raise DataError([Problem(what, kind="intensity", file=dataset.source, remedy=remedy)])
+    if len({extent.floats for _, extent in learnt}) > 1:
+        return Intensity(None, len(deep))
     whole = together(extent for _, extent in learnt)
     return Intensity(intensity_of(whole) if whole else None, len(deep))
 
 
-def beyond(dataset: Samples, extents: Sequence[Extent | None], intensity: Intensity) -> list[Problem]:
-    """A warning for each image with numbers beyond the range, which are cut off."""
+def doubts(dataset: Samples, extents: Sequence[Extent | None], intensity: Intensity) -> list[Problem]:
+    """Warnings: of integers and floats together, and of each image with numbers beyond the range, which are cut off."""
     if intensity.range is None:
-        return []
+        kinds = {extent.floats: sample.image for sample, extent in zip(dataset, extents) if extent is not None}
+        if not kinds:
+            return []
+        what = f"some images hold integers of more than 8 bits ({kinds.get(False)}) and some floats ({kinds.get(True)})"
+        remedy = "each is scaled by itself; say what is black and white in all of them with --intensity LOW,HIGH"
+        return [Problem(what, kind="intensity", severity="warning", file=dataset.source, remedy=remedy)]
     low, high = intensity.range
     return [
         Problem(
@@ -84,9 +84,6 @@ def settled(dataset: AnySamples) -> AnySamples:
     """The dataset with its range of intensity in its ``image_reading``. Decodes its images of more than 8 bits for that.
 
     Images that cannot be read are left to those who read them next, and report them.
-
-    Raises:
-        DataError: integers and floats, which no rule fits.
     """
     reading = dataset.image_reading
     if reading.intensity is not None:
@@ -101,4 +98,6 @@ def settled(dataset: AnySamples) -> AnySamples:
 
     learnt = dataset.split("train") if any(sample.split == "train" for sample in dataset) else dataset
     intensity = decide(learnt, list(ahead(extent, learnt)))
+    if not intensity.deep and len(learnt) < len(dataset):
+        intensity = decide(dataset, list(ahead(extent, dataset)))
     return dataset.with_image_reading(replace(reading, intensity=intensity.range))

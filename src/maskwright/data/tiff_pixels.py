@@ -108,6 +108,8 @@ def _pieces(
                 data = _values(take(count * row), page, (count, wide, samples))
                 chosen: slice | list[int] = [place] if page.planar else slice(None)
                 yield top + first, left, chosen, data if page.planar else data[:, :, list(channels)]
+            if page.compression in _DEFLATE:
+                take(1)  # What was asked for is there; one byte more, and the checksum at the end is compared.
 
 
 def _unpacked(file: BinaryIO, page: Page, number: int, rows: int, row: int) -> Callable[[int], bytes]:

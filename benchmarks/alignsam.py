@@ -37,7 +37,7 @@ from frame import (
     rows_of,
 )
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import write_atomic
+from maskwright.data.files import write_atomic
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import progress
 from maskwright.engine.metrics import paired_bootstrap

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from maskwright.api import load
-from maskwright.data.images import write_atomic
+from maskwright.data.files import write_atomic
 from maskwright.engine.values import settings_of
 from measure import machine
 

@@ -23,8 +23,8 @@ from PIL import Image
 from frame import ResumableOptions, Table, kept, publish, refuse_unknown
 from maskwright import api
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import write_mask
 from maskwright.data.labels import Labels, Mask, Sample
+from maskwright.data.mask_files import write_mask
 from maskwright.data.scenes import CATEGORY_NAMES, render
 from maskwright.recipes import s4m
 

@@ -30,8 +30,8 @@ from frame import Rows, Table, TrainingOptions, by_name, interval, publish, refu
 from maskwright import api
 from maskwright.data import manifest
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask
 from maskwright.data.labels import Kind, Labels
+from maskwright.data.mask_files import read_mask
 from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.engine.metrics import SegmentationMetrics, paired_bootstrap
 from maskwright.recipes import samix

@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 
 import maskwright
 from maskwright import api
-from maskwright.data import images as images_module
+from maskwright.data import image_files
 from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_image, read_mask
+from maskwright.data.images import read_image
 from maskwright.data.labels import Labels, Mask, Sample
+from maskwright.data.mask_files import read_mask
 from maskwright.engine import predictor as predictor_module
 from maskwright.engine.prediction import pixels_of
 from maskwright.engine.predictor import Predictor
@@ -242,10 +243,10 @@ def test_checking_and_predicting_take_turns_with_large_images(
     dataset = Dataset(tmp_path, CATEGORIES, (Sample("a", "a.png"),))
     works = (lambda: check(dataset, training=False), lambda: list(colours.predict(tmp_path / "a.png")))
     for limit, waits in ((48 * 80, False), (48 * 80 - 1, True)):
-        monkeypatch.setattr(images_module, "LARGE", limit)
+        monkeypatch.setattr(image_files, "LARGE", limit)
         for work in works:
             with ThreadPoolExecutor(1) as pool:
-                with images_module.turn((1000, 1000)):
+                with image_files.turn((1000, 1000)):
                     future = pool.submit(work)
                     _, unfinished = wait([future], timeout=0.3 if waits else 10)
                     assert bool(unfinished) == waits

@@ -20,8 +20,8 @@ from PIL import Image
 from maskwright import __version__, cli, interrupts
 from maskwright.api import RECIPES
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask
 from maskwright.data.labels import Kind
+from maskwright.data.mask_files import read_mask
 from maskwright.engine import prediction_folder
 from maskwright.engine.locks import FolderLock
 from maskwright.engine.prediction_folder import Job, find_images, predict_folder

@@ -13,7 +13,7 @@ from maskwright import cli
 from maskwright.data.check import examine
 from maskwright.data.dataset import Dataset
 from maskwright.data.formats import coco, cvat, label_studio, labelme, predictions
-from maskwright.data.images import read_mask, write_mask
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.data.masks import semantic_of
 from maskwright.errors import DataError
 from tests.tiny_model import save_run

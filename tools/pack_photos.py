@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_image, read_mask
+from maskwright.data.images import read_image
 from maskwright.data.labels import IGNORE, Sample
+from maskwright.data.mask_files import read_mask
 from maskwright.errors import DataError
 from photo_packs import MOST_OBJECTS, refuse_measured, write_pack
 

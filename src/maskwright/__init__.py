@@ -21,12 +21,14 @@ from maskwright.version import __version__
 if TYPE_CHECKING:
     from maskwright.api import check, convert, evaluate, fix, load, precompute, predict, sam_info, stats, train
     from maskwright.data.dataset import Dataset
+    from maskwright.data.image_reading import ImageReading
     from maskwright.engine.prediction import Prediction
     from maskwright.engine.predictor import Predictor
     from maskwright.sam.sam import Sam
 
 __all__ = [
     "Dataset",
+    "ImageReading",
     "Prediction",
     "Predictor",
     "Sam",
@@ -46,6 +48,7 @@ __all__ = [
 # PyTorch takes seconds to import, so names are fetched when they are first used.
 _HOMES = {
     "Dataset": "maskwright.data.dataset",
+    "ImageReading": "maskwright.data.image_reading",
     "Prediction": "maskwright.engine.prediction",
     "Predictor": "maskwright.engine.predictor",
     "Sam": "maskwright.sam.sam",

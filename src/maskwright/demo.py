@@ -41,8 +41,10 @@ from maskwright import api
 from maskwright.data import manifest
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import read_json
-from maskwright.data.images import read_image, read_mask, write_atomic
+from maskwright.data.files import write_atomic
+from maskwright.data.images import read_image
 from maskwright.data.labels import Kind
+from maskwright.data.mask_files import read_mask
 from maskwright.data.pictures import overlay, palette, side_by_side
 from maskwright.data.scene_dataset import FULL, write_scenes
 from maskwright.errors import RunError

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask, write_mask
+from maskwright.data.mask_files import read_mask, write_mask
 
 SMALLEST = {"batch": 3, "tries": 6, "looks": 3, "groups": 2, "rl_share": 0.4, "held_out": 0.25}
 

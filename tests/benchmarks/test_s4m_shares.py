@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask
+from maskwright.data.mask_files import read_mask
 from tests.recipes.instance_training import instance_scenes
 
 SMALLEST = {"size": 64, "points": 8, "queries": 10, "warm_up": 2, "workers": 0, "certain": 0.0}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask
 from maskwright.data.labels import Labels
+from maskwright.data.mask_files import read_mask
 from tests.recipes.training import binary_scenes
 
 SMALLEST = {"warm_up": 2, "policy_warm_up": 2, "references": 2, "workers": 0}

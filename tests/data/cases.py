@@ -478,7 +478,7 @@ def _(root: Path) -> None:
 # Images
 
 
-@case("t17b NaN", "refuse", "other", says="NaN")
+@case("t17b NaN", "refuse", "not-finite", says="NaN")
 def _(root: Path) -> None:
     folder(root, {"a": disk()})
     values = np.ones((SIZE[1], SIZE[0]), np.float32)
@@ -487,7 +487,7 @@ def _(root: Path) -> None:
     Image.fromarray(values).save(root / "images" / "a.tif")
 
 
-@case("t17c pages", "read", "pages", says=("3 pages", "--page 1"))
+@case("t17c pages", "refuse", "pages", says=("3 pages", "--page 0"))
 def _(root: Path) -> None:
     folder(root, {"a": disk()})
     (root / "images" / "a.jpg").unlink()

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskwright.data.images import write_mask
 from maskwright.data.labels import Labels, Mask, Sample, Samples
+from maskwright.data.mask_files import write_mask
 
 CATEGORIES = ("background", "cat", "dog", 'a <bird> & "co"')
 

@@ -15,8 +15,8 @@ from maskwright.data import cache
 from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
 from maskwright.data.formats import convert
-from maskwright.data.images import read_mask, write_mask
 from maskwright.data.items import read_item
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.errors import DataError
 
 

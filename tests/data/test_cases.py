@@ -11,7 +11,8 @@ import pytest
 
 from maskwright.data.check import Report, examine
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_image, read_mask
+from maskwright.data.images import read_image
+from maskwright.data.mask_files import read_mask
 from maskwright.data.masks import semantic_of
 from maskwright.errors import DataError
 from maskwright.problems import Problem

@@ -11,8 +11,8 @@ from PIL import Image
 
 from maskwright.data.check import check, require_clean
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import write_mask
 from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Scribble, Tag
+from maskwright.data.mask_files import write_mask
 from maskwright.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

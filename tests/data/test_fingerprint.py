@@ -16,8 +16,8 @@ from maskwright.data import fingerprint as module
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
 from maskwright.data.fingerprint import Fingerprint, file_digest
-from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Box, Labels, Mask, Sample
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.errors import DataError
 
 

@@ -22,7 +22,8 @@ import maskwright
 from maskwright.cli import main
 from maskwright.data.dataset import Dataset
 from maskwright.data.fix import Fixed, Mending, fix
-from maskwright.data.images import read_image, read_mask
+from maskwright.data.images import read_image
+from maskwright.data.mask_files import read_mask
 from maskwright.errors import DataError
 
 SIZE = (96, 64)

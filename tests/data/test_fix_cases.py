@@ -16,8 +16,8 @@ from PIL import Image
 import maskwright
 from maskwright.cli import main
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Mask
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.errors import DataError
 
 WIDTH, HEIGHT = 64, 48
@@ -232,9 +232,11 @@ def test_another_page_of_an_image(tmp_path: Path) -> None:
     (data / "images" / "a.png").unlink()
     pages = [Image.new("L", (WIDTH, HEIGHT), 40 * page) for page in range(3)]
     pages[0].save(data / "images" / "a.tif", save_all=True, append_images=pages[1:])
-    (warning,) = [w for w in maskwright.check(data).warnings if w.kind == "pages"]
-    assert "has 3 pages" in warning
-    assert f"--out {data}-fixed --page 1" in warning
+    (problem,) = maskwright.check(data).problems
+    assert problem.kind == "pages"
+    assert "has 3 pages" in problem
+    with pytest.raises(DataError, match="has 3 pages"):
+        maskwright.fix(data, tmp_path / "guess")
     maskwright.fix(data, tmp_path / "out", page=2)
     dataset = Dataset.load(tmp_path / "out")
     assert np.asarray(Image.open(dataset.image_path(dataset[0]))).max() == 80

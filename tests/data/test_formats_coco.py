@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.formats import convert, read, rle
-from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Box, Kind, Labels, Mask, Point, Sample, Tag
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.errors import DataError
 
 HOLE = np.zeros((30, 40), np.uint8)

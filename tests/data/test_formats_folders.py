@@ -10,8 +10,8 @@ from PIL import Image
 from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
 from maskwright.data.formats import convert, read
-from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Box, Labels, Mask, Sample
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -14,8 +14,8 @@ from PIL import Image
 from maskwright.data.check import examine
 from maskwright.data.dataset import Dataset
 from maskwright.data.formats import labelme, rle
-from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Samples, Scribble, Tag
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.errors import DataError
 from tests.data.random_masks import write_random
 

@@ -12,8 +12,9 @@ from PIL import Image
 from maskwright.data.check import examine
 from maskwright.data.dataset import Dataset
 from maskwright.data.formats import nnunet
-from maskwright.data.images import read_image, read_mask, write_mask
+from maskwright.data.images import read_image
 from maskwright.data.labels import Box, Labels, Mask, Sample
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.errors import DataError
 from tests.data.random_masks import write_random
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from maskwright.data.check import check
 from maskwright.data.formats import read
-from maskwright.data.images import write_mask
 from maskwright.data.labels import Box, Labels, Mask, Point, Scribble, Tag
+from maskwright.data.mask_files import write_mask
 from maskwright.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -12,8 +12,8 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.formats import voc
 from maskwright.data.formats.voc_masks import colormap
 from maskwright.data.formats.voc_names import OFFICIAL
-from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Samples, Tag
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.errors import DataError
 from tests.data.random_masks import write_random
 

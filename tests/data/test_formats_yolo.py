@@ -16,8 +16,8 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.formats import yolo
 from maskwright.data.formats.outlines import polygon_of
 from maskwright.data.formats.rle import Part, polygon
-from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Samples, Tag
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.errors import DataError
 from tests.data.random_masks import write_random
 

@@ -13,17 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageOps
 
-from maskwright.data.images import (
-    cached_mask,
-    count_values,
-    image_size,
-    mask_bits,
-    place_file,
-    read_image,
-    read_mask,
-    write_atomic,
-    write_mask,
-)
+from maskwright.data.files import place_file, write_atomic
+from maskwright.data.images import image_size, read_image
+from maskwright.data.mask_files import cached_mask, count_values, mask_bits, read_mask, write_mask
 from maskwright.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
@@ -245,16 +237,3 @@ def test_a_cached_mask_is_made_once_for_each_key(tmp_path: Path) -> None:
     assert cached_mask(tmp_path, "a", b"1", make) == first
     second = cached_mask(tmp_path, "a", b"2", make)
     assert [int(read_mask(tmp_path / path)[0, 0]) for path in (first, second)] == [1, 2]
-
-
-@pytest.mark.parametrize("colour", [2, 4, 6])
-def test_sixteen_bits_a_colour_are_refused_not_cut(colour: int, tmp_path: Path) -> None:
-    channels = {2: 3, 4: 2, 6: 4}[colour]
-
-    pixels = np.full((4, 5 * channels), 4000, ">u2")
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 4, 16, colour, 0, 0, 0))
-    data = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    (tmp_path / "deep.png").write_bytes(data)
-    with pytest.raises(DataError, match=r"deep\.png: has 16 bits for each colour.*save it with 8"):
-        read_image(tmp_path / "deep.png")

@@ -14,9 +14,9 @@ from PIL import Image
 from maskwright.data.augment import Crop
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import warp_points
-from maskwright.data.images import write_mask
 from maskwright.data.instances import InstanceLoader, Instances, is_labelled, read_ids, refuse_semantic
 from maskwright.data.labels import Box, Kind, Labels, Mask, Point, Sample, Scribble
+from maskwright.data.mask_files import write_mask
 from maskwright.errors import DataError, MaskwrightError
 
 SIDE = 32

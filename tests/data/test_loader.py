@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskwright.data import items as items_module
 from maskwright.data.augment import Augmentation
 from maskwright.data.batch import Batch
 from maskwright.data.dataset import Dataset
@@ -128,8 +127,10 @@ def test_ordered_gives_everything_once_and_plain(mixed, workers):
 
 def test_images_are_decoded_once_while_memory_lasts(mixed, monkeypatch):
     decoded = []
-    read = items_module.read_image
-    monkeypatch.setattr(items_module, "read_image", lambda path: decoded.append(path.name) or read(path))
+    read = Dataset.pixels
+    monkeypatch.setattr(
+        Dataset, "pixels", lambda data, sample: decoded.append(Path(sample.image).name) or read(data, sample)
+    )
     loader = Loader(mixed, 32, 7)
     for step in range(3):
         loader.batch(step)

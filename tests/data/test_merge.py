@@ -11,9 +11,10 @@ from PIL import Image
 from maskwright import api
 from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_image, read_mask, write_mask
+from maskwright.data.images import read_image
 from maskwright.data.items import read_item
 from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Scribble, Tag
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.errors import DataError
 
 

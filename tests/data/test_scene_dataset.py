@@ -15,8 +15,9 @@ from PIL import Image
 from maskwright.data import scene_dataset
 from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_image, read_mask
+from maskwright.data.images import read_image
 from maskwright.data.labels import Kind
+from maskwright.data.mask_files import read_mask
 from maskwright.data.scene_dataset import FULL, write_scenes
 from maskwright.data.weaken import mask_to_boxes, mask_to_tags
 from maskwright.errors import DataError

@@ -16,8 +16,8 @@ from PIL import Image
 from maskwright import api
 from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import write_mask
 from maskwright.data.labels import Box, Labels, Mask, Sample
+from maskwright.data.mask_files import write_mask
 from maskwright.data.split import deal
 from maskwright.errors import DataError
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import write_mask
 from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Scribble, Tag
+from maskwright.data.mask_files import write_mask
 from maskwright.data.stats import Range, SplitStats, stats
 from maskwright.errors import DataError
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from maskwright.data.check import Report, examine
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import write_mask
 from maskwright.data.labels import Box, Labels, Mask, Sample
+from maskwright.data.mask_files import write_mask
 from maskwright.data.understood import findings_text, start_of_training, understood
 from maskwright.problems import Problem
 

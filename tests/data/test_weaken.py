@@ -15,8 +15,8 @@ from scipy import ndimage
 from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
 from maskwright.data.formats import read
-from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Box, Kind, Labels, Mask, Point, Sample, Scribble, Tag
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.data.weaken import mask_to_boxes, mask_to_points, mask_to_scribbles, mask_to_tags, weaken
 from maskwright.errors import DataError
 

@@ -174,3 +174,53 @@ def test_every_kind_of_tensor_is_looked_at(tmp_path: Path):
     save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(WeightsError, match="in double, bfloat16, half"):
         load_tensors(tmp_path / "a.safetensors")
+
+
+# ----------------------------------------------------------------------------------------------- how images are read
+
+
+def pixels_seen(folder: Path, *images: Any, **reading: Any) -> list[np.ndarray]:
+    """What a model is shown of images, before it is squashed to its canvas."""
+    model = maskwright.load(folder, device="cpu").with_image_reading(maskwright.ImageReading(**reading))
+    seen: list[np.ndarray] = []
+    squash = model.prepare
+    model.prepare = lambda pixels: seen.append(pixels) or squash(pixels)  # type: ignore[method-assign]
+    list(model.predict(list(images), workers=1))
+    return seen
+
+
+def test_the_range_of_the_training_is_used_again(tmp_path: Path):
+    folder = save_run(tmp_path / "run", image_reading={"intensity": [0, 4095]}) / "model"
+    dim, bright = (np.full((40, 60), value, np.uint16) for value in (200, 4000))
+    assert [int(pixels.max()) for pixels in pixels_seen(folder, dim, bright)] == [12, 249]
+    # Said in the call, another one.
+    assert [int(pixels.max()) for pixels in pixels_seen(folder, dim, bright, intensity=(0, 200))] == [255, 255]
+    assert pixels_seen(folder, IMAGE)[0].tolist() == IMAGE.tolist()
+
+
+def test_a_model_from_before_scales_each_image_by_itself(folder: Path):
+    dim, bright = (np.full((40, 60), value, np.uint16) for value in (200, 4000))
+    assert "image_reading" not in json.loads((folder / "config.json").read_text())
+    assert [int(pixels.max()) for pixels in pixels_seen(folder, dim, bright)] == [200, 249]
+
+
+def test_channels_of_the_training_are_read_again(tmp_path: Path):
+    folder = save_run(tmp_path / "run", image_reading={"channels": [4, 0, 1]}) / "model"
+    image = np.random.default_rng(0).integers(0, 255, (40, 60, 5), np.uint8)
+    (seen,) = pixels_seen(folder, image)
+    np.testing.assert_array_equal(seen, image[:, :, [4, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"intensity": [5, 1]}, "image_reading: --intensity 5,1: must be two numbers, the first the lower"),
+        ({"intensity": ["0", 1]}, "image_reading.intensity"),
+        ({"channels": [0, 1]}, "image_reading: --channels 0,1: must be one number or three"),
+        ({"page": -1}, "image_reading.page"),
+        ({"pages": 1}, "image_reading.pages"),
+        ([], "image_reading"),
+    ],
+)
+def test_a_reading_that_cannot_be_is_refused(tmp_path: Path, value: Any, says: str):
+    assert says in refused(save_run(tmp_path / "run", image_reading=value) / "model")

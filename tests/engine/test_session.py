@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from maskwright import interrupts
 from maskwright.data.dataset import Dataset
 from maskwright.data.fingerprint import Fingerprint
-from maskwright.data.images import write_mask
+from maskwright.data.mask_files import write_mask
 from maskwright.data.registry import ReadName
 from maskwright.engine.best import Best
 from maskwright.engine.budget import Budget

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import write_mask
 from maskwright.data.labels import Labels, Mask, Sample
+from maskwright.data.mask_files import write_mask
 from maskwright.data.scenes import CATEGORY_NAMES, render
 from maskwright.recipes.s4m import Config
 from tests.recipes.training import log, tensors

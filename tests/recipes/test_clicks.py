@@ -21,8 +21,8 @@ from stable_baselines3 import PPO
 from maskwright.api import evaluate, load, train
 from maskwright.cli import main
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Kind
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.errors import DataError, MaskwrightError, MissingPackageError, RunError, WeightsError
 from maskwright.methods.clicks import predictor
 from maskwright.recipes import clicks

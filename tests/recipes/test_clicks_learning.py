@@ -12,8 +12,8 @@ from torch import Tensor
 
 from maskwright.api import evaluate, load
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import write_mask
 from maskwright.data.labels import Labels, Mask, Sample
+from maskwright.data.mask_files import write_mask
 from maskwright.recipes import clicks
 from maskwright.sam.frozen import FrozenDecoder
 

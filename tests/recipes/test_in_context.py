@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from maskwright import api
 from maskwright.cli import main
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask
 from maskwright.data.labels import Kind
+from maskwright.data.mask_files import read_mask
 from maskwright.errors import MaskwrightError, WeightsError
 from maskwright.methods.in_context import files as in_context_files
 from maskwright.methods.in_context import predictor as in_context

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from maskwright import api
 from maskwright.cli import main
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask
 from maskwright.data.instances import is_labelled
 from maskwright.data.labels import Box, Labels, Point
+from maskwright.data.mask_files import read_mask
 from maskwright.errors import DataError, MaskwrightError, RunError, WeightsError
 from maskwright.methods.instances.distillation import similarities
 from maskwright.recipes import s4m

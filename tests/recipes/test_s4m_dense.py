@@ -15,9 +15,9 @@ import torch
 from maskwright import api
 from maskwright.cli import main
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask
 from maskwright.data.instances import Instances
 from maskwright.data.labels import Box, Labels, Point
+from maskwright.data.mask_files import read_mask
 from maskwright.errors import MaskwrightError, RunError, WeightsError
 from maskwright.methods.instances.dense_pseudo import PseudoLabels, refined, sure_objects
 from maskwright.nets.dense_instances import DenseSegmenter, Maps

@@ -15,8 +15,9 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from maskwright.api import load
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import image_size, read_mask
+from maskwright.data.images import image_size
 from maskwright.data.labels import Kind, Labels
+from maskwright.data.mask_files import read_mask
 from maskwright.errors import DataError, MaskwrightError, RunError
 from maskwright.methods.in_context.selection import load_policy
 from maskwright.nets.selector_names import SelectorName

@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Scribble, Tag
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.errors import DataError, RunError
 from maskwright.serve.project import Project
 from maskwright.serve.wire import Runs, WireError, checked_object

@@ -21,6 +21,7 @@ from maskwright.api.models import evaluate, load, predict, train
 from maskwright.api.progress import busy
 from maskwright.api.sam import precompute, sam_convert, sam_evaluate, sam_info, sam_score_table
 from maskwright.data.choices import Crowd, KindName, Twins
+from maskwright.data.image_reading import ImageReading
 from maskwright.data.registry import READ as FORMATS
 from maskwright.data.registry import TOOLS, WRITTEN, ReadName, ToolName, WrittenName
 from maskwright.recipes import RECIPES
@@ -32,6 +33,7 @@ __all__ = [
     "WRITTEN",
     "CheckResult",
     "Crowd",
+    "ImageReading",
     "KindName",
     "ReadName",
     "ToolName",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from maskwright.api.data import as_dataset
 from maskwright.api.progress import Progress, progress_of
 from maskwright.data.choices import KindName, Twins
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def split(
     column: str | None = None,
     seed: int = 0,
     format: ReadName | None = None,
+    image_reading: ImageReading = PLAIN,
     progress: Progress = False,
 ) -> SplitResult:
     """Write a copy of a dataset whose images are dealt into splits that are alike.
@@ -47,6 +49,7 @@ def split(
         table, column: instead a CSV file, with a row for each image, and its column that names the group.
         seed: same seed, same splits.
         format: what it is read as, where several fit: one of ``maskwright.api.FORMATS``. Left out: what is there decides.
+        image_reading: which page, channels and range of intensity of the image files count. Left out: what the files say.
         progress: True shows a bar; or what to call as ``progress(done, total)`` after each image.
 
     Returns:
@@ -61,7 +64,7 @@ def split(
     from maskwright.data.groups import Grouping
     from maskwright.data.split import split as write_split
 
-    dataset = as_dataset(data, format)
+    dataset = as_dataset(data, format, image_reading)
     dealt = tuple(dict.fromkeys(sample.split for sample in dataset)) if tuple(of) == ("all",) else tuple(of)
     grouping = Grouping(group, Path(table) if table is not None else None, column)
     with progress_of(progress, "reading images") as call:
@@ -73,6 +76,7 @@ def merge(
     out: str | Path,
     *,
     twins: Twins = "refuse",
+    image_reading: ImageReading = PLAIN,
     progress: Progress = False,
 ) -> MergeResult:
     """Write several datasets into one. Categories are the same where their names are; splits stay.
@@ -82,6 +86,7 @@ def merge(
         out: new folder; images and masks are hard-linked or copied into it. It is there whole or not at all.
         twins: of a picture that several of them hold, by its pixels: ``"refuse"`` raises, ``"first"`` takes it from the
             dataset that is named first, ``"keep"`` takes all.
+        image_reading: which page, channels and range of intensity of the image files count. Left out: what the files say.
         progress: True shows a bar; or what to call as ``progress(done, total)`` after each image.
 
     Returns:
@@ -97,7 +102,7 @@ def merge(
     from maskwright.data.merge import merge as write_merged
 
     with progress_of(progress, "reading images") as call:
-        return write_merged([as_dataset(each) for each in data], out, twins=twins, progress=call)
+        return write_merged([as_dataset(each, None, image_reading) for each in data], out, twins=twins, progress=call)
 
 
 def sample(
@@ -113,6 +118,7 @@ def sample(
     column: str | None = None,
     seed: int = 0,
     format: ReadName | None = None,
+    image_reading: ImageReading = PLAIN,
     progress: Progress = False,
 ) -> SampleResult:
     """Write a copy of a dataset in which only a share of the images keep their labels; a manifest for each share.
@@ -131,6 +137,7 @@ def sample(
         group, table, column: what names the groups of which all images keep their labels, or none; see :func:`split`.
         seed: same seed, same order of the images.
         format: what it is read as, where several fit: one of ``maskwright.api.FORMATS``. Left out: what is there decides.
+        image_reading: which page, channels and range of intensity of the image files count. Left out: what the files say.
         progress: True shows a bar; or what to call as ``progress(done, total)`` after each image.
 
     Returns:
@@ -149,7 +156,7 @@ def sample(
     grouping = Grouping(group, Path(table) if table is not None else None, column)
     with progress_of(progress, "reading images") as call:
         return write_sample(
-            as_dataset(data, format),
+            as_dataset(data, format, image_reading),
             out,
             shares,
             counts,

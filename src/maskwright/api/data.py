@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from maskwright.api.progress import Progress, progress_of
 from maskwright.data.choices import Crowd
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName, WrittenName
 from maskwright.errors import DataError
 from maskwright.problems import Problem
@@ -56,11 +57,18 @@ class CheckResult:
         return findings_text(self.problems if severity == "problem" else self.warnings, self.data, most)
 
 
-def as_dataset(data: str | Path | Dataset, format: ReadName | None = None) -> Dataset:
-    """A dataset that may be named by its path, and its format by ``format``. Raises DataError, see ``Dataset.load``."""
+def as_dataset(
+    data: str | Path | Dataset, format: ReadName | None = None, image_reading: ImageReading = PLAIN
+) -> Dataset:
+    """A dataset that may be named by its path, and its format by ``format``. Raises DataError, see ``Dataset.load``.
+
+    What ``image_reading`` says of its image files comes before what the dataset says itself.
+    """
     from maskwright.data.dataset import Dataset
 
-    return Dataset.load(data, format=format) if isinstance(data, str | Path) else data
+    if isinstance(data, str | Path):
+        return Dataset.load(data, format=format, image_reading=image_reading)
+    return data.with_image_reading(image_reading.over(data.image_reading))
 
 
 def use_cache(folder: str | Path | None) -> None:
@@ -79,6 +87,7 @@ def check(
     data: str | Path | Dataset,
     *,
     format: ReadName | None = None,
+    image_reading: ImageReading = PLAIN,
     training: bool = True,
     progress: Progress = False,
 ) -> CheckResult:
@@ -87,6 +96,8 @@ def check(
     Args:
         data: a folder, a JSON, XML or YAML file, or a ``Dataset``.
         format: what it is read as, where several fit: one of ``maskwright.api.FORMATS``. Left out: what is there decides.
+        image_reading: which page, channels and range of intensity of the image files count, such as
+            ``ImageReading(channels=(2, 0, 1))``. Left out: what the files say.
         training: also require a split ``train`` with labels.
         progress: True shows a bar; or what to call as ``progress(done, total)`` after each image.
 
@@ -101,7 +112,7 @@ def check(
     from maskwright.data.understood import understood
 
     try:
-        dataset = as_dataset(data, format)
+        dataset = as_dataset(data, format, image_reading)
     except DataError as error:
         return CheckResult([_in_file(problem, error.where) for problem in error.problems], data=str(data))
     with progress_of(progress, "checking") as call:
@@ -253,6 +264,7 @@ def convert(
     to: WrittenName,
     *,
     format: ReadName | None = None,
+    image_reading: ImageReading = PLAIN,
     allow_loss: bool = False,
 ) -> Path:
     """Write a dataset in another format; images are linked or copied, masks stay as they are to the bit.
@@ -262,6 +274,8 @@ def convert(
         out: new folder.
         to: one of ``maskwright.api.WRITTEN``; ``"manifest"`` holds everything, of the others the page on data says what they hold.
         format: what it is read as, where several fit: one of ``maskwright.api.FORMATS``. Left out: what is there decides.
+        image_reading: which page, channels and range of intensity of the image files count, such as
+            ``ImageReading(channels=(2, 0, 1))``. Left out: what the files say.
         allow_loss: write even if the format cannot hold all labels.
 
     Returns:
@@ -276,4 +290,4 @@ def convert(
     """
     from maskwright.data.formats import convert as write_converted
 
-    return write_converted(as_dataset(data, format), out, to, allow_loss=allow_loss)
+    return write_converted(as_dataset(data, format, image_reading), out, to, allow_loss=allow_loss)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from maskwright.api.data import as_dataset
 from maskwright.api.progress import Progress, progress_of
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName, ToolName
 from maskwright.errors import MaskwrightError, require
 from maskwright.recipes import RECIPES
@@ -117,6 +118,7 @@ def evaluate(
     split: str = "test",
     *,
     format: ReadName | None = None,
+    image_reading: ImageReading = PLAIN,
     batch: int = 8,
     json: str | Path | None = None,
     progress: Progress = False,
@@ -129,6 +131,7 @@ def evaluate(
         dataset: a folder, a JSON, XML or YAML file or a ``Dataset`` with the same categories as the model, in any order.
         split: its name.
         format: what the dataset is read as, where several formats fit.
+        image_reading: which page, channels and range of intensity of the image files count. Left out: as in training.
         batch: images per pass of the network.
         json: also write the scores to this file.
         progress: True shows a bar; or what to call as ``progress(done, total)`` after each image.
@@ -152,12 +155,14 @@ def evaluate(
     >>> maskwright.evaluate("runs/polyps", "polyps", flip=True)["dice"]
     0.842
     """
-    from maskwright.data.images import write_atomic
+    from maskwright.data.files import write_atomic
     from maskwright.engine.values import strict_json
 
     with progress_of(progress, "evaluating") as call:
         predictor, options = _opened(model, None, options)
-        scores = predictor.evaluate(as_dataset(dataset, format), split, batch=batch, progress=call, **options)
+        scores = predictor.evaluate(
+            as_dataset(dataset, format, image_reading), split, batch=batch, progress=call, **options
+        )
     if json is not None:
         write_atomic(Path(json), strict_json(scores, "scores", indent=1) + "\n")
     return scores
@@ -169,6 +174,7 @@ def predict(
     out: str | Path,
     *,
     split: str | None = None,
+    image_reading: ImageReading = PLAIN,
     batch: int = 8,
     overlays: bool = True,
     dataset: bool = True,
@@ -198,6 +204,7 @@ def predict(
         images: files and folders (with all their sub-folders), or one dataset.
         out: new, empty, or with predictions of the same model.
         split: of a dataset: only this split.
+        image_reading: which page, channels and range of intensity of the image files count. Left out: as in training.
         batch: images per pass of the network.
         overlays: also write overlays.
         dataset: also put the images there: with them the folder is a dataset, which ``Dataset.load`` reads and trainings take.
@@ -241,6 +248,7 @@ def predict(
         processes, _ = processes_for(device or "auto")
         jobs = find_images([images] if isinstance(images, str | Path) else images, out, split)
         predictor, options = _opened(model, device, options)
+        predictor = predictor.with_image_reading(image_reading)
     settings: dict[str, Any] = {"batch": batch, "overwrite": overwrite, "processes": processes}
 
     def predict_first(other: Predictor, name: str, description: str) -> Path:
@@ -249,7 +257,9 @@ def predict(
             predict_folder(other, jobs, folder, overlays=False, images=False, progress=call, **settings)
         return folder
 
-    task = FolderTask(len(jobs), lambda path: load(path, device=predictor.device), predict_first)
+    task = FolderTask(
+        len(jobs), lambda path: load(path, device=predictor.device).with_image_reading(image_reading), predict_first
+    )
     options = predictor.prepare_folder(options, task)
     with progress_of(progress, "predicting") as call:
         settings |= {"overlays": overlays, "images": dataset, "progress": call}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from maskwright.api.data import as_dataset
 from maskwright.api.progress import Progress, progress_of
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName
 from maskwright.errors import DataError
 
@@ -58,6 +59,7 @@ def sam_evaluate(
     clicks: int = 5,
     noc: bool = False,
     format: ReadName | None = None,
+    image_reading: ImageReading = PLAIN,
     seed: int = 0,
     batch: int = 8,
     device: str | torch.device | None = None,
@@ -75,6 +77,7 @@ def sam_evaluate(
         clicks: how many corrective clicks an oracle makes.
         noc: also count the clicks to an IoU of .80, .85 and .90, of up to 20; takes longer.
         format: what the dataset is read as, where several formats fit.
+        image_reading: which page, channels and range of intensity of the image files count.
         seed: of images, objects and references.
         batch: images per pass of the encoder.
         json: also write the scores, those of every object included, to this file.
@@ -92,9 +95,10 @@ def sam_evaluate(
     >>> maskwright.api.sam_evaluate("nano", "polyps", limit=20)["box"]["iou"]
     0.81
     """
-    from maskwright.data.images import write_atomic
+    from maskwright.data.files import write_atomic
 
     with progress_of(progress, "evaluating") as call:
+        from maskwright.data.intensity import settled
         from maskwright.engine.devices import find_device
         from maskwright.engine.values import strict_json
         from maskwright.methods.zero_shot import evaluate_sam
@@ -103,7 +107,7 @@ def sam_evaluate(
         model = Sam.load(sam, size=size).to(find_device(device or "auto"))
         scores = evaluate_sam(
             model,
-            as_dataset(dataset, format),
+            settled(as_dataset(dataset, format, image_reading)),
             split,
             limit=limit,
             objects=objects,
@@ -165,6 +169,7 @@ def precompute(
     store: str | Path,
     *,
     format: ReadName | None = None,
+    image_reading: ImageReading = PLAIN,
     size: int | None = None,
     dtype: Literal["float32", "float16"] = "float32",
     batch: int = 8,
@@ -180,6 +185,7 @@ def precompute(
         sam, size, device: see :func:`sam_info`.
         dataset: a folder, a JSON file, or a ``Dataset``.
         format: what the dataset is read as, where several formats fit.
+        image_reading: which page, channels and range of intensity of the image files count.
         store: folder for the embeddings, read by :class:`maskwright.sam.store.EmbeddingStore`.
         dtype: float16 takes half the space.
         batch: images per pass of the encoder.
@@ -198,6 +204,7 @@ def precompute(
     (1000, 0)
     """
     with progress_of(progress, "encoding") as call, ExitStack() as locked:
+        from maskwright.data.intensity import settled
         from maskwright.engine.files import disk
         from maskwright.engine.locks import FolderLock
         from maskwright.engine.processes import processes_for
@@ -207,7 +214,7 @@ def precompute(
         from maskwright.sam.store import EmbeddingStore
 
         processes, own_device = processes_for(device or "auto")
-        images = as_dataset(dataset, format)
+        images = settled(as_dataset(dataset, format, image_reading))
         model = Sam.load(sam, size=size).to(own_device)
         if processes.is_main_process and _may_be_store(Path(store)):
             with disk(Path(store), "embeddings cannot be written there"):

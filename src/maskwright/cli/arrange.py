@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from tyro.conf import Positional, arg
 
-from maskwright.api import KindName, Twins
-from maskwright.cli.shared import OPTIONAL, Data, Format, print_table, print_written, without_zeros
+from maskwright.api import ImageReading, KindName, Twins
+from maskwright.cli.shared import OPTIONAL, Data, Format, Reading, print_table, print_written, without_zeros
 from maskwright.problems import lines
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Split:
     """Same seed, same splits."""
     format: Format = None
     """What the dataset is read as, where several formats fit; left out, what is there decides."""
+    image_reading: Reading = field(default_factory=ImageReading)
 
     def __call__(self) -> None:
         from maskwright.api import split, stats
@@ -62,6 +63,7 @@ class Split:
             column=self.column,
             seed=self.seed,
             format=self.format,
+            image_reading=self.image_reading,
             progress=True,
         )
         splits = stats(result.dataset).splits
@@ -91,11 +93,12 @@ class Merge:
     """New folder for all of them."""
     twins: Twins = "refuse"
     """Of a picture that several datasets hold: refuse, take it from the first, or keep all."""
+    image_reading: Reading = field(default_factory=ImageReading)
 
     def __call__(self) -> None:
         from maskwright.api import merge
 
-        result = merge(self.data, self.out, twins=self.twins, progress=True)
+        result = merge(self.data, self.out, twins=self.twins, image_reading=self.image_reading, progress=True)
         print_table("images", ["dataset", "images"], list(zip(map(str, self.data), result.images)))
         for count, what in (
             (result.left_out, "pictures left out, as an earlier dataset holds them"),
@@ -135,6 +138,7 @@ class Sample:
     """Same seed, same order of the images."""
     format: Format = None
     """What the dataset is read as, where several formats fit; left out, what is there decides."""
+    image_reading: Reading = field(default_factory=ImageReading)
 
     def __call__(self) -> None:
         from maskwright.api import sample

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import get_terminal_size
 from textwrap import fill
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff
 
-from maskwright.api import Crowd, WrittenName
-from maskwright.cli.shared import OPTIONAL, Data, Format, print_table, without_zeros
+from maskwright.api import Crowd, ImageReading, WrittenName
+from maskwright.cli.shared import OPTIONAL, Data, Format, Reading, print_table, without_zeros
 from maskwright.problems import lines
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Check:
     """Dataset: a folder, or its JSON, XML or YAML file."""
     format: Format = None
     """What the dataset is read as, where several formats fit; left out, what is there decides."""
+    image_reading: Reading = field(default_factory=ImageReading)
     all: FlagCreatePairsOff[bool] = False
     """List every problem and warning; else of each kind the first three, and a count."""
     json: bool = False
@@ -75,7 +76,9 @@ class Check:
         from maskwright.api import check, use_cache
 
         use_cache(self.cache)
-        result = check(self.data, format=self.format, training=self.training, progress=True)
+        result = check(
+            self.data, format=self.format, image_reading=self.image_reading, training=self.training, progress=True
+        )
         if self.json:
             print(json.dumps(_as_json(self.data, result), indent=1))
         else:
@@ -218,6 +221,7 @@ class Convert:
     """New folder for the result."""
     format: Format = None
     """What the dataset is read as, where several formats fit; left out, what is there decides."""
+    image_reading: Reading = field(default_factory=ImageReading)
     allow_loss: bool = False
     """Write even if the format cannot hold all labels."""
 

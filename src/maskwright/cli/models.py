@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from maskwright.api import ToolName
+from maskwright.api import ImageReading, ToolName
 from maskwright.cli.shared import (
     OPTIONAL,
     Data,
     Format,
     OptionGroup,
+    Reading,
     RunFolder,
     at_least_1,
     is_main,
@@ -109,6 +110,7 @@ class Predict:
     instance: OmitArgPrefixes[InstanceOptions] = field(default_factory=InstanceOptions)
     split: Annotated[str | None, OPTIONAL] = None
     """Of a dataset: only this split."""
+    image_reading: Reading = field(default_factory=ImageReading)
     overlay: bool = True
     """Also write pictures of the masks over their images."""
     dataset: bool = True
@@ -134,6 +136,7 @@ class Predict:
             self.images,
             self.out,
             split=self.split,
+            image_reading=self.image_reading,
             batch=self.batch,
             overlays=self.overlay,
             dataset=self.dataset,
@@ -163,6 +166,7 @@ class Evaluate:
     """Dataset with the model's categories."""
     format: Format = None
     """What the dataset is read as, where several formats fit; left out, what is there decides."""
+    image_reading: Reading = field(default_factory=ImageReading)
     semantic: OmitArgPrefixes[SemanticOptions] = field(default_factory=SemanticOptions)
     in_context: OmitArgPrefixes[InContextOptions] = field(default_factory=InContextOptions)
     click_agent: OmitArgPrefixes[RefinedMasksOptions] = field(default_factory=RefinedMasksOptions)
@@ -184,7 +188,15 @@ class Evaluate:
             model = load(self.run, device=self.device, **self.in_context.given())
         path = self.json or model.scores_path(self.run, self.split, **options)
         scores = evaluate(
-            model, self.data, self.split, format=self.format, batch=self.batch, json=path, progress=True, **options
+            model,
+            self.data,
+            self.split,
+            format=self.format,
+            image_reading=self.image_reading,
+            batch=self.batch,
+            json=path,
+            progress=True,
+            **options,
         )
         table = model.score_table(scores)
         print_table(f"{scores['split']} of {scores['dataset']}", table.columns, table.rows)

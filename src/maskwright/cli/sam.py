@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from maskwright.api import ImageReading
 from maskwright.cli.shared import (
     OPTIONAL,
     Data,
     Format,
+    Reading,
     Source,
     at_least_1,
     canvas_size,
@@ -64,6 +66,7 @@ class SamEvaluate:
     """Dataset with masks."""
     format: Format = None
     """What the dataset is read as, where several formats fit; left out, what is there decides."""
+    image_reading: Reading = field(default_factory=ImageReading)
     split: str = "test"
     """Which images are asked; references in context are from `train`."""
     size: Annotated[int | None, OPTIONAL] = None
@@ -97,6 +100,7 @@ class SamEvaluate:
             self.data,
             self.split,
             format=self.format,
+            image_reading=self.image_reading,
             size=self.size,
             limit=self.limit,
             objects=self.objects,
@@ -152,6 +156,7 @@ class SamPrecompute:
     """Folder for the embeddings."""
     format: Format = None
     """What the dataset is read as, where several formats fit; left out, what is there decides."""
+    image_reading: Reading = field(default_factory=ImageReading)
     size: Annotated[int | None, OPTIONAL] = None
     """Canvas size in pixels other than the checkpoint's."""
     dtype: Literal["float32", "float16"] = "float32"
@@ -173,6 +178,7 @@ class SamPrecompute:
             self.data,
             self.store,
             format=self.format,
+            image_reading=self.image_reading,
             size=self.size,
             dtype=self.dtype,
             batch=self.batch,

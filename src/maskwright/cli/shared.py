@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from maskwright.api import ReadName
+from maskwright.api import ImageReading, ReadName
 from maskwright.errors import canvas_rule, require
 
 Data: TypeAlias = Annotated[Positional[Path], arg(metavar="DATA")]
@@ -21,6 +21,7 @@ OPTIONAL = arg(help_behavior_hint="(optional)")
 """Of an option that may be left out: its text says what holds then, and None as a default would say nothing."""
 
 Format: TypeAlias = Annotated[ReadName | None, OPTIONAL]
+Reading: TypeAlias = OmitArgPrefixes[ImageReading]
 
 
 @dataclass

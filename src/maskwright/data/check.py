@@ -21,10 +21,14 @@ from maskwright.data.conventions import convention_of
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import category_problems, leaves_folder
 from maskwright.data.findings import Finding, name_of, source_of
-from maskwright.data.fingerprint import file_digest, picture_digest
-from maskwright.data.images import image_size, page_count, read_image, read_mask, turn
+from maskwright.data.fingerprint import file_digest
+from maskwright.data.image_files import turn
+from maskwright.data.images import decode as decoded
+from maskwright.data.images import image_size, page_count
+from maskwright.data.intensity import Intensity, decide, doubts
 from maskwright.data.labels import IGNORE, Mask, Sample
 from maskwright.data.lookahead import ahead
+from maskwright.data.mask_files import read_mask
 from maskwright.data.salvage import is_whole
 from maskwright.data.stats import Stats, measure_labels, measure_mask, summary
 from maskwright.data.suspicions import suspicions
@@ -34,7 +38,7 @@ from maskwright.problems import Problem, as_problem, fix_command, problems_of, w
 OVERHANG = 0.02
 """Share of the image's side by which a box may reach over its border: drawing tools round so. It counts as cut off there."""
 
-_PAGED = (".tif", ".tiff", ".gif", ".webp", ".avif")
+_PAGED = (".gif", ".webp", ".avif")
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,14 @@ class Report:
         warnings: what is read, but may not be meant so.
         stats: what is in it; of files that cannot be read, nothing is counted.
         dataset: the same as was given.
+        intensity: how numbers of more than 8 bits become the 8 bits that networks see.
     """
 
     problems: list[Problem]
     warnings: list[Problem]
     stats: Stats
     dataset: Dataset
+    intensity: Intensity
 
 
 def check(
@@ -106,10 +112,13 @@ def examine(
         found += finding.problems
         if progress:
             progress(done, len(dataset))
+    extents = [finding.extent for finding in findings]
+    intensity = decide(dataset, extents)
+    found += doubts(dataset, extents, intensity)
     found += suspicions(dataset, findings, training=training, decoded=decode)
     records = [as_problem(problem) for problem in found]
     stats = summary(dataset, [finding.measure for finding in findings])
-    return Report(problems_of(records), warnings_of(records), stats, dataset)
+    return Report(problems_of(records), warnings_of(records), stats, dataset, intensity)
 
 
 def require_clean(
@@ -157,12 +166,13 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: Findin
         return None
     path = dataset.image_path(sample)
     try:
-        size = image_size(path)
+        size = dataset.size_of(sample)
         if decode:
             with turn(size):
-                finding.pixels = picture_digest(read_image(path))
-                if path.suffix.lower() in _PAGED and (pages := page_count(path)) > 1:
-                    finding.problems.append(_pages(dataset, path, pages))
+                raster = decoded(path, dataset.image_reading)
+                finding.extent, finding.pixels = raster.extent, raster.digest()
+                if raster.extent is None and path.suffix.lower() in _PAGED and dataset.image_reading.page is None:
+                    finding.problems += _frames(dataset, path)
             # For the fingerprint, while the system still has the file in memory.
             file_digest(path)
     except DataError as error:
@@ -177,10 +187,14 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: Findin
     return size
 
 
-def _pages(dataset: Dataset, path: Path, pages: int) -> Problem:
-    message = f"has {pages:,} pages or frames, and the first is read"
-    remedy = f"to take another, counted from 0: {fix_command(name_of(dataset), '--page 1')}"
-    return Problem(message, kind="pages", severity="warning", file=path, remedy=remedy, fix="--page 1")
+def _frames(dataset: Dataset, path: Path) -> Iterator[Problem]:
+    """A warning for an animation."""
+    pages = page_count(path)
+    if pages < 2:
+        return
+    message = f"has {pages:,} frames, and the first is read"
+    remedy = f"to write a copy with another, counted from 0: {fix_command(name_of(dataset), '--page 1')}"
+    yield Problem(message, kind="pages", severity="warning", file=path, remedy=remedy, fix="--page 1")
 
 
 def _of_sample(dataset: Dataset, path: Path, problem: str, whose: str, whole: bool) -> Problem:

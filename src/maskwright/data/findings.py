@@ -7,6 +7,7 @@ from pathlib import Path
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.manifest import NAME
+from maskwright.data.raster import Extent
 from maskwright.data.stats import Measure
 
 
@@ -18,6 +19,7 @@ class Finding:
         measure: its labels, counted.
         problems: and warnings, in the order in which they were found.
         pixels: a hash of the picture's pixels; None where they were not decoded.
+        extent: of the numbers in its picture; None where they have 8 bits, or were not decoded.
         written: how its semantic mask writes the object: ``empty``, ``0/1``, ``0/255``, or ``ids`` for all else.
     """
 
@@ -25,6 +27,7 @@ class Finding:
     problems: list[str] = field(default_factory=list)
     pixels: bytes | None = None
     written: str = ""
+    extent: Extent | None = None
 
 
 def source_of(dataset: Dataset) -> str:

@@ -16,12 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.labels import Sample, Samples
 from maskwright.data.lookahead import ahead
-from maskwright.errors import DataError
+from maskwright.errors import DataError, MaskwrightError
 
 FORMAT = "maskwright data 1"
 SHOWN = 3
@@ -54,13 +52,6 @@ def file_digest(path: str | Path) -> bytes:
     return digest
 
 
-def picture_digest(pixels: NDArray[np.uint8]) -> bytes:
-    """A hash of a picture's pixels ``(H, W, 3)``: the same for a copy in another lossless format."""
-    digest = hashlib.sha256(f"{(pixels.shape[1], pixels.shape[0])}".encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.digest()
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One sample: ``labels`` and ``image`` are hashes of 32 hexadecimal digits."""
@@ -78,10 +69,12 @@ class Fingerprint:
     Attributes:
         categories: names by id.
         entries: one for each sample, in the dataset's order.
+        reading: how its image files are read, where they leave a choice.
     """
 
     categories: tuple[str, ...]
     entries: tuple[Entry, ...]
+    reading: ImageReading = PLAIN
 
     @classmethod
     def of(cls, dataset: Samples) -> Self:
@@ -106,18 +99,20 @@ class Fingerprint:
                 entries.append(result)
         if problems:
             raise DataError(problems, dataset.source or str(dataset.root))
-        return cls(dataset.categories, tuple(entries))
+        return cls(dataset.categories, tuple(entries), dataset.image_reading)
 
     @cached_property
     def digest(self) -> str:
         """All of it in 64 hexadecimal digits."""
-        return hashlib.sha256(
-            json.dumps([self.categories, [_row(entry) for entry in self.entries]]).encode()
-        ).hexdigest()
+        told: list[Any] = [self.categories, [_row(entry) for entry in self.entries]]
+        # Nothing where nothing is said, so that the fingerprints of before stay what they were.
+        told += [self.reading.as_dict()] if self.reading != PLAIN else []
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def to_json(self) -> str:
         """The text that :meth:`from_json` reads, one sample a line."""
-        head = {"format": FORMAT, "digest": self.digest, "categories": self.categories}
+        head: dict[str, Any] = {"format": FORMAT, "digest": self.digest, "categories": self.categories}
+        head |= {"image_reading": self.reading.as_dict()} if self.reading != PLAIN else {}
         rows = ",\n  ".join(json.dumps(_row(entry)) for entry in self.entries)
         return f'{json.dumps(head)[:-1]},\n "samples": [\n  {rows}\n ]}}\n'
 
@@ -128,9 +123,10 @@ class Fingerprint:
             value = json.loads(text)
             known = value["format"] == FORMAT
             entries = tuple(Entry(*(str(part) for part in row)) for row in value["samples"])
-            fingerprint = cls(tuple(str(name) for name in value["categories"]), entries)
+            reading = ImageReading.of(value.get("image_reading", {}))
+            fingerprint = cls(tuple(str(name) for name in value["categories"]), entries, reading)
             damaged = value["digest"] != fingerprint.digest
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, MaskwrightError) as error:
             raise ValueError(f"not a fingerprint of this version ({error!r})") from error
         if not known or damaged:
             raise ValueError(
@@ -148,6 +144,7 @@ class Fingerprint:
         both = [(then_by_id[id], now_by_id[id]) for id in then_by_id if id in now_by_id]
         lines = [
             *_category_changes(self.categories, now.categories),
+            *_reading_changes(self.reading, now.reading),
             *_line("added", [id for id in added if id not in renamed.values()]),
             *_line("removed", [id for id in removed if id not in renamed]),
             *_line("renamed", [f"{old} → {new}" for old, new in renamed.items()]),
@@ -180,6 +177,11 @@ def _line(what: str, names: Sequence[str]) -> list[str]:
         return []
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return [f"{len(names)} {'image' if len(names) == 1 else 'images'} {what}: {', '.join(names[:SHOWN])}{more}"]
+
+
+def _reading_changes(then: ImageReading, now: ImageReading) -> Iterable[str]:
+    if then != now:
+        yield f"images read in another way: {then.options or 'as they are'} → {now.options or 'as they are'}"
 
 
 def _category_changes(then: Sequence[str], now: Sequence[str]) -> Iterable[str]:

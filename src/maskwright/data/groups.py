@@ -17,8 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.findings import source_of
-from maskwright.data.fingerprint import picture_digest
-from maskwright.data.images import read_image
+from maskwright.data.images import decode
 from maskwright.data.labels import Sample
 from maskwright.data.lookahead import ahead
 from maskwright.errors import DataError
@@ -177,22 +176,23 @@ def _row_of(sample: Sample, groups: dict[str, tuple[str, int]], counts: Counter[
 def pictures(datasets: Sequence[Dataset], progress: Callable[[int, int], None] | None = None) -> list[bytes]:
     """A hash of the pixels of each image of some datasets, in order. Raises DataError with all images that cannot be read."""
 
-    def digest(path: Path) -> bytes | DataError:
+    def digest(image: tuple[Dataset, Sample]) -> bytes | DataError:
+        dataset, sample = image
         try:
-            return picture_digest(read_image(path))
+            return decode(dataset.image_path(sample), dataset.image_reading).digest()
         except DataError as error:
             return error
 
-    paths = [dataset.image_path(sample) for dataset in datasets for sample in dataset]
+    images = [(dataset, sample) for dataset in datasets for sample in dataset]
     digests: list[bytes] = []
     problems: list[str] = []
-    for done, found in enumerate(ahead(digest, paths), start=1):
+    for done, found in enumerate(ahead(digest, images), start=1):
         if isinstance(found, DataError):
             problems += found.problems
         else:
             digests.append(found)
         if progress:
-            progress(done, len(paths))
+            progress(done, len(images))
     if problems:
         raise DataError(problems, ", ".join(map(source_of, datasets)))
     return digests

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask
 from maskwright.data.labels import Sample
+from maskwright.data.mask_files import read_mask
 from maskwright.data.weaken import mask_to_boxes, mask_to_points, mask_to_scribbles
 
 

@@ -20,10 +20,10 @@ from maskwright.data.augment import Crop
 from maskwright.data.batch import Batch, collate
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Affine, compose, resize_matrix, warp_mask
-from maskwright.data.images import read_mask
 from maskwright.data.items import Item, read_item
 from maskwright.data.labels import Kind, Sample
 from maskwright.data.loader import Loader
+from maskwright.data.mask_files import read_mask
 from maskwright.errors import DataError
 
 MIN_PIXELS = 8

@@ -10,8 +10,8 @@ from PIL import Image
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size
-from maskwright.data.images import read_image, read_mask
 from maskwright.data.labels import IGNORE, Kind, Mask, Sample
+from maskwright.data.mask_files import read_mask
 from maskwright.errors import DataError
 
 
@@ -61,7 +61,7 @@ def read_item(dataset: Dataset, sample: Sample, limit: int | None = None) -> Ite
         DataError: a file cannot be read, sizes do not match, or the mask holds an unknown category.
     """
     labels, path = sample.labels, dataset.image_path(sample)
-    image = read_image(path)
+    image = dataset.pixels(sample)
     height, width = image.shape[:2]
     if sample.size is not None and tuple(sample.size) != (width, height):
         stated = "x".join(map(str, sample.size))

@@ -12,6 +12,11 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
+from maskwright.data.image_reading import PLAIN, ImageReading
+from maskwright.data.images import image_size, read_image
 from maskwright.problems import Problem
 
 IGNORE = 255
@@ -159,6 +164,7 @@ class Samples:
         samples: in a fixed order.
         source: the file or folder it was read from, for messages.
         format: how it was stored, in words: "COCO", "folders images/ and masks/", ...; empty where it was not read.
+        image_reading: which page, channels and range of intensity of the image files count.
         warnings: what the reader understood with a reservation, or left out: records of severity ``warning``.
     """
 
@@ -168,6 +174,7 @@ class Samples:
     source: str = ""
     format: str = ""
     warnings: tuple[Problem, ...] = ()
+    image_reading: ImageReading = PLAIN
 
     def split(self, *names: str) -> Self:
         """The samples of the named splits, in the same order."""
@@ -180,6 +187,18 @@ class Samples:
     def with_warning(self, warning: Problem) -> Self:
         """The same, with one more warning, the first."""
         return replace(self, warnings=(warning, *self.warnings))
+
+    def with_image_reading(self, reading: ImageReading) -> Self:
+        """The same with its image files read in another way."""
+        return replace(self, image_reading=reading)
+
+    def pixels(self, sample: Sample) -> NDArray[np.uint8]:
+        """A sample's image as ``(H, W, 3)`` uint8 RGB, see :func:`maskwright.data.images.read_image`. Raises DataError."""
+        return read_image(self.image_path(sample), self.image_reading)
+
+    def size_of(self, sample: Sample) -> tuple[int, int]:
+        """(width, height) of a sample's image as it is displayed, from the file's header alone. Raises DataError."""
+        return image_size(self.image_path(sample), self.image_reading.page)
 
     def image_path(self, sample: Sample) -> Path:
         return self.root / sample.image

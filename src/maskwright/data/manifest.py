@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from maskwright.data.fields import MISSING, Fields, category_problems, names_a_file, read_json, shown
-from maskwright.data.images import MAX_PIXELS, place_file, write_atomic
+from maskwright.data.files import place_file, write_atomic
+from maskwright.data.image_files import MAX_PIXELS
 from maskwright.data.labels import Box, Labels, Mask, Point, Sample, Samples, Scribble, Tag
 from maskwright.data.paths import Files, resolve
 from maskwright.data.reading import STRICT, Reading

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskwright.data.images import read_mask
 from maskwright.data.labels import Mask, Sample, Samples
+from maskwright.data.mask_files import read_mask
 
 
 def semantic_of(values: NDArray[Any], mask: Mask) -> NDArray[Any]:

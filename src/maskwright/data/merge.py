@@ -16,8 +16,8 @@ from maskwright.data.choices import Twins
 from maskwright.data.dataset import Dataset
 from maskwright.data.findings import name_of, source_of
 from maskwright.data.groups import pictures
-from maskwright.data.images import read_mask, write_mask
 from maskwright.data.labels import IGNORE, Labels, Mask, Sample, Samples
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.data.new_folder import new_folder
 from maskwright.errors import DataError
 from maskwright.problems import Problem

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskwright.data.choices import Crowd
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName
 
 
@@ -21,12 +22,14 @@ class Reading:
             outside, polygons without a part of three vertices, ...) is mended instead of refused: the record comes
             with the dataset, as a warning that says what was changed. Pixels of masks are not touched here.
         format: the name of the format, where several fit; None: what is there decides.
+        image: which page, channels and range of intensity of the image files count.
     """
 
     crowd: Crowd | None = None
     root: Path | None = None
     mend: bool = False
     format: ReadName | None = None
+    image: ImageReading = PLAIN
 
 
 STRICT = Reading()

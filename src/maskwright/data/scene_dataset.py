@@ -31,8 +31,9 @@ from PIL import Image
 from maskwright.data import manifest
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import read_json
-from maskwright.data.images import write_atomic, write_mask
+from maskwright.data.files import write_atomic
 from maskwright.data.labels import Kind, Labels, Mask, Sample
+from maskwright.data.mask_files import write_mask
 from maskwright.data.scenes import CATEGORY_NAMES, render
 from maskwright.data.weaken import weaken
 from maskwright.errors import DataError

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import count_values, image_size, read_mask
 from maskwright.data.labels import IGNORE, Kind, Mask, Sample
 from maskwright.data.lookahead import ahead
+from maskwright.data.mask_files import count_values, read_mask
 from maskwright.errors import DataError
 
 COUNTED = ("instances", "boxes", "scribbles", "points", "tags")
@@ -222,7 +222,7 @@ def summary(dataset: Dataset, measures: Sequence[Measure]) -> Stats:
 def _read_and_measure(dataset: Dataset, sample: Sample) -> Measure:
     measure = measure_labels(sample, len(dataset.categories))
     try:
-        measure.size = sample.size or image_size(dataset.image_path(sample))
+        measure.size = sample.size or dataset.size_of(sample)
         if sample.labels.mask:
             measure_mask(measure, read_mask(dataset.root / sample.labels.mask.path), sample.labels.mask, sample)
     except DataError as error:

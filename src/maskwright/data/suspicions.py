@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.findings import Finding, name_of, source_of
-from maskwright.data.images import IMAGE_SUFFIXES
+from maskwright.data.image_files import IMAGE_SUFFIXES
 from maskwright.data.labels import IGNORE, Kind, Sample
 from maskwright.data.stats import TINY, Measure
 from maskwright.problems import Problem, fix_command

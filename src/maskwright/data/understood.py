@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from maskwright.data.check import Report
@@ -95,6 +96,7 @@ def _remarks(report: Report) -> list[str]:
     unlabelled = [sample for sample in dataset if not sample.labels.mask]
     if stats.masks and unlabelled and all(str(sample.labels.kind) == "none" for sample in unlabelled):
         said.append(f"without a mask: {_number(len(unlabelled), 'image')}, such as {printable(unlabelled[0].image)}")
+    said += _reading(report)
     if others := left_out(dataset):
         said.append(
             f"left out: {_number(len(others), 'image file')} that no list names, such as {printable(others[0])}"
@@ -105,6 +107,20 @@ def _remarks(report: Report) -> list[str]:
         said.append(f"nearly empty masks (fewer than {TINY} pixels): {stats.tiny_masks:,}")
     if stats.ignored_share:
         said.append(f"ignored pixels (255): {_percent(stats.ignored_share)} of all mask pixels")
+    return said
+
+
+def _reading(report: Report) -> list[str]:
+    """How image files are read where they leave a choice."""
+    said, intensity, reading = [], report.intensity, report.dataset.image_reading
+    if chosen := replace(reading, intensity=None).options:
+        said.append(f"images are read with {chosen} (counted from 0)")
+    if intensity.deep and intensity.range is not None:
+        low, high = intensity.range
+        rule = "as given" if intensity.given else "measured over the training split; --intensity LOW,HIGH sets others"
+        said.append(
+            f"images of more than 8 bits: {intensity.deep:,}; in all of them {low:.10g} becomes black and {high:.10g} white ({rule})"
+        )
     return said
 
 

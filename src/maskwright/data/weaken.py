@@ -18,9 +18,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask
 from maskwright.data.labels import IGNORE, Box, Kind, Labels, Mask, Point, Sample, Scribble, Tag
 from maskwright.data.manifest import copy_files, write
+from maskwright.data.mask_files import read_mask
 from maskwright.data.new_folder import new_folder
 from maskwright.errors import DataError
 

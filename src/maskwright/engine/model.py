@@ -14,16 +14,17 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import nn
 
 from maskwright.data.fields import read_json
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.labels import IGNORE
-from maskwright.data.schema import Fields, Items, Kind, Maybe, Named, OneOf, Text, Whole
+from maskwright.data.schema import Fields, Items, Kind, Maybe, Named, OneOf, Real, Text, Whole
 from maskwright.engine.weights import CHECKSUMS, checksums, load_state, load_tensors, misfits, raise_weights, shapes_in
-from maskwright.errors import BUILD_ERRORS, DataError, WeightsError
+from maskwright.errors import BUILD_ERRORS, DataError, MaskwrightError, WeightsError
 
 FORMAT, VERSION = "maskwright-model", 2
 _OLDER = (1,)
@@ -40,7 +41,12 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def describe(
-    recipe: str, categories: Sequence[str], size: int, data: str | None = None, **parts: Any
+    recipe: str,
+    categories: Sequence[str],
+    size: int,
+    data: str | None = None,
+    image_reading: ImageReading = PLAIN,
+    **parts: Any,
 ) -> dict[str, Any]:
     """The ``config.json`` of a model folder.
 
@@ -49,8 +55,10 @@ def describe(
         categories: names by id, ``background`` first.
         size: side of the square canvas in pixels.
         data: digest of the fingerprint of what it was trained on.
+        image_reading: how the images that it learnt from were read; there where it says anything.
         parts: what the recipe needs to build its networks again, as JSON.
     """
+    said = {"image_reading": image_reading.as_dict()} if image_reading != PLAIN else {}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -58,6 +66,7 @@ def describe(
         "categories": [*categories],
         "size": size,
         "data": data,
+        **said,
         **parts,
     }
 
@@ -98,6 +107,14 @@ class Model:
     def size(self) -> int:
         return self.config["size"]
 
+    @property
+    def image_reading(self) -> ImageReading:
+        """How the images that it learnt from were read. Raises WeightsError for values that cannot be."""
+        try:
+            return ImageReading.of(self.config.get("image_reading", {}))
+        except MaskwrightError as error:
+            self.refuse([f"image_reading: {error}"])
+
     @classmethod
     def open(cls, path: str | Path, recipes: Sequence[str]) -> Model:
         """Read a run directory, or the ``model`` folder in it (or a copy of that).
@@ -135,13 +152,13 @@ class Model:
         config = {name: value for name, value in self.config.items() if name != CHECKSUMS or self.version != VERSION}
         if older is not None and self.version != VERSION:
             config = config | older({name: config.get(name) for name in fields if name in config})
-        schema = Fields({**_HEAD, **fields}, frozenset([*optional, "data"]))
+        schema = Fields({**_HEAD, **fields}, frozenset([*optional, "data", "image_reading"]))
         problems = [*schema.problems(config, ""), *_twice(config.get("categories"))]
         if problems:
             self.refuse(problems)
         return {name: config[name] for name in fields if name in config}
 
-    def refuse(self, problems: Sequence[str]) -> None:
+    def refuse(self, problems: Sequence[str]) -> NoReturn:
         """Raise WeightsError for a configuration with problems, one line each."""
         made = "" if self.version == VERSION else f" (version {self.version} of the model format)"
         lines = "\n  - ".join([f"{len(problems)} fields are wrong:", *problems]) if len(problems) > 1 else problems[0]
@@ -290,4 +307,12 @@ _HEAD: dict[str, Kind] = {
     "categories": Items(Text(), 2, IGNORE),
     "size": SIDE,
     "data": Maybe(Text(200)),
+    "image_reading": Fields(
+        {
+            "page": Whole(0, 1 << 20),
+            "channels": Items(Whole(0, 1 << 16), 1, 3),
+            "intensity": Items(Real(-1e38, 1e38), 2, 2),
+        },
+        None,
+    ),
 }

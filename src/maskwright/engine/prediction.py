@@ -12,7 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from maskwright.data.images import image_size, read_image, rgb_of, turn, write_atomic, write_mask
+from maskwright.data.files import write_atomic
+from maskwright.data.image_files import turn
+from maskwright.data.image_reading import PLAIN, ImageReading
+from maskwright.data.images import image_size, raster_of, read_image
+from maskwright.data.mask_files import write_mask
 from maskwright.data.pictures import overlay, palette, thumbnail, thumbnail_mask
 from maskwright.errors import DataError
 
@@ -29,6 +33,7 @@ class Prediction:
         mask: ``(H, W)`` uint8 category ids, of the size in which the image is displayed.
         categories: names by id, ``background`` first.
         scores: 0..1, the mean probability of each predicted category over the pixels it was predicted for.
+        reading: how the image was read, for the overlay.
     """
 
     id: str
@@ -36,6 +41,7 @@ class Prediction:
     mask: NDArray[np.uint8] | NDArray[np.uint16] = field(repr=False)
     categories: tuple[str, ...]
     scores: dict[str, float]
+    reading: ImageReading = field(default=PLAIN, repr=False, kw_only=True)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -59,7 +65,7 @@ class Prediction:
             side: longest side in pixels; left out, the image's own size.
         """
         with turn_of(self.image):
-            pixels, mask = pixels_of(self.image, self.id), self.mask
+            pixels, mask = pixels_of(self.image, self.id, self.reading), self.mask
             if side is not None:
                 pixels = thumbnail(pixels, side)
                 mask = thumbnail_mask(mask, (pixels.shape[1], pixels.shape[0]))
@@ -103,25 +109,26 @@ def name_of(image: ImageLike) -> str:
     return Path(path).stem if path else ""
 
 
-def pixels_of(image: ImageLike, id: str) -> NDArray[np.uint8]:
-    """``(H, W, 3)`` uint8 RGB as displayed, by the same rules as ``read_image``, wherever the image is."""
+def pixels_of(image: ImageLike, id: str, reading: ImageReading = PLAIN) -> NDArray[np.uint8]:
+    """``(H, W, 3)`` uint8 RGB as displayed, by the same rules as ``read_image``, wherever the image is. Raises DataError."""
     if isinstance(image, str | Path):
-        return read_image(image)
-    if not isinstance(image, Image.Image):
-        image = _from_array(np.asarray(image), id)
-    if not image.width or not image.height:
-        raise DataError([f"image {id}: has {image.width} x {image.height} pixels; give one that has any"])
-    return rgb_of(ImageOps.exif_transpose(image), f"image {id}")
+        return read_image(image, reading)
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)
+        width, height = image.size
+    else:
+        image = _require_image(np.asarray(image), id)
+        height, width = image.shape[:2]
+    if not width or not height:
+        raise DataError([f"image {id}: has {width} x {height} pixels; give one that has any"])
+    return raster_of(image, f"image {id}", reading.channels).rgb(reading.intensity)
 
 
-def _from_array(array: NDArray[Any], id: str) -> Image.Image:
-    grey = array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
-    deep = grey.ndim == 2 and grey.dtype in (np.uint16, np.int32, np.float32, np.float64)
-    colour = grey.ndim == 3 and grey.shape[2] in (3, 4) and grey.dtype == np.uint8
-    if not (deep or colour or (grey.ndim == 2 and grey.dtype in (np.bool_, np.uint8))):
-        expected = "(H, W), (H, W, 3) or (H, W, 4) of uint8 in 0..255, or grey of uint16, int32 or float"
+def _require_image(array: NDArray[Any], id: str) -> NDArray[Any]:
+    if array.ndim not in (2, 3) or array.dtype.kind not in "buif" or (array.ndim == 3 and not array.shape[2]):
+        expected = "(H, W) or (H, W, C) of bool, integers or floats"
         raise DataError([f"image {id}: an array {array.shape} of {array.dtype} is no image; expected {expected}"])
-    return Image.fromarray(np.ascontiguousarray(grey.astype(np.float32) if grey.dtype == np.float64 else grey))
+    return array
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -31,8 +31,9 @@ import numpy as np
 from maskwright.data import formats
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import leaves_folder
+from maskwright.data.files import place_file, write_atomic
 from maskwright.data.formats.predictions import FORMAT, INDEX, VERSION
-from maskwright.data.images import IMAGE_SUFFIXES, place_file, write_atomic
+from maskwright.data.image_files import IMAGE_SUFFIXES
 from maskwright.data.lookahead import ahead
 from maskwright.data.pictures import palette
 from maskwright.engine.files import disk
@@ -315,7 +316,7 @@ def _head(predictor: Predictor, options: Mapping[str, Any]) -> dict[str, Any]:
             "recipe": predictor.recipe,
             "size": predictor.size,
         },
-        "options": plain(options, "options"),
+        "options": plain({**options, **predictor.image_reading.as_dict()}, "options"),
         "categories": list(predictor.categories),
         "palette": np.asarray(palette(len(predictor.categories))).tolist(),
     }
@@ -343,7 +344,8 @@ def _existing_entries(
     _refuse_foreign_images(folder, jobs if images else [], entries)
     then, now = index["model"]["signature"], head["model"]["signature"]
     if then != now or index["options"] != head["options"]:
-        differing = [name for name in head["options"] if index["options"].get(name) != head["options"][name]]
+        before, wanted = index["options"], head["options"]
+        differing = [name for name in {**wanted, **before} if before.get(name) != wanted.get(name)]
         flags = " and ".join("--" + name.replace("_", "-") for name in differing)
         what = f"another model ({then}, this is {now})" if then != now else f"the same model with another {flags}"
         if not overwrite:

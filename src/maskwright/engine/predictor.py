@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, compose, resize_matrix, squash, unwarp_logits
+from maskwright.data.image_reading import ImageReading
 from maskwright.data.lookahead import ahead_readable
 from maskwright.engine.devices import find_device
 from maskwright.engine.model import Model
@@ -59,6 +61,7 @@ class Predictor(ABC):
         folder: the model folder it came from.
         recipe: the recipe that made it.
         signature: 16 hexadecimal digits that change with the weights and the configuration.
+        image_reading: how image files are read: as those that the model learnt from.
         options: what :meth:`predict` takes beyond what all take, with the defaults.
         holds_instances: masks hold ids of instances instead of categories.
     """
@@ -70,6 +73,7 @@ class Predictor(ABC):
         self.network = network.eval().requires_grad_(False)
         self.categories, self.size = model.categories, model.size
         self.folder, self.recipe, self.signature = model.folder, model.recipe, model.signature
+        self.image_reading = model.image_reading
 
     @property
     def device(self) -> torch.device:
@@ -79,6 +83,12 @@ class Predictor(ABC):
         """Move to another device. Raises MaskwrightError for one that is not here."""
         self.network.to(find_device(device))
         return self
+
+    def with_image_reading(self, reading: ImageReading) -> Self:
+        """The same model, with the same network, which reads images in this way, and in its own where that says nothing."""
+        other = copy(self)
+        other.image_reading = reading.over(self.image_reading)
+        return other
 
     def predict(
         self,
@@ -154,7 +164,7 @@ class Predictor(ABC):
     ) -> Iterator[Prediction]:
         def canvas_of(numbered: tuple[int, ImageLike]) -> Canvas:
             number, image = numbered
-            return _canvas(image, number, self.prepare)
+            return _canvas(image, number, self.prepare, self.image_reading)
 
         ready: list[Canvas] = []
         for canvas in ahead_readable(canvas_of, enumerate(images), workers, 2 * batch, unreadable):
@@ -171,7 +181,8 @@ class Predictor(ABC):
 
     def _finished(self, ready: Sequence[Canvas], options: Mapping[str, Any]) -> Iterator[Prediction]:
         try:
-            yield from self.finish(ready, **options)
+            for prediction in self.finish(ready, **options):
+                yield replace(prediction, reading=self.image_reading)
         except NotFiniteError as error:
             raise NotFiniteError(str(self.folder)) from error
 
@@ -221,9 +232,11 @@ class Predictor(ABC):
             ``model`` (its signature), ``dataset`` and ``split``, and what :meth:`score` gives.
         """
         complete = self.scoring_options(options)
-        part = self.require_scorable(dataset, split)
+        # What the dataset says of its images comes first; the check reads them as the model does.
+        reader = self.with_image_reading(dataset.image_reading)
+        part = self.require_scorable(dataset.with_image_reading(reader.image_reading), split)
         head = {"model": self.signature, "dataset": dataset.source or str(dataset.root), "split": split}
-        return head | self.score(part, batch=batch, progress=progress, **complete)
+        return head | reader.score(part, batch=batch, progress=progress, **complete)
 
     def scoring_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options with which a split is scored, complete. Raises MaskwrightError for those that it cannot be scored with."""
@@ -303,10 +316,12 @@ class Canvas:
     pixels: NDArray[np.uint8]
 
 
-def _canvas(image: ImageLike, number: int, prepare: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> Canvas:
+def _canvas(
+    image: ImageLike, number: int, prepare: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], reading: ImageReading
+) -> Canvas:
     id = name_of(image) or str(number)
     with turn_of(image):
-        pixels = pixels_of(image, id)
+        pixels = pixels_of(image, id, reading)
         height, width = pixels.shape[:2]
         prepared = prepare(pixels)
     return Canvas(id, image, (width, height), prepared)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from maskwright.data.images import write_atomic
+from maskwright.data.files import write_atomic
 from maskwright.data.pictures import thumbnail
 from maskwright.engine.outcome import Outcome
 

@@ -25,6 +25,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
@@ -37,6 +38,7 @@ from maskwright import interrupts
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
 from maskwright.data.fingerprint import Fingerprint
+from maskwright.data.image_reading import ImageReading
 from maskwright.data.registry import ReadName
 from maskwright.data.understood import start_of_training
 from maskwright.engine.bar import TrainingBar, time_as_text
@@ -60,6 +62,7 @@ class RunConfig(Protocol):
 
     data: Path
     format: ReadName | None
+    image_reading: ImageReading
     out: Path
     sam: str
     seed: int
@@ -178,7 +181,7 @@ class Session:
         )
         torch.set_flush_denormal(True)
         # Before the processes meet: one that has failed already cannot be met.
-        dataset = Dataset.load(config.data, format=config.format)
+        dataset = Dataset.load(config.data, format=config.format, image_reading=config.image_reading)
         # Half precision is autocast alone, see engine.precision: accelerate itself is left out of it.
         accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
         if accelerator.num_processes > 1 and not several_processes:
@@ -186,10 +189,16 @@ class Session:
                 f"this recipe trains in one process, and {accelerator.num_processes} were started; "
                 "call `maskwright` without `accelerate launch` or `torchrun`"
             )
-        fingerprint = None
+        intensity, fingerprint = None, None
         if accelerator.is_main_process:
             refuse_if_locked(config.out, "name another folder with --out")
-            print(start_of_training(require_clean(dataset)), file=sys.stderr)
+            report = require_clean(dataset)
+            print(start_of_training(report), file=sys.stderr)
+            intensity = report.intensity.range
+        if accelerator.num_processes > 1:
+            intensity = broadcast_object_list([intensity])[0]
+        dataset = dataset.with_image_reading(replace(dataset.image_reading, intensity=intensity))
+        if accelerator.is_main_process:
             fingerprint = Fingerprint.of(dataset)
         if len(dataset.categories) < 2:
             raise DataError([f"{config.data}: no category but the background is named; name what is to be segmented"])
@@ -283,7 +292,7 @@ class Session:
                 resume=config.resume,
                 overwrite=config.overwrite,
                 # The fingerprint tells whether they are the same, wherever they lie.
-                may_differ=("data",),
+                may_differ=("data", "image_reading"),
                 is_main=self.is_main,
                 files=files,
                 folders=folders,

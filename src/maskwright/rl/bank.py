@@ -14,7 +14,6 @@ from torch import Tensor
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import resize_matrix, warp_image, warp_mask
-from maskwright.data.images import read_image
 from maskwright.data.labels import IGNORE, Sample
 from maskwright.data.masks import label_values
 from maskwright.data.scenes import Scenes
@@ -346,7 +345,7 @@ class Bank:
         if store is not None:
             part = dataset.with_samples([sample for sample, _, _ in loaded])
             precompute(sam, part, store, batch=batch)
-            stored = store.load([store.key(part.image_path(sample)) for sample in part])
+            stored = store.load([store.key(part.image_path(sample), reading=part.image_reading) for sample in part])
             embedding = Embedding(stored["high0"], stored["high1"], stored["low"])
         return cls.of_images(
             sam,
@@ -382,7 +381,7 @@ def _read(
     dataset: Dataset, sample: Sample, size: int, category: int | None, objects: int | None
 ) -> tuple[NDArray[np.uint8], list[_Target], int]:
     """An image on the canvas ``(S, S, 3)``, its targets, at most ``objects`` of them, and the number of those that are too small."""
-    image = read_image(dataset.image_path(sample))
+    image = dataset.pixels(sample)
     values, categories = label_values(dataset, sample)
     if values.shape != image.shape[:2]:
         mask_size = f"{values.shape[1]}x{values.shape[0]}"

@@ -14,7 +14,8 @@ from torch import nn
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import squash
-from maskwright.data.images import image_size, read_image, turn
+from maskwright.data.image_files import turn
+from maskwright.data.images import image_size, read_image
 from maskwright.data.lookahead import ahead_readable
 from maskwright.errors import DataError
 from maskwright.sam.sam import Sam
@@ -73,10 +74,11 @@ def precompute(
         raise ValueError(f"{store.folder}: was not opened with the signature of {sam.name}")
     problems: list[str] = []
     paths: dict[str, Path] = {}
+    reading = dataset.image_reading
     for sample in dataset.samples[rank::world]:
         path = dataset.image_path(sample)
         try:
-            paths.setdefault(store.key(path), path)
+            paths.setdefault(store.key(path, reading=reading), path)
         except DataError as error:
             problems += error.problems
     missing = store.missing(paths)
@@ -85,8 +87,8 @@ def precompute(
         progress(there, len(paths))
 
     def canvas(key: str) -> tuple[str, NDArray[np.uint8]]:
-        with turn(image_size(paths[key])):
-            return key, squash(read_image(paths[key]), sam.size)
+        with turn(image_size(paths[key], reading.page)):
+            return key, squash(read_image(paths[key], reading), sam.size)
 
     canvases = ahead_readable(canvas, missing, workers, 2 * batch, problems)
     encoded = 0

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.errors import DataError, WeightsError
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class EmbeddingStore:
         self._found_damaged = 0
         self._open(overwrite)
 
-    def key(self, image: str | Path | bytes, crop: Sequence[float] = ()) -> str:
+    def key(self, image: str | Path | bytes, crop: Sequence[float] = (), reading: ImageReading = PLAIN) -> str:
         """The key of an image: SHA-256 over the bytes of its file and the signature, as 64 hexadecimal digits.
 
         A file is hashed again only when its size or time of modification changed.
@@ -125,13 +126,16 @@ class EmbeddingStore:
         Args:
             image: path of the image file, or its bytes.
             crop: where a part of the image was encoded by itself, all numbers that decide which part, and how it was cut out.
+            reading: how the image file was read, where it left a choice.
 
         Raises:
             DataError: the file cannot be read.
         """
         content = hashlib.sha256(image).digest() if isinstance(image, bytes) else self._file_digest(Path(image))
         geometry = struct.pack(f"<{len(crop)}d", *crop)
-        return hashlib.sha256(content + self._salt + geometry).hexdigest()
+        # Nothing where nothing is said, so that keys of before stay what they were.
+        said = json.dumps(reading.as_dict(), sort_keys=True).encode() if reading != PLAIN else b""
+        return hashlib.sha256(content + self._salt + geometry + said).hexdigest()
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The keys whose embedding must still be made, each once, in the order given.

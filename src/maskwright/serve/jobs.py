@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maskwright.data.images import write_atomic
+from maskwright.data.files import write_atomic
 from maskwright.engine.run import read_metrics
 from maskwright.serve.wire import WireError
 

@@ -24,8 +24,11 @@ from scipy import ndimage
 from maskwright.data import manifest
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import category_problems
-from maskwright.data.images import IMAGE_SUFFIXES, image_size, place_file, read_mask, write_atomic, write_mask
+from maskwright.data.files import place_file, write_atomic
+from maskwright.data.image_files import IMAGE_SUFFIXES
+from maskwright.data.images import image_size
 from maskwright.data.labels import IGNORE, Box, Kind, Labels, Mask, MaskKind, Point, Sample, Scribble, Tag
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.data.pictures import palette
 from maskwright.engine.locks import FolderLock
 from maskwright.errors import DataError

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from maskwright import cli
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import write_mask
 from maskwright.data.labels import Labels, Mask, Sample
+from maskwright.data.mask_files import write_mask
 from maskwright.data.shapes import ellipse_radius, filled_boxes, tight_boxes
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.zero_shot import baselines, evaluate_sam

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask
 from maskwright.data.labels import Sample
+from maskwright.data.mask_files import read_mask
 from tests.serve.browser import raster
 from tests.serve.browser.conftest import Start, Window
 from tests.serve.browser.page import LabelPage, circle

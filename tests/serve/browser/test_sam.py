@@ -12,7 +12,7 @@ import pytest
 
 from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask
+from maskwright.data.mask_files import read_mask
 from maskwright.serve.wire import Runs
 from tests.serve.browser import raster
 from tests.serve.browser.conftest import Start, Window

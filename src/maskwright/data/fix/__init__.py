@@ -25,11 +25,13 @@ from maskwright.data import manifest
 from maskwright.data.check import Report, examine
 from maskwright.data.choices import Crowd
 from maskwright.data.dataset import Dataset
+from maskwright.data.files import place_file, write_atomic
 from maskwright.data.findings import name_of, source_of
 from maskwright.data.fix.masks import Change, MaskMender
-from maskwright.data.images import image_size, open_verified, page_count, place_file, write_atomic, write_mask
+from maskwright.data.images import open_verified, page_count
 from maskwright.data.labels import Box, Labels, Sample
 from maskwright.data.lookahead import ahead
+from maskwright.data.mask_files import write_mask
 from maskwright.data.new_folder import new_folder
 from maskwright.data.registry import ReadName
 from maskwright.data.salvage import salvaged
@@ -229,7 +231,7 @@ class _Copy:
         boxes = sample.labels.boxes
         if not boxes:
             return sample.labels
-        width, height = sample.size or image_size(self.source.image_path(sample))
+        width, height = sample.size or self.source.size_of(sample)
         mended: list[Box] = []
         for i, box in enumerate(boxes):
             x0, y0, x1, y1 = (min(max(v, 0.0), float(m)) for v, m in zip(box.xyxy, (width, height, width, height)))

@@ -13,9 +13,11 @@ from scipy import ndimage
 
 from maskwright.data.conventions import Convention, convention_of, ignores_and_marks, to_object
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import image_size, open_verified, read_mask, turn
+from maskwright.data.image_files import turn
+from maskwright.data.images import image_size, open_verified
 from maskwright.data.labels import IGNORE, Mask, Sample
 from maskwright.data.lookahead import ahead
+from maskwright.data.mask_files import read_mask
 from maskwright.data.masks import semantic_of
 from maskwright.errors import DataError
 from maskwright.problems import Problem

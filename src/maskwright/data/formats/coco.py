@@ -37,9 +37,11 @@ from maskwright.data.fields import Fields, is_name, read_json, shown
 from maskwright.data.formats.coco_writer import loss, write
 from maskwright.data.formats.objects import Outlined, box_inside, compare_size, paint, sample_ids
 from maskwright.data.formats.segmentations import clean, draw, rasterize
-from maskwright.data.images import MAX_PIXELS, cached_mask, image_size
+from maskwright.data.image_files import MAX_PIXELS
+from maskwright.data.images import image_size
 from maskwright.data.labels import Box, Labels, Mask, Sample, Samples
 from maskwright.data.lookahead import ahead
+from maskwright.data.mask_files import cached_mask
 from maskwright.data.paths import Files, resolve
 from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
@@ -244,7 +246,7 @@ class _Parse(Fields):
             if path is None or not self.mendable(place, what, "no-size", "taken from the file"):
                 return None
             try:
-                return image_size(self.root / path)
+                return image_size(self.root / path, self.reading.image.page)
             except DataError as error:
                 self.problems += error.problems
                 return None
@@ -373,7 +375,7 @@ class _Parse(Fields):
 
     def paint(self, annotations: list[_Annotation], item: _Item) -> np.ndarray:
         """The instance mask ``(H, W)`` uint16 of annotations, smaller objects on top of larger ones."""
-        compare_size(self.root / item.path, item.size, item.place)
+        compare_size(self.root / item.path, item.size, item.place, self.reading.image.page)
         width, height = item.size
         outlined = [Outlined(f"{a.place}.segmentation", a.category, a.segmentation, draw) for a in annotations]
         return paint(outlined, (height, width), item.place)

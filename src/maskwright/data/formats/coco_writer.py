@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from maskwright.data.fields import names_a_file
+from maskwright.data.files import write_atomic
 from maskwright.data.formats import rle
 from maskwright.data.formats.contents import mask_kinds, weak_labels
 from maskwright.data.formats.objects import Scores, objects_of
-from maskwright.data.images import image_size, write_atomic
 from maskwright.data.labels import IGNORE, Sample, Samples
 from maskwright.data.manifest import copy_files
 from maskwright.errors import DataError
@@ -54,7 +54,7 @@ def write(dataset: Samples, folder: str | Path, scores: Scores | None = None) ->
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for number, sample in enumerate(samples, start=1):
-            width, height = image_size(dataset.image_path(sample))
+            width, height = dataset.size_of(sample)
             entry = {"id": number, "file_name": Path(files[sample.id]).name, "width": width, "height": height}
             images.append({**entry, "labelled": sample.labels.mask is not None})
             for row in _annotations(dataset, sample, (height, width), (scores or {}).get(sample.id, {})):

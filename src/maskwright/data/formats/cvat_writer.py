@@ -7,11 +7,11 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 
+from maskwright.data.files import write_atomic
 from maskwright.data.formats import rle
 from maskwright.data.formats.contents import mask_kinds
 from maskwright.data.formats.objects import Found, objects_of
 from maskwright.data.formats.safe_xml import require_writable
-from maskwright.data.images import image_size, write_atomic
 from maskwright.data.labels import IGNORE, Sample, Samples
 from maskwright.data.manifest import copy_files
 from maskwright.data.pictures import palette
@@ -47,7 +47,7 @@ def write(dataset: Samples, folder: str | Path) -> Path:
     _meta(root, dataset)
     subsets = {sample.split for sample in dataset} != {"train"}
     for number, (sample, copy) in enumerate(zip(dataset, copied, strict=True)):
-        width, height = image_size(dataset.image_path(sample))
+        width, height = dataset.size_of(sample)
         row = {"id": number, "name": Path(copy.image).name, "width": width, "height": height}
         row |= {"subset": sample.split} if subsets else {}
         row |= {"labelled": 1} if sample.labels.mask else {}

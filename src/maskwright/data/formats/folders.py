@@ -50,19 +50,13 @@ import numpy as np
 
 from maskwright.data.conventions import WHITES, convention_of
 from maskwright.data.fields import Fields, category_problems, names_a_file, read_json, shown
+from maskwright.data.files import write_atomic
 from maskwright.data.formats.contents import mask_kinds, weak_labels
-from maskwright.data.images import (
-    IMAGE_SUFFIXES,
-    cached_mask,
-    count_values,
-    mask_bits,
-    read_mask,
-    write_atomic,
-    write_mask,
-)
+from maskwright.data.image_files import IMAGE_SUFFIXES
 from maskwright.data.labels import IGNORE, Labels, Mask, MaskKind, Sample, Samples
 from maskwright.data.lookahead import ahead
 from maskwright.data.manifest import copy_files
+from maskwright.data.mask_files import cached_mask, count_values, mask_bits, read_mask, write_mask
 from maskwright.data.masks import semantic_of
 from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError

@@ -301,7 +301,7 @@ class _Parse(Fields):
             (width, height), at = next(iter(stated.items()))
             return checked_size(self, width, height, at)
         try:
-            return image_size(self.root / path)
+            return image_size(self.root / path, self.reading.image.page)
         except DataError as error:
             self.problems += error.problems
             return None

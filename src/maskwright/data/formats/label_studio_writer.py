@@ -11,11 +11,11 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 
+from maskwright.data.files import write_atomic
 from maskwright.data.formats import brush
 from maskwright.data.formats.contents import mask_kinds, weak_labels
 from maskwright.data.formats.objects import Scores, objects_of
 from maskwright.data.formats.safe_xml import require_writable
-from maskwright.data.images import image_size, write_atomic
 from maskwright.data.labels import IGNORE, Sample, Samples
 from maskwright.data.manifest import copy_files
 from maskwright.data.pictures import palette
@@ -73,7 +73,7 @@ def write(dataset: Samples, folder: str | Path, scores: Scores | None = None) ->
 
 
 def _results(dataset: Samples, sample: Sample, scores: Mapping[int, float] | None) -> list[dict[str, Any]]:
-    width, height = image_size(dataset.image_path(sample))
+    width, height = dataset.size_of(sample)
     names, labels = dataset.categories, sample.labels
     rows: list[dict[str, Any]] = []
 

@@ -42,8 +42,10 @@ from maskwright.data.formats.objects import (
 from maskwright.data.formats.rle import Part
 from maskwright.data.formats.segmentations import clean, draw
 from maskwright.data.formats.splits import split_of
-from maskwright.data.images import IMAGE_SUFFIXES, decode_mask, image_size
+from maskwright.data.image_files import IMAGE_SUFFIXES
+from maskwright.data.images import image_size
 from maskwright.data.labels import Box, Point, Samples, Scribble, Tag
+from maskwright.data.mask_files import decode_mask
 from maskwright.data.paths import Files, resolve
 from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
@@ -158,7 +160,9 @@ class _Parse(Fields):
                 continue
             if leaves_folder(self.root, path) is None:
                 try:
-                    entries.append(Entry(path, path, path, self.split(path), image_size(self.root / path)))
+                    entries.append(
+                        Entry(path, path, path, self.split(path), image_size(self.root / path, self.reading.image.page))
+                    )
                 except DataError as error:
                     self.problems += error.problems
         return entries
@@ -234,7 +238,7 @@ class _Parse(Fields):
         if width is not None and height is not None:
             return checked_size(self, width, height, name)
         try:
-            return image_size(self.root / path)
+            return image_size(self.root / path, self.reading.image.page)
         except DataError as error:
             self.problems += error.problems
             return None

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from maskwright.data.fields import names_a_file
+from maskwright.data.files import place_file, write_atomic
 from maskwright.data.formats.contents import mask_kinds
 from maskwright.data.formats.objects import objects_of
-from maskwright.data.images import image_size, place_file, write_atomic
 from maskwright.data.labels import IGNORE, Sample, Samples
 from maskwright.errors import DataError
 
@@ -66,7 +66,7 @@ def write(dataset: Samples, folder: str | Path) -> Path:
 
 
 def _document(dataset: Samples, sample: Sample, image: str) -> dict[str, Any]:
-    width, height = image_size(dataset.image_path(sample))
+    width, height = dataset.size_of(sample)
     names, labels = (BACKGROUND, *dataset.categories[1:]), sample.labels
     shapes = []
 

@@ -22,9 +22,9 @@ import numpy as np
 
 from maskwright.data.fields import Fields, is_name, leaves_folder, names_a_file, read_json, shown
 from maskwright.data.formats.nnunet_writer import NAME, SPLITS, loss, write
-from maskwright.data.images import cached_mask, read_mask
 from maskwright.data.labels import IGNORE, Labels, Mask, Sample, Samples
 from maskwright.data.lookahead import ahead
+from maskwright.data.mask_files import cached_mask, read_mask
 from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError
 from maskwright.problems import Problem

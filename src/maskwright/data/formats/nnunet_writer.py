@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from maskwright.data.files import place_file, write_atomic
 from maskwright.data.formats.contents import mask_kinds, weak_labels
-from maskwright.data.images import image_size, place_file, read_image, read_mask, write_atomic, write_mask
+from maskwright.data.image_reading import PLAIN
+from maskwright.data.images import mode_of
 from maskwright.data.labels import IGNORE, Sample, Samples
 from maskwright.data.lookahead import ahead
+from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.data.masks import semantic_of
 from maskwright.errors import DataError
 
@@ -80,33 +83,28 @@ class _Kind:
 
 def _kind(dataset: Samples, samples: list[Sample]) -> _Kind:
     endings = {Path(sample.image).suffix.lower() for sample in samples}
-    grey = all(_mode(dataset.image_path(sample)) in _GREY for sample in samples)
+    if dataset.image_reading != PLAIN:
+        return _Kind(".png", ("R", "G", "B"))
+    grey = all(mode_of(dataset.image_path(sample)) in _GREY for sample in samples)
     channels = ("grey",) if grey else ("R", "G", "B")
     if endings <= {".tif", ".tiff"} and endings:
-        modes = {_mode(dataset.image_path(sample)) for sample in samples}
+        modes = {mode_of(dataset.image_path(sample)) for sample in samples}
         if not grey and modes != {"RGB"}:
-            raise DataError(
-                [f"TIFFs of several kinds ({', '.join(sorted(modes))}) are not written for nnU-Net; save all as PNG"]
-            )
+            listed = ", ".join(mode or "several channels, or deep colours" for mode in sorted(modes))
+            raise DataError([f"TIFFs of several kinds ({listed}) are not written for nnU-Net; save all as PNG"])
         return _Kind(".tif", channels)
     if bad := sorted(endings - {".png", *_LOSSY}):
         raise DataError([f"images that end in {', '.join(bad)} are not written for nnU-Net; save all as PNG first"])
     return _Kind(".png", channels)
 
 
-def _mode(path: Path) -> str:
-    """Pillow's name of the kind of pixels, from the header. Raises DataError."""
-    image_size(path)  # What cannot be read is refused with its reason.
-    with Image.open(path) as image:
-        return image.mode
-
-
 def _write(dataset: Samples, sample: Sample, folder: Path, kind: _Kind) -> bool:
     """Write one case; whether its label has pixels that are ignored."""
     part, ending = "Ts" if sample.split == "test" else "Tr", kind.ending
     source, target = dataset.image_path(sample), folder / f"images{part}" / f"{sample.id}_0000{ending}"
-    if source.suffix.lower() in _LOSSY or (len(kind.channels) == 3 and _mode(source) != "RGB"):
-        pixels = read_image(source)
+    chosen = dataset.image_reading != PLAIN  # A page, channels or a range: what is written then is what is read.
+    if source.suffix.lower() in _LOSSY or chosen or (len(kind.channels) == 3 and mode_of(source) != "RGB"):
+        pixels = dataset.pixels(sample)
         buffer = io.BytesIO()
         Image.fromarray(pixels if len(kind.channels) == 3 else pixels[..., 0]).save(buffer, "PNG")
         write_atomic(target, buffer.getvalue())

@@ -19,9 +19,11 @@ from scipy import ndimage
 from maskwright.data.fields import Fields, is_name, names_a_file, shown
 from maskwright.data.formats.rle import Part
 from maskwright.data.formats.segmentations import HAIR, OVERHANG, overhang
-from maskwright.data.images import LARGE, MAX_PIXELS, cached_mask, image_size, read_mask
+from maskwright.data.image_files import LARGE, MAX_PIXELS
+from maskwright.data.images import image_size
 from maskwright.data.labels import IGNORE, Box, Labels, Mask, Point, Sample, Samples, Scribble, Tag
 from maskwright.data.lookahead import ahead
+from maskwright.data.mask_files import cached_mask, read_mask
 from maskwright.errors import DataError
 from maskwright.problems import Problem
 
@@ -235,15 +237,15 @@ def _mask(fields: Fields, root: Path, id: str, entry: Entry) -> Mask | None:
     shapes = [[one.layer, one.shape] for one in entry.outlined]
     try:
         key = json.dumps([2, entry.size, shapes]).encode()
-        path = cached_mask(root, id, key, lambda: _painted(root, entry))
+        path = cached_mask(root, id, key, lambda: _painted(root, entry, fields.reading.image.page))
     except DataError as error:
         fields.problems += error.problems
         return None
     return Mask(path, "instance", {i: one.category for i, one in enumerate(entry.outlined, 1)})
 
 
-def _painted(root: Path, entry: Entry) -> np.ndarray:
-    compare_size(root / entry.path, entry.size, entry.place)
+def _painted(root: Path, entry: Entry, page: int | None) -> np.ndarray:
+    compare_size(root / entry.path, entry.size, entry.place, page)
     width, height = entry.size
     return paint(entry.outlined, (height, width), entry.place)
 
@@ -283,10 +285,10 @@ def paint(objects: Sequence[Outlined], size: tuple[int, int], place: str) -> np.
     return mask
 
 
-def compare_size(path: Path, size: tuple[int, int], place: str) -> None:
+def compare_size(path: Path, size: tuple[int, int], place: str, page: int | None = None) -> None:
     """Refuse an entry whose size (width, height) is not its file's, before a mask of that size is made. Raises DataError."""
     try:
-        found = image_size(path)
+        found = image_size(path, page)
     except DataError:
         if size[0] * size[1] > LARGE:
             raise

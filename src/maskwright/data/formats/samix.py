@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from maskwright.data.fields import MISSING, Fields, is_name, names_a_file, read_json, shown
-from maskwright.data.images import MAX_PIXELS, count_values, read_mask
+from maskwright.data.image_files import MAX_PIXELS
 from maskwright.data.labels import IGNORE, Box, Labels, Mask, Point, Sample, Samples, Scribble, Tag
+from maskwright.data.mask_files import count_values, read_mask
 from maskwright.data.paths import Files, resolve
 from maskwright.data.reading import STRICT, Reading
 from maskwright.errors import DataError

@@ -138,7 +138,7 @@ class _Parse(Names):
 
     def _size(self, image: str) -> tuple[int, int] | None:
         try:
-            return image_size(self.root / image)
+            return image_size(self.root / image, self.reading.image.page)
         except DataError:
             return None  # The check reports the file, where an XML file says its size.
 

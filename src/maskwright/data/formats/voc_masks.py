@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskwright.data.images import cached_mask, open_verified, read_mask
+from maskwright.data.images import open_verified
 from maskwright.data.labels import IGNORE
+from maskwright.data.mask_files import cached_mask, read_mask
 from maskwright.errors import DataError
 from maskwright.problems import Problem
 

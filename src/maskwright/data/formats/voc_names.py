@@ -10,7 +10,7 @@ from maskwright.data.fields import Fields, is_name, leaves_folder, shown
 from maskwright.data.formats.splits import split_of
 from maskwright.data.formats.voc_boxes import Described
 from maskwright.data.formats.voc_masks import Look
-from maskwright.data.images import IMAGE_SUFFIXES
+from maskwright.data.image_files import IMAGE_SUFFIXES
 from maskwright.data.labels import IGNORE
 from maskwright.data.paths import Files
 from maskwright.data.reading import Reading

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskwright.data.fields import names_a_file
+from maskwright.data.files import place_file, write_atomic
 from maskwright.data.formats.contents import weak_labels
 from maskwright.data.formats.safe_xml import require_writable
 from maskwright.data.formats.splits import split_of
 from maskwright.data.formats.voc_masks import colormap
-from maskwright.data.images import image_size, place_file, read_mask, write_atomic
 from maskwright.data.labels import IGNORE, Mask, Sample, Samples
+from maskwright.data.mask_files import read_mask
 from maskwright.data.masks import label_values
 from maskwright.errors import DataError
 
@@ -103,7 +104,7 @@ def _objects(dataset: Samples, mask: Mask) -> int:
 def _write_masks(dataset: Samples, sample: Sample, folder: Path) -> None:
     mask = sample.labels.mask
     values, semantic = label_values(dataset, sample)
-    size = image_size(dataset.image_path(sample))
+    size = dataset.size_of(sample)
     if values.shape != size[::-1]:
         sizes = f"{values.shape[1]}x{values.shape[0]} pixels, its image {size[0]}x{size[1]}"
         raise DataError([f"{dataset.mask_path(sample)}: the mask has {sizes}; make them equal"])
@@ -126,7 +127,7 @@ def _png(values: NDArray[np.integer]) -> bytes:
 
 
 def _annotation(dataset: Samples, sample: Sample, image: Path, *, from_one: bool) -> Element:
-    width, height = image_size(image)
+    width, height = dataset.size_of(sample)
     root = Element("annotation")
     for key, value in (("folder", "JPEGImages"), ("filename", image.name)):
         SubElement(root, key).text = value

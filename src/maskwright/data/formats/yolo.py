@@ -139,7 +139,7 @@ class _Parse(Settings):
 
     def _size(self, path: str) -> tuple[int, int] | None:
         try:
-            return image_size(self.root / path)
+            return image_size(self.root / path, self.reading.image.page)
         except DataError as error:
             self.problems += error.problems
             return None

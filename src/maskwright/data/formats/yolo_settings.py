@@ -12,7 +12,7 @@ from typing import Any
 
 from maskwright.data.fields import Fields, is_name, leaves_folder, shown
 from maskwright.data.formats.splits import split_of
-from maskwright.data.images import IMAGE_SUFFIXES
+from maskwright.data.image_files import IMAGE_SUFFIXES
 from maskwright.data.labels import IGNORE
 from maskwright.data.paths import Files, resolve
 from maskwright.data.reading import Reading

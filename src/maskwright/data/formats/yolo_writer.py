@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from maskwright.data.files import place_file, write_atomic
 from maskwright.data.formats.contents import mask_kinds, weak_labels
 from maskwright.data.formats.objects import objects_of
 from maskwright.data.formats.outlines import polygon_of
 from maskwright.data.formats.rle import Part, polygon_part
-from maskwright.data.images import image_size, place_file, write_atomic
 from maskwright.data.labels import IGNORE, Sample, Samples
 from maskwright.errors import DataError
 from maskwright.problems import Problem
@@ -77,7 +77,7 @@ def _text(dataset: Samples, sample: Sample, problems: list[Problem]) -> str | No
     labels = sample.labels
     if labels.mask is None and not labels.boxes:
         return None
-    width, height = image_size(dataset.image_path(sample))
+    width, height = dataset.size_of(sample)
     sides = np.array([width, height])
     rows = []
     for found in objects_of(dataset, sample, (height, width)):

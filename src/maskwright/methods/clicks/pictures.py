@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from maskwright.data.files import write_atomic
 from maskwright.data.geometry import on_canvas
-from maskwright.data.images import write_atomic
 from maskwright.data.pictures import overlay, palette
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState

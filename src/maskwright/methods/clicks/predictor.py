@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix, unwarp_logits, warp_mask, warp_points
-from maskwright.data.images import read_mask
 from maskwright.data.labels import IGNORE
+from maskwright.data.mask_files import read_mask
 from maskwright.data.schema import Anything, Fields, Kind, Maybe, OneOf, Whole
 from maskwright.engine.model import SAM_BESIDE, Model
 from maskwright.engine.prediction import Prediction

@@ -209,7 +209,7 @@ class InContextPredictor(SegmenterPredictor):
 
     def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
         """``references.html``: the images with their references."""
-        return [write_report(folder, rows, self.categories, self.context.pictures, SIZE_OF_REPORT)]
+        return [write_report(folder, rows, self.categories, self.context.pictures, SIZE_OF_REPORT, self.image_reading)]
 
     def _record(self, evidence: Evidence) -> dict[str, Any]:
         """As it stands in ``predictions.json``."""

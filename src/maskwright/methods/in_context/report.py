@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskwright.data.images import read_image, read_mask
+from maskwright.data.image_reading import PLAIN, ImageReading
+from maskwright.data.images import read_image
+from maskwright.data.mask_files import read_mask
 from maskwright.data.pictures import overlay, palette, thumbnail, thumbnail_mask
 from maskwright.engine.report import Picture, Report
 
@@ -27,6 +29,7 @@ def write_report(
     categories: Sequence[str],
     pictures: Sequence[bytes],
     most: int,
+    reading: ImageReading = PLAIN,
 ) -> Path:
     """Write ``folder/references.html`` by rename, and return its path.
 
@@ -36,6 +39,7 @@ def write_report(
         categories: names by id.
         pictures: JPEG files by place in the pool.
         most: images at most, those with the lowest predicted IoU.
+        reading: how the images are read.
     """
     report = Report("References", f"{len(rows)} images segmented in context")
     report.text(
@@ -52,7 +56,7 @@ def write_report(
     colours = palette(len(categories))
     for name in order[:most]:
         row = there[name]
-        image = thumbnail(read_image(row["file"]), _SIDE)
+        image = thumbnail(read_image(row["file"], reading), _SIDE)
         mask = thumbnail_mask(read_mask(folder / row["mask"]), (image.shape[1], image.shape[0]))
         panels = [Picture(image, "image"), Picture(np.asarray(overlay(image, mask, colours)), "mask")]
         for evidence in row["references"]:

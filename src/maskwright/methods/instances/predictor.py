@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskwright.data.dataset import Dataset
+from maskwright.data.files import write_atomic
 from maskwright.data.geometry import Size, resize_matrix
-from maskwright.data.images import write_atomic
 from maskwright.data.instances import is_labelled, read_ids
 from maskwright.data.pictures import overlay_instances
 from maskwright.data.schema import Maybe

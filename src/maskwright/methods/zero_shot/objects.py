@@ -16,7 +16,6 @@ from torch import Tensor
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import resize_matrix, squash, warp_mask
-from maskwright.data.images import read_image
 from maskwright.data.labels import IGNORE, Sample
 from maskwright.data.masks import label_values
 from maskwright.errors import DataError
@@ -97,7 +96,7 @@ def draw_targets(dataset: Dataset, split: str, *, limit: int, objects: int, seed
 
 def read_view(dataset: Dataset, sample: Sample, size: int) -> View:
     """An image with its mask, squashed to the canvas without augmentation. Raises DataError."""
-    pixels = read_image(dataset.image_path(sample))
+    pixels = dataset.pixels(sample)
     return View(pixels, squash(pixels, size), *_read_labels(dataset, sample, size))
 
 

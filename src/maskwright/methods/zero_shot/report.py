@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import image_size
 from maskwright.data.labels import Box, Point
 from maskwright.data.pictures import draw_labels, overlay, thumbnail_mask
 from maskwright.engine.report import Picture, Report
@@ -181,7 +180,7 @@ def _drawn(dataset: Dataset, answer: ObjectAnswer, packed: np.ndarray, by_box: b
     prompts = np.zeros(0, np.int64) if by_box else np.flatnonzero(answer.labels >= 0)
     clicks = answer.points[prompts].tolist()
     left, top, side = _window([answer.box[:2].tolist(), answer.box[2:].tolist(), *clicks], size)
-    width, height = image_size(dataset.image_path(answer.image.sample))
+    width, height = dataset.size_of(answer.image.sample)
     scaled = [max(1, round(_SIDE * length / max(width, height))) for length in (width, height)]
     size_of_picture = scaled[0], scaled[1]
     image, mask, truth = (part[top : top + side, left : left + side] for part in (view.image, mask, truth))

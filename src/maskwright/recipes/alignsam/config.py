@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName
 from maskwright.engine.budget import Budget
 from maskwright.engine.hints import default
@@ -25,6 +26,7 @@ class Config:
     """Run directory."""
     format: Annotated[ReadName | None, default("what is there decides")] = None
     """What the dataset is read as, where several formats fit."""
+    image_reading: tyro.conf.OmitArgPrefixes[ImageReading] = PLAIN
     preset: Literal["paper", "strong"] = "paper"
     """`paper`: as published. `strong`: also trains a value map and a quality head; in prediction the best of all masks is chosen, and a
     click agent corrects it, undoing clicks that do not help."""

@@ -110,6 +110,7 @@ def write_model(trainer: Trainer) -> None:
         ("background", trainer.foreground.name),
         trainer.sam.size,
         data=trainer.session.data_digest,
+        image_reading=trainer.session.dataset.image_reading,
         sam=weights_beside(config.sam, trainer.sam.size, trainer.sam.signature()),
         clip=clip,
         text=list(config.text),

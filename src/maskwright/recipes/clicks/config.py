@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName
 from maskwright.engine.budget import Budget
 from maskwright.engine.hints import default
@@ -25,6 +26,7 @@ class Config:
     """Run directory."""
     format: Annotated[ReadName | None, default("what is there decides")] = None
     """What the dataset is read as, where several formats fit."""
+    image_reading: tyro.conf.OmitArgPrefixes[ImageReading] = PLAIN
     sam: str = "nano"
     """SAM 2: `nano` (bundled), a Hugging Face id such as facebook/sam2.1-hiera-tiny, a folder, or an official .pt file. It stays frozen."""
     size: Annotated[int | None, default("that of the weights")] = None

@@ -99,6 +99,7 @@ def write_model(trainer: Trainer, scores: dict[str, Any]) -> None:
         trainer.categories,
         sam.size,
         data=trainer.session.data_digest,
+        image_reading=trainer.session.dataset.image_reading,
         sam=weights,
         **parts,
         settled=trainer.calibration,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName
 from maskwright.engine.budget import Budget
 from maskwright.engine.hints import default
@@ -43,6 +44,7 @@ class Config:
     """Run directory."""
     format: Annotated[ReadName | None, default("what is there decides")] = None
     """What the dataset is read as, where several formats fit."""
+    image_reading: tyro.conf.OmitArgPrefixes[ImageReading] = PLAIN
     labelled: Annotated[str | None, default("all labels are kept")] = None
     """Keep the labels of this share of the labelled training images (10%) or of so many (47), drawn by the seed, and drop all others."""
     stage: Literal["both", "teacher", "student"] = "both"

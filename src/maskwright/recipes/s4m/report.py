@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskwright.data.images import read_image
 from maskwright.data.instances import Instances, read_ids
 from maskwright.data.pictures import overlay_instances, side_by_side
 from maskwright.engine.model import describe
@@ -35,7 +34,7 @@ def reserve_ending(trainer: Trainer) -> None:
         return
     sample = (trainer.val if len(trainer.val) else trainer.labelled)[0]
     began = time.monotonic()
-    find_objects(trainer.network, read_image(trainer.session.dataset.image_path(sample)), trainer.config.crop)
+    find_objects(trainer.network, trainer.session.dataset.pixels(sample), trainer.config.crop)
     look = (time.monotonic() - began) / 60
     # The last validation, until one is measured; perhaps the score of the teacher that was given; two dozen images of the report.
     timer.reserves.setdefault("validation", len(trainer.val) * look)
@@ -79,6 +78,7 @@ def write_model(trainer: Trainer, network: InstanceSegmenter | DenseSegmenter, n
         trainer.categories,
         config.size,
         data=trainer.session.data_digest,
+        image_reading=trainer.session.dataset.image_reading,
         segmenter=network.description(),
         crop=None if isinstance(network, DenseSegmenter) else config.crop,
     )
@@ -210,7 +210,7 @@ def _prediction_pictures(trainer: Trainer, report: Report, count: int = 8) -> No
     cards = []
     step = max(1, len(trainer.val) // count)
     for sample in list(trainer.val)[::step][:count]:
-        image = read_image(trainer.val.image_path(sample))
+        image = trainer.val.pixels(sample)
         ids, _ = read_ids(trainer.val, sample)
         objects = [one for one in find_objects(trainer.network, image, trainer.config.crop) if one.score >= 0.5]
         prediction = draw_ids(objects, (image.shape[1], image.shape[0]))

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from maskwright.data.augment import Augmentation, Crop, strong_view
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_image
 from maskwright.data.instances import InstanceBatch, InstanceLoader, Instances, is_labelled, read_ids, refuse_semantic
 from maskwright.engine.best import Best
 from maskwright.engine.ema import Ema, spanning
@@ -367,7 +366,7 @@ class Trainer(Trainable):
             ids, categories = read_ids(self.val, sample)
             truths.append(coco.of_ids(ids, categories))
             sizes.append((ids.shape[1], ids.shape[0]))
-            image = read_image(self.val.image_path(sample))
+            image = self.val.pixels(sample)
             detections.append(find_objects(network or self.network, image, self.config.crop, self.config.batch))
         scores = coco.scores(truths, detections, sizes, self.categories)
         return {name: scores[name] for name in ("ap", "ap50", "ap75", "box_ap") if scores[name] is not None}

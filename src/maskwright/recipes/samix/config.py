@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName
 from maskwright.engine.budget import Budget
 from maskwright.engine.hints import default
@@ -26,6 +27,7 @@ class Config:
     """Run directory."""
     format: Annotated[ReadName | None, default("what is there decides")] = None
     """What the dataset is read as, where several formats fit."""
+    image_reading: tyro.conf.OmitArgPrefixes[ImageReading] = PLAIN
     labels: Literal["all", "masks-only"] = "all"
     """`masks-only` is the baseline that ignores every weak label and every unlabelled image."""
     pseudo: Literal["sam", "ellipse", "none"] = "sam"

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from maskwright.data import pictures
-from maskwright.data.images import read_image, write_atomic, write_mask
+from maskwright.data.files import write_atomic
 from maskwright.data.labels import Box, Kind, Point, Scribble
+from maskwright.data.mask_files import write_mask
 from maskwright.engine.model import describe
 from maskwright.engine.outcome import Outcome
 from maskwright.engine.report import Picture, Report, seconds_of_chart
@@ -123,6 +124,7 @@ def write_model(trainer: Trainer) -> None:
         trainer.categories,
         config.size,
         data=trainer.session.data_digest,
+        image_reading=trainer.session.dataset.image_reading,
         segmenter=trainer.segmenter.description(),
     )
     beside: dict[str, dict[str, torch.Tensor]] = {}
@@ -331,7 +333,7 @@ def _prediction_pictures(trainer: Trainer, report: Report, val_scores: dict[str,
         shown = trainer.predict(batch.images.to(trainer.device)).byte().cpu().numpy()
         for (dice, position), mask in zip(part, shown):
             sample = trainer.val[position]
-            image = read_image(trainer.val.image_path(sample))
+            image = trainer.val.pixels(sample)
             size = (image.shape[1], image.shape[0])
             prediction = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
             masks = true_mask(trainer.val, sample), prediction

@@ -1,0 +1,73 @@
+"""Writing files by rename, so that no reader gets half of one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from maskwright.errors import DataError
+
+
+def write_atomic(path: str | Path, content: bytes | str) -> Path:
+    """Write a file under a temporary name and rename it, so that no reader gets half of it; folders are made as needed.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    aside = _aside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(data)
+        os.replace(aside, path)
+    except OSError as error:
+        remedy = "free space or choose a folder you may write to"
+        raise DataError([f"{path}: cannot be written ({reason_of(error)}); {remedy}"]) from None
+    finally:
+        _discard(aside)
+    return path
+
+
+def place_file(source: str | Path, target: str | Path) -> Path:
+    """Put the bytes of ``source`` at ``target``: a hard link where the file system allows it, else a copy by rename.
+
+    Raises:
+        DataError: the source cannot be read or the target cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    if not source.is_file():
+        raise DataError([f"{source}: missing; restore the file or remove it from the dataset"])
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        # Another file system, one without hard links, or an existing target: a copy succeeds, or raises the right error.
+        aside = _aside(target)
+        try:
+            shutil.copyfile(source, aside)
+            os.replace(aside, target)
+        except OSError as error:
+            remedy = "choose another folder"
+            raise DataError([f"{target}: cannot copy {source} there ({reason_of(error)}); {remedy}"]) from None
+        finally:
+            _discard(aside)
+    return target
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something failed, in one line."""
+    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).strip().split("\n")[0]
+    return text or type(error).__name__
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{uuid4().hex}.part")
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):  # Gone after a rename; and where its folder cannot be reached, that was reported already.
+        path.unlink()

@@ -132,15 +132,17 @@ class LabelStudio:
         Raises:
             WireError: it is not there.
         """
+        # A link with a query names its file there; the end of the whole link would be the file's name alone.
+        names = [name for name in names_of_file(link) if name != link or "?" not in link]
+        parts = [PurePosixPath(name).parts for name in names]
+        ends = sorted((each[start:] for each in parts for start in range(len(each))), key=len, reverse=True)
         for folder in self.folders:
-            for name in names_of_file(link):
-                parts = PurePosixPath(name).parts
-                for start in range(len(parts)):
-                    path = _inside(folder, "/".join(parts[start:]))
-                    if path is not None:
-                        return path
+            for end in ends:
+                path = _inside(folder, "/".join(end))
+                if path is not None:
+                    return path
         where = " or ".join(map(str, self.folders))
-        name = PurePosixPath(names_of_file(link)[-1]).name if names_of_file(link) else link
+        name = PurePosixPath(names[-1]).name if names else link
         looked = f"is not in {where}" if where else "cannot be looked for"
         raise WireError(
             f"image {name[:200]!r} {looked}, and nothing is fetched from addresses: start the server with --images FOLDER, the folder of "

@@ -55,7 +55,7 @@ class LabelStudio:
     async def set_up(self, request: Request) -> Response:
         body = await body_of(request)
         if body.get("schema"):
-            read_interface(body["schema"])
+            await run_in_threadpool(read_interface, body["schema"])
         return answer({"model_version": await self._version()})
 
     async def versions(self, request: Request) -> Response:
@@ -73,7 +73,7 @@ class LabelStudio:
             raise WireError("tasks must be a list of tasks with data, and params an object")
         if len(tasks) > MAX_TASKS:
             raise WireError(f"at most {MAX_TASKS} tasks at once, not {len(tasks)}")
-        interface, context = read_interface(body.get("label_config")), params.get("context")
+        interface, context = await run_in_threadpool(read_interface, body.get("label_config")), params.get("context")
         version = await self._version()
         if context is None:
             found = [await self._proposed(task, interface) for task in tasks]
@@ -88,7 +88,7 @@ class LabelStudio:
         if not context.get("result"):
             return {"result": [], "score": 0.0}
         path, size = await self._image(task, interface)
-        drawn = read_drawn(context["result"], interface, size)
+        drawn = await run_in_threadpool(read_drawn, context["result"], interface, size)
         assistant = await self.models.loaded()
         question = assistant.predict(path, size, drawn.points, drawn.box, drawn.mask, may_lapse=False)
         best = (await answer_of(question) or {"candidates": []})["candidates"][:1]

@@ -16,6 +16,9 @@ from maskwright.data.formats.safe_xml import parse_xml
 from maskwright.errors import DataError
 from maskwright.serve.wire import MAX_POINTS, Runs, Size, WireError
 
+MAX_INTERFACE = 1_000_000
+"""Characters of a labelling interface."""
+
 _PROMPTS = ("keypoint", "rectangle", "brush")
 
 
@@ -58,6 +61,8 @@ def read_interface(config: Any) -> Interface:
     """Read a labelling interface (XML). Raises WireError where it is none, or has nothing that masks could be given to."""
     if not isinstance(config, str):
         raise WireError("label_config is missing: the project's labelling interface")
+    if len(config) > MAX_INTERFACE:
+        raise WireError(f"a labelling interface may have {MAX_INTERFACE} characters, not {len(config)}")
     try:
         root = parse_xml(config.encode(), "the labelling interface")
     except (DataError, UnicodeEncodeError) as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from maskwright.cli.shared import OPTIONAL, Data
 
@@ -22,16 +22,16 @@ class Listening:
     """A run of `clicks`, which corrects masks by clicks of its own."""
     sam: str = "nano"
     """SAM that answers clicks and boxes: `nano`, a Hugging Face id, a folder, or an official .pt file."""
-    images: tuple[Path, ...] = ()
-    """Folders in which the images of Label Studio's tasks are looked for."""
+    images: Annotated[UseAppendAction[tuple[Path, ...]], OPTIONAL] = ()
+    """A folder in which the images of Label Studio's tasks are looked for; may be given several times."""
     host: str = "127.0.0.1"
     """Address to listen on. One that other machines can reach, such as 0.0.0.0, needs --token."""
     port: Annotated[int | None, OPTIONAL] = None
     """Port to listen on; left out, the first free one from 8765 on."""
     token: Annotated[str | None, OPTIONAL] = None
     """What opens the server; left out, a new one every time."""
-    known_as: tuple[str, ...] = ()
-    """Further names that the server is reached by, such as host.docker.internal, or NAME:PORT behind a proxy."""
+    known_as: Annotated[UseAppendAction[tuple[str, ...]], OPTIONAL] = ()
+    """Another name that the server is reached by, such as host.docker.internal, or NAME:PORT; may be given several times."""
 
     def address(self) -> Address:
         from maskwright.serve.server import Address

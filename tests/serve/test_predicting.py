@@ -118,6 +118,26 @@ def test_with_a_number_a_newer_question_makes_an_older_one_needless(
     assert all(each.result(60) is not None for each in kept)
 
 
+def test_the_questions_that_wait_are_bounded_and_leave_nothing_behind(
+    serving: Open, folder: Path, tiny_sam_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serving(str(tiny_sam_folder), load=True)
+    image = send(client, folder / "0.png")["id"]
+    assistant, gate = client.models.assistant, threading.Event()  # type: ignore[attr-defined]
+    monkeypatch.setattr("maskwright.serve.assistant.MAX_WAITING", 3)
+    assistant._worker.submit(gate.wait)
+    path = client.sent.path(image)  # type: ignore[attr-defined]
+    waiting = [assistant.predict(path, (96, 64), [[5, 5, 1]], None, None, may_lapse=bool(n)) for n in range(3)]
+    answer = client.post(f"/api/images/{image}/predict", json={"points": [[5, 5, 1]]})
+    assert (answer.status_code, "too many" in answer.json()["error"]) == (503, True)
+    gate.set()
+    assert [each.result(60) is None for each in waiting] == [False, True, False]
+    assert ask(client, image, points=[[5, 5, 1]])["candidates"]
+    while client.post(f"/api/images/{image}/embedding", json={}).json()["state"] != "ready":
+        pass
+    assert (assistant._waiting, assistant._newest, assistant._encoding) == (0, {}, {})
+
+
 # ------------------------------------------------------------------------------------------------------- models
 
 

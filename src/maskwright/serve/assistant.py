@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,10 @@ SMALL = 0.35
 """A box whose longer side is a smaller share of the image's gets a closer look of its own accord."""
 
 
+MAX_WAITING = 1_000
+"""Questions that may wait for the networks."""
+
+
 class Assistant:
     """Answers about images, in a thread of its own.
 
@@ -52,8 +56,8 @@ class Assistant:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="networks")
         self._mutex = threading.Lock()
         self._newest: dict[Path, int] = {}
-        self._count = 0
-        self._encoding: dict[Path, Future[Any]] = {}
+        self._count = self._waiting = 0
+        self._encoding: dict[Path, Future[None]] = {}
         self._models: dict[Path, tuple[int, Predictor]] = {}
         self._on_this_sam: set[Path] = set()
         self._answers: SamAnswers | None = None
@@ -93,15 +97,19 @@ class Assistant:
     def encode(self, path: Path) -> bool:
         """Encode an image ahead of the first question about it; whether that is done. Raises DataError where it could not be read."""
         if self.sam.is_encoded(path):
-            self._encoding.pop(path, None)
             return True
         under_way = self._encoding.get(path)
         if under_way is None:
-            self._encoding[path] = self._worker.submit(lambda: self.sam.embedding(path))
+            future = self._encoding[path] = self._submit(lambda: self._encode(path))
+            # What has failed stays, so that whoever asks next is told.
+            future.add_done_callback(lambda done: None if done.exception() else self._encoding.pop(path, None))
         elif under_way.done():
             del self._encoding[path]
             under_way.result()
         return False
+
+    def _encode(self, path: Path) -> None:
+        self.sam.embedding(path)
 
     def predict(
         self,
@@ -139,8 +147,11 @@ class Assistant:
             closer = max((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]) < SMALL
 
         def answer() -> dict[str, Any] | None:
-            if may_lapse and self._newest[path] != number:
-                return None
+            if may_lapse:
+                with self._mutex:
+                    if self._newest.get(path) != number:
+                        return None
+                    del self._newest[path]
             begun = time.perf_counter()
             if box is not None and closer:
                 candidates = self.sam.closer(path, size, points, box, mask)
@@ -148,7 +159,7 @@ class Assistant:
                 candidates = self.sam.masks(path, size, points, box, mask, several)
             return {"candidates": candidates, "ms": round(1000 * (time.perf_counter() - begun), 1)}
 
-        return self._worker.submit(answer)
+        return self._submit(answer)
 
     def propose(self, path: Path, run: Path, categories: Sequence[str] | None) -> Future[list[dict[str, Any]]]:
         """What a trained model sees in an image, as objects with scores.
@@ -178,13 +189,13 @@ class Assistant:
                 parts += [(part, ids[number], scores.get(name, 0.0)) for part in parts_of(prediction.mask == number)]
             return objects_of(parts)
 
-        return self._worker.submit(answer)
+        return self._submit(answer)
 
     def carry_over(
         self, example: Path, masks: Mapping[int, NDArray[np.bool_]], path: Path, size: Size
     ) -> Future[list[dict[str, Any]]]:
         """The labels of an example carried over to another image, see :meth:`SamAnswers.carry_over`."""
-        return self._worker.submit(lambda: self.sam.carry_over(example, masks, path, size))
+        return self._submit(lambda: self.sam.carry_over(example, masks, path, size))
 
     def correct(self, path: Path, size: Size, mask: Runs, agent: Path) -> Future[dict[str, Any]]:
         """A mask corrected by a trained click agent, which keeps a click only where its answer is better.
@@ -212,7 +223,7 @@ class Assistant:
             quality = round(corrected.scores[name], 4) if predictor.agent.quality is not None else None
             return {"mask": runs.as_json() if clicks else mask.as_json(), "clicks": clicks, "quality": quality}
 
-        return self._worker.submit(answer)
+        return self._submit(answer)
 
     def version_of(self, run: Path | None) -> Future[str]:
         """What changes with the weights that answer: of a trained model, else of SAM."""
@@ -223,7 +234,21 @@ class Assistant:
             assert self.sam
             return self.signature[:16]
 
-        return self._worker.submit(answer)
+        return self._submit(answer)
+
+    def _submit(self, question: Callable[[], Answer]) -> Future[Answer]:
+        """Ask the networks, in their thread. Raises WireError where too many questions wait already."""
+        with self._mutex:
+            if self._waiting >= MAX_WAITING:
+                raise WireError("too many questions wait for the networks; try again", 503)
+            self._waiting += 1
+        future = self._worker.submit(question)
+        future.add_done_callback(self._answered)
+        return future
+
+    def _answered(self, _: Future[Any]) -> None:
+        with self._mutex:
+            self._waiting -= 1
 
     def _predictor(self, run: Path) -> Predictor:
         """The predictor of a run; read again when its model has changed."""

@@ -15,7 +15,7 @@ from maskwright.serve.annotations import Conflict
 from maskwright.serve.jobs import Jobs
 from maskwright.serve.json_http import answer, body_of, whole_of
 from maskwright.serve.label_conversion import masks_by_category
-from maskwright.serve.models import Models, answer_of, recipe_of
+from maskwright.serve.models import Models, answer_of
 from maskwright.serve.project import Project
 from maskwright.serve.questions import Questions
 from maskwright.serve.safety import MAX_BODY
@@ -55,7 +55,7 @@ class Labelling:
     async def show_project(self, request: Request) -> Response:
         jobs = await run_in_threadpool(self.jobs.all)
         runs = [{"id": job["id"], "recipe": job["recipe"], "score": job["score"]} for job in jobs if job["run"]]
-        given = [{"id": GIVEN, "recipe": recipe_of(self.models.run), "score": None}] if self.models.run else []
+        given = [{"id": GIVEN, "recipe": self.models.recipe, "score": None}] if self.models.run else []
         agent = {"id": GIVEN, "recipe": "clicks", "score": None} if self.models.agent else None
         limits = {"objects": MAX_OBJECTS, "points": MAX_POINTS, "body": MAX_BODY}
         about = {"sam": self.models.describe(), "runs": given + runs, "agent": agent}

@@ -33,12 +33,16 @@ class Models:
         run: a trained run that proposes masks of whole images.
         agent: a run of ``clicks``, which corrects masks.
 
+    Attributes:
+        recipe: that made the run; empty without one.
+
     Raises:
         MaskwrightError: a folder without a model, or with one of the other kind.
     """
 
     def __init__(self, sam: str, pictures: Pictures, run: Path | None = None, agent: Path | None = None) -> None:
-        if run is not None and recipe_of(run) == AGENT:
+        self.recipe = "" if run is None else recipe_of(run)
+        if self.recipe == AGENT:
             raise MaskwrightError(f"{run}: is a click agent, which corrects masks; give it with --agent")
         if agent is not None and recipe_of(agent) != AGENT:
             raise MaskwrightError(f"{agent}: is no click agent (`maskwright train {AGENT}`); give it with --run")
@@ -120,13 +124,8 @@ def _config_of(run: Path) -> tuple[str, list[str]]:
     for folder in (run / "model", run):
         if (folder / "model.safetensors").is_file():
             config = read_json(folder / "config.json")
-            recipe, categories = (
-                (config.get(name) for name in ("recipe", "categories")) if isinstance(config, dict) else (None, None)
-            )
-            if (
-                isinstance(recipe, str)
-                and isinstance(categories, list)
-                and all(isinstance(each, str) for each in categories)
-            ):
-                return recipe, categories
+            config = config if isinstance(config, dict) else {}
+            recipe, categories = config.get("recipe"), config.get("categories")
+            if isinstance(recipe, str) and isinstance(categories, list):
+                return recipe, [str(each) for each in categories]
     raise MaskwrightError(f"{run}: holds no trained model; name a run of `maskwright train`, or its model folder")

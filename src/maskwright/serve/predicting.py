@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from maskwright.serve.endpoints import BINARY, Endpoint
 from maskwright.serve.json_http import answer, body_of
-from maskwright.serve.models import Models, answer_of, categories_of, recipe_of
+from maskwright.serve.models import Models, answer_of
 from maskwright.serve.questions import IMAGE, Questions
 from maskwright.serve.safety import MAX_BODY, MAX_UPLOAD
 from maskwright.serve.schemas import TEXT, WHOLE, a_list, json_of, or_null, record, ref, request
@@ -46,7 +46,7 @@ class Predicting:
 
     async def show_server(self, request: Request) -> Response:
         run, agent = self.models.run, self.models.agent
-        proposes = None if run is None else {"recipe": recipe_of(run), "categories": categories_of(run)}
+        proposes = None if run is None else {"recipe": self.models.recipe, "categories": self.models.categories}
         limits = {"points": MAX_POINTS, "body": MAX_BODY, "upload": MAX_UPLOAD}
         about = {"sam": self.models.describe(), "run": proposes, "agent": agent is not None}
         return answer(about | {"limits": limits, "version": __version__})
@@ -64,7 +64,7 @@ class Predicting:
         if self.models.run is None:
             raise WireError("there is no trained run here; start the server with one: maskwright serve RUN", 404)
         objects = await answer_of(self.models.assistant.propose(path, self.models.run, None))
-        return answer({"objects": objects, "categories": categories_of(self.models.run)})
+        return answer({"objects": objects, "categories": self.models.categories})
 
     def _described(self, image: str) -> Response:
         width, height = self.images.size(image)

@@ -213,6 +213,20 @@ def test_a_run_answers_whole_tasks(serving: Open, folder: Path, tiny_sam_folder:
     assert "'blue'" in error(client, preannotation(LINK, config=lacking))
 
 
+def test_a_task_whose_image_is_not_there_leaves_the_others(
+    serving: Open, folder: Path, tiny_sam_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = serving(str(tiny_sam_folder), save_run(tmp_path / "run"), images=[folder], load=True)
+    (folder / "broken.png").write_bytes(b"no image")
+    predictions = answered(client, preannotation("gone.png", LINK, "broken.png"))
+    assert ["result" in each for each in predictions] == [False, True, False]
+    assert "--images" in predictions[0]["error"]
+    # Label Studio shows the status alone: whoever started the server is told why.
+    assert "Label Studio: image 'gone.png' is not in" in caplog.text
+    error(client, question("gone.png", point(50, 50)))
+    assert caplog.text.count("gone.png' is not in") == 2
+
+
 def test_without_a_run_whole_tasks_are_refused(client: TestClient) -> None:
     assert "start the server with one" in error(client, preannotation(LINK))
 
@@ -273,7 +287,7 @@ def test_it_says_who_it_is_with_the_token_as_a_password(client: TestClient) -> N
     body = question(LINK, point(50, 50))
     assert stranger.get("/health").status_code == 200
     for auth in (None, ("any", "wrong"), ("", ""), (TOKEN, "")):
-        assert stranger.post("/predict", json=body, auth=auth).status_code in (401, 403), auth
+        assert stranger.post("/predict", json=body, auth=auth).status_code == 401, auth
         assert stranger.get("/versions", auth=auth).status_code == 401, auth
     assert stranger.post("/predict", json=body, auth=("any", TOKEN)).status_code == 200
     assert stranger.post("/predict", json=body, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200

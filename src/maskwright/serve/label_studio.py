@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from functools import wraps
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,11 +20,12 @@ from starlette.responses import Response
 
 from maskwright.data.formats.label_studio import names_of_file
 from maskwright.data.images import IMAGE_SUFFIXES, image_size
+from maskwright.errors import MaskwrightError
 from maskwright.serve.endpoints import Endpoint
 from maskwright.serve.json_http import answer, body_of
 from maskwright.serve.label_studio_tasks import Interface, read_drawn, read_interface, region_of
 from maskwright.serve.models import Models, answer_of
-from maskwright.serve.schemas import NUMBER, TEXT, a_list, json_of, or_null, record
+from maskwright.serve.schemas import ERROR, NUMBER, TEXT, a_list, json_of, or_null, record
 from maskwright.serve.schemas import request as request_of
 from maskwright.serve.sent_images import SentImages
 from maskwright.serve.wire import Runs, Size, WireError
@@ -33,6 +36,24 @@ MAX_TASKS = 500
 
 MAX_LINK = 2_000
 """Characters of a link to an image."""
+
+
+def _told(handler: Callable[[LabelStudio, Request], Awaitable[Response]]) -> Any:
+    """Also say in the terminal what was refused: Label Studio shows its users the status and leaves the sentence out."""
+
+    @wraps(handler)
+    async def told(self: LabelStudio, request: Request) -> Response:
+        try:
+            return await handler(self, request)
+        except (MaskwrightError, WireError) as error:
+            _warn(error)
+            raise
+
+    return told
+
+
+def _warn(error: Exception) -> None:
+    logging.getLogger(__name__).warning("Label Studio: %s", " ".join(str(error).split()))
 
 
 class LabelStudio:
@@ -52,12 +73,14 @@ class LabelStudio:
         """Whether the server is up; says nothing else, and needs no token."""
         return answer({"status": "UP", "model_class": "maskwright"})
 
+    @_told
     async def set_up(self, request: Request) -> Response:
         body = await body_of(request)
         if body.get("schema"):
             await run_in_threadpool(read_interface, body["schema"])
         return answer({"model_version": await self._version()})
 
+    @_told
     async def versions(self, request: Request) -> Response:
         return answer({"versions": [await self._version()]})
 
@@ -66,6 +89,7 @@ class LabelStudio:
         await body_of(request)
         return answer({"status": "ignored"}, 201)
 
+    @_told
     async def predict_tasks(self, request: Request) -> Response:
         body = await body_of(request)
         tasks, params = body.get("tasks"), body.get("params") or {}
@@ -81,7 +105,7 @@ class LabelStudio:
             found = [await self._asked(tasks[0], context, interface)]
         else:
             raise WireError("params.context must be an object, about one task")
-        return answer({"results": [each | {"model_version": version} for each in found]})
+        return answer({"results": [each if "error" in each else each | {"model_version": version} for each in found]})
 
     async def _asked(self, task: dict[str, Any], context: dict[str, Any], interface: Interface) -> dict[str, Any]:
         """SAM's mask for what was drawn."""
@@ -95,10 +119,15 @@ class LabelStudio:
         return await run_in_threadpool(_prediction, [(each, drawn.label) for each in best], size, interface)
 
     async def _proposed(self, task: dict[str, Any], interface: Interface) -> dict[str, Any]:
-        """What the trained run sees."""
+        """What the trained run sees, or why the image cannot be read."""
         if self.models.run is None:
             raise WireError("only a trained run answers tasks in which nothing was drawn: start the server with one")
-        path, size = await self._image(task, interface)
+        try:
+            path, size = await self._image(task, interface)
+        except (MaskwrightError, WireError) as error:
+            # The other tasks are answered all the same, and Label Studio's own log has the sentence.
+            _warn(error)
+            return {"error": str(error)}
         categories = ["background", *(name for name in interface.labels if name != "background")]
         assistant = await self.models.loaded()
         objects = await answer_of(assistant.propose(path, self.models.run, categories if interface.labels else None))
@@ -193,10 +222,11 @@ class LabelStudio:
                 self.predict_tasks,
                 "Masks for tasks, as brush regions",
                 group,
-                json_of(record({"results": a_list(prediction)})),
+                json_of(record({"results": a_list({"anyOf": [prediction, ERROR]})})),
                 json_of(question),
                 errors=asked,
-                text="With params.context.result, key points, rectangles or brushes of one task, SAM answers; without, the trained run.",
+                text="With params.context.result, key points, rectangles or brushes of one task, SAM answers; without, the trained run. "
+                "Of whole tasks, one whose image cannot be read has an error in place of a result.",
             ),
             Endpoint(
                 "GET",

@@ -153,8 +153,8 @@ class Guard:
         is_change = scope["method"] not in ("GET", "HEAD")
         if any(origin.lower().partition("://")[2] != hosts[0].lower() for origin in origins):
             return _error(403, "requests from other pages are not answered")
-        has_token = self._is_token(_token_of(headers.get("authorization", "")))
-        if is_change and not origins and not has_token:
+        has_token, has_cookie = self._is_token(_token_of(headers.get("authorization", ""))), self._has_cookie(headers)
+        if is_change and has_cookie and not origins and not has_token:
             return _error(403, "a change must name the page that it comes from (Origin), or carry the token")
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return _error(403, "requests from other pages are not answered")
@@ -166,7 +166,7 @@ class Guard:
         length, limit = headers.get("content-length", "0"), self._limit(scope)
         if not length.isascii() or not length.isdecimal() or int(length) > limit:
             return _error(413, _too_long(limit))
-        if scope["path"] == "/health" or has_token or self._has_cookie(headers) or self._asked_token(scope):
+        if scope["path"] == "/health" or has_token or has_cookie or self._asked_token(scope):
             return None
         return _error(
             401,

@@ -32,10 +32,14 @@ INTERFACE = read_interface(CONFIG)
 
 
 def region(kind: str, value: dict[str, Any], label: str | None = "red", **more: Any) -> dict[str, Any]:
-    """A region as Label Studio's smart tools send it."""
-    named = {} if label is None else {kind: [label]}
+    """A region as the smart tools of Label Studio 1.23 send it."""
+    named = {} if label is None else {"labels": [label], kind: [label]}
     size = {"original_width": 96, "original_height": 64, "image_rotation": 0}
-    return {"id": "x", "from_name": "point", "to_name": "photo", "type": kind, "value": value | named} | size | more
+    return (
+        {"id": "x", "from_name": "point", "to_name": "photo", "type": kind, "value": value | named, "origin": "manual"}
+        | size
+        | more
+    )
 
 
 def point(x: float, y: float, positive: bool = True, **more: Any) -> dict[str, Any]:

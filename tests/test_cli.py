@@ -63,7 +63,7 @@ def test_help_and_version_come_at_once_and_in_a_process():
     done = subprocess.run([sys.executable, "-m", "maskwright", "--help"], capture_output=True, text=True, check=False)
     after = os.times()
     assert done.returncode == 0
-    for command in ("train", "predict", "evaluate", "demo", "data", "sam"):
+    for command in ("train", "label", "serve", "predict", "evaluate", "demo", "data", "sam"):
         assert f"• {command}" in done.stdout
     # Processor time, as the clock says little on a busy machine; importing torch alone takes more.
     assert after.children_user - before.children_user < 1
@@ -83,7 +83,9 @@ def test_usage_errors_end_with_2(args: list[str], capsys):
     assert capsys.readouterr().err
 
 
-@pytest.mark.parametrize("args", [["train", "samix"], ["data", "check"], ["sam", "info"], ["predict"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "args", [["train", "samix"], ["data", "check"], ["sam", "info"], ["predict"], ["evaluate"], ["label"], ["serve"]]
+)
 def test_every_command_explains_itself(args: list[str], capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([*args, "--help"])

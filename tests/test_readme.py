@@ -93,7 +93,7 @@ def run_commands(page: Path, sam: Path) -> None:
     length = [word for name, value in tiny(sam).items() for word in (f"--{name.replace('_', '-')}", str(value))]
     for line in command_lines(page):
         words = shlex.split(line)[1:]
-        if words[0] in ("demo", "label"):
+        if words[0] in ("demo", "label", "serve"):
             continue
         if words[0] == "train":
             at = words.index("--minutes")

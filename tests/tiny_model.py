@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskwright.engine.model import Model, describe
+from maskwright.engine.model import Model, describe, weights_beside
 from maskwright.engine.weights import CHECKSUMS, checksums, save_model
+from maskwright.methods.clicks.agent import ClickRules
 from maskwright.methods.semantic.predictor import SegmenterPredictor
+from maskwright.nets.prompter import Prompter
 from maskwright.nets.segmenter import SamSegmenter, Segmenter
 from maskwright.sam.sam import Sam
 from tests.helpers import TINY_SIZE, tiny_config
@@ -61,3 +64,21 @@ class Colours(Segmenter):
 
     def description(self) -> dict[str, Any]:
         return {"type": "colours"}
+
+
+def save_agent(folder: Path, sam: Path, **rules: Any) -> Path:
+    """A run directory of the recipe ``clicks`` with nothing in it but an untrained agent, for the SAM of a folder.
+
+    Args:
+        rules: of :class:`maskwright.methods.clicks.agent.ClickRules`; left out, two clicks that are always kept.
+    """
+    torch.manual_seed(0)
+    own = Sam.load(str(sam))
+    prompter = Prompter(own.width, hidden=16)
+    nn.init.normal_(prompter.heads.weight, std=0.5)
+    chosen = ClickRules(**({"clicks": 2, "looks": 1, "accept": "always", "stop": False} | rules))
+    parts = {"learner": "own", "prompter": prompter.description(), "quality": None, "rules": asdict(chosen)}
+    weights = weights_beside(str(sam), own.size, own.signature())
+    config = describe("clicks", ("background", "thing"), own.size, sam=weights, **parts, settled={})
+    save_model(folder / "model", prompter.state_dict(), config, "# card")
+    return folder

@@ -1,4 +1,4 @@
-"""`maskwright label` as a process of its own, as a user starts it."""
+"""`maskwright label` and `maskwright serve` as processes of their own, as a user starts them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PATIENCE = 60.0
 
 
 class Live:
-    """A running server of a folder.
+    """A running server of a folder, or without one.
 
     Args:
-        folder: what is labelled.
+        folder: what is labelled; None: the server for other programs.
         options: further options of the command.
         output: where its output goes.
         port: 0 for any that is free.
@@ -33,25 +33,17 @@ class Live:
         url: the address that opens the page, token and all.
     """
 
-    def __init__(self, folder: Path, output: Path, options: Sequence[str] = (), port: int = 0) -> None:
-        self.folder, self.output = folder, output
-        command = [
-            sys.executable,
-            "-m",
-            "maskwright",
-            "label",
-            str(folder),
-            "--no-browser",
-            "--port",
-            str(port),
-            *options,
-        ]
+    def __init__(self, folder: Path | None, output: Path, options: Sequence[str] = (), port: int = 0) -> None:
+        self.output, self.folder = output, folder or output.parent
+        what = ["serve"] if folder is None else ["label", str(folder), "--no-browser"]
+        command = [sys.executable, "-m", "maskwright", *what, "--port", str(port), *options]
         with output.open("wb") as file:
             environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         self.url = self._wait_for_address()
         self.address, _, self.token = self.url.partition("/?token=")
         self.port = int(self.address.rpartition(":")[2])
+        self.about = "/api/server" if folder is None else "/api/project"
 
     def __enter__(self) -> Live:
         return self
@@ -87,7 +79,7 @@ class Live:
         """Until clicks are answered."""
         with self.client() as client:
             end = time.monotonic() + PATIENCE
-            while (sam := client.get("/api/project").json()["sam"])["state"] == "loading":
+            while (sam := client.get(self.about).json()["sam"])["state"] == "loading":
                 assert time.monotonic() < end, self.said()
                 time.sleep(0.1)
         assert sam["state"] == "ready", sam

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from maskwright.serve.safety import MAX_BODY
+from maskwright.errors import MaskwrightError
+from maskwright.serve.safety import MAX_BODY, Hosts
+from maskwright.serve.server import Address
 from tests.serve.conftest import PORT, TOKEN, Open
 
 
@@ -68,3 +71,73 @@ def test_every_answer_is_guarded(opened: Open, folder: Path) -> None:
         headers = client.get(path).headers
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
+
+
+def accepted(hosts: Hosts, *names: str) -> list[bool]:
+    return [name in hosts for name in names]
+
+
+def test_an_open_server_answers_its_own_names_and_addresses_in_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "Desk")
+    hosts = Hosts("0.0.0.0", 8000, ["labels.example", "proxy.example:443"])
+    right = (
+        "127.0.0.1:8000",
+        "10.1.2.3:8000",
+        "[::1]:8000",
+        "[fe80::1]:8000",
+        "localhost:8000",
+        "desk:8000",
+        "desk.local:8000",
+    )
+    assert all(
+        accepted(hosts, *right, "labels.example:8000", "LABELS.example:8000", "proxy.example:443", "proxy.example")
+    )
+    # Under a foreign name the page of another site could have this address.
+    wrong = ("evil.example:8000", "10.1.2.3", "10.1.2.3:1", "desk", "labels.example", "proxy.example:8000", "", ":8000")
+    tricks = (
+        "10.1.2.3.evil.example:8000",
+        "0x7f000001:8000",
+        "1:8000",
+        "10.1.2.3@evil:8000",
+        "::1:8000",
+        "[10.1.2.3]:8000",
+    )
+    assert not any(accepted(hosts, *wrong, *tricks))
+
+
+def test_a_server_of_this_machine_answers_its_loopback_and_given_names() -> None:
+    hosts = Hosts("127.0.0.1", 80, ["host.docker.internal"])
+    assert all(accepted(hosts, "127.0.0.1", "127.0.0.1:80", "localhost", "[::1]", "host.docker.internal:80"))
+    assert not any(accepted(hosts, "10.1.2.3", "10.1.2.3:80", "evil.example:80", "localhost:8000"))
+    one = Hosts("192.168.1.5", 8000)
+    assert accepted(one, "192.168.1.5:8000", "192.168.1.6:8000", "127.0.0.1:8000") == [True, False, True]
+    assert "[fe80::1]:8000" in Hosts("fe80::1", 8000)
+    for wrong in ("http://a", "a b", "", "a/b", "*", "a:b"):
+        with pytest.raises(MaskwrightError, match="--known-as"):
+            Hosts("127.0.0.1", 80, [wrong])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"host": "0.0.0.0"}, "give a --token"),
+        ({"host": "192.168.1.5"}, "give a --token"),
+        ({"token": "short"}, "8 characters"),
+        ({"token": "with spaces"}, "without spaces"),
+        ({"token": "ümläuteee"}, "plain text"),
+        ({"port": 99_999}, "0..65535"),
+    ],
+)
+def test_addresses_that_make_no_sense(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(MaskwrightError, match=told):
+        Address(**settings)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Basic", "Basic x", "Basic ====", "Basic /w==", "Basic Og==", "Digest x", "Bearer", f"Basic {TOKEN}", TOKEN],
+)
+def test_headers_that_carry_no_token(opened: Open, folder: Path, header: str) -> None:
+    client = opened(folder)
+    client.cookies.clear()
+    assert client.get("/api/project", headers={"authorization": header}).status_code == 401

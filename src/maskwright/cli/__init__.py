@@ -21,7 +21,7 @@ from maskwright import interrupts
 from maskwright.api import RECIPES
 from maskwright.cli.arrange import Merge, Sample, Split
 from maskwright.cli.data import Check, Convert, Fix, Stats, Weaken
-from maskwright.cli.label import Label
+from maskwright.cli.label import Label, Serve
 from maskwright.cli.models import Demo, Evaluate, Predict
 from maskwright.cli.sam import SamConvert, SamEvaluate, SamInfo, SamPrecompute
 from maskwright.cli.shared import is_main
@@ -137,6 +137,7 @@ def _app(recipe: str | None) -> SubcommandApp:
             group.command(name=name)(command)
     app.command(train, name="train")
     app.command(name="label")(Label)
+    app.command(name="serve")(Serve)
     app.command(name="predict")(Predict)
     app.command(name="evaluate")(Evaluate)
     app.command(name="demo")(Demo)

@@ -1,15 +1,15 @@
-"""SAM and trained models at work for the page: masks for clicks and boxes, proposals for whole images.
+"""SAM and trained models at work: masks for clicks and boxes, proposals for whole images, corrections by a click agent.
 
 One thread asks the networks, so that requests never share their memory; each image is encoded once, and the next one ahead. Of several
-questions about one image that wait, only the newest is answered.
+questions about one image that wait, only the newest is answered, unless the asker wants all.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,54 +17,50 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
-from torch import Tensor
 
 from maskwright.api import load
-from maskwright.data.geometry import resize_matrix, squash, warp_maps
 from maskwright.engine.predictor import Predictor
 from maskwright.errors import MaskwrightError
-from maskwright.methods.clicks.agent import mask_logits
-from maskwright.sam.closer_look import look_closer
-from maskwright.sam.prompts import Prompts
-from maskwright.sam.sam import Embedding, Sam
+from maskwright.methods.clicks.predictor import ClickPredictor
+from maskwright.sam.sam import Sam
+from maskwright.serve.canvas_masks import objects_of, parts_of
+from maskwright.serve.sam_answers import SamAnswers
 from maskwright.serve.tiles import Pictures
 from maskwright.serve.wire import Runs, Size, WireError
 
 Answer = TypeVar("Answer")
 
-EMBEDDINGS = 64
-"""Images whose embeddings stay in memory: 1.3 MB each with ``nano`` at 256 pixels."""
-
 SMALL = 0.35
 """A box whose longer side is a smaller share of the image's gets a closer look of its own accord."""
 
-AROUND = 8
-"""Pixels around a closer look's window that are cut out with it."""
 
-SMALLEST = 12
-"""Pixels of a proposal's part at least: smaller ones are noise of a segmenter's outline."""
+MAX_WAITING = 1_000
+"""Questions that may wait for the networks."""
 
 
 class Assistant:
-    """Answers for one dataset.
+    """Answers about images, in a thread of its own.
 
     Args:
         sam: what ``Sam.load`` takes.
         pictures: gives the images' pixels.
+
+    Attributes:
+        state: ``loading``, ``ready``, ``absent`` (there is no such SAM) or ``failed`` (something went wrong); ``message`` says why.
+        signature: of SAM's weights, once it is ready.
     """
 
     def __init__(self, sam: str, pictures: Pictures) -> None:
         self.name, self.pictures = sam, pictures
-        self.state, self.message = "loading", ""
+        self.state, self.message, self.signature = "loading", "", ""
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="networks")
         self._mutex = threading.Lock()
         self._newest: dict[Path, int] = {}
-        self._count = 0
-        self._embeddings: OrderedDict[Path, Embedding] = OrderedDict()
+        self._count = self._waiting = 0
+        self._encoding: dict[Path, Future[None]] = {}
         self._models: dict[Path, tuple[int, Predictor]] = {}
-        self._sam: Sam | None = None
-        self.encoded = 0
+        self._on_this_sam: set[Path] = set()
+        self._answers: SamAnswers | None = None
         self._worker.submit(self._load)
 
     def close(self) -> None:
@@ -73,24 +69,47 @@ class Assistant:
     def _load(self) -> None:
         try:
             torch.set_flush_denormal(True)
-            self._sam = Sam.load(self.name).requires_grad_(False)
+            sam = Sam.load(self.name).requires_grad_(False)
+            self.signature = sam.signature()
+            self._answers = SamAnswers(sam, self.pictures)
             self.state = "ready"
         except MaskwrightError as error:
             self.state, self.message = "absent", str(error)
+        except Exception as error:
+            # Whatever it is, the page must be told that SAM does not come: labelling by hand goes on.
+            logging.getLogger(__name__).exception("SAM cannot be loaded")
+            self.state, self.message = "failed", f"{type(error).__name__}: {error}"
 
-    def _ready(self) -> Sam:
-        if self._sam is None:
+    @property
+    def sam(self) -> SamAnswers:
+        """Raises WireError where it is not there, or not yet."""
+        if self._answers is None:
             raise WireError(f"SAM is not there: {self.message or 'still loading'}", 503)
-        return self._sam
+        return self._answers
+
+    @property
+    def encoded(self) -> int:
+        """How often an image was encoded."""
+        return self._answers.encoded if self._answers else 0
 
     # -------------------------------------------------------------------------------------------------- questions
 
-    def encode(self, path: Path) -> None:
-        """Encode an image ahead of the first question about it."""
-        self._worker.submit(self._embedded, path)
+    def encode(self, path: Path) -> bool:
+        """Encode an image ahead of the first question about it; whether that is done. Raises DataError where it could not be read."""
+        if self.sam.is_encoded(path):
+            return True
+        under_way = self._encoding.get(path)
+        if under_way is None:
+            future = self._encoding[path] = self._submit(lambda: self._encode(path))
+            # What has failed stays, so that whoever asks next is told.
+            future.add_done_callback(lambda done: None if done.exception() else self._encoding.pop(path, None))
+        elif under_way.done():
+            del self._encoding[path]
+            under_way.result()
+        return False
 
-    def is_encoded(self, path: Path) -> bool:
-        return path in self._embeddings
+    def _encode(self, path: Path) -> None:
+        self.sam.embedding(path)
 
     def predict(
         self,
@@ -102,6 +121,7 @@ class Assistant:
         *,
         several: bool = False,
         closer: bool | None = None,
+        may_lapse: bool = True,
     ) -> Future[dict[str, Any] | None]:
         """SAM's masks for one object.
 
@@ -111,234 +131,135 @@ class Assistant:
             mask: an answer so far, to be refined.
             several: the three candidates for a click that may mean several things, the likeliest first.
             closer: look closer at a box; None: where it is small.
+            may_lapse: a newer question about the image makes this one needless.
 
         Returns:
             ``{"candidates": [{"mask", "score"}], "ms"}`` once it is there; None where a newer question about the image has been asked.
         """
         if not points and box is None and mask is None:
             raise WireError("give a point, a box or a mask")
-        with self._mutex:
-            self._count += 1
-            number = self._newest[path] = self._count
+        number = 0
+        if may_lapse:
+            with self._mutex:
+                self._count += 1
+                number = self._newest[path] = self._count
         if closer is None and box is not None:
             closer = max((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]) < SMALL
 
         def answer() -> dict[str, Any] | None:
-            if self._newest[path] != number:
-                return None
+            if may_lapse:
+                with self._mutex:
+                    if self._newest.get(path) != number:
+                        return None
+                    del self._newest[path]
             begun = time.perf_counter()
             if box is not None and closer:
-                candidates = self._closer(path, points, box, mask, size)
+                candidates = self.sam.closer(path, size, points, box, mask)
             else:
-                candidates = self._asked(path, size, points, box, mask, several)
+                candidates = self.sam.masks(path, size, points, box, mask, several)
             return {"candidates": candidates, "ms": round(1000 * (time.perf_counter() - begun), 1)}
 
-        return self._worker.submit(answer)
+        return self._submit(answer)
 
-    def propose(self, path: Path, model: Path, categories: Sequence[str]) -> Future[list[dict[str, Any]]]:
+    def propose(self, path: Path, run: Path, categories: Sequence[str] | None) -> Future[list[dict[str, Any]]]:
         """What a trained model sees in an image, as objects with scores.
 
+        Args:
+            run: of the model.
+            categories: names by id that the objects refer to; None: the model's own.
+
         Raises (in the future):
-            WireError: a model of other categories.
+            WireError: the model has categories that are not among these.
             MaskwrightError: no model there.
         """
 
         def answer() -> list[dict[str, Any]]:
-            predictor = self._model(model)
-            unknown = [name for name in predictor.categories[1:] if name not in categories]
+            predictor = self._predictor(run)
+            names = predictor.categories if categories is None else categories
+            unknown = [name for name in predictor.categories[1:] if name not in names]
             if unknown:
-                raise WireError(f"the model knows {unknown[0]!r}, which this dataset does not; add the category")
+                raise WireError(f"the model knows {unknown[0]!r}, which is no category here; add it")
             prediction = next(iter(predictor.predict([path])))
-            ids = [categories.index(name) for name in predictor.categories]
+            ids = [names.index(name) if number else 0 for number, name in enumerate(predictor.categories)]
             if predictor.holds_instances:
                 found = [(k, ids[one.category], one.score) for k, one in enumerate(prediction.objects, 1)]  # type: ignore[attr-defined]
-                return _objects((prediction.mask == k, category, score) for k, category, score in found)
-            scores = prediction.scores
-            parts = []
-            for number, name in enumerate(predictor.categories):
-                if number:
-                    parts += [(part, ids[number], scores.get(name, 0.0)) for part in _parts(prediction.mask == number)]
-            return _objects(parts)
+                return objects_of((prediction.mask == k, category, score) for k, category, score in found)
+            scores, parts = prediction.scores, []
+            for number, name in enumerate(predictor.categories[1:], 1):
+                parts += [(part, ids[number], scores.get(name, 0.0)) for part in parts_of(prediction.mask == number)]
+            return objects_of(parts)
 
-        return self._worker.submit(answer)
+        return self._submit(answer)
 
     def carry_over(
-        self, example: Path, masks: dict[int, NDArray[np.bool_]], path: Path, size: Size
+        self, example: Path, masks: Mapping[int, NDArray[np.bool_]], path: Path, size: Size
     ) -> Future[list[dict[str, Any]]]:
-        """The labels of an example carried over to another image: SAM's memory is shown the example and recalls it.
+        """The labels of an example carried over to another image, see :meth:`SamAnswers.carry_over`."""
+        return self._submit(lambda: self.sam.carry_over(example, masks, path, size))
+
+    def correct(self, path: Path, size: Size, mask: Runs, agent: Path) -> Future[dict[str, Any]]:
+        """A mask corrected by a trained click agent, which keeps a click only where its answer is better.
 
         Args:
-            masks: of the example by category, (H, W) bool.
-            size: (width, height) of the other image.
+            size: (width, height) of the image.
+            agent: its run.
+
+        Returns (in the future):
+            ``{"mask", "clicks", "quality"}``: the clicks that were kept as x, y, and 1 on the object or 0 off it; without any the mask
+            is the given one. An answer in which nothing is left is not kept. ``quality``: the Dice that the agent expects, or None.
         """
 
-        @torch.no_grad()
-        def answer() -> list[dict[str, Any]]:
-            sam, shown, wanted = self._ready(), self._embedded(example), self._embedded(path)
-            names = sorted(masks)
-            squashed = torch.stack([_to_grid(torch.from_numpy(masks[name]), sam.size) for name in names])
-            memory = sam.remember(shown, squashed[None])
-            per_object = type(memory)(memory.features[:, :, None], memory.pointers[:, :, None])
-            answers = sam.decode(sam.recall(wanted, per_object))
-            parts = []
-            for place, name in enumerate(names):
-                presence = float(answers.presence[0, place].sigmoid())
-                mask = _to_image(answers.best[0, place], size)
-                if presence > 0.5 and mask is not None:
-                    whole, offset = mask
-                    score = presence * float(answers.best_iou[0, place])
-                    parts += [(part, name, score, offset) for part in _parts(whole)]
-            return _objects(parts)
+        def answer() -> dict[str, Any]:
+            predictor = self._predictor(agent)
+            if not isinstance(predictor, ClickPredictor):
+                raise WireError(f"the model of {agent.name} is no click agent")
+            # An agent that stands on the same SAM takes the embedding that is there already.
+            embedding = self.sam.embedding(path) if agent in self._on_this_sam else None
+            corrected = predictor.correct(self.pictures.pixels(path), mask.whole(size) > 0, embedding)
+            runs, name = Runs.of_mask(corrected.mask > 0), predictor.categories[1]
+            if runs is None:
+                return {"mask": mask.as_json(), "clicks": [], "quality": None}
+            clicks = [[round(x, 1), round(y, 1), int(label == "fg")] for x, y, label in corrected.clicks[name]]
+            quality = round(corrected.scores[name], 4) if predictor.agent.quality is not None else None
+            return {"mask": runs.as_json() if clicks else mask.as_json(), "clicks": clicks, "quality": quality}
 
-        return self._worker.submit(answer)
+        return self._submit(answer)
 
-    def run(self, question: Callable[[], Answer]) -> Future[Answer]:
-        """Ask something else of the networks, in their thread."""
-        return self._worker.submit(question)
+    def version_of(self, run: Path | None) -> Future[str]:
+        """What changes with the weights that answer: of a trained model, else of SAM."""
 
-    # -------------------------------------------------------------------------------------------------- answers
+        def answer() -> str:
+            if run is not None:
+                return self._predictor(run).signature
+            assert self.sam
+            return self.signature[:16]
 
-    @torch.no_grad()
-    def _embedded(self, path: Path) -> Embedding:
-        sam = self._ready()
-        if path not in self._embeddings:
-            pixels = squash(self.pictures.pixels(path), sam.size)
-            self._embeddings[path] = sam.encode(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)
-            self.encoded += 1
-            while len(self._embeddings) > EMBEDDINGS:
-                self._embeddings.popitem(last=False)
-        self._embeddings.move_to_end(path)
-        return self._embeddings[path]
+        return self._submit(answer)
 
-    @torch.no_grad()
-    def _asked(
-        self,
-        path: Path,
-        size: Size,
-        points: Sequence[Sequence[float]],
-        box: Sequence[float] | None,
-        mask: Runs | None,
-        several: bool,
-    ) -> list[dict[str, Any]]:
-        sam, embedding = self._ready(), self._embedded(path)
-        scale = torch.tensor([sam.size / size[0], sam.size / size[1]])
-        prompts = _prompts(points, box, scale)
-        previous = None
-        if mask is not None:
-            whole = np.zeros((size[1], size[0]), np.float32)
-            mask.paint(whole, 1)
-            previous = mask_logits(_to_grid(torch.from_numpy(whole), sam.size // 4))[None, None]
-        # One click may mean a part or the whole: three masks are asked for, and without `several` the likeliest is taken.
-        answers = sam.decode(
-            embedding, prompts, previous, several or (len(points) == 1 and box is None and mask is None)
-        )
-        order = answers.iou[0, 0].argsort(descending=True).tolist()
-        found = []
-        for place in order if several else order[:1]:
-            runs = _runs(answers.logits[0, 0, place], size)
-            if runs is not None:
-                found.append({"mask": runs.as_json(), "score": round(float(answers.iou[0, 0, place]), 4)})
-        return found
+    def _submit(self, question: Callable[[], Answer]) -> Future[Answer]:
+        """Ask the networks, in their thread. Raises WireError where too many questions wait already."""
+        with self._mutex:
+            if self._waiting >= MAX_WAITING:
+                raise WireError("too many questions wait for the networks; try again", 503)
+            self._waiting += 1
+        future = self._worker.submit(question)
+        future.add_done_callback(self._answered)
+        return future
 
-    def _closer(
-        self,
-        path: Path,
-        points: Sequence[Sequence[float]],
-        box: Sequence[float],
-        mask: Runs | None,
-        size: Size,
-    ) -> list[dict[str, Any]]:
-        """SAM's mask in a box, asked on a crop around it at the object's own scale."""
-        sam, pixels = self._ready(), self.pictures.pixels(path)
-        # Only the surroundings are made floating-point numbers: a large image would take a gigabyte.
-        reach = 1.5 * max(box[2] - box[0], box[3] - box[1]) + AROUND
-        x0, y0 = max(0, int(box[0] - reach)), max(0, int(box[1] - reach))
-        x1, y1 = min(size[0], int(box[2] + reach) + 1), min(size[1], int(box[3] + reach) + 1)
-        part = torch.from_numpy(np.ascontiguousarray(pixels[y0:y1, x0:x1])).permute(2, 0, 1)[None].float() / 255
-        clicks = [[x - x0, y - y0, on] for x, y, on in points if x0 <= x <= x1 and y0 <= y <= y1]
-        moved = torch.tensor([[box[0] - x0, box[1] - y0, box[2] - x0, box[3] - y0]])
-        previous = None
-        if mask is not None:
-            whole = np.zeros((size[1], size[0]), np.float32)
-            mask.paint(whole, 1)
-            area = _to_grid(torch.from_numpy(whole[y0:y1, x0:x1].copy()), sam.size)
-            previous = mask_logits(area)[None]
-        looks = look_closer(
-            sam,
-            part,
-            torch.zeros(1, dtype=torch.long),
-            moved.float(),
-            _prompts(clicks, None, torch.ones(2)) if clicks else None,
-            previous,
-        )
-        on = looks.on_image((x1 - x0, y1 - y0))[0].numpy() > 0
-        runs = Runs.of_mask(on, (x0, y0))
-        return [] if runs is None else [{"mask": runs.as_json(), "score": round(float(looks.iou[0]), 4)}]
+    def _answered(self, _: Future[Any]) -> None:
+        with self._mutex:
+            self._waiting -= 1
 
-    def _model(self, folder: Path) -> Predictor:
+    def _predictor(self, run: Path) -> Predictor:
         """The predictor of a run; read again when its model has changed."""
-        weights = folder / "model" / "model.safetensors"
-        changed = weights.stat().st_mtime_ns if weights.is_file() else 0
-        if folder not in self._models or self._models[folder][0] != changed:
-            self._models[folder] = changed, load(folder)
-        return self._models[folder][1]
-
-
-def _prompts(points: Sequence[Sequence[float]], box: Sequence[float] | None, scale: Tensor) -> Prompts | None:
-    """Clicks x, y, 1 or 0, and a box, moved by ``scale`` (2,) onto the canvas."""
-    parts = []
-    if points:
-        table = torch.tensor(points, dtype=torch.float32)
-        parts.append(Prompts.of_points((table[:, :2] * scale)[None, None], table[None, None, :, 2].long()))
-    if box is not None:
-        parts.append(Prompts.of_boxes(torch.tensor(box, dtype=torch.float32)[None, None] * scale.repeat(2)))
-    return None if not parts else parts[0] if len(parts) == 1 else parts[0].join(parts[1])
-
-
-def _to_grid(mask: Tensor, side: int) -> Tensor:
-    """(H, W) in 0..1 → (side, side), the share of each cell that is covered; of an image smaller than that, bilinearly."""
-    return torch.nn.functional.interpolate(
-        mask.float()[None, None], (side, side), mode="bilinear", antialias=True, align_corners=False
-    )[0, 0].clamp(0, 1)
-
-
-def _to_image(logits: Tensor, size: Size) -> tuple[NDArray[np.bool_], tuple[int, int]] | None:
-    """Logits (h, w) that cover an image → the mask within the part that it may reach, and where that lies; None: it is empty.
-
-    Only this part is enlarged: most objects are small, and some images very large.
-    """
-    on = (logits > 0).nonzero()
-    if not len(on):
-        return None
-    rows, columns = logits.shape
-    (y0, x0), (y1, x1) = (on.amin(0) - 1).clamp(min=0).tolist(), (on.amax(0) + 2).tolist()
-    left, top = int(x0 * size[0] / columns), int(y0 * size[1] / rows)
-    right = min(size[0], int(np.ceil(min(x1, columns) * size[0] / columns)))
-    bottom = min(size[1], int(np.ceil(min(y1, rows) * size[1] / rows)))
-    matrix = torch.from_numpy(resize_matrix((columns, rows), size)).float()
-    matrix[:, 2] -= torch.tensor([left, top])
-    part = warp_maps(logits[None, None].float(), matrix[None], (right - left, bottom - top))[0, 0]
-    return (part > 0).cpu().numpy(), (left, top)
-
-
-def _runs(logits: Tensor, size: Size) -> Runs | None:
-    found = _to_image(logits, size)
-    return None if found is None else Runs.of_mask(*found)
-
-
-def _parts(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Connected parts of a mask, but for specks, each as a mask of the same size."""
-    labels, count = ndimage.label(mask)  # type: ignore[misc]
-    sizes = np.bincount(labels.reshape(-1), minlength=count + 1)
-    return [labels == number for number in range(1, count + 1) if sizes[number] >= SMALLEST]
-
-
-def _objects(parts: Any) -> list[dict[str, Any]]:
-    """Objects of proposals from (mask, category, score) or (mask, category, score, offset)."""
-    found = []
-    for mask, category, score, *offset in parts:
-        runs = Runs.of_mask(mask, *offset)
-        if runs is not None:
-            entry = {"kind": "mask", "category": category, "source": "proposal", "mask": runs.as_json()}
-            found.append(entry | {"id": f"proposal-{len(found)}", "score": round(float(score), 4)})
-    return found
+        files = [folder / "model.safetensors" for folder in (run / "model", run)]
+        changed = next((path.stat().st_mtime_ns for path in files if path.is_file()), 0)
+        if run not in self._models or self._models[run][0] != changed:
+            predictor = load(run)
+            self._models[run] = changed, predictor
+            self._on_this_sam.discard(run)
+            if isinstance(predictor, ClickPredictor) and self._answers is not None:
+                sam, own = predictor.agent.sam, self._answers.sam
+                if sam.size == own.size and sam.signature() == self.signature:
+                    self._on_this_sam.add(run)
+        return self._models[run][1]

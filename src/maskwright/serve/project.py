@@ -12,28 +12,24 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
-
 from maskwright.data import manifest
-from maskwright.data.dataset import Dataset
 from maskwright.data.fields import category_problems
 from maskwright.data.files import place_file, write_atomic
-from maskwright.data.image_files import IMAGE_SUFFIXES
 from maskwright.data.images import image_size
-from maskwright.data.labels import IGNORE, Box, Kind, Labels, Mask, MaskKind, Point, Sample, Scribble, Tag
-from maskwright.data.mask_files import read_mask, write_mask
+from maskwright.data.labels import IGNORE, Kind, MaskKind, Sample
+from maskwright.data.mask_files import write_mask
 from maskwright.data.pictures import palette
 from maskwright.engine.locks import FolderLock
 from maskwright.errors import DataError
 from maskwright.serve.annotations import Annotations
-from maskwright.serve.wire import MAX_OBJECTS, Runs, Size, WireError
+from maskwright.serve.label_conversion import annotations_of, draw_masks, labels_of
+from maskwright.serve.opening import open_dataset
+from maskwright.serve.wire import Size, WireError
 
 WORK = ".maskwright"
 """Folder in the dataset's own for all that is not the dataset."""
@@ -56,7 +52,7 @@ class Project:
     """
 
     def __init__(self, data: str | Path) -> None:
-        dataset, self.said = _open(Path(data))
+        dataset, self.said = open_dataset(Path(data))
         self.root = dataset.root
         self.work = self.root / WORK
         self._folder = FolderLock(self.work, "close the other labelling page")
@@ -107,7 +103,7 @@ class Project:
     def annotations(self, image: str) -> Annotations:
         """The labels of an image: those that were made here, else those of the dataset."""
         with self._mutex:
-            return self._annotations.get(image) or self._of_dataset(self.sample(image))
+            return self._annotations.get(image) or annotations_of(self._dataset, self.sample(image))
 
     def state(self, image: str) -> str:
         """One of ``STATES``."""
@@ -238,7 +234,7 @@ class Project:
                 remedy = f"rename {path.stem}.before.json to {path.name}, or delete it"
                 problems.append(f"{path}: cannot be read ({error}); {remedy}")
                 continue
-            wanted = self._labels(self._samples[image], self._annotations[image])
+            wanted = labels_of(image, self._annotations[image], self.mask_kind)
             if wanted != self._samples[image].labels:
                 self._dirty.add(image)
         if problems:
@@ -246,143 +242,16 @@ class Project:
             raise DataError(problems, str(self.root))
         self.flush()
 
-    # -------------------------------------------------------------------------------------------------- both ways
-
-    def _of_dataset(self, sample: Sample) -> Annotations:
-        """The labels of the dataset as objects: of an instance mask one each, of a semantic one the connected parts."""
-        labels, objects = sample.labels, []
-        if labels.mask:
-            values = read_mask(self._dataset.root / labels.mask.path)
-            parts = _instances(values, labels.mask) if labels.mask.kind == "instance" else _parts(values)
-            for name, category, mask, offset in parts:
-                runs = Runs.of_mask(mask, offset)
-                assert runs is not None
-                objects.append({"id": name, "kind": "mask", "category": category, "mask": runs.as_json()})
-        for number, box in enumerate(labels.boxes):
-            objects.append({"id": f"box-{number}", "kind": "box", "category": box.category, "xyxy": list(box.xyxy)})
-        for number, scribble in enumerate(labels.scribbles):
-            points = [list(point) for point in scribble.points]
-            named = {"id": f"scribble-{number}", "kind": "scribble", "category": scribble.category}
-            objects.append(named | {"points": points})
-        for number, point in enumerate(labels.points):
-            named = {"id": f"point-{number}", "kind": "point", "category": point.category}
-            objects.append(named | {"xy": [point.x, point.y]})
-        tags = tuple(tag.category for tag in labels.tags) or None
-        nothing = labels.mask is not None and not any(each["kind"] == "mask" for each in objects)
-        from_file = tuple(each | {"source": "file"} for each in objects)
-        return Annotations(0, from_file, tags, nothing, labels.mask is not None)
-
     def _labelled(self, sample: Sample, made: Annotations) -> Sample:
         """The sample with the labels that were made; its mask is on disk when this returns."""
-        labels = self._labels(sample, made)
+        labels, size = labels_of(sample.id, made, self.mask_kind), self.size(sample.id)
         if labels.mask:
-            width, height = self.size(sample.id)
-            values = np.zeros((height, width), np.uint8 if self.mask_kind == "semantic" else np.uint16)
-            for number, each in enumerate(_masks(made), 1):
-                value = each["category"] if self.mask_kind == "semantic" else number
-                Runs(tuple(each["mask"]["box"]), tuple(each["mask"]["counts"])).paint(values, value)
             path = self.root / labels.mask.path
             kept = self.work / "originals" / labels.mask.path
             if path.is_file() and not kept.exists():
                 place_file(path, kept)
-            write_mask(path, values)
-        return replace(sample, labels=labels, size=self.size(sample.id))
-
-    def _labels(self, sample: Sample, made: Annotations) -> Labels:
-        """The labels that were made, as the dataset holds them."""
-        masks, by_kind = _masks(made), {kind: [o for o in made.objects if o["kind"] == kind] for kind in _KINDS}
-        mask = None
-        if made.nothing or (made.done and masks):
-            is_semantic = self.mask_kind == "semantic"
-            named = {} if is_semantic else {n: each["category"] for n, each in enumerate(masks, 1)}
-            mask = Mask(f"masks/{sample.id}.png", self.mask_kind, named)
-        return Labels(
-            mask,
-            tuple(Scribble(tuple((x, y) for x, y in o["points"]), o["category"]) for o in by_kind["scribble"]),
-            tuple(_box(o) for o in by_kind["box"]),
-            tuple(_point(o) for o in by_kind["point"]),
-            tuple(Tag(category) for category in made.tags or ()),
-        )
-
-
-_KINDS = ("scribble", "box", "point")
-
-
-def _box(each: dict[str, Any]) -> Box:
-    x0, y0, x1, y1 = each["xyxy"]
-    return Box(x0, y0, x1, y1, each["category"])
-
-
-def _point(each: dict[str, Any]) -> Point:
-    x, y = each["xy"]
-    return Point(x, y, each["category"])
-
-
-def _masks(made: Annotations) -> list[dict[str, Any]]:
-    return [each for each in made.objects if each["kind"] == "mask"]
-
-
-_Part = tuple[str, int, NDArray[np.bool_], tuple[int, int]]
-"""Name, category, mask within its box, and the box' first pixel (x, y)."""
-
-
-def _instances(values: NDArray[Any], mask: Mask) -> Iterator[_Part]:
-    for number, place in enumerate(ndimage.find_objects(values.astype(np.int32)), 1):
-        if place is not None:
-            offset = place[1].start, place[0].start
-            yield f"instance-{number}", mask.category_of(number), values[place] == number, offset
-
-
-def _parts(values: NDArray[Any]) -> Iterator[_Part]:
-    """The connected parts of each category; whole categories where there are more parts than an image may have objects."""
-    parts: list[_Part] = []
-    whole: list[_Part] = []
-    for category in np.unique(values[values > 0]).tolist():
-        on = values == category
-        whole.append((f"category-{category}", category, on, (0, 0)))
-        found, _ = ndimage.label(on, np.ones((3, 3)))  # type: ignore[misc]
-        for number, place in enumerate(ndimage.find_objects(found), 1):
-            offset = place[1].start, place[0].start
-            parts.append((f"category-{category}-{number}", category, found[place] == number, offset))
-    yield from parts if len(parts) <= MAX_OBJECTS else whole
-
-
-def _open(data: Path) -> tuple[Dataset, list[str]]:
-    """The dataset, with a manifest in its folder, and what there is to say about how it was made."""
-    if data.is_dir() and not (data / manifest.NAME).is_file() and (images := _plain_images(data)):
-        samples = tuple(Sample(name, path) for name, path in images.items())
-        dataset = Dataset(data, ("background", "object"), samples, str(data), "a folder of images")
-        dataset.save()
-        said = f"{len(samples)} images, no labels yet: wrote {data / manifest.NAME} with one category, object"
-        return Dataset.load(data), [said]
-    dataset = Dataset.load(data)
-    if not len(dataset):
-        raise DataError([f"{data}: holds no images; put some there"])
-    if dataset.format == manifest.NAME:
-        return dataset, []
-    target = dataset.root / manifest.NAME
-    convert = f"maskwright data convert {data} --to manifest --out {dataset.root.name}-labels"
-    if target.exists():
-        raise DataError([f"{data}: labels are written into {target}, which is another dataset; write `{convert}`"])
-    try:
-        dataset.save()
-    except DataError as error:
-        raise DataError([f"{data}: {dataset.format} cannot be written in place; first write `{convert}`"]) from error
-    return Dataset.load(dataset.root), [f"{dataset.format}: labels are kept in {target} from now on"]
-
-
-def _plain_images(folder: Path) -> dict[str, str]:
-    """Images of a folder that is no dataset, by the ids they get: {} where there are ``images/`` or other files with labels."""
-    if (folder / "images").is_dir() or any(folder.glob("*.json")) or any(folder.glob("*/images")):
-        return {}
-    names: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in relative.parts):
-            stem = "-".join(relative.with_suffix("").parts)
-            name = stem if stem not in names else f"{stem}-{path.suffix[1:]}"
-            names[name] = relative.as_posix()
-    return names
+            write_mask(path, draw_masks(made, size, self.mask_kind))
+        return replace(sample, labels=labels, size=size)
 
 
 def _sync(path: Path) -> None:

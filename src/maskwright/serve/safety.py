@@ -7,17 +7,31 @@ alone. The token becomes a cookie that scripts cannot read and leaves the addres
 
 from __future__ import annotations
 
+import base64
 import hmac
+import ipaddress
+import re
 import secrets
-from collections.abc import Collection
+import socket
+from collections.abc import Container, Sequence
 from urllib.parse import parse_qs, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from maskwright.errors import MaskwrightError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+EVERYWHERE = ("0.0.0.0", "::")
+"""Addresses to listen on that mean all of the machine's."""
+
+MAX_UPLOAD = 256 * 1024 * 1024
+"""Bytes of an image that is sent."""
+
 MAX_BODY = 32 * 1024 * 1024
-"""Bytes of a request's body."""
+"""Bytes of any other request's body."""
 
 POLICY = "; ".join(
     (
@@ -45,16 +59,58 @@ _HEADERS = {
 }
 
 
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::[0-9]{1,5})?")
+
+
 def new_token() -> str:
     return secrets.token_urlsafe(24)
 
 
-def hosts_of(host: str, port: int) -> frozenset[str]:
-    """What a browser may write into ``Host``: the names of this machine's loopback, and the address that is listened on."""
-    names = {"127.0.0.1", "localhost", "[::1]"}
-    if host not in ("0.0.0.0", "::", "127.0.0.1", "localhost", "::1"):
-        names.add(f"[{host}]" if ":" in host else host.lower())
-    return frozenset(f"{name}:{port}" for name in names) | (frozenset(names) if port == 80 else frozenset())
+class Hosts:
+    """The values of ``Host`` that are answered: under any other name a page of another site could have this address (DNS rebinding).
+
+    Args:
+        host: what is listened on.
+        port: of the server.
+        names: further names that it is reached by, such as ``host.docker.internal``, or ``labels.example:443`` behind a proxy.
+
+    Raises:
+        MaskwrightError: a name that cannot be one.
+    """
+
+    def __init__(self, host: str, port: int, names: Sequence[str] = ()) -> None:
+        known = {"127.0.0.1", "localhost", "[::1]"}
+        # An address in digits is nobody else's name; so one that is open to a network is answered under any of them.
+        self.any_address, self.port = host in EVERYWHERE, port
+        if self.any_address:
+            known |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
+        else:
+            known.add(f"[{host}]" if ":" in host else host.lower())
+        for name in names:
+            if not _NAME.fullmatch(name.lower()):
+                raise MaskwrightError(f"--known-as {name}: must be a name such as labels.example, or one with a port")
+        given = {name.lower() for name in names}
+        self._accepted = {each for name in known for each in self._with_port(name)}
+        self._accepted |= {each for name in given for each in (self._with_port(name) if ":" not in name else [name])}
+        self._accepted |= {name.rpartition(":")[0] for name in given if name.endswith((":80", ":443"))}
+
+    def _with_port(self, name: str) -> list[str]:
+        return [f"{name}:{self.port}", name] if self.port == 80 else [f"{name}:{self.port}"]
+
+    def __contains__(self, host: str) -> bool:
+        if host.lower() in self._accepted:
+            return True
+        name, _, port = host.rpartition(":")
+        return self.any_address and port == str(self.port) and _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    """Whether it is an IP address as it stands in an address: digits and dots, or in brackets."""
+    is_six = name.startswith("[") and name.endswith("]")
+    try:
+        return ipaddress.ip_address(name[1:-1] if is_six else name).version == (6 if is_six else 4)
+    except ValueError:
+        return False
 
 
 class Guard:
@@ -64,11 +120,14 @@ class Guard:
         app: what is guarded.
         token: the launch token.
         port: of the server, for the cookie's name: two servers on one machine do not log each other out.
-        hosts: values of ``Host`` that are answered; empty: any, for a server that is open to a network.
+        hosts: values of ``Host`` that are answered.
+        uploads: paths to which images may be sent as they are; all other bodies are JSON.
     """
 
-    def __init__(self, app: ASGIApp, token: str, port: int, hosts: Collection[str]) -> None:
-        self.app, self.token, self.hosts = app, token, frozenset(hosts)
+    def __init__(
+        self, app: ASGIApp, token: str, port: int, hosts: Container[str], uploads: Container[str] = ()
+    ) -> None:
+        self.app, self.token, self.hosts, self.uploads = app, token, hosts, uploads
         self.cookie = f"maskwright-{port}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,29 +143,38 @@ class Guard:
             _secure(answer)
             await answer(scope, receive, send)
             return
-        await self.app(scope, _Bounded(receive), _Secured(send))
+        await self.app(scope, _Bounded(receive, self._limit(scope)), _Secured(send))
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or (self.hosts and hosts[0].lower() not in self.hosts):
+        if len(hosts) != 1 or hosts[0] not in self.hosts:
             return _error(421, "this server does not go by that name; open the address that it printed")
         origins = headers.getlist("origin")
         is_change = scope["method"] not in ("GET", "HEAD")
         if any(origin.lower().partition("://")[2] != hosts[0].lower() for origin in origins):
             return _error(403, "requests from other pages are not answered")
-        is_bearer = self._is_token(headers.get("authorization", "").removeprefix("Bearer ").removeprefix("Token "))
-        if is_change and not origins and not is_bearer:
+        has_token, has_cookie = self._is_token(_token_of(headers.get("authorization", ""))), self._has_cookie(headers)
+        if is_change and has_cookie and not origins and not has_token:
             return _error(403, "a change must name the page that it comes from (Origin), or carry the token")
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return _error(403, "requests from other pages are not answered")
-        if is_change and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        # None of these can be sent by a form, or by a page of another site without asking first.
+        is_picture = scope["path"] in self.uploads and (kind.startswith("image/") or kind == "application/octet-stream")
+        if is_change and kind != "application/json" and not is_picture:
             return _error(415, "bodies must be application/json")
-        length = headers.get("content-length", "0")
-        if not length.isascii() or not length.isdecimal() or int(length) > MAX_BODY:
-            return _error(413, f"a request may have {MAX_BODY // 2**20} MiB")
-        if scope["path"] == "/health" or is_bearer or self._has_cookie(headers) or self._asked_token(scope):
+        length, limit = headers.get("content-length", "0"), self._limit(scope)
+        if not length.isascii() or not length.isdecimal() or int(length) > limit:
+            return _error(413, _too_long(limit))
+        if scope["path"] == "/health" or has_token or has_cookie or self._asked_token(scope):
             return None
-        return _error(401, "open the address that `maskwright label` printed, with its token")
+        return _error(
+            401,
+            "the token is missing: open the address that the command printed, or send it along (Bearer, or Basic password)",
+        )
+
+    def _limit(self, scope: Scope) -> int:
+        return MAX_UPLOAD if scope["path"] in self.uploads else MAX_BODY
 
     def _login(self, scope: Scope) -> Response | None:
         """Where the address carries the token: the cookie, and the address without it."""
@@ -150,17 +218,34 @@ class TooLarge(Exception):
 
 
 class _Bounded:
-    """Reads a body, but no more than ``MAX_BODY`` of it."""
+    """Reads a body, but no more than ``limit`` bytes of it."""
 
-    def __init__(self, receive: Receive) -> None:
-        self.receive, self.left = receive, MAX_BODY
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self.receive, self.limit, self.left = receive, limit, limit
 
     async def __call__(self) -> Message:
         message = await self.receive()
         self.left -= len(message.get("body", b""))
         if self.left < 0:
-            raise TooLarge
+            raise TooLarge(_too_long(self.limit))
         return message
+
+
+def _too_long(limit: int) -> str:
+    return f"a request may have {limit // 2**20} MiB here"
+
+
+def _token_of(authorization: str) -> str:
+    """What an ``Authorization`` header gives for the token: that of a bearer, or the password of any user."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() in ("bearer", "token"):
+        return value.strip()
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _secure(answer: Response) -> None:

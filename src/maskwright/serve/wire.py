@@ -74,6 +74,12 @@ class Runs:
         values = np.arange(len(self.counts)) % 2 == 1
         return np.repeat(values, self.counts).reshape(height, width)
 
+    def whole(self, size: Size) -> NDArray[np.float32]:
+        """The mask on an image of (width, height): (H, W), 0 or 1."""
+        values = np.zeros((size[1], size[0]), np.float32)
+        self.paint(values, 1)
+        return values
+
     def paint(self, values: NDArray[Any], value: int) -> None:
         """Set the pixels of a map (H, W) that the mask covers."""
         x, y, width, height = self.box

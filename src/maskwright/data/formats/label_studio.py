@@ -269,7 +269,7 @@ class _Parse(Fields):
                 self.note(f"{place}.data", "has no image; name its image in the key image")
                 return None
             written = pictures[0]
-        for name in _names_of_file(written):
+        for name in names_of_file(written):
             for base in ("", "images/"):
                 path = f"{base}{name}"
                 if leaves_folder(self.root, path) is None and (found := self.found(path)):
@@ -415,8 +415,8 @@ def _path_of(link: str) -> str:
     return local[0] if local else parts.path
 
 
-def _names_of_file(link: str) -> list[str]:
-    """Paths of files that a link may mean, the likeliest first."""
+def names_of_file(link: str) -> list[str]:
+    """Paths of files that a link of Label Studio's may mean, the likeliest first."""
     path = _path_of(link).replace("\\", "/")
     names = [
         link,

@@ -37,8 +37,6 @@ def read_xml(path: Path) -> Element:
         DataError: missing, unreadable or no XML (with line and column); a document type; more than ``MAX_BYTES`` bytes or
             ``MAX_ELEMENTS`` elements, or elements that are nested deeper than any tool's.
     """
-    builder = TreeBuilder()
-    parser = _parser(builder)
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -46,18 +44,30 @@ def read_xml(path: Path) -> Element:
         if status.st_size > MAX_BYTES:
             raise DataError([f"{path}: has more than the {MAX_BYTES:,} bytes that are read; split it"])
         with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                parser.Parse(piece, False)
-            parser.Parse(b"", True)
-        return builder.close()
+            return _parsed(iter(lambda: file.read(_PIECE), b""), str(path))
     except FileNotFoundError:
         raise DataError([f"{path}: missing; check the path"]) from None
     except OSError as error:
         raise DataError([f"{path}: unreadable ({error.strerror}); check the file and its permissions"]) from None
+
+
+def parse_xml(content: bytes, name: str) -> Element:
+    """The root element of XML that came otherwise, called ``name`` in messages. Raises DataError as :func:`read_xml`."""
+    return _parsed([content], name)
+
+
+def _parsed(pieces: Iterable[bytes], name: str) -> Element:
+    builder = TreeBuilder()
+    parser = _parser(builder)
+    try:
+        for piece in pieces:
+            parser.Parse(piece, False)
+        parser.Parse(b"", True)
+        return builder.close()
     except _RefusedError as error:
-        raise DataError([f"{path}: line {parser.CurrentLineNumber}: {error}"]) from None
+        raise DataError([f"{name}: line {parser.CurrentLineNumber}: {error}"]) from None
     except (expat.ExpatError, ValueError, LookupError) as error:  # LookupError: an encoding that Python does not know
-        raise DataError([f"{path}: not valid XML ({error}); correct it there"]) from None
+        raise DataError([f"{name}: not valid XML ({error}); correct it there"]) from None
 
 
 def root_tag(path: Path) -> str:

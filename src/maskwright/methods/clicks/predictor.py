@@ -38,7 +38,7 @@ from maskwright.nets.quality import DESCRIPTION as QUALITY
 from maskwright.nets.quality import QualityHead
 from maskwright.rl.bank import LOGIT_STRIDE, MIN_SHARE, Bank
 from maskwright.rl.clicks import SLOTS, ClickState, click, start, start_box, start_mask
-from maskwright.sam.sam import Sam
+from maskwright.sam.sam import Embedding, Sam
 from maskwright.sam.weights import EARLIER
 
 LABELS = {"bg": 0, "fg": 1}
@@ -175,11 +175,42 @@ class ClickPredictor(Predictor):
 
     # ------------------------------------------------------------------------------------------------ refining
 
-    def _bank(self, canvases: Sequence[Canvas], images: list[int]) -> Bank:
+    @torch.no_grad()
+    def correct(
+        self, pixels: NDArray[np.uint8], mask: NDArray[np.bool_], embedding: Embedding | None = None
+    ) -> ClickPrediction:
+        """One object's mask, corrected. A mask that the agent does not improve stays as it is, to the pixel.
+
+        Args:
+            pixels: the image, (H, W, 3).
+            mask: (H, W).
+            embedding: of the image by the agent's SAM, where there is one; left out, it is encoded.
+
+        Returns:
+            The mask as one of the first category, whatever the object is: an agent corrects all alike.
+
+        Raises:
+            DataError: the object is too small to be corrected.
+        """
+        canvas = Canvas("", pixels, (pixels.shape[1], pixels.shape[0]), self.prepare(pixels))
+        share = self._share_of_cells(mask, canvas.size)
+        if float(share.mean()) < MIN_SHARE:
+            raise DataError([f"the object is less than {MIN_SHARE:.3%} of the image, too small for a click agent"])
+        refinement = self._refine_targets([canvas], [(0, 1, share)], embedding)
+        corrected = mask.astype(np.uint8)
+        if int(refinement.kept[0]):
+            corrected = (self._image_logits(refinement.last.logits[0], canvas.size) > 0).cpu().numpy().astype(np.uint8)
+        return self._prediction(canvas, corrected, refinement, {self.categories[1]: 0})
+
+    def _bank(self, canvases: Sequence[Canvas], images: list[int], embedding: Embedding | None = None) -> Bank:
         pixels = torch.from_numpy(np.stack([canvas.pixels for canvas in canvases])).permute(0, 3, 1, 2).contiguous()
-        return Bank.of_images(
-            self.agent.sam, pixels, image=torch.tensor(images, dtype=torch.long), names=[""] * len(images)
-        )
+        rows = torch.tensor(images, dtype=torch.long)
+        return Bank.of_images(self.agent.sam, pixels, image=rows, names=[""] * len(images), embedding=embedding)
+
+    def _share_of_cells(self, mask: NDArray[Any], size: Size) -> Tensor:
+        """The share (h, w) of each cell of SAM's logits that a mask (H, W) covers."""
+        squashed = warp_mask(mask.astype(np.uint8), resize_matrix(size, self.size), self.size, fill=0)
+        return F.avg_pool2d(torch.from_numpy(squashed > 0).float()[None, None], LOGIT_STRIDE)[0, 0]
 
     def _prompted(
         self,
@@ -243,9 +274,14 @@ class ClickPredictor(Predictor):
             by_name = {self.categories[category]: place for category, place in places.items()}
             yield self._prediction(canvas, mask, refinement, by_name)
 
-    def _refine_targets(self, canvases: Sequence[Canvas], targets: Sequence[tuple[int, int, Tensor]]) -> Refinement:
+    def _refine_targets(
+        self,
+        canvases: Sequence[Canvas],
+        targets: Sequence[tuple[int, int, Tensor]],
+        embedding: Embedding | None = None,
+    ) -> Refinement:
         """The agent's refinement of masks ``(image, category, share of each cell)``."""
-        bank = self._bank(canvases, [image for image, _, _ in targets])
+        bank = self._bank(canvases, [image for image, _, _ in targets], embedding)
         rows = torch.arange(len(targets), device=bank.device)
         logits = mask_logits(torch.stack([share for *_, share in targets])).to(bank.device)
         slots = max(SLOTS, self.agent.rules.clicks)

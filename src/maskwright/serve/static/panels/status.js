@@ -60,9 +60,10 @@ export class Status {
   /** Let SAM read the image at hand, and the next one ahead. @param {number} number */
   async embed(number) {
     const { app } = this, { images } = app.images, image = images[number].id;
+    if (["absent", "failed"].includes(app.project.sam.state)) return;
     try {
       while ((await client.embed(image)).state !== "ready") {
-        if (app.image !== image || app.project.sam.state === "absent") return;
+        if (app.image !== image) return;
         this.#chip("working", "SAM is reading the image…");
         await new Promise((resolve) => setTimeout(resolve, PATIENCE));
       }
@@ -81,7 +82,7 @@ export class Status {
     for (;;) {
       const { id, state, message } = app.project.sam;
       document.body.dataset.sam = state;
-      if (state === "absent") this.#chip(state, `${id} is not there; the other tools work`, message);
+      if (state === "absent" || state === "failed") this.#chip(state, `${id} is not there; the other tools work`, message);
       if (state === "loading") this.#chip(state, `${id} is loading…`);
       if (state !== "loading") break;
       await new Promise((resolve) => setTimeout(resolve, 700));

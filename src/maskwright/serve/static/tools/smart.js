@@ -218,8 +218,13 @@ export class Smart {
     this.waiting = true;
     this.#changed();
     try {
-      const answer = await client.correct(image, { mask: target.mask, category: target.category });
+      const answer = await client.correct(image, { mask: target.mask });
       if (sequence !== this.sequence || image !== this.app.image) return;
+      if (!answer.clicks.length) {
+        this.target = null;
+        this.app.tell("The agent finds nothing to correct");
+        return;
+      }
       this.points = answer.clicks;
       this.candidates = [{ runs: answer.mask, score: 1, mask: fromRuns(answer.mask) }];
     } catch (error) {

@@ -221,7 +221,7 @@ def write_folders(root: Path) -> dict[str, Document]:
     ):
         folder = root / f"yolo-{part}"
         for name in ("train/a", "train/b", "val/c"):
-            _place(root / "images" / "a.png", folder / "images" / f"{name}.png")
+            _place(root / "images" / f"{name[-1]}.png", folder / "images" / f"{name}.png")
             _write(folder / "labels" / f"{name}.txt", YOLO_ROWS)
         _write(folder / "data.yaml", YOLO_SETTINGS.replace("kpt_shape: [2, 3]\n", ""))
         documents[folder.name] = Document(f"{folder.name}/{file}", content, folder.name)
@@ -233,7 +233,7 @@ def write_folders(root: Path) -> dict[str, Document]:
     ):
         folder = root / f"voc-{part}"
         for name in "abc":
-            _place(root / "images" / "a.png", folder / "JPEGImages" / f"{name}.png")
+            _place(root / "images" / f"{name}.png", folder / "JPEGImages" / f"{name}.png")
             _write(folder / "Annotations" / f"{name}.xml", VOC_XML)
             for masks in ("SegmentationClass", "SegmentationObject"):
                 picture = Image.open(root / "masks" / "a.png").convert("P")

@@ -117,7 +117,7 @@ def check(
         return CheckResult([_in_file(problem, error.where) for problem in error.problems], data=str(data))
     with progress_of(progress, "checking") as call:
         report = examine(dataset, progress=call, training=training)
-    problems, warnings = (_with_format(found, format) for found in (report.problems, report.warnings))
+    problems, warnings = (_as_read(found, format, image_reading) for found in (report.problems, report.warnings))
     return CheckResult(
         problems,
         warnings,
@@ -131,12 +131,14 @@ def check(
     )
 
 
-def _with_format(problems: list[Problem], format: ReadName | None) -> list[Problem]:
-    """Problems whose commands read the dataset in the format that it was read in here."""
-    if format is None:
+def _as_read(problems: list[Problem], format: ReadName | None, reading: ImageReading) -> list[Problem]:
+    """Problems whose commands read the dataset as it was read here: in that format, and that page of its images."""
+    said = [f"--format {format}"] if format is not None else []
+    said += [f"--page {reading.page}"] if reading.page is not None else []
+    if not said:
         return problems
     return [
-        problem if problem.fix is None else problem.replaced(fix=f"--format {format} {problem.fix}".strip())
+        problem if problem.fix is None else problem.replaced(fix=" ".join([*said, problem.fix]).strip())
         for problem in problems
     ]
 

@@ -160,7 +160,7 @@ def fix(
     threshold: float = 0.5,
     instances: bool = False,
     semantic: bool = False,
-    page: int | None = None,
+    image_reading: ImageReading = PLAIN,
     progress: Progress = False,
 ) -> Fixed:
     """Write a mended copy of a dataset into a new folder, with ``fixed.json``, a list of all that was changed.
@@ -179,7 +179,8 @@ def fix(
         threshold: share of white, 0..1, from which a grey pixel of a mask is the object's.
         instances: make instance masks of semantic ones: each connected part of a category is an object.
         semantic: make semantic masks of instance masks.
-        page: of images with several pages or frames, take this one, from 0.
+        image_reading: which page, channels and range of intensity of the image files count. Of files with several pages that
+            one is written as PNG, where it can be; the files stay as they are else.
         progress: True shows a bar; or what to call as ``progress(done, total)``.
 
     Returns:
@@ -195,7 +196,8 @@ def fix(
     from maskwright.data.fix import Mending
     from maskwright.data.fix import fix as write_fixed
 
-    mending = Mending(crowd, Path(root) if root is not None else None, threshold, instances, semantic, page, format)
+    folder = Path(root) if root is not None else None
+    mending = Mending(crowd, folder, threshold, instances, semantic, image_reading, format)
     with progress_of(progress, "mending") as call:
         return write_fixed(data, out, mending, progress=call)
 

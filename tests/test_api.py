@@ -220,7 +220,7 @@ def test_pictures_and_arrays_give_what_their_file_gives(colours: Predictor, tmp_
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 3)), np.zeros(4), np.zeros((0, 4, 3), np.uint8)]
+    "array", [np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 3), complex), np.zeros(4), np.zeros((0, 4, 3), np.uint8)]
 )
 def test_arrays_that_are_no_images_are_refused(colours: Predictor, array: np.ndarray):
     with pytest.raises(DataError, match="image 0"):

@@ -100,6 +100,7 @@ def test_options_of_one_kind_of_model_stand_together(capsys):
         "click-agent": ("--click", "--label", "--box", "--category", "--masks"),
         "self-prompting": ("--clicks",),
         "instance": ("--threshold",),
+        "image-reading": ("--page", "--channels", "--intensity"),
     }
     # Boxes are drawn with lines where the terminal can show them, and with spaces elsewhere.
     title = re.compile(r"^[ ╭─]+([a-z-]+) options[ ─╮]*$", re.MULTILINE)
@@ -112,7 +113,7 @@ def test_options_of_one_kind_of_model_stand_together(capsys):
     )
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--help"])
-    assert title.findall(capsys.readouterr().out) == ["semantic", "in-context", "click-agent"]
+    assert title.findall(capsys.readouterr().out) == ["image-reading", "semantic", "in-context", "click-agent"]
 
 
 def test_train_hands_the_settings_to_the_recipe(monkeypatch: pytest.MonkeyPatch, capsys):

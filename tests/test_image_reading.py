@@ -184,3 +184,17 @@ def test_converting_keeps_what_is_read(satellite: Path, tmp_path: Path) -> None:
     maskwright.convert(satellite, tmp_path / "coco", "coco", image_reading=reading, allow_loss=True)
     with pytest.raises(MaskwrightError):
         api.ImageReading(page=True, channels=())
+
+
+def test_fixing_reads_what_the_other_commands_read(satellite: Path, tmp_path: Path) -> None:
+    """Pages of five channels are no PNG: the files stay, and are read in the same way again."""
+    mask = np.asarray(Image.open(satellite / "masks" / "a.png")) * 255
+    Image.fromarray(mask).save(satellite / "masks" / "a.png")
+    done = command("data", "check", satellite, "--page", "1", "--channels", "2,0,1")
+    assert done.returncode == 1
+    options = ("--page", "1", "--channels", "2,0,1")
+    done = command("data", "fix", satellite, "--out", tmp_path / "fixed", *options)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "fixed" / "fixed.json").read_text())
+    assert written["options"] == {"page": 1, "channels": [2, 0, 1]}
+    assert command("data", "check", tmp_path / "fixed", *options).returncode == 0

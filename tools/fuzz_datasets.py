@@ -42,7 +42,7 @@ CVAT = """<annotations><version>1.1</version><meta><task><labels><label><name>ca
 </annotations>"""
 
 YOLO_ROWS = """1 0.1 0.1 0.6 0.1 0.6 0.7 0.1 0.7
-0 0.5 0.5 0.25 0.3
+1 0.4 0.4 0.25 0.3
 1 0.2 0.3 0.7 0.3 0.7 0.8
 """
 YOLO_SETTINGS = """path: . # dataset root dir
@@ -58,7 +58,7 @@ VOC_XML = """<annotation><folder>JPEGImages</folder><filename>a.png</filename>
 <size><width>16</width><height>12</height><depth>3</depth></size>
 <segmented>1</segmented><object><name>cat</name><pose>Left</pose><truncated>1</truncated><difficult>0</difficult>
 <bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>8</ymax></bndbox></object>
-<object><name>dog</name><bndbox><xmin>1.5</xmin><ymin>2</ymin><xmax>14</xmax><ymax>11</ymax></bndbox></object></annotation>"""
+<object><name>cat</name><bndbox><xmin>1.5</xmin><ymin>2</ymin><xmax>14</xmax><ymax>11</ymax></bndbox></object></annotation>"""
 VOC_COLOURS = """# label:color_rgb:parts:actions
 background:0,0,0::
 cat:128,0,0::
@@ -221,7 +221,7 @@ def write_folders(root: Path) -> dict[str, Document]:
     ):
         folder = root / f"yolo-{part}"
         for name in ("train/a", "train/b", "val/c"):
-            _place(root / "images" / "a.png", folder / "images" / f"{name}.png")
+            _place(root / "images" / f"{name[-1]}.png", folder / "images" / f"{name}.png")
             _write(folder / "labels" / f"{name}.txt", YOLO_ROWS)
         _write(folder / "data.yaml", YOLO_SETTINGS.replace("kpt_shape: [2, 3]\n", ""))
         documents[folder.name] = Document(f"{folder.name}/{file}", content, folder.name)
@@ -233,7 +233,7 @@ def write_folders(root: Path) -> dict[str, Document]:
     ):
         folder = root / f"voc-{part}"
         for name in "abc":
-            _place(root / "images" / "a.png", folder / "JPEGImages" / f"{name}.png")
+            _place(root / "images" / f"{name}.png", folder / "JPEGImages" / f"{name}.png")
             _write(folder / "Annotations" / f"{name}.xml", VOC_XML)
             for masks in ("SegmentationClass", "SegmentationObject"):
                 picture = Image.open(root / "masks" / "a.png").convert("P")

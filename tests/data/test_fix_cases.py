@@ -16,6 +16,7 @@ from PIL import Image
 import maskwright
 from maskwright.cli import main
 from maskwright.data.dataset import Dataset
+from maskwright.data.image_reading import ImageReading
 from maskwright.data.labels import Mask
 from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.errors import DataError
@@ -237,11 +238,11 @@ def test_another_page_of_an_image(tmp_path: Path) -> None:
     assert "has 3 pages" in problem
     with pytest.raises(DataError, match="has 3 pages"):
         maskwright.fix(data, tmp_path / "guess")
-    maskwright.fix(data, tmp_path / "out", page=2)
+    maskwright.fix(data, tmp_path / "out", image_reading=ImageReading(page=2))
     dataset = Dataset.load(tmp_path / "out")
     assert np.asarray(Image.open(dataset.image_path(dataset[0]))).max() == 80
     with pytest.raises(DataError, match="no page 7"):
-        maskwright.fix(data, tmp_path / "other", page=7)
+        maskwright.fix(data, tmp_path / "other", image_reading=ImageReading(page=7))
 
 
 # ------------------------------------------------------------------------------------------------ manifests

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from maskwright import interrupts
 from maskwright.data.dataset import Dataset
 from maskwright.data.fingerprint import Fingerprint
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.mask_files import write_mask
 from maskwright.data.registry import ReadName
 from maskwright.engine.best import Best
@@ -38,6 +39,7 @@ class Config:
     data: Path
     out: Path
     format: ReadName | None = None
+    image_reading: ImageReading = PLAIN
     sam: str = "nano"
     seed: int = 0
     device: str = "cpu"

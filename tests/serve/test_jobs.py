@@ -129,6 +129,21 @@ def test_what_a_training_has_learnt_is_proposed(
     client.post(f"/api/jobs/{job}/stop", json={})
 
 
+def test_the_newest_model_is_the_last_of_the_runs(opened: Open, folder: Path, trains: None) -> None:
+    """The page proposes with the last one unless another is chosen."""
+    client = opened(folder)
+    jobs = client.labelling.jobs  # type: ignore[attr-defined]
+    begun = []
+    for _ in range(2):
+        while time.strftime("%Y%m%d-%H%M%S") in begun:
+            time.sleep(0.1)
+        begun.append(jobs.start("samix", 1)["id"])
+        save_run(jobs.folder / begun[-1] / "run")
+        jobs.stop(begun[-1])
+        states(jobs, begun[-1], "stopped")
+    assert [run["id"] for run in client.get("/api/project").json()["runs"]] == begun
+
+
 def _proposed(client: TestClient, body: dict[str, Any]) -> list[dict[str, Any]]:
     answer = client.post("/api/images/0/propose", json=body)
     assert answer.status_code == 200, answer.text

@@ -44,6 +44,8 @@ def test_the_inputs_are_the_same_on_every_run_and_the_unharmed_ones_are_fine(fuz
         path = fuzz.root / document.file
         if not document.load:
             path.write_text(document.content if isinstance(document.content, str) else json.dumps(document.content))
+        before = fuzz.outcomes["accepted"]
         assert fuzz._dataset(fuzz._loaded(name, path)) is None, name
+        assert fuzz.outcomes["accepted"] > before or not document.load, name
     assert fuzz.outcomes["refused by the reader"] == 0
     assert all(np.ndim(values) >= 2 for values in fuzz.pixels.values())

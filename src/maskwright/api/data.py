@@ -117,7 +117,7 @@ def check(
         return CheckResult([_in_file(problem, error.where) for problem in error.problems], data=str(data))
     with progress_of(progress, "checking") as call:
         report = examine(dataset, progress=call, training=training)
-    problems, warnings = (_with_format(found, format) for found in (report.problems, report.warnings))
+    problems, warnings = (_as_read(found, format, image_reading) for found in (report.problems, report.warnings))
     return CheckResult(
         problems,
         warnings,
@@ -131,12 +131,14 @@ def check(
     )
 
 
-def _with_format(problems: list[Problem], format: ReadName | None) -> list[Problem]:
-    """Problems whose commands read the dataset in the format that it was read in here."""
-    if format is None:
+def _as_read(problems: list[Problem], format: ReadName | None, reading: ImageReading) -> list[Problem]:
+    """Problems whose commands read the dataset as it was read here: in that format, and that page of its images."""
+    said = [f"--format {format}"] if format is not None else []
+    said += [f"--page {reading.page}"] if reading.page is not None else []
+    if not said:
         return problems
     return [
-        problem if problem.fix is None else problem.replaced(fix=f"--format {format} {problem.fix}".strip())
+        problem if problem.fix is None else problem.replaced(fix=" ".join([*said, problem.fix]).strip())
         for problem in problems
     ]
 
@@ -158,7 +160,7 @@ def fix(
     threshold: float = 0.5,
     instances: bool = False,
     semantic: bool = False,
-    page: int | None = None,
+    image_reading: ImageReading = PLAIN,
     progress: Progress = False,
 ) -> Fixed:
     """Write a mended copy of a dataset into a new folder, with ``fixed.json``, a list of all that was changed.
@@ -177,7 +179,8 @@ def fix(
         threshold: share of white, 0..1, from which a grey pixel of a mask is the object's.
         instances: make instance masks of semantic ones: each connected part of a category is an object.
         semantic: make semantic masks of instance masks.
-        page: of images with several pages or frames, take this one, from 0.
+        image_reading: which page, channels and range of intensity of the image files count. Of files with several pages that
+            one is written as PNG, where it can be; the files stay as they are else.
         progress: True shows a bar; or what to call as ``progress(done, total)``.
 
     Returns:
@@ -193,7 +196,8 @@ def fix(
     from maskwright.data.fix import Mending
     from maskwright.data.fix import fix as write_fixed
 
-    mending = Mending(crowd, Path(root) if root is not None else None, threshold, instances, semantic, page, format)
+    folder = Path(root) if root is not None else None
+    mending = Mending(crowd, folder, threshold, instances, semantic, image_reading, format)
     with progress_of(progress, "mending") as call:
         return write_fixed(data, out, mending, progress=call)
 

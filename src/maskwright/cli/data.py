@@ -107,8 +107,7 @@ class Fix:
     """Turn semantic masks into instance masks: each connected part of a category becomes an object."""
     semantic: FlagCreatePairsOff[bool] = False
     """Turn instance masks into semantic ones."""
-    page: Annotated[int | None, OPTIONAL] = None
-    """Of images with several pages, take this one, counted from 0."""
+    image_reading: Reading = field(default_factory=ImageReading)
     json: bool = False
     """Print JSON: what is in fixed.json."""
     cache: Annotated[Path | None, OPTIONAL] = None
@@ -127,7 +126,7 @@ class Fix:
             threshold=self.threshold,
             instances=self.instances,
             semantic=self.semantic,
-            page=self.page,
+            image_reading=self.image_reading,
             progress=True,
         )
         if self.json:

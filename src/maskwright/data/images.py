@@ -94,21 +94,28 @@ def decode(path: str | Path, reading: ImageReading = PLAIN) -> Raster:
     return raster if reading.channels is None else raster.select(reading.channels)
 
 
-def open_verified(path: str | Path, page: int | None = None) -> Image.Image:
+def open_verified(path: str | Path) -> Image.Image:
     """The fully decoded image in its own mode, EXIF rotation applied.
 
-    Args:
-        path: an image file.
-        page: which page or frame of a file that has several, from 0.
-
     Raises:
-        DataError: as :func:`read_image`; there is no such page; or its samples are of a kind that Pillow has no mode for.
+        DataError: as :func:`read_image`; or its samples are of a kind that Pillow has no mode for.
     """
-    pixels = decode(path, ImageReading(page=page)).pixels
+    pixels = decode(path).pixels
     if isinstance(pixels, Image.Image):
         return pixels
-    kind = f"{pixels.shape[2]} channels of {pixels.dtype}"
-    raise DataError([f"{path}: {kind} cannot be written as PNG here; save it as an image of 8 bits, or one of grey"])
+    raise DataError(
+        [f"{path}: {pixels.shape[2]} channels of {pixels.dtype} are no mask; save it with one channel of ids"]
+    )
+
+
+def page_as_image(path: str | Path, page: int) -> Image.Image | None:
+    """A page or frame in its own mode, counted from 0; None where Pillow has no mode for its samples. Raises DataError."""
+    with regular_file(Path(path)) as file:
+        pages = _tiff_pages(file)
+    if pages and not _chosen(pages, page, Path(path)).is_for_pillow:
+        return None
+    pixels = decode(path, ImageReading(page=page)).pixels
+    return pixels if isinstance(pixels, Image.Image) else None
 
 
 def raster_of(image: Image.Image | NDArray[Any], name: str, channels: tuple[int, ...] | None = None) -> Raster:

@@ -54,7 +54,9 @@ class Labelling:
 
     async def show_project(self, request: Request) -> Response:
         jobs = await run_in_threadpool(self.jobs.all)
-        runs = [{"id": job["id"], "recipe": job["recipe"], "score": job["score"]} for job in jobs if job["run"]]
+        runs = [
+            {"id": job["id"], "recipe": job["recipe"], "score": job["score"]} for job in reversed(jobs) if job["run"]
+        ]
         given = [{"id": GIVEN, "recipe": self.models.recipe, "score": None}] if self.models.run else []
         agent = {"id": GIVEN, "recipe": "clicks", "score": None} if self.models.agent else None
         limits = {"objects": MAX_OBJECTS, "points": MAX_POINTS, "body": MAX_BODY}

@@ -28,7 +28,8 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.files import place_file, write_atomic
 from maskwright.data.findings import name_of, source_of
 from maskwright.data.fix.masks import Change, MaskMender
-from maskwright.data.images import open_verified, page_count
+from maskwright.data.image_reading import PLAIN, ImageReading
+from maskwright.data.images import page_as_image, page_count
 from maskwright.data.labels import Box, Labels, Sample
 from maskwright.data.lookahead import ahead
 from maskwright.data.mask_files import write_mask
@@ -52,20 +53,19 @@ class Mending:
     threshold: float = 0.5
     instances: bool = False
     semantic: bool = False
-    page: int | None = None
+    image_reading: ImageReading = PLAIN
     format: ReadName | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise DataError([f"--threshold {self.threshold}: must lie between 0 and 1; 0.5 is half way to white"])
-        if self.page is not None and self.page < 0:
-            raise DataError([f"--page {self.page}: pages are counted from 0"])
         if self.instances and self.semantic:
             raise DataError(["--instances and --semantic exclude each other; give one of them"])
 
     def as_dict(self) -> dict[str, Any]:
         """Those that differ from their defaults, ready for JSON."""
-        given = {key: value for key, value in asdict(self).items() if value != getattr(Mending, key)}
+        given = {key: value for key, value in vars(self).items() if value != getattr(Mending, key)}
+        given |= given.pop("image_reading", PLAIN).as_dict()
         return {key: os.fspath(value) if isinstance(value, Path) else value for key, value in given.items()}
 
 
@@ -140,7 +140,7 @@ class _Copy:
     """The copy under way: its folder, its samples, what was changed, and which file comes from which."""
 
     def __init__(self, source: Dataset, folder: Path, mending: Mending) -> None:
-        self.source, self.folder, self.page = source, folder, mending.page
+        self.source, self.folder, self.reading = source, folder, mending.image_reading
         self.masks = MaskMender(source, mending.threshold, mending.instances, mending.semantic)
         # What a reader understood with a reservation, or left out, the copy says plainly, or does not have.
         self.changes = [Change.of(warning) for warning in source.warnings]
@@ -174,12 +174,15 @@ class _Copy:
         """Check the copy like any dataset. Images that are damaged around their pixels are written anew."""
         total = len(self.source)
         later = (lambda done, _: progress(total + done, 2 * total)) if progress else None
-        report = examine(Dataset.load(self.folder), training=False, progress=later)
+        report = examine(self._written(), training=False, progress=later)
         if self._write_anew([p.file for p in report.problems if p.kind == "damaged-but-whole"]):
-            report = examine(Dataset.load(self.folder), training=False)
+            report = examine(self._written(), training=False)
         if report.problems:
             raise DataError([self._of_source(problem) for problem in report.problems], source_of(self.source))
         return replace(report, warnings=[self._of_source(warning) for warning in report.warnings])
+
+    def _written(self) -> Dataset:
+        return Dataset.load(self.folder, image_reading=self.reading)
 
     def _named(self) -> Iterator[tuple[Sample, str]]:
         """The samples with their ids in one Unicode form, where that makes no two of them the same."""
@@ -213,14 +216,15 @@ class _Copy:
         return replace(sample, id=name, image=image, labels=labels), changes, []
 
     def _image(self, sample: Sample, name: str, changes: list[Change]) -> str:
-        """Place a sample's image, or the page of it that was asked for. Returns its path in the copy."""
+        """Place a sample's image, or the page of it that was asked for, where that can be a PNG. Returns its path in the copy."""
         source = self.source.image_path(sample)
         image = f"images/{name}{source.suffix}"
-        if self.page is not None and page_count(source) > 1:
-            image, picture = f"images/{name}.png", io.BytesIO()
-            open_verified(source, self.page).save(picture, "PNG")
-            write_atomic(self.folder / image, picture.getvalue())
-            changes.append(Change("page", str(source), f"sample {sample.id!r}", f"page {self.page} written as PNG"))
+        page = self.reading.page
+        if page is not None and page_count(source) > 1 and (picture := page_as_image(source, page)):
+            image, content = f"images/{name}.png", io.BytesIO()
+            picture.save(content, "PNG")
+            write_atomic(self.folder / image, content.getvalue())
+            changes.append(Change("page", str(source), f"sample {sample.id!r}", f"page {page} written as PNG"))
         else:
             place_file(source, self.folder / image)
         self.origins[str(self.folder / image)] = str(source)
@@ -271,7 +275,9 @@ class _Copy:
 def _mended_structure(data: str | Path, mending: Mending, root: Path | None) -> Dataset:
     """The dataset with all that readers can mend."""
     try:
-        return Dataset.load(data, format=mending.format, crowd=mending.crowd, root=root, mend=True)
+        return Dataset.load(
+            data, format=mending.format, crowd=mending.crowd, root=root, mend=True, image_reading=mending.image_reading
+        )
     except DataError as error:
         raise (_not_mended(error, str(data)) if Path(data).exists() else error) from None
 

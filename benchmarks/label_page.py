@@ -37,27 +37,27 @@ from maskwright.data.scene_dataset import write_scenes
 MEGA = 1_000_000
 
 FRAMES = """async ([act, milliseconds]) => {
-    const step = new Function("share", act), times = [];
-    const begun = performance.now();
+    const list = document.getElementById("images"), canvas = document.getElementById("canvas"), box = canvas.getBoundingClientRect();
+    const pointer = (kind, share) => canvas.dispatchEvent(new PointerEvent(kind, {
+        clientX: box.left + box.width * (.5 + .3 * Math.sin(9 * share)), clientY: box.top + box.height * (.5 + .3 * Math.cos(7 * share)),
+        button: 1, buttons: 4, pointerId: 1, bubbles: true,
+    }));
+    const steps = {
+        scroll: (share) => { list.scrollTop = share * (list.scrollHeight - list.clientHeight); },
+        pan: (share) => pointer("pointermove", share),
+    };
+    if (act === "pan") pointer("pointerdown", 0);
+    const begun = performance.now(), times = [];
     let last = begun;
     while (last - begun < milliseconds) {
-        step((last - begun) / milliseconds);
+        steps[act]((last - begun) / milliseconds);
         const now = await new Promise(requestAnimationFrame);
         times.push(now - last);
         last = now;
     }
     return times.slice(1);
 }"""
-"""Milliseconds between frames while something is done before each of them."""
-
-SCROLL = (
-    "const list = document.getElementById('images'); list.scrollTop = share * (list.scrollHeight - list.clientHeight);"
-)
-PAN = """const canvas = document.getElementById('canvas'), box = canvas.getBoundingClientRect();
-const x = box.left + box.width * (.5 + .3 * Math.sin(9 * share)), y = box.top + box.height * (.5 + .3 * Math.cos(7 * share));
-const event = (kind, buttons) => new PointerEvent(kind, { clientX: x, clientY: y, button: 1, buttons, pointerId: 1, bubbles: true });
-canvas.dispatchEvent(event(window.panning ? 'pointermove' : 'pointerdown', 4));
-window.panning = true;"""
+"""Milliseconds between frames while the list is scrolled, or the image dragged, before each of them."""
 
 
 @dataclass(kw_only=True)
@@ -127,7 +127,7 @@ def opened(browser: Browser, folder: Path, sam: str) -> Iterator[tuple[Server, P
     page = browser.new_page(viewport={"width": 1280, "height": 720})
     page.set_default_timeout(120_000)
     page.goto(server.url)
-    page.wait_for_function("document.body.dataset.image")
+    page.wait_for_function("() => document.body.dataset.image")
     try:
         yield server, page
     finally:
@@ -140,7 +140,7 @@ def clicks(config: Config, browser: Browser, folder: Path) -> dict[str, Any]:
     write_scenes(folder / "made", train=config.images, val=0, test=0, size=config.size, seed=0)
     shutil.move(folder / "made" / "images", folder / "photos")
     with opened(browser, folder / "photos", config.sam) as (server, page):
-        page.wait_for_function("document.body.dataset.sam === 'ready'")
+        page.wait_for_function("() => document.body.dataset.sam === 'ready'")
         ready = time.monotonic() - server.begun
         first, further = [], []
         random = np.random.default_rng(0)
@@ -157,7 +157,7 @@ def clicks(config: Config, browser: Browser, folder: Path) -> dict[str, Any]:
                 page.evaluate("delete document.body.dataset.answered")
                 x, y = random.uniform(0.35, 0.65, 2)
                 page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
-                page.wait_for_function("document.body.dataset.answered", polling=20)
+                page.wait_for_function("() => document.body.dataset.answered", polling=20)
                 (further if click else first).append(float(page.evaluate("document.body.dataset.answered")))
             page.keyboard.press("Escape")
         return {
@@ -176,7 +176,7 @@ def long_list(config: Config, browser: Browser, folder: Path) -> dict[str, Any]:
     for number in range(1, config.list):
         (folder / f"{number}.png").hardlink_to(folder / "0.png")
     with opened(browser, folder, config.sam) as (server, page):
-        frames = page.evaluate(FRAMES, [SCROLL, 1000 * config.seconds])
+        frames = page.evaluate(FRAMES, ["scroll", 1000 * config.seconds])
         return {"started": server.started, "frames": frames, "memory": server.memory()}
 
 
@@ -199,7 +199,7 @@ def panning(config: Config, browser: Browser, folder: Path) -> dict[str, Any]:
         page.reload()
         page.wait_for_function("count => document.body.dataset.objects === String(count)", arg=config.masks)
         page.wait_for_timeout(2000)
-        return {"size": [width, height], "frames": page.evaluate(FRAMES, [PAN, 1000 * config.seconds])}
+        return {"size": [width, height], "frames": page.evaluate(FRAMES, ["pan", 1000 * config.seconds])}
 
 
 def _disc(number: int, width: int, height: int, count: int) -> dict[str, Any]:

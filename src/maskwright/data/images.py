@@ -103,7 +103,9 @@ def open_verified(path: str | Path) -> Image.Image:
     pixels = decode(path).pixels
     if isinstance(pixels, Image.Image):
         return pixels
-    raise DataError([f"{path}: {pixels.shape[2]} channels of {pixels.dtype} are no mask; save it with one channel of ids"])
+    raise DataError(
+        [f"{path}: {pixels.shape[2]} channels of {pixels.dtype} are no mask; save it with one channel of ids"]
+    )
 
 
 def page_as_image(path: str | Path, page: int) -> Image.Image | None:

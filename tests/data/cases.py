@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
+from tests.data.tiffs import write_tiff
+
 SIZE = (64, 48)
 SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
 
@@ -476,6 +478,23 @@ def _(root: Path) -> None:
 
 
 # Images
+
+
+@case("t17 image modes", "read", "intensity", says=("images/u16.png", "images/f32.tif", "each is scaled by itself"))
+def _(root: Path) -> None:
+    folder(root, {name: disk() for name in ("u16", "f32", "cmyk")})
+    for name in ("u16", "f32"):
+        (root / "images" / f"{name}.jpg").unlink()
+    Image.fromarray(np.full(SIZE[::-1], 900, np.uint16)).save(root / "images" / "u16.png")
+    Image.fromarray(np.full(SIZE[::-1], 0.5, np.float32)).save(root / "images" / "f32.tif")
+    Image.new("CMYK", SIZE, (10, 20, 30, 40)).save(root / "images" / "cmyk.jpg")
+
+
+@case("t17d five channels of 16 bits", "refuse", "channels", says=("5 channels", "--channels 0,1,2"))
+def _(root: Path) -> None:
+    folder(root, {"a": disk()})
+    (root / "images" / "a.jpg").unlink()
+    write_tiff(root / "images" / "a.tif", np.full((SIZE[1], SIZE[0], 5), 900, np.uint16))
 
 
 @case("t17b NaN", "refuse", "not-finite", says="NaN")

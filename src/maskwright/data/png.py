@@ -1,7 +1,8 @@
 """What a PNG file says of itself, checked before and beside its decoding.
 
 A PNG is a signature and a row of chunks: length, type, data, and the CRC-32 of type and data (W3C PNG, section 5.3). Pillow
-checks the CRC of the header but not of the pixels, and a flipped bit in them can decode to other pixels without an error.
+checks the CRC of the header but not of the pixels, and a flipped bit in them can decode to other pixels without an error. Nor
+does it read more than the upper 8 bits of a colour: :func:`deep_colours` reads all 16.
 """
 
 from __future__ import annotations

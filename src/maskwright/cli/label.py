@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from maskwright.cli.shared import OPTIONAL, Data
+from maskwright.api import ImageReading
+from maskwright.cli.shared import OPTIONAL, Data, Reading
 
 if TYPE_CHECKING:
     from maskwright.serve.server import Address
@@ -56,6 +57,7 @@ class Label(Listening, _LabelData):
 
     browser: bool = True
     """Open the page in the browser."""
+    image_reading: Reading = field(default_factory=ImageReading)
 
     def __call__(self) -> None:
         from maskwright.api import busy
@@ -68,6 +70,7 @@ class Label(Listening, _LabelData):
             agent=self.agent,
             sam=self.sam,
             images=self.images,
+            image_reading=self.image_reading,
             address=self.address(),
             browser=self.browser,
         )

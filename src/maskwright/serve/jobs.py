@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from maskwright.data.files import write_atomic
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.engine.run import read_metrics
 from maskwright.serve.wire import WireError
 
@@ -36,10 +37,11 @@ class Jobs:
         folder: of all of them.
         snapshot: copies the dataset into a new folder, which later changes leave alone.
         sam: what is trained on top of.
+        reading: which page, channels and numbers of the image files count.
     """
 
-    def __init__(self, folder: Path, snapshot: Callable[[Path], Path], sam: str) -> None:
-        self.folder, self._snapshot, self.sam = folder, snapshot, sam
+    def __init__(self, folder: Path, snapshot: Callable[[Path], Path], sam: str, reading: ImageReading = PLAIN) -> None:
+        self.folder, self._snapshot, self.sam, self.reading = folder, snapshot, sam, reading
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, recipe: Any, minutes: Any) -> dict[str, Any]:
@@ -56,7 +58,7 @@ class Jobs:
         data = self._snapshot(self.folder / name / "data")
         run, log = self.folder / name / "run", self.folder / name / "log.txt"
         command = [sys.executable, "-m", "maskwright", "train", recipe, str(data), "--out", str(run)]
-        command += ["--minutes", f"{minutes:g}", "--sam", self.sam]
+        command += ["--minutes", f"{minutes:g}", "--sam", self.sam, *self.reading.options.split()]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True

@@ -9,19 +9,20 @@ from pathlib import Path
 from maskwright.data import manifest
 from maskwright.data.dataset import Dataset
 from maskwright.data.image_files import IMAGE_SUFFIXES
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.labels import Sample
 from maskwright.errors import DataError
 
 
-def open_dataset(data: Path) -> tuple[Dataset, list[str]]:
+def open_dataset(data: Path, reading: ImageReading = PLAIN) -> tuple[Dataset, list[str]]:
     """The dataset, with a manifest in its folder, and what there is to say about how it was made."""
     if data.is_dir() and not (data / manifest.NAME).is_file() and (images := _plain_images(data)):
         samples = tuple(Sample(name, path) for name, path in images.items())
         dataset = Dataset(data, ("background", "object"), samples, str(data), "a folder of images")
         dataset.save()
         said = f"{len(samples)} images, no labels yet: wrote {data / manifest.NAME} with one category, object"
-        return Dataset.load(data), [said]
-    dataset = Dataset.load(data)
+        return Dataset.load(data, image_reading=reading), [said]
+    dataset = Dataset.load(data, image_reading=reading)
     if not len(dataset):
         raise DataError([f"{data}: holds no images; put some there"])
     if dataset.format == manifest.NAME:
@@ -34,7 +35,9 @@ def open_dataset(data: Path) -> tuple[Dataset, list[str]]:
         dataset.save()
     except DataError as error:
         raise DataError([f"{data}: {dataset.format} cannot be written in place; first write `{convert}`"]) from error
-    return Dataset.load(dataset.root), [f"{dataset.format}: labels are kept in {target} from now on"]
+    return Dataset.load(dataset.root, image_reading=reading), [
+        f"{dataset.format}: labels are kept in {target} from now on"
+    ]
 
 
 def _plain_images(folder: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from typing import Any
 from maskwright.data import manifest
 from maskwright.data.fields import category_problems
 from maskwright.data.files import place_file, write_atomic
-from maskwright.data.images import image_size
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.labels import IGNORE, Kind, MaskKind, Sample
 from maskwright.data.mask_files import write_mask
 from maskwright.data.pictures import palette
@@ -45,14 +45,15 @@ class Project:
 
     Args:
         data: a folder of images, or a dataset.
+        reading: which page, channels and numbers of its image files count.
 
     Raises:
         DataError: nothing to label there, or a format that labels cannot be written into (says how to convert it).
         RunError: another process labels it.
     """
 
-    def __init__(self, data: str | Path) -> None:
-        dataset, self.said = open_dataset(Path(data))
+    def __init__(self, data: str | Path, reading: ImageReading = PLAIN) -> None:
+        dataset, self.said = open_dataset(Path(data), reading)
         self.root = dataset.root
         self.work = self.root / WORK
         self._folder = FolderLock(self.work, "close the other labelling page")
@@ -97,7 +98,7 @@ class Project:
     def size(self, image: str) -> Size:
         """(width, height) as the image is displayed. Raises DataError where it cannot be read."""
         if image not in self._sizes:
-            self._sizes[image] = image_size(self.path(image))
+            self._sizes[image] = self._dataset.size_of(self.sample(image))
         return self._sizes[image]
 
     def annotations(self, image: str) -> Annotations:

@@ -13,6 +13,7 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.errors import MaskwrightError
 from maskwright.serve.app import Access, labelling_app, predicting_app
 from maskwright.serve.jobs import Jobs
@@ -72,6 +73,7 @@ def label(
     agent: str | Path | None = None,
     sam: str = "nano",
     images: Sequence[Path] = (),
+    image_reading: ImageReading = PLAIN,
     address: Address | None = None,
     browser: bool = True,
     tell: Callable[[str], None] = print,
@@ -84,6 +86,7 @@ def label(
         agent: a run of ``clicks``, which corrects masks.
         sam: answers clicks and boxes.
         images: further folders in which the images of Label Studio's tasks are looked for.
+        image_reading: which page, channels and numbers of the dataset's image files are shown, and learnt from.
         address: where to listen.
         browser: open the page.
         tell: says where the page is.
@@ -92,17 +95,17 @@ def label(
         MaskwrightError: no such model or folder, or a port that cannot be had.
         DataError, RunError: see :class:`maskwright.serve.project.Project`.
     """
-    pictures = Pictures()
+    pictures = Pictures(reading=image_reading)
     models = Models(sam, pictures, _path(run), _path(agent))
     folders = _folders(images)
     with contextlib.ExitStack() as stack:
-        project = Project(data)
+        project = Project(data, image_reading)
         stack.callback(project.close)
         sent = SentImages(pictures)
         stack.callback(sent.close)
         for line in project.said:
             tell(line)
-        jobs = Jobs(project.work / "trainings", project.snapshot, sam)
+        jobs = Jobs(project.work / "trainings", project.snapshot, sam, image_reading)
         labelling = Labelling(project, models, jobs)
         label_studio = LabelStudio(models, [project.root, *folders], sent)
         told, hint = f"labelling {project.root}", "Ctrl-C ends it; what was drawn is saved at once"

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.images import read_image
 from maskwright.serve.wire import Size, WireError
 
@@ -33,10 +34,11 @@ class Pictures:
 
     Args:
         memory: bytes of pixels that are kept; one image at least.
+        reading: which page, channels and numbers of the files are shown; without a range of intensity each image has its own.
     """
 
-    def __init__(self, memory: int = 600_000_000) -> None:
-        self.memory = memory
+    def __init__(self, memory: int = 600_000_000, reading: ImageReading = PLAIN) -> None:
+        self.memory, self.reading = memory, reading
         self._mutex = threading.Lock()
         self._levels: OrderedDict[Path, list[Pixels]] = OrderedDict()
 
@@ -48,7 +50,7 @@ class Pictures:
         """The image, its half, its quarter, ... down to what fits into a tile."""
         with self._mutex:
             if path not in self._levels:
-                self._levels[path] = _pyramid(read_image(path))
+                self._levels[path] = _pyramid(read_image(path, self.reading))
                 while len(self._levels) > 1 and self._bytes() > self.memory:
                     self._levels.popitem(last=False)
             self._levels.move_to_end(path)
@@ -71,7 +73,7 @@ class Pictures:
         """A small picture, not kept in memory."""
         with self._mutex:
             known = self._levels.get(path)
-        pixels = known[-1] if known else read_image(path)
+        pixels = known[-1] if known else read_image(path, self.reading)
         small = Image.fromarray(pixels)
         small.thumbnail((THUMBNAIL, THUMBNAIL))
         return _file(np.asarray(small), lossless=False)

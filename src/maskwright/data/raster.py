@@ -175,19 +175,29 @@ class Raster:
         return strip[:, :, :-1] if self.alpha else strip
 
     def _scaled(self, strip: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-        colours = self._colours(strip).astype(np.float64)
-        colours = np.clip((colours - low) * (255 / ((high - low) or 1)), 0, 255)
+        if not self.alpha and not self.clear and strip.dtype == np.uint16:
+            # A table of all numbers, as there are fewer of them than pixels.
+            return np.rint(_between(np.arange(65536), low, high)).astype(np.uint8)[strip]
+        colours = _between(self._colours(strip), low, high)
         if self.alpha:
             opaque = strip[:, :, -1:].astype(np.float64) / (
                 np.iinfo(strip.dtype).max if strip.dtype.kind in "iu" else 1
             )
             opaque = np.clip(np.nan_to_num(opaque), 0, 1)
-            colours = np.minimum(
-                (colours if self.alpha == "premultiplied" else colours * opaque) + 255 * (1 - opaque), 255
-            )
+            if self.alpha == "straight":
+                colours *= opaque
+            colours += 255 * (1 - opaque)
+            np.minimum(colours, 255, out=colours)
         elif self.clear:
             colours[(strip == np.array(self.clear, strip.dtype)).all(-1)] = 255
-        return np.rint(colours).astype(np.uint8)
+        return np.rint(colours, out=colours).astype(np.uint8)
+
+
+def _between(numbers: NDArray[Any], low: float, high: float) -> NDArray[np.float64]:
+    """0..255 where they lie between the two; those beyond are cut off."""
+    scaled = np.subtract(numbers, low, dtype=np.float64)
+    scaled *= 255 / ((high - low) or 1)
+    return np.clip(scaled, 0, 255, out=scaled)
 
 
 def require_channels(channels: tuple[int, ...], there: int, name: str) -> None:

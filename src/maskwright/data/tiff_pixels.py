@@ -25,6 +25,7 @@ MOST_BYTES = 1_200_000_000
 
 _MOST_PIECES = 100_000  # Each costs a call of a decoder.
 _AT_ONCE = 1 << 24  # Bytes of whole rows.
+_FED = 1 << 16  # Compressed bytes.
 _MOST_UNPACKED = 400_000_000  # Of one strip or tile that is unpacked as a whole.
 _PLAIN, _LZW, _DEFLATE, _PACK_BITS, _LZMA, _ZSTD = 1, 5, (8, 32946), 32773, 34925, 50000
 _BY_LIBTIFF = {_LZW: "LZW", _PACK_BITS: "PackBits", _LZMA: "LZMA", _ZSTD: "Zstandard"}
@@ -107,7 +108,9 @@ def _pieces(
                 count = min(step, rows - first)
                 data = _values(take(count * row), page, (count, wide, samples))
                 chosen: slice | list[int] = [place] if page.planar else slice(None)
-                yield top + first, left, chosen, data if page.planar else data[:, :, list(channels)]
+                if not page.planar and channels != tuple(range(samples)):
+                    data = data[:, :, list(channels)]
+                yield top + first, left, chosen, data
             if page.compression in _DEFLATE:
                 take(1)  # What was asked for is there; one byte more, and the checksum at the end is compared.
 
@@ -115,23 +118,28 @@ def _pieces(
 def _unpacked(file: BinaryIO, page: Page, number: int, rows: int, row: int) -> Callable[[int], bytes]:
     """What gives the next so many bytes of one strip or tile, of ``rows`` rows of ``row`` bytes."""
     file.seek(page.offsets[number])
-    left = page.lengths[number]
     if page.compression == _PLAIN:
         return file.read
     # What is compressed may be longer than what it holds, but not by much.
-    content = file.read(min(left, 2 * rows * row + 4096))
+    content = file.read(min(page.lengths[number], 2 * rows * row + 4096))
     if page.compression not in _DEFLATE:
         return BytesIO(_by_libtiff(content, page, rows, row)).read
     decoder = zlib.decompressobj()
-    rest = content
+    left = memoryview(content)
 
     def take(count: int) -> bytes:
-        nonlocal rest
-        data = decoder.decompress(rest, count)
-        rest = decoder.unconsumed_tail
-        while len(data) < count and not decoder.eof and (more := decoder.decompress(rest, count - len(data))):
-            data, rest = data + more, decoder.unconsumed_tail
-        return data
+        """The next bytes. A little is given to the decoder at once, as it copies what it does not need yet."""
+        nonlocal left
+        parts, missing = [], count
+        while missing and not decoder.eof:
+            piece = decoder.unconsumed_tail or left[:_FED]
+            if not decoder.unconsumed_tail:
+                left = left[_FED:]
+            parts.append(decoder.decompress(piece, missing))
+            missing -= len(parts[-1])
+            if not piece and not parts[-1]:  # It may still hold some where all is given.
+                break
+        return b"".join(parts)
 
     return take
 

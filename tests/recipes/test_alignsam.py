@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import maskwright
 from maskwright.data.dataset import Dataset
+from maskwright.data.mask_files import read_mask
 from maskwright.errors import DataError, MaskwrightError, WeightsError
 from maskwright.methods.autoprompt.agent import SelfPrompter
 from maskwright.recipes.alignsam import Config, main
@@ -97,7 +98,7 @@ def test_evaluation_at_the_images_own_size(run: Path, scene_folder) -> None:
     mask = next(iter(maskwright.load(run).predict(dataset.image_path(sample)))).mask > 0
     path = dataset.mask_path(sample)
     assert path is not None
-    truth = maskwright.data.images.read_mask(path) > 0
+    truth = read_mask(path) > 0
     union = (mask | truth).sum()
     expected = (mask & truth).sum() / union if union else 1.0
     assert scores["per_image"][0]["iou"] == pytest.approx(expected, abs=0.02)

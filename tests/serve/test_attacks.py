@@ -20,7 +20,7 @@ import pytest
 
 from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
-from maskwright.data.images import read_mask
+from maskwright.data.mask_files import read_mask
 from maskwright.serve.safety import MAX_BODY
 from tests.serve.conftest import draw
 from tests.serve.live import PATIENCE, Live, change, objects

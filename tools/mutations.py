@@ -40,8 +40,8 @@ from transformers import Sam2VideoConfig
 
 import maskwright
 from maskwright.data.dataset import Dataset
-from maskwright.data.labels import Kind, Labels, Mask, Sample
 from maskwright.data.image_reading import PLAIN, ImageReading
+from maskwright.data.labels import Kind, Labels, Mask, Sample
 from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import Budget

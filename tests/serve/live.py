@@ -71,7 +71,10 @@ class Live:
     @contextlib.contextmanager
     def client(self) -> Iterator[httpx.Client]:
         """A client that is logged in and comes from the page."""
-        with httpx.Client(base_url=self.address, headers={"origin": self.address}, timeout=PATIENCE) as client:
+        # A connection for each request: on a busy machine one that is kept may be closed by the server just when it is used again.
+        fresh = httpx.Limits(max_keepalive_connections=0)
+        headers = {"origin": self.address}
+        with httpx.Client(base_url=self.address, headers=headers, timeout=PATIENCE, limits=fresh) as client:
             assert client.get("/", params={"token": self.token}).status_code == 303
             yield client
 

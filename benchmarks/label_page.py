@@ -153,9 +153,11 @@ def clicks(config: Config, browser: Browser, folder: Path) -> dict[str, Any]:
                 page.keyboard.press("PageDown")
                 is_next = "before => document.body.dataset.image && document.body.dataset.image !== before"
                 page.wait_for_function(is_next, arg=before)
+            # Apart from each other: a click on a prompt takes it away.
+            places = random.permutation([(x, y) for x in np.linspace(0.3, 0.7, 6) for y in np.linspace(0.3, 0.7, 6)])
             for click in range(config.clicks):
                 page.evaluate("delete document.body.dataset.answered")
-                x, y = random.uniform(0.35, 0.65, 2)
+                x, y = places[click]
                 page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
                 page.wait_for_function("() => document.body.dataset.answered", polling=20)
                 (further if click else first).append(float(page.evaluate("document.body.dataset.answered")))

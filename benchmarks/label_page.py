@@ -36,28 +36,23 @@ from maskwright.data.scene_dataset import write_scenes
 
 MEGA = 1_000_000
 
-FRAMES = """async ([act, milliseconds]) => {
-    const list = document.getElementById("images"), canvas = document.getElementById("canvas"), box = canvas.getBoundingClientRect();
-    const pointer = (kind, share) => canvas.dispatchEvent(new PointerEvent(kind, {
-        clientX: box.left + box.width * (.5 + .3 * Math.sin(9 * share)), clientY: box.top + box.height * (.5 + .3 * Math.cos(7 * share)),
-        button: 1, buttons: 4, pointerId: 1, bubbles: true,
-    }));
-    const steps = {
-        scroll: (share) => { list.scrollTop = share * (list.scrollHeight - list.clientHeight); },
-        pan: (share) => pointer("pointermove", share),
-    };
-    if (act === "pan") pointer("pointerdown", 0);
-    const begun = performance.now(), times = [];
-    let last = begun;
-    while (last - begun < milliseconds) {
-        steps[act]((last - begun) / milliseconds);
-        const now = await new Promise(requestAnimationFrame);
-        times.push(now - last);
+RECORD = """() => {
+    window.times = [];
+    let last = performance.now();
+    const next = (now) => {
+        if (!window.times) return;
+        window.times.push(now - last);
         last = now;
-    }
-    return times.slice(1);
+        requestAnimationFrame(next);
+    };
+    requestAnimationFrame(next);
 }"""
-"""Milliseconds between frames while the list is scrolled, or the image dragged, before each of them."""
+"""Note the milliseconds between frames from now on."""
+
+TAKE = "() => { const times = window.times.slice(1); window.times = undefined; return times; }"
+"""What was noted."""
+
+SCROLL = "share => { const list = document.getElementById('images'); list.scrollTop = share * (list.scrollHeight - list.clientHeight); }"
 
 
 @dataclass(kw_only=True)
@@ -178,8 +173,10 @@ def long_list(config: Config, browser: Browser, folder: Path) -> dict[str, Any]:
     for number in range(1, config.list):
         (folder / f"{number}.png").hardlink_to(folder / "0.png")
     with opened(browser, folder, config.sam) as (server, page):
-        frames = page.evaluate(FRAMES, ["scroll", 1000 * config.seconds])
-        return {"started": server.started, "frames": frames, "memory": server.memory()}
+        page.evaluate(RECORD)
+        for share in _moments(config.seconds):
+            page.evaluate(SCROLL, share)
+        return {"started": server.started, "frames": page.evaluate(TAKE), "memory": server.memory()}
 
 
 def panning(config: Config, browser: Browser, folder: Path) -> dict[str, Any]:
@@ -201,7 +198,27 @@ def panning(config: Config, browser: Browser, folder: Path) -> dict[str, Any]:
         page.reload()
         page.wait_for_function("count => document.body.dataset.objects === String(count)", arg=config.masks)
         page.wait_for_timeout(2000)
-        return {"size": [width, height], "frames": page.evaluate(FRAMES, ["pan", 1000 * config.seconds])}
+        view, box = "document.getElementById('canvas').dataset.view", page.locator("#canvas").bounding_box()
+        assert box is not None
+        before = page.evaluate(view)
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.8 * box["height"])
+        page.mouse.down(button="middle")
+        page.evaluate(RECORD)
+        for share in _moments(config.seconds):
+            x, y = 0.5 + 0.3 * np.sin(9 * share), 0.5 + 0.3 * np.cos(7 * share)
+            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        frames = page.evaluate(TAKE)
+        page.mouse.up(button="middle")
+        if page.evaluate(view) == before:
+            raise SystemExit("the image was not panned")
+        return {"size": [width, height], "frames": frames}
+
+
+def _moments(seconds: float) -> Iterator[float]:
+    """Shares 0..1 of a time, as fast as they are taken."""
+    begun = time.monotonic()
+    while (passed := time.monotonic() - begun) < seconds:
+        yield passed / seconds
 
 
 def _disc(number: int, width: int, height: int, count: int) -> dict[str, Any]:

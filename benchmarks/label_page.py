@@ -33,6 +33,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from frame import Options, Table, publish
 from maskwright.data.scene_dataset import write_scenes
+from maskwright.serve.wire import Runs
+from measure import peak_bytes_of
 
 MEGA = 1_000_000
 
@@ -104,12 +106,6 @@ class Server:
         self.url, self.started = found[0], time.monotonic() - self.begun
         self.address = self.url.partition("/?")[0]
 
-    def memory(self) -> int:
-        """Largest resident size so far, in bytes; 0 where the system does not say."""
-        status = Path(f"/proc/{self.process.pid}/status")
-        found = re.search(r"VmHWM:\s+(\d+)", status.read_text()) if status.is_file() else None
-        return 1024 * int(found[1]) if found else 0
-
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait()
@@ -162,7 +158,7 @@ def clicks(config: Config, browser: Browser, folder: Path) -> dict[str, Any]:
             "ready": ready,
             "first": first,
             "further": further,
-            "memory": server.memory(),
+            "memory": peak_bytes_of(server.process.pid),
         }
 
 
@@ -176,7 +172,7 @@ def long_list(config: Config, browser: Browser, folder: Path) -> dict[str, Any]:
         page.evaluate(RECORD)
         for share in _moments(config.seconds):
             page.evaluate(SCROLL, share)
-        return {"started": server.started, "frames": page.evaluate(TAKE), "memory": server.memory()}
+        return {"started": server.started, "frames": page.evaluate(TAKE), "memory": peak_bytes_of(server.process.pid)}
 
 
 def panning(config: Config, browser: Browser, folder: Path) -> dict[str, Any]:
@@ -228,11 +224,9 @@ def _disc(number: int, width: int, height: int, count: int) -> dict[str, Any]:
     x = min(width - side, number % columns * width // columns)
     y = min(height - side, number // columns * width // columns % max(1, height - side))
     rows, cols = np.indices((side, side)) + 0.5
-    flat = (((rows - side / 2) ** 2 + (cols - side / 2) ** 2) <= (side / 2) ** 2).ravel()
-    edges = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
-    counts = ([0] if flat[0] else []) + np.diff(edges).tolist()
-    mask = {"box": [x, y, side, side], "counts": counts}
-    thing = {"id": f"disc-{number}", "kind": "mask", "category": 1, "source": "brush", "mask": mask}
+    runs = Runs.of_mask((rows - side / 2) ** 2 + (cols - side / 2) ** 2 <= (side / 2) ** 2, (x, y))
+    assert runs is not None
+    thing = {"id": f"disc-{number}", "kind": "mask", "category": 1, "source": "brush", "mask": runs.as_json()}
     return {"id": f"op-{number}", "op": "put", "object": thing}
 
 

@@ -45,14 +45,21 @@ def in_own_process(call: Callable[..., T], *args: Any) -> T:
 
 def peak_bytes() -> int:
     """Largest resident size of this process so far."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Linux begins a new process' `ru_maxrss` with the size of the one that started it; this is its own.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
+    # Linux begins a new process' `ru_maxrss` with the size of the one that started it; this is its own.
+    if peak := peak_bytes_of("self"):
+        return peak
     # macOS counts in bytes, all others in KiB.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_bytes_of(process: int | str) -> int:
+    """Largest resident size so far of a process that runs; 0 where the system does not say."""
+    status = Path(f"/proc/{process}/status")
+    if not status.is_file():
+        return 0
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def machine() -> dict[str, Any]:

@@ -21,8 +21,8 @@ from PIL import Image
 
 from maskwright.serve.safety import MAX_UPLOAD
 from tests.serve.conftest import draw
-from tests.serve.live import PATIENCE, Live
-from tests.serve.test_attacks import _memory, raw, request, status
+from tests.serve.live import Live
+from tests.serve.test_attacks import _memory, raw, request, status, stream_two_gigabytes
 
 PNG = {"content-type": "image/png"}
 CONFIG = '<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i"><Label value="a"/></BrushLabels></View>'
@@ -119,17 +119,7 @@ def test_two_gigabytes_streamed(live: Live, client: httpx.Client) -> None:
         f"POST /api/images HTTP/1.1\r\nHost: 127.0.0.1:{live.port}\r\nAuthorization: Bearer {live.token}\r\n"
         "Content-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
-    piece = b"100000\r\n" + b"\0" * 2**20 + b"\r\n"
-    sent, answer = 0, b""
-    with socket.create_connection(("127.0.0.1", live.port), PATIENCE) as connection:
-        connection.sendall(head.encode())
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            connection.settimeout(20)
-            for _ in range(2048):
-                connection.sendall(piece)
-                sent += 2**20
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            answer = connection.recv(65536)
+    sent, answer = stream_two_gigabytes(live, head, b"\0")
     assert sent < MAX_UPLOAD + 2**27, sent
     assert not answer or status(answer) == 413
     assert _memory(live.process.pid) < memory + 2**27

@@ -66,7 +66,7 @@ def split(
 
     dataset = as_dataset(data, format, image_reading)
     dealt = tuple(dict.fromkeys(sample.split for sample in dataset)) if tuple(of) == ("all",) else tuple(of)
-    grouping = Grouping(group, Path(table) if table is not None else None, column)
+    grouping = Grouping(group, table, column)
     with progress_of(progress, "reading images") as call:
         return write_split(dataset, out, shares, of=dealt, grouping=grouping, seed=seed, progress=call)
 
@@ -153,7 +153,7 @@ def sample(
     from maskwright.data.labels import Kind
     from maskwright.data.sample import sample as write_sample
 
-    grouping = Grouping(group, Path(table) if table is not None else None, column)
+    grouping = Grouping(group, table, column)
     with progress_of(progress, "reading images") as call:
         return write_sample(
             as_dataset(data, format, image_reading),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from tyro.conf import Positional, arg
 
 from maskwright.api import ImageReading, KindName, Twins
-from maskwright.cli.shared import OPTIONAL, Data, Format, Reading, print_table, print_written, without_zeros
-from maskwright.problems import lines
-
-if TYPE_CHECKING:
-    from maskwright.problems import Problem
+from maskwright.cli.shared import (
+    OPTIONAL,
+    Data,
+    Format,
+    Reading,
+    print_table,
+    print_warnings,
+    print_written,
+    without_zeros,
+)
 
 Group: TypeAlias = Annotated[str | None, arg(metavar="REGEX", help_behavior_hint="(optional)")]
 Table: TypeAlias = Annotated[Path | None, arg(metavar="CSV", help_behavior_hint="(optional)")]
@@ -50,7 +55,7 @@ class Split:
     image_reading: Reading = field(default_factory=ImageReading)
 
     def __call__(self) -> None:
-        from maskwright.api import split, stats
+        from maskwright.api import split
 
         shares = {"val": self.val, "test": self.test}
         result = split(
@@ -66,20 +71,22 @@ class Split:
             image_reading=self.image_reading,
             progress=True,
         )
-        splits = stats(result.dataset).splits
+        splits: dict[str, Counter[Any]] = {name: Counter() for name in result.groups}
+        for sample in result.dataset:
+            splits.setdefault(sample.split, Counter())[sample.labels.kind] += 1
         grouped = self.group is not None or self.table is not None
-        kinds = list(dict.fromkeys(kind for each in splits.values() for kind in each.kinds))
+        kinds = sorted(set().union(*splits.values()), reverse=True)
         rows = [
-            [name, splits[name].images, result.groups.get(name) if grouped else None]
-            + [splits[name].kinds.get(kind, 0) for kind in kinds]
-            for name in sorted(splits, key=[*result.groups, *splits].index)
+            [name, counts.total(), result.groups.get(name) if grouped else None, *(counts[kind] for kind in kinds)]
+            for name, counts in splits.items()
         ]
-        print_table("images by split", *without_zeros(["split", "images", "groups", *kinds], rows, keep=2))
+        names = ["split", "images", "groups", *map(str, kinds)]
+        print_table("images by split", *without_zeros(names, rows, keep=2))
         if result.unscored:
             print(f"{result.unscored:,} images have no mask and cannot be scored: they are in train")
         if result.kept:
             print(f"{result.kept:,} images stayed in their split, as only {', '.join(self.of)} was dealt")
-        _warn(result.warnings)
+        print_warnings(result.warnings)
         print_written(result.folder)
 
 
@@ -108,7 +115,7 @@ class Merge:
             if count:
                 print(f"{count:,} {what}")
         print(f"categories: {', '.join(result.dataset.categories)}")
-        _warn(result.warnings)
+        print_warnings(result.warnings)
         print_written(result.folder)
 
 
@@ -146,10 +153,5 @@ class Sample:
         result = sample(**vars(self), progress=True)
         rows = [[each.path.name, each.labelled, each.share] for each in result.samples]
         print_table(f"of {result.labelled:,} labelled images in {self.split}", ["dataset", "labelled", "share"], rows)
-        _warn(result.warnings)
+        print_warnings(result.warnings)
         print_written(*(each.path for each in result.samples))
-
-
-def _warn(warnings: Sequence[Problem]) -> None:
-    for line in lines(warnings):
-        print(f"warning: {line}")

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import FlagCreatePairsOff
 
 from maskwright.api import Crowd, ImageReading, WrittenName
-from maskwright.cli.shared import OPTIONAL, Data, Format, Reading, print_table, without_zeros
-from maskwright.problems import lines
+from maskwright.cli.shared import OPTIONAL, Data, Format, Reading, print_table, print_warnings, without_zeros
 
 if TYPE_CHECKING:
     from maskwright.api import CheckResult
@@ -140,8 +139,7 @@ class Fix:
                 print(f"  for example {': '.join(filter(None, (example.file, example.place, example.what)))}")
         else:
             print("nothing needed mending: the copy says what the dataset says")
-        for line in lines(fixed.warnings):
-            print(f"warning: {line}")
+        print_warnings(fixed.warnings)
         print(f"written: {fixed.folder} (all changes: {fixed.folder / 'fixed.json'})")
 
 

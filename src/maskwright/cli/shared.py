@@ -12,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from maskwright.api import ImageReading, ReadName
 from maskwright.errors import canvas_rule, require
+from maskwright.problems import Problem, lines
 
 Data: TypeAlias = Annotated[Positional[Path], arg(metavar="DATA")]
 RunFolder: TypeAlias = Annotated[Positional[Path], arg(metavar="RUN")]
@@ -75,6 +76,12 @@ def print_written(*paths: Path | None) -> None:
     for path in paths:
         if path:
             print(f"written: {path}")
+
+
+def print_warnings(warnings: Sequence[Problem]) -> None:
+    """Say what was done with a reservation; many of a kind come as a count."""
+    for line in lines(warnings):
+        print(f"warning: {line}")
 
 
 def is_main() -> bool:

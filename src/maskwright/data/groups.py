@@ -16,10 +16,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from maskwright.data.dataset import Dataset
+from maskwright.data.files import reason_of
 from maskwright.data.findings import source_of
+from maskwright.data.image_files import turn
 from maskwright.data.images import decode
 from maskwright.data.labels import Sample
-from maskwright.data.lookahead import ahead
+from maskwright.data.lookahead import ahead_readable
 from maskwright.errors import DataError
 from maskwright.problems import Problem
 
@@ -39,7 +41,7 @@ class Grouping:
     """
 
     pattern: str | None = None
-    table: Path | None = None
+    table: str | Path | None = None
     column: str | None = None
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ class Grouping:
         if self.pattern is not None:
             return _by_pattern(dataset, self.pattern)
         if self.table is not None and self.column is not None:
-            return _by_table(dataset, self.table, self.column)
+            return _by_table(dataset, Path(self.table), self.column)
         return [sample.id for sample in dataset]
 
     def units(self, dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> NDArray[np.int64]:
@@ -142,7 +144,7 @@ def _read_table(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         text = table.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError([f"{table}: cannot be read ({error.strerror}); check the path"]) from None
+        raise DataError([f"{table}: cannot be read ({reason_of(error)}); check the path"]) from None
     except UnicodeDecodeError:
         raise DataError([f"{table}: is no text in UTF-8; save it as CSV in UTF-8"]) from None
     head = text.partition("\n")[0]
@@ -176,23 +178,18 @@ def _row_of(sample: Sample, groups: dict[str, tuple[str, int]], counts: Counter[
 def pictures(datasets: Sequence[Dataset], progress: Callable[[int, int], None] | None = None) -> list[bytes]:
     """A hash of the pixels of each image of some datasets, in order. Raises DataError with all images that cannot be read."""
 
-    def digest(image: tuple[Dataset, Sample]) -> bytes | DataError:
+    def digest(image: tuple[Dataset, Sample]) -> bytes:
         dataset, sample = image
-        try:
+        with turn(dataset.size_of(sample)):
             return decode(dataset.image_path(sample), dataset.image_reading).digest()
-        except DataError as error:
-            return error
 
     images = [(dataset, sample) for dataset in datasets for sample in dataset]
     digests: list[bytes] = []
     problems: list[str] = []
-    for done, found in enumerate(ahead(digest, images), start=1):
-        if isinstance(found, DataError):
-            problems += found.problems
-        else:
-            digests.append(found)
+    for found in ahead_readable(digest, images, None, None, problems):
+        digests.append(found)
         if progress:
-            progress(done, len(images))
+            progress(len(digests), len(images))
     if problems:
         raise DataError(problems, ", ".join(map(source_of, datasets)))
     return digests

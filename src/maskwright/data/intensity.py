@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from maskwright.data.image_files import turn
 from maskwright.data.images import decode, has_depth
 from maskwright.data.labels import Sample, Samples
 from maskwright.data.lookahead import ahead
@@ -92,7 +93,10 @@ def settled(dataset: AnySamples) -> AnySamples:
     def extent(sample: Sample) -> Extent | None:
         path = dataset.image_path(sample)
         try:
-            return decode(path, reading).extent if has_depth(path, reading.page) else None
+            if not has_depth(path, reading.page):
+                return None
+            with turn(dataset.size_of(sample)):
+                return decode(path, reading).extent
         except DataError:
             return None
 

@@ -46,7 +46,7 @@ def ahead(
 
 
 def ahead_readable(
-    function: Callable[[T], R], items: Iterable[T], workers: int, most: int, unreadable: list[str] | None
+    function: Callable[[T], R], items: Iterable[T], workers: int | None, most: int | None, unreadable: list[str] | None
 ) -> Iterator[R]:
     """As :func:`ahead`, but an item whose function raises DataError is left out, and its problems go to ``unreadable``.
 

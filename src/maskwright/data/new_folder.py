@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from maskwright.data.files import reason_of
 from maskwright.errors import DataError
 
 
@@ -43,5 +44,4 @@ def _give_name(aside: Path, out: Path) -> None:
             out.rmdir()  # It is empty; not every system renames onto a folder.
         os.rename(aside, out)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError([f"{out}: cannot be written ({reason}); choose another folder"]) from None
+        raise DataError([f"{out}: cannot be written ({reason_of(error)}); choose another folder"]) from None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
@@ -18,11 +17,10 @@ from maskwright.serve.json_http import ERRORS, answer
 from maskwright.serve.label_studio import LabelStudio
 from maskwright.serve.labelling import Labelling
 from maskwright.serve.labelling_endpoints import labelling_endpoints
+from maskwright.serve.pages import STATIC, page
 from maskwright.serve.predicting import UPLOADS, Predicting
 from maskwright.serve.safety import Guard
 from maskwright.serve.schemas import json_of
-
-STATIC = Path(__file__).parent / "static"
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Description:
         return answer(self.document)
 
     async def page(self, request: Request) -> Response:
-        return FileResponse(STATIC / "docs.html", headers={"cache-control": "no-store"})
+        return page("docs.html")
 
 
 def _app(

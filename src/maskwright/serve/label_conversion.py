@@ -62,7 +62,7 @@ def draw_masks(made: Annotations, size: Size, mask_kind: MaskKind) -> NDArray[An
     width, height = size
     values = np.zeros((height, width), np.uint8 if mask_kind == "semantic" else np.uint16)
     for number, each in enumerate(masks_of(made), 1):
-        runs = Runs(tuple(each["mask"]["box"]), tuple(each["mask"]["counts"]))
+        runs = Runs.of_checked(each["mask"])
         runs.paint(values, each["category"] if mask_kind == "semantic" else number)
     return values
 
@@ -78,7 +78,7 @@ def masks_by_category(objects: Sequence[dict[str, Any]], size: Size, categories:
     for each in objects:
         if each["kind"] == "mask" and 0 < each["category"] < categories:
             canvas = masks.setdefault(each["category"], np.zeros((size[1], size[0]), bool))
-            Runs(tuple(each["mask"]["box"]), tuple(each["mask"]["counts"])).paint(canvas, True)
+            Runs.of_checked(each["mask"]).paint(canvas, True)
     return masks
 
 

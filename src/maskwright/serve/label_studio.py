@@ -281,7 +281,7 @@ def _prediction(found: Sequence[tuple[dict[str, Any], str]], size: Size, interfa
     """Objects or candidates, each with its label, as a prediction of Label Studio's."""
     regions = []
     for each, label in found:
-        runs = Runs(tuple(each["mask"]["box"]), tuple(each["mask"]["counts"]))
+        runs = Runs.of_checked(each["mask"])
         regions.append(region_of(runs.whole(size) > 0, label, each["score"], interface))
     scores = [region["score"] for region in regions]
     return {"result": regions, "score": sum(scores) / len(scores) if scores else 0.0}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from maskwright.serve import tiles
@@ -16,13 +15,12 @@ from maskwright.serve.jobs import Jobs
 from maskwright.serve.json_http import answer, body_of, whole_of
 from maskwright.serve.label_conversion import masks_by_category
 from maskwright.serve.models import Models, answer_of
+from maskwright.serve.pages import page
 from maskwright.serve.project import Project
 from maskwright.serve.questions import Questions
 from maskwright.serve.safety import MAX_BODY
 from maskwright.serve.wire import MAX_OBJECTS, MAX_POINTS, WireError, checked_id
 from maskwright.version import __version__
-
-STATIC = Path(__file__).parent / "static"
 
 PAGE = 1_000
 """Images of one piece of the list."""
@@ -48,7 +46,7 @@ class Labelling:
         return [Route("/", self.page)]
 
     async def page(self, request: Request) -> Response:
-        return FileResponse(STATIC / "index.html", headers={"cache-control": "no-store"})
+        return page("index.html")
 
     # -------------------------------------------------------------------------------------------------- dataset
 

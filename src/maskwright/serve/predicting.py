@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from maskwright.serve.endpoints import BINARY, Endpoint
 from maskwright.serve.json_http import answer, body_of
 from maskwright.serve.models import Models, answer_of
+from maskwright.serve.pages import page
 from maskwright.serve.questions import IMAGE, Questions
 from maskwright.serve.safety import MAX_BODY, MAX_UPLOAD
 from maskwright.serve.schemas import TEXT, WHOLE, a_list, json_of, or_null, record, ref, request
 from maskwright.serve.sent_images import SentImages
 from maskwright.serve.wire import MAX_POINTS, WireError
 from maskwright.version import __version__
-
-STATIC = Path(__file__).parent / "static"
 
 UPLOADS = frozenset({"/api/images"})
 """Where images are sent to as they are."""
@@ -42,7 +40,7 @@ class Predicting:
 
     async def page(self, request: Request) -> Response:
         """There is nothing to label: the address leads to the description of the API."""
-        return FileResponse(STATIC / "docs.html", headers={"cache-control": "no-store"})
+        return page("docs.html")
 
     async def show_server(self, request: Request) -> Response:
         run, agent = self.models.run, self.models.agent

@@ -89,6 +89,11 @@ class Runs:
         return {"box": list(self.box), "counts": list(self.counts)}
 
     @classmethod
+    def of_checked(cls, value: Mapping[str, Any]) -> Runs:
+        """Of what :meth:`as_json` gave, or :meth:`of_json` has let through before."""
+        return cls(tuple(value["box"]), tuple(value["counts"]))
+
+    @classmethod
     def of_json(cls, value: Any, size: Size, where: str = "mask") -> Runs:
         """Raises WireError for anything but a mask that lies within an image of ``size``."""
         entry = _mapping(value, where, {"box", "counts"})

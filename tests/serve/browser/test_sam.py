@@ -59,8 +59,12 @@ def told(page: LabelPage, words: str) -> None:
     page.page.locator("#told", has_text=words).wait_for()
 
 
+def pixels(mask: dict[str, Any]) -> np.ndarray:
+    return Runs.of_checked(mask).whole((SIDE, SIDE)) > 0
+
+
 def overlap(mask: dict[str, Any], truth: np.ndarray) -> float:
-    values = Runs(tuple(mask["box"]), tuple(mask["counts"])).whole((SIDE, SIDE)) > 0
+    values = pixels(mask)
     return float((values & truth).sum() / (values | truth).sum())
 
 
@@ -156,9 +160,7 @@ def test_ten_images_are_labelled_trained_on_proposed_for_and_corrected(
             (found,) = asked(page, lambda: page.drag((x0, y0), (x1, y1)))  # noqa: B023
             told(page, "one candidate")
             page.press("Enter")
-            expected[str(number)] = (
-                Runs(tuple(found["mask"]["box"]), tuple(found["mask"]["counts"])).whole((SIDE, SIDE)) > 0
-            )
+            expected[str(number)] = pixels(found["mask"])
         elif number == 3:
             page.tool("Brush")
             page.brush_size(21)

@@ -1,6 +1,6 @@
 // The description of the API as a page: what /api/openapi.json says, in words.
 
-import { element } from "./panels/dom.js";
+import { byId, element } from "./panels/dom.js";
 
 /** A shape as one reads it: {"id": text, "score"?: number}. @param {any} schema @param {number} [depth] @returns {string} */
 export function shape(schema, depth = 0) {
@@ -72,9 +72,8 @@ function article(path, method, operation) {
 
 /** @param {any} description */
 export function draw(description) {
-  const place = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
-  place("title").textContent = `${description.info.title} ${description.info.version}: the API`;
-  place("about").textContent = description.info.description;
+  byId("title").textContent = `${description.info.title} ${description.info.version}: the API`;
+  byId("about").textContent = description.info.description;
   const groups = description.tags.map((/** @type {any} */ each) => each.name);
   const sections = groups.map((/** @type {string} */ group) => {
     const articles = Object.entries(description.paths).flatMap(([path, methods]) =>
@@ -85,13 +84,13 @@ export function draw(description) {
   const links = [...groups, "Named shapes"].map((/** @type {string} */ group) =>
     element("li", {}, [element("a", { href: `#${group === "Named shapes" ? "schemas" : anchor(group)}`, textContent: group })]),
   );
-  place("contents").replaceChildren(element("ul", {}, links));
-  place("operations").replaceChildren(...sections);
-  place("operations").removeAttribute("aria-busy");
+  byId("contents").replaceChildren(element("ul", {}, links));
+  byId("operations").replaceChildren(...sections);
+  byId("operations").removeAttribute("aria-busy");
   for (const [name, schema] of Object.entries(description.components.schemas)) {
     const parts = [element("h3", {}, [element("code", { textContent: name })])];
     if (schema.description) parts.push(element("p", { textContent: schema.description }));
-    place("schemas").append(element("article", { id: `shape-${name}` }, [...parts, element("pre", { textContent: shape(schema) })]));
+    byId("schemas").append(element("article", { id: `shape-${name}` }, [...parts, element("pre", { textContent: shape(schema) })]));
   }
 }
 
@@ -103,6 +102,6 @@ if (typeof document !== "undefined" && document.getElementById("operations")) {
   if (answer.ok) draw(await answer.json());
   else {
     const message = `The description cannot be read (status ${answer.status}); open the address that the command printed.`;
-    /** @type {HTMLElement} */ (document.getElementById("operations")).replaceChildren(element("p", { role: "alert", textContent: message }));
+    byId("operations").replaceChildren(element("p", { role: "alert", textContent: message }));
   }
 }

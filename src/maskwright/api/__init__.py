@@ -4,6 +4,7 @@
 
     models    train, load, evaluate, predict
     data      check, fix, stats, weaken, convert, split, merge, sample, use_cache
+    curate    audit, apply_repairs
     sam       sam_info, sam_evaluate, sam_convert, precompute
 
 The most used ones are names of the package: ``maskwright.train`` and so on. Importing them imports nothing heavy; PyTorch
@@ -16,6 +17,7 @@ comes with the first call that needs it.
 """
 
 from maskwright.api.arrange import merge, sample, split
+from maskwright.api.curate import apply_repairs, audit
 from maskwright.api.data import CheckResult, check, convert, fix, stats, use_cache, weaken
 from maskwright.api.models import evaluate, load, predict, train
 from maskwright.api.progress import busy
@@ -39,6 +41,8 @@ __all__ = [
     "ToolName",
     "Twins",
     "WrittenName",
+    "apply_repairs",
+    "audit",
     "busy",
     "check",
     "convert",

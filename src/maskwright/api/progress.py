@@ -28,6 +28,30 @@ def progress_of(progress: Progress, description: str) -> Iterator[ProgressCall |
             yield bar
 
 
+StageCall: TypeAlias = Callable[[str, int, int], None]
+
+
+@contextmanager
+def stages_of(progress: Progress) -> Iterator[StageCall | None]:
+    """The same for work in several parts: what to call as ``call(part, done, total)``, or None. Each part has a bar of its own."""
+    if not isinstance(progress, bool):
+        told = progress
+        yield lambda part, done, total: told(done, total)
+        return
+    with ExitStack() as stack:
+        current: dict[str, ProgressCall | None] = {}
+
+        def call(part: str, done: int, total: int) -> None:
+            if part not in current:
+                stack.close()
+                current.clear()
+                current[part] = stack.enter_context(progress_of(progress, part))
+            if (bar := current[part]) is not None:
+                bar(done, total)
+
+        yield call if progress else None
+
+
 @contextmanager
 def busy(description: str) -> Iterator[None]:
     """Show on a terminal that something of unknown length goes on."""

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from maskwright.api import ImageReading, KindName, Twins
 from maskwright.cli.shared import (
     OPTIONAL,
+    Column,
     Data,
     Format,
+    Group,
     Reading,
+    Table,
     print_table,
     print_warnings,
     print_written,
     without_zeros,
 )
-
-Group: TypeAlias = Annotated[str | None, arg(metavar="REGEX", help_behavior_hint="(optional)")]
-Table: TypeAlias = Annotated[Path | None, arg(metavar="CSV", help_behavior_hint="(optional)")]
-Column: TypeAlias = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(optional)")]
 
 
 @dataclass

@@ -23,6 +23,9 @@ OPTIONAL = arg(help_behavior_hint="(optional)")
 
 Format: TypeAlias = Annotated[ReadName | None, OPTIONAL]
 Reading: TypeAlias = OmitArgPrefixes[ImageReading]
+Group: TypeAlias = Annotated[str | None, arg(metavar="REGEX", help_behavior_hint="(optional)")]
+Table: TypeAlias = Annotated[Path | None, arg(metavar="CSV", help_behavior_hint="(optional)")]
+Column: TypeAlias = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(optional)")]
 
 
 @dataclass

@@ -1,10 +1,11 @@
-"""Where masks are kept that are made from other data (COCO outlines, white masks), so that they are made once.
+"""Where things are kept that are made from other data, so that they are made once: masks (of COCO outlines, white masks), features.
 
-They can be made again at any time, so every folder named here may be deleted. In this order:
+They can be made again at any time, so every folder named here may be deleted. In this order, each with a folder ``masks`` and a folder
+``features`` in it:
 
 1. the folder of ``MASKWRIGHT_CACHE``, which ``--cache DIR`` sets;
-2. ``.maskwright/masks`` in the dataset's folder, if it can be written and no link leads out of it;
-3. ``maskwright/masks`` in the user's cache: ``XDG_CACHE_HOME``, or what the system has in its place.
+2. ``.maskwright`` in the dataset's folder, if it can be written and no link leads out of it;
+3. ``maskwright`` in the user's cache: ``XDG_CACHE_HOME``, or what the system has in its place.
 
 In 1 and 3 each dataset has a folder of its own, named after the dataset's.
 """
@@ -37,11 +38,12 @@ def mask_folder(root: Path) -> Path:
     Returns:
         ``root/.maskwright/masks``, or an absolute path elsewhere.
     """
-    if chosen := os.environ.get(VARIABLE):
-        return Path(os.path.abspath(chosen)) / "masks" / _name(root)
-    if _can_hold(root):
-        return root / INSIDE / "masks"
-    return user_folder() / "masks" / _name(root)
+    return _folder(root, "masks")
+
+
+def feature_folder(root: Path) -> Path:
+    """The folder for what SAMs make of a dataset's images; otherwise as :func:`mask_folder`."""
+    return _folder(root, "features")
 
 
 def holds(path: str) -> bool:
@@ -63,9 +65,17 @@ def user_folder() -> Path:
     return Path.home() / ".cache" / "maskwright"
 
 
-def _can_hold(root: Path) -> bool:
-    """Whether masks can be written into the dataset's folder, and would stay in it."""
-    folder = root / INSIDE / "masks"
+def _folder(root: Path, what: str) -> Path:
+    if chosen := os.environ.get(VARIABLE):
+        return Path(os.path.abspath(chosen)) / what / _name(root)
+    if _can_hold(root, what):
+        return root / INSIDE / what
+    return user_folder() / what / _name(root)
+
+
+def _can_hold(root: Path, what: str) -> bool:
+    """Whether files can be written into the dataset's folder, and would stay in it."""
+    folder = root / INSIDE / what
     if folder.parent.is_symlink() or folder.is_symlink():
         return False
     existing = next(place for place in (folder, folder.parent, root) if place.exists() or place == root)

@@ -1,0 +1,74 @@
+"""From evidence to a probability: which kind of error, if any, is in a mask. A multinomial logistic regression on planted errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from maskwright.methods.curate.planted_errors import ERROR_KINDS
+
+SOUND = 0
+"""The class of masks without an error; errors follow in the order of ``ERROR_KINDS``."""
+
+_PENALTY = 2e-3
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """The classifier.
+
+    Attributes:
+        low, high: (F,) quantiles between which the numbers are scaled to 0..1.
+        weights: (2F + 1, 1 + kinds); each number counts as it is and squared.
+        prior: (1 + kinds,) how much likelier each class is in the user's masks than among the planted ones, as a logarithm.
+    """
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    prior: NDArray[np.float64]
+
+    def probabilities(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(N, F) evidence → (N, 1 + kinds)."""
+        scores = _inputs(values, self.low, self.high) @ self.weights + self.prior
+        scores = np.exp(scores - scores.max(1, keepdims=True))
+        return scores / scores.sum(1, keepdims=True)
+
+
+def learn(values: NDArray[np.floating], classes: NDArray[np.int64], share: float) -> Suspicion:
+    """Learn from masks of which some were spoiled.
+
+    Args:
+        values: (N, F) evidence.
+        classes: (N,) ``SOUND`` or 1 + the place in ``ERROR_KINDS``. What counts as sound may hold a few true errors: nobody knows
+            them.
+        share: 0..1 of the user's masks that is expected to be wrong; it sets the level of the probabilities, not their order.
+    """
+    low, high = np.quantile(values, [0.02, 0.98], axis=0)
+    inputs = torch.from_numpy(_inputs(values, low, high))
+    truth = torch.from_numpy(classes)
+    count = 1 + len(ERROR_KINDS)
+    weights = torch.zeros(inputs.shape[1], count, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(inputs @ weights, truth) + _PENALTY * weights[:-1].square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    there = np.bincount(classes, minlength=count).astype(np.float64)
+    errors = max(1.0, float(there[1:].sum()))
+    prior = np.full(count, np.log(share / (errors / len(classes))) if errors else 0.0)
+    prior[SOUND] = np.log((1 - share) / max(1e-6, there[SOUND] / len(classes)))
+    return Suspicion(low, high, weights.detach().numpy(), prior)
+
+
+def _inputs(values: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    scaled = np.clip((values - low) / np.maximum(high - low, 1e-6), -0.5, 1.5)
+    return np.concatenate([scaled, scaled**2, np.ones((len(scaled), 1))], 1).astype(np.float64)

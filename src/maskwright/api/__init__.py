@@ -4,7 +4,7 @@
 
     models    train, load, evaluate, predict
     data      check, fix, stats, weaken, convert, split, merge, sample, use_cache
-    curate    audit, apply_repairs
+    curate    next_labels, budget, audit, apply_repairs
     sam       sam_info, sam_evaluate, sam_convert, precompute
 
 The most used ones are names of the package: ``maskwright.train`` and so on. Importing them imports nothing heavy; PyTorch
@@ -17,7 +17,7 @@ comes with the first call that needs it.
 """
 
 from maskwright.api.arrange import merge, sample, split
-from maskwright.api.curate import apply_repairs, audit
+from maskwright.api.curate import apply_repairs, audit, budget, next_labels
 from maskwright.api.data import CheckResult, check, convert, fix, stats, use_cache, weaken
 from maskwright.api.models import evaluate, load, predict, train
 from maskwright.api.progress import busy
@@ -43,6 +43,7 @@ __all__ = [
     "WrittenName",
     "apply_repairs",
     "audit",
+    "budget",
     "busy",
     "check",
     "convert",
@@ -50,6 +51,7 @@ __all__ = [
     "fix",
     "load",
     "merge",
+    "next_labels",
     "precompute",
     "predict",
     "sam_convert",

@@ -17,7 +17,67 @@ if TYPE_CHECKING:
 
     from maskwright.data.dataset import Dataset
     from maskwright.methods.curate.audit_files import Applied, AuditResult
+    from maskwright.methods.curate.budget import BudgetResult
+    from maskwright.methods.curate.suggestions import NextResult
     from maskwright.methods.semantic.predictor import SegmenterPredictor
+
+
+def next_labels(
+    data: str | Path | Dataset,
+    out: str | Path | None = None,
+    *,
+    run: str | Path | None = None,
+    count: int = 20,
+    split: str = "train",
+    costs: str | Path | None = None,
+    sam: str | Path = "nano",
+    group: str | None = None,
+    table: str | Path | None = None,
+    column: str | None = None,
+    seed: int = 0,
+    format: ReadName | None = None,
+    image_reading: ImageReading = PLAIN,
+    device: str | torch.device | None = None,
+    progress: Progress = False,
+) -> NextResult:
+    """The images that are worth labelling next, in order, each with the kind of label that is worth most per second there.
+
+    While little is labelled, images that stand for many; later those that a small model is unsure about and that are unlike what is
+    labelled; always some at random. The small model learns from the labels that there are, on frozen features of a SAM.
+
+    Args:
+        data: a folder, a JSON, XML or YAML file, or a ``Dataset``; it stays as it is.
+        out: folder for ``next.json`` and ``report.html``, over those of before; left out, nothing is written.
+        run: a semantic model (recipe ``samix``), whose doubts count as much as the small model's.
+        count: how many images.
+        split: where they are chosen.
+        costs: a JSON file of seconds by kind of label, such as ``{"box": 6, "mask": 45}``.
+        group, table, column: images of one group (a patient, a film) come after those of groups without labels; see :func:`audit`.
+        sam, seed, format, image_reading, device, progress: see :func:`audit`.
+
+    Raises:
+        DataError: nothing is left to label, files that cannot be read.
+        WeightsError: the SAM or the run cannot be loaded.
+
+    >>> first = maskwright.next_labels("polyps").suggestions[0]
+    >>> first.id, first.kind, first.reason
+    ('k0423', 'box', 'stands for many images; nothing is labelled yet.')
+    """
+    require({f"-n {count}: must be at least 1": count >= 1})
+    with stages_of(progress) as stage:
+        from maskwright.data.groups import Grouping
+        from maskwright.methods.curate.costs import Costs
+        from maskwright.methods.curate.material import load_sam, prepare
+        from maskwright.methods.curate.suggestions import suggest, write_suggestions
+
+        seconds = Costs.load(costs)
+        dataset = as_dataset(data, format, image_reading)
+        model = None if run is None else _semantic(run, device)
+        material = prepare(load_sam(sam, device), dataset, grouping=Grouping(group, table, column), stage=stage)
+        result = suggest(material, split=split, count=count, costs=seconds, model=model, seed=seed, stage=stage)
+        if out is not None:
+            write_suggestions(material, result, Path(out))
+        return result
 
 
 def audit(
@@ -100,6 +160,72 @@ def audit(
             notes=notes,
             settings={"sam": str(sam), "run": None if run is None else str(run), "seed": seed},
             progress=None if stage is None else lambda done, total: stage("repairing masks", done, total),
+        )
+
+
+def budget(
+    data: str | Path | Dataset,
+    out: str | Path,
+    *,
+    costs: str | Path | None = None,
+    orders: int = 3,
+    minutes: float | None = None,
+    sam: str | Path = "nano",
+    group: str | None = None,
+    table: str | Path | None = None,
+    column: str | None = None,
+    seed: int = 0,
+    format: ReadName | None = None,
+    image_reading: ImageReading = PLAIN,
+    device: str | torch.device | None = None,
+    progress: Progress = False,
+) -> BudgetResult:
+    """Foretell what twice the labels would bring.
+
+    Small models on frozen features of a SAM are trained on nested shares of the labelled images of ``train``, in several orders, and scored
+    on the masks of ``val`` (else ``test``, else a quarter of the masks, held out). Curves through the scores foretell the double; their
+    band is as wide as they were wrong about doublings that are known.
+
+    Args:
+        data: a folder, a JSON, XML or YAML file, or a ``Dataset``; it stays as it is.
+        out: folder for ``budget.json`` and ``report.html``; trainings are kept there, and the same call goes on with what is missing.
+        costs: a JSON file of seconds by kind of label, such as ``{"box": 6, "mask": 45}``.
+        orders: in which labels are added; of several the mean counts.
+        minutes: for all trainings of this call; left out, until they are done.
+        sam, group, table, column, seed, format, image_reading, device: see :func:`audit`.
+        progress: True shows bars; or what to call as ``progress(done, total)``, for each part of the work from the beginning.
+
+    Raises:
+        DataError: too few labelled images or masks to score on, files that cannot be read.
+        MaskwrightError: a folder of other data or settings, too few minutes.
+
+    >>> print(*maskwright.budget("polyps", "polyps-budget").sentences)
+    40 labelled images, about 17 minutes of labelling: Dice 0.661 on split 'val', of a small model on frozen features. ...
+    """
+    require(
+        {
+            f"--orders {orders}: must be at least 1": orders >= 1,
+            f"--minutes {minutes}: must be above 0": minutes is None or minutes > 0,
+        }
+    )
+    with stages_of(progress) as stage:
+        from maskwright.data.groups import Grouping
+        from maskwright.methods.curate.budget import budget as run_budget
+        from maskwright.methods.curate.costs import Costs
+        from maskwright.methods.curate.material import load_sam, prepare
+
+        seconds = Costs.load(costs)
+        dataset = as_dataset(data, format, image_reading)
+        material = prepare(load_sam(sam, device), dataset, grouping=Grouping(group, table, column), stage=stage)
+        return run_budget(
+            material,
+            Path(out),
+            seconds,
+            orders=orders,
+            minutes=minutes,
+            seed=seed,
+            settings={"sam": str(sam)},
+            stage=stage,
         )
 
 

@@ -20,7 +20,7 @@ from tyro.extras import SubcommandApp
 from maskwright import interrupts
 from maskwright.api import RECIPES
 from maskwright.cli.arrange import Merge, Sample, Split
-from maskwright.cli.curate import Audit
+from maskwright.cli.curate import Audit, Budget, Next
 from maskwright.cli.data import Check, Convert, Fix, Stats, Weaken
 from maskwright.cli.label import Label, Serve
 from maskwright.cli.models import Demo, Evaluate, Predict
@@ -141,7 +141,9 @@ def _app(recipe: str | None) -> SubcommandApp:
     app.command(name="serve")(Serve)
     app.command(name="predict")(Predict)
     app.command(name="evaluate")(Evaluate)
+    app.command(name="next")(Next)
     app.command(name="audit")(Audit)
+    app.command(name="budget")(Budget)
     app.command(name="demo")(Demo)
     app.command(data, name="data")
     app.command(sam, name="sam")

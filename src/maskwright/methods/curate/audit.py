@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from maskwright.methods.curate.material import Material, Stage
 from maskwright.methods.curate.planted_errors import ERROR_KINDS, ErrorKind, plant
 from maskwright.methods.curate.quick import answers, train_quick
 from maskwright.methods.curate.regions import Map, objects_of
-from maskwright.methods.curate.suspicion import SOUND, Suspicion, learn
+from maskwright.methods.curate.suspicion import SOUND, learn
 from maskwright.methods.curate.targets import GRID
 from maskwright.sam.closer_look import look_closer
 from maskwright.sam.sam import Sam
@@ -58,22 +59,38 @@ class Suspect:
     proposal: Proposal | None
 
 
-def judge(
+@dataclass(frozen=True)
+class Case:
+    """The evidence against all masks, and against spoiled copies of some.
+
+    Attributes:
+        found: of each of the N masks.
+        spoiled: numbers of each copy, and the class that its error has.
+    """
+
+    found: list[Evidence]
+    spoiled: list[tuple[NDArray[np.float32], int]]
+
+
+def judge(material: Material, **options: Any) -> list[Suspect]:
+    """Judge N masks; the most suspicious comes first. See :func:`collect`, which takes the same, and :func:`rank`."""
+    return rank(collect(material, **options))
+
+
+def collect(
     material: Material,
     *,
     also: NDArray[np.floating] | None = None,
     heard: NDArray[np.bool_] | None = None,
-    kinds: Sequence[ErrorKind] = ERROR_KINDS,
     seed: int = 0,
     stage: Stage | None = None,
-) -> list[Suspect]:
-    """Judge N masks; the most suspicious comes first.
+) -> Case:
+    """Gather the evidence.
 
     Args:
         material: of N images, each with a mask. Images of one group fall into one fold.
         also: (N, C, g, g) probabilities of another model, on the grid of the features; they count half.
         heard: (N,) bool, the images for which ``also`` counts: those that the other model did not learn from.
-        kinds: of error that the classifier learns; others are left out.
         seed: of folds, models and planted errors.
 
     Raises:
@@ -83,7 +100,7 @@ def judge(
     probability = out_of_fold(material, folds, seed, stage)
     if also is not None and heard is not None:
         probability[heard] = (probability[heard] + also[heard]) / 2
-    copies = spoiled_copies(material.maps, material.categories, kinds, seed)
+    copies = spoiled_copies(material.maps, material.categories, ERROR_KINDS, seed)
     found: list[Evidence] = []
     spoiled: list[tuple[NDArray[np.float32], int]] = []
     for place, judged in _evidence(material, copies, probability):
@@ -91,8 +108,21 @@ def judge(
         spoiled += [(each.values, cls) for each, (_, cls) in zip(judged[1:], copies.get(place, []), strict=True)]
         if stage:
             stage("comparing masks", place + 1, len(material.dataset))
-    values = np.stack([each.values for each in found])
-    return _ranked(found, _learn(values, spoiled).probabilities(values))
+    return Case(found, spoiled)
+
+
+def rank(case: Case, kinds: Sequence[ErrorKind] = ERROR_KINDS) -> list[Suspect]:
+    """All masks, the most suspicious first.
+
+    Args:
+        kinds: of planted errors that are learnt from; the others are left out.
+    """
+    values = np.stack([each.values for each in case.found])
+    wanted = {1 + ERROR_KINDS.index(kind) for kind in kinds}
+    spoiled = [(row, cls) for row, cls in case.spoiled if cls in wanted]
+    classes = np.array([SOUND] * len(values) + [cls for _, cls in spoiled])
+    suspicion = learn(np.concatenate([values, *(row[None] for row, _ in spoiled)]), classes, EXPECTED)
+    return _ranked(case.found, suspicion.probabilities(values))
 
 
 def folds_of(groups: NDArray[np.int64], seed: int, folds: int = FOLDS) -> NDArray[np.int64]:
@@ -137,11 +167,6 @@ def spoiled_copies(
         if spoiled is not None:
             copies.setdefault(place, []).append((spoiled, 1 + ERROR_KINDS.index(kind)))
     return copies
-
-
-def _learn(values: NDArray[np.float32], spoiled: list[tuple[NDArray[np.float32], int]]) -> Suspicion:
-    classes = np.array([SOUND] * len(values) + [cls for _, cls in spoiled])
-    return learn(np.concatenate([values, *(row[None] for row, _ in spoiled)]), classes, EXPECTED)
 
 
 def _ranked(found: list[Evidence], probabilities: NDArray[np.float64]) -> list[Suspect]:

@@ -27,7 +27,9 @@ from maskwright.methods.curate.quick import answers, steps_for, train_quick
 from maskwright.methods.curate.regions import objects_of
 from maskwright.methods.curate.targets import GRID, LOCATED
 
-SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
+SHARES = (1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
+"""Of the labelled images. Smaller ones lie on another part of the curve, and three of the doublings between these are known."""
+
 ORDERS = 3
 LEAST = 12
 """Labelled images, below which there is no curve."""
@@ -204,8 +206,7 @@ def _result(
     material: Material, out: Path, planned: Plan, orders: int, cells: dict[str, list[float]], seed: int
 ) -> BudgetResult:
     made = [order for order in range(orders) if f"{order}/{planned.counts[-1]}" in cells]
-    nothing = [np.nan] * len(planned.test)
-    scores = np.array([[cells.get(f"{order}/{count}", nothing) for order in made] for count in planned.counts])
+    scores = np.array([[cells[f"{order}/{count}"] for order in made] for count in planned.counts])
     total = float(planned.seconds.sum())
     amounts = total * np.array(planned.counts) / planned.counts[-1]
     foretold = forecast(amounts, scores, seed)

@@ -33,7 +33,7 @@ class Forecast:
         score: with twice as many.
         low, high: the band.
         calibrated: whether the band's width was tested on enough known doublings.
-        backtests: truth − forecast of the known doublings.
+        backtests: truth − forecast of the known doublings, brought to the size that such an error would have now.
     """
 
     now: float
@@ -101,7 +101,8 @@ def fit(amounts: Vector, scores: Vector, form: _Form) -> Callable[[float], float
     wide = np.array(form.prior)
 
     def residuals(p: Vector) -> Vector:
-        apart = form.predict(p, n) - scores
+        # What lies nearer to the forecast counts more: the beginning of a curve often has another shape than its end.
+        apart = (form.predict(p, n) - scores) * np.sqrt(n / n.max())
         held = (p - start)[wide > 0] / wide[wide > 0] * 0.01
         return np.concatenate([apart, held])
 
@@ -118,11 +119,11 @@ def foretell(amounts: Vector, scores: Vector, to: float, weights: Vector) -> flo
 
 
 def forecast(amounts: Vector, scores: NDArray[np.float64], seed: int = 0, bootstraps: int = BOOTSTRAPS) -> Forecast:
-    """What twice the largest amount would bring.
+    """What twice the largest amount would bring, on the same test images.
 
     Args:
         amounts: (S,) of labels, rising; at least three, the last is what there is. Nested: each holds those before it.
-        scores: (S, O, I) of each test image, 0..1, for O orders in which labels were drawn. NaN where a training was not made.
+        scores: (S, O, I) of each test image, 0..1, for O orders in which labels were drawn.
         seed: of the bootstrap.
 
     Raises:
@@ -130,56 +131,64 @@ def forecast(amounts: Vector, scores: NDArray[np.float64], seed: int = 0, bootst
     """
     if len(amounts) < 3:
         raise ValueError(f"{len(amounts)} amounts of labels; a curve takes three")
-    means = np.nanmean(scores, axis=2)
-    tests = [test for order in range(means.shape[1]) for test in _known_doublings(amounts, means[:, order])]
-    errors = np.array([[truth - said for said in forecasts] for truth, forecasts in tests]).reshape(-1, len(_FORMS))
+    tests = [test for curve in _curves(scores.mean(2)) for test in _known_doublings(amounts, curve)]
+    # Later doublings are foretold from more and steadier trainings: an error at half of the labels counts half at all of them.
+    errors = np.array([[e * share for e in missed] for share, missed in tests]).reshape(-1, len(_FORMS))
     # A form that was wrong by 1 point counts four times as much as one that was wrong by 2.
     spread = np.sqrt((errors**2).mean(0) + 0.005**2) if len(errors) else np.ones(len(_FORMS))
     weights = spread**-2.0 / (spread**-2.0).sum()
-    to = 2.0 * float(amounts[-1])
-    curve = np.nanmean(means, axis=1)
-    said = foretell(amounts, curve, to, weights)
-    draws = _bootstrap(amounts, scores, to, weights, np.random.default_rng([seed, 5]), bootstraps)
+    now, then = float(amounts[-1]), 2.0 * float(amounts[-1])
+    curve = scores.mean(axis=(1, 2))
+    at_now, said = foretell(amounts, curve, now, weights), foretell(amounts, curve, then, weights)
+    gains = _bootstrap(amounts, scores, weights, np.random.default_rng([seed, 5]), bootstraps)
     tail = (1 - RATE) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    missed = tuple(float(truth - np.average(forecasts, weights=weights)) for truth, forecasts in tests)
+    low, high = (said + float(np.quantile(gains, share)) - (said - at_now) for share in (tail, 1 - tail))
+    missed = tuple(float(np.average(row, weights=weights)) for row in errors)
     if missed:
-        # The mean of several orders is steadier than one of them; the gap at a doubling shrinks with the amount.
         reach = float(np.quantile(np.abs(missed), RATE))
         low, high = min(low, said - reach), max(high, said + reach)
-    now = float(np.average([fit(amounts, curve, form)(float(amounts[-1])) for form in _FORMS], weights=weights))
     said, low, high = (float(min(1.0, max(0.0, value))) for value in (said, low, high))
-    return Forecast(now, said, low, high, len(missed) >= LEAST_BACKTESTS, missed)
+    return Forecast(at_now, said, low, high, len(missed) >= LEAST_BACKTESTS, missed)
+
+
+def _curves(means: Vector) -> list[Vector]:
+    """Curves (S,) to test forecasts on: of the mean of all orders but one, for each; of one order that one."""
+    orders = means.shape[1]
+    if orders < 3:
+        return [means[:, order] for order in range(orders)]
+    return [np.delete(means, order, axis=1).mean(1) for order in range(orders)]
 
 
 def _known_doublings(amounts: Vector, means: Vector) -> list[tuple[float, list[float]]]:
-    """Doublings within one order whose end is known: the truth, and what each form foretells from what came before."""
+    """Doublings whose end is known: the share of all labels there, and truth − forecast of each form from what came before."""
     tests = []
     for place, amount in enumerate(amounts):
-        before = (amounts <= amount / 2 * 1.02) & np.isfinite(means)
-        if np.isfinite(means[place]) and before.sum() >= 3 and amounts[before].max() >= amount / 2 * 0.8:
-            tests.append((float(means[place]), [fit(amounts[before], means[before], f)(float(amount)) for f in _FORMS]))
+        before = amounts <= amount / 2 * 1.02
+        if before.sum() >= 3 and amounts[before].max() >= amount / 2 * 0.8:
+            said = [fit(amounts[before], means[before], form)(float(amount)) for form in _FORMS]
+            tests.append((float(amount / amounts[-1]), [float(means[place]) - each for each in said]))
     return tests
 
 
 def _bootstrap(
     amounts: Vector,
     scores: NDArray[np.float64],
-    to: float,
     weights: Vector,
     generator: np.random.Generator,
     bootstraps: int,
 ) -> Vector:
-    """Forecasts from orders and test images drawn with replacement. The fit is replaced by its gradient: it is nearly linear."""
-    curve = np.nanmean(scores, axis=(1, 2))
-    said = foretell(amounts, curve, to, weights)
-    step = 1e-3
-    slope = np.array(
-        [(foretell(amounts, curve + step * unit, to, weights) - said) / step for unit in np.eye(len(amounts))]
-    )
+    """Gains of a doubling, from orders and test images drawn with replacement. The fit is replaced by its gradient: it is nearly linear."""
+    curve = scores.mean(axis=(1, 2))
+    now, then = float(amounts[-1]), 2.0 * float(amounts[-1])
+
+    def gain(points: Vector) -> float:
+        return foretell(amounts, points, then, weights) - foretell(amounts, points, now, weights)
+
+    said, step = gain(curve), 1e-3
+    slope = np.array([(gain(curve + step * unit) - said) / step for unit in np.eye(len(amounts))])
     _, orders, images = scores.shape
     draws = np.empty(bootstraps)
     for number in range(bootstraps):
         some = scores[:, generator.integers(orders, size=orders)][:, :, generator.integers(images, size=images)]
-        draws[number] = said + slope @ (np.nanmean(some, axis=(1, 2)) - curve)
-    return draws[np.isfinite(draws)]
+        draws[number] = said + slope @ (some.mean(axis=(1, 2)) - curve)
+    return draws

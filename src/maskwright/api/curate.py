@@ -68,12 +68,13 @@ def next_labels(
         from maskwright.data.groups import Grouping
         from maskwright.methods.curate.costs import Costs
         from maskwright.methods.curate.material import load_sam, prepare
-        from maskwright.methods.curate.suggestions import suggest, write_suggestions
+        from maskwright.methods.curate.suggestions import LEARNERS, suggest, write_suggestions
 
         seconds = Costs.load(costs)
         dataset = as_dataset(data, format, image_reading)
         model = None if run is None else _semantic(run, device)
-        material = prepare(load_sam(sam, device), dataset, grouping=Grouping(group, table, column), stage=stage)
+        grouping = Grouping(group, table, column)
+        material = prepare(load_sam(sam, device), dataset, grouping=grouping, most=LEARNERS, seed=seed, stage=stage)
         result = suggest(material, split=split, count=count, costs=seconds, model=model, seed=seed, stage=stage)
         if out is not None:
             write_suggestions(material, result, Path(out))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
 from typing import Annotated, TypeAlias
 
 from tyro.conf import arg
@@ -53,8 +55,9 @@ class Next:
         from maskwright.api import next_labels
 
         result = next_labels(**vars(self), progress=True)
-        rows = [[each.id, each.kind, f"{each.seconds:g}", each.reason] for each in result.suggestions]
-        print_table("to label next", ["image", "kind", "seconds", "why"], rows, header=True)
+        for number, each in enumerate(result.suggestions, 1):
+            print(f"{number:3}. {each.id}: {each.kind}, {each.seconds:g} s")
+            print(fill(each.reason, get_terminal_size().columns, initial_indent=" " * 5, subsequent_indent=" " * 5))
         print(*result.notes, sep="\n")
         if self.out is not None:
             print_written(self.out / "next.json", self.out / "report.html")

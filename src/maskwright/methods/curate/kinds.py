@@ -38,7 +38,7 @@ POOR = 0.2
 LEAST = 20
 """Masks, below which nothing is measured: a box then, which is right most often (Zhang et al. 2023)."""
 
-MOST = 40
+MOST = 30
 """Masks on which it is measured, at most."""
 
 _JITTER: Mapping[str, float] = {"point": 0.05, "box": 0.03}

@@ -18,12 +18,13 @@ from maskwright.data.fingerprint import Fingerprint, file_digest
 from maskwright.data.geometry import squash
 from maskwright.data.groups import ALONE, Grouping
 from maskwright.data.intensity import settled
+from maskwright.data.labels import IGNORE
 from maskwright.data.lookahead import ahead
 from maskwright.engine.devices import find_device
 from maskwright.engine.scoring import category_problems
 from maskwright.errors import DataError, RunError
 from maskwright.methods.curate.features import Features, compute_features
-from maskwright.methods.curate.targets import label_maps
+from maskwright.methods.curate.targets import GRID, LOCATED, label_maps
 from maskwright.methods.semantic.predictor import SegmenterPredictor
 from maskwright.sam.sam import Sam
 
@@ -36,7 +37,7 @@ class Material:
     """Of N images.
 
     Attributes:
-        maps: (N, g, g) category ids, 255 = unknown: what labels say, see ``targets.label_maps``.
+        maps: (N, g, g) category ids, 255 = unknown: what labels say, see ``targets.label_maps``; all unknown where they were not read.
         groups: (N,) images with the same number belong together.
     """
 
@@ -57,21 +58,39 @@ class Material:
         return len(self.dataset.categories)
 
 
-def prepare(sam: Sam, dataset: Dataset, *, grouping: Grouping = ALONE, stage: Stage | None = None) -> Material:
+def prepare(
+    sam: Sam,
+    dataset: Dataset,
+    *,
+    grouping: Grouping = ALONE,
+    most: int | None = None,
+    seed: int = 0,
+    stage: Stage | None = None,
+) -> Material:
     """Check a dataset, encode its images and fill its weak labels in.
 
+    Args:
+        most: labelled images, drawn by the seed, that are checked and read at most; the labels of others are unknown then. Left out: all
+            images are checked, and all labels read.
+
     Raises:
-        DataError: whatever is wrong with the dataset; all of it.
+        DataError: whatever is wrong with the dataset, or with what is read of it; all of it.
     """
 
     def told(what: str) -> Callable[[int, int], None] | None:
         return None if stage is None else partial(stage, what)
 
     names = grouping.names(dataset)
-    require_clean(dataset, training=False)
+    read = np.arange(len(dataset))
+    if most is not None:
+        labelled = np.array([place for place, s in enumerate(dataset) if s.labels.kind in LOCATED], np.int64)
+        read = np.sort(np.random.default_rng([seed, 10]).permutation(labelled)[:most])
+    part = dataset.with_samples([dataset[place] for place in read.tolist()])
+    require_clean(part, training=False)
     dataset = settled(dataset)
     features = compute_features(sam, dataset, progress=told("encoding images"))
-    maps = label_maps(sam, dataset, progress=told("reading labels"))
+    maps = np.full((len(dataset), GRID, GRID), IGNORE, np.uint8)
+    maps[read] = label_maps(sam, part.with_image_reading(dataset.image_reading), progress=told("reading labels"))
     if grouping == ALONE:
         # Files that are equal to the byte are one image.
         return Material(sam, dataset, features, maps, features.rows)

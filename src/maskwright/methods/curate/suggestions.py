@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from maskwright.data.files import write_atomic
 from maskwright.data.findings import source_of
-from maskwright.data.labels import Kind
+from maskwright.data.labels import IGNORE, Kind
 from maskwright.data.pictures import thumbnail
 from maskwright.engine.report import Picture, Report
 from maskwright.errors import DataError
@@ -21,7 +21,7 @@ from maskwright.methods.curate.choosing import ENOUGH, Choice, Doubts, asked_abo
 from maskwright.methods.curate.costs import Costs
 from maskwright.methods.curate.kinds import KindChoice, kind_for, measure, worth
 from maskwright.methods.curate.material import Material, Stage, run_probabilities
-from maskwright.methods.curate.quick import answers, train_quick
+from maskwright.methods.curate.quick import STEPS, answers, train_quick
 from maskwright.methods.curate.regions import Map
 from maskwright.methods.curate.targets import GRID, LOCATED
 from maskwright.methods.semantic.predictor import SegmenterPredictor
@@ -29,6 +29,9 @@ from maskwright.nets.quick_segmenter import QuickSegmenter
 
 FORMAT = "maskwright next 1"
 LIST, PAGE = "next.json", "report.html"
+
+LEARNERS = 150
+"""Labelled images that the small model learns from, at most; its doubts need no more."""
 
 ASKED_OF_A_RUN = 400
 """Images that a run's model is asked about, at most: it is slower than a quick one."""
@@ -101,14 +104,15 @@ def suggest(
         what = "has no images" if not own.any() else "is labelled: every image says where something is"
         raise DataError([f"split {split!r} {what} (splits: {splits}); name another with --split"], source_of(dataset))
     network, doubts = None, None
-    if _enough(material, labelled):
-        network = _train(material, labelled, seed, stage)
+    learners = labelled[(material.maps[labelled] != IGNORE).any((1, 2))]
+    if _enough(material, learners):
+        network = _train(material, learners, seed, stage)
         doubts = _ask(material, network, model, candidates, seed, stage)
     vectors = vectors_of(material.features)
     # Everything that has a label is known, in whatever split.
     known = np.flatnonzero(located)
     choices = choose(vectors, known, candidates, count, groups=material.groups, doubts=doubts, seed=seed)
-    reliability = None if network is None else measure(material, labelled[kinds[labelled] == Kind.MASK], seed)
+    reliability = None if network is None else measure(material, learners[kinds[learners] == Kind.MASK], seed)
     suggestions = []
     for number, choice in enumerate(choices):
         seen = None if network is None else _seen(material, network, choice.place)
@@ -157,7 +161,7 @@ def _train(material: Material, labelled: NDArray[np.int64], seed: int, stage: St
             stage("training a small model", done, total)
 
     part = material.features.subset(labelled)
-    return train_quick(part, material.maps[labelled], material.categories, seed=seed, progress=told)
+    return train_quick(part, material.maps[labelled], material.categories, steps=STEPS, seed=seed, progress=told)
 
 
 def _ask(

@@ -96,6 +96,7 @@ def choose(
     groups: NDArray[np.int64],
     doubts: Doubts | None = None,
     seed: int = 0,
+    random_share: float | None = None,
 ) -> list[Choice]:
     """Choose images to label, the most worth first.
 
@@ -107,11 +108,13 @@ def choose(
         groups: (N,); an image of a group that has labels, or was chosen, comes only after all others.
         doubts: a model's; None while too little is labelled for one.
         seed: of everything drawn.
+        random_share: 0..1 of the choice that is drawn at random; left out, ``RANDOM_AT_FIRST`` or ``RANDOM_LATER``.
     """
     generator = np.random.default_rng([seed, 6])
     picker = _Picker(vectors, labelled, candidates, groups)
     count = min(count, len(candidates))
-    at_random = round(count * (RANDOM_AT_FIRST if doubts is None else RANDOM_LATER))
+    usual = RANDOM_AT_FIRST if doubts is None else RANDOM_LATER
+    at_random = round(count * (usual if random_share is None else random_share))
     found = _unsure(picker, doubts, generator) if doubts is not None else _typical(picker, count - at_random, generator)
     by_chance = _at_random(picker, generator)
     # The random ones are spread over the list: whoever stops half-way has labelled as many of them, in proportion.

@@ -92,10 +92,10 @@ def measure(material: Material, places: NDArray[np.int64], seed: int) -> Reliabi
     some = generator.permutation(places)[:MOST]
     pairs: dict[str, list[tuple[float, bool]]] = {kind: [] for kind in MEASURED}
     for place in some.tolist():
-        image, labels = _image(material.dataset, place, material.sam), material.maps[place]
+        image, labels = canvas_of(material.dataset, place, material.sam), material.maps[place]
         regions = [region for _, region in objects_of(labels, 4)]
         for kind in MEASURED if regions else ():
-            answers, sure = _answers(material.sam, image, regions, kind, generator)
+            answers, sure = simulated_answers(material.sam, image, regions, kind, generator)
             pairs[kind] += [
                 (own, iou(a, region) >= GOOD) for a, own, region in zip(answers, sure, regions, strict=True)
             ]
@@ -124,10 +124,10 @@ def kind_for(
     if reliability is None or not regions:
         return KindChoice("box", costs.of("box", objects), None, objects)
     generator = np.random.default_rng([seed, 9, place])
-    image = _image(material.dataset, place, material.sam)
+    image = canvas_of(material.dataset, place, material.sam)
     choices = [KindChoice("mask", costs.of("mask", objects), 1.0, objects)]
     for kind in MEASURED:
-        sure = _answers(material.sam, image, regions, kind, generator)[1]
+        sure = simulated_answers(material.sam, image, regions, kind, generator)[1]
         good = float(np.mean([reliability.of(kind, own) for own in sure]))
         choices.append(KindChoice(kind, costs.of(kind, objects), good, objects))
     return max(choices, key=lambda choice: worth(choice.good) / choice.seconds)
@@ -138,7 +138,7 @@ def worth(good: float | None) -> float:
     return 1.0 if good is None else good + (1 - good) * POOR
 
 
-def _image(dataset: Dataset, place: int, sam: Sam) -> torch.Tensor:
+def canvas_of(dataset: Dataset, place: int, sam: Sam) -> torch.Tensor:
     """(1, 3, S, S) at twice SAM's canvas."""
     side = 2 * sam.size
     item = read_item(dataset, dataset[place], limit=side)
@@ -146,7 +146,7 @@ def _image(dataset: Dataset, place: int, sam: Sam) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _answers(
+def simulated_answers(
     sam: Sam, image: torch.Tensor, regions: list[Region], kind: str, generator: np.random.Generator
 ) -> tuple[list[Region], list[float]]:
     """SAM's masks for labels of regions as an annotator might draw them, and the IoUs that it predicts."""

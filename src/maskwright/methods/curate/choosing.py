@@ -35,6 +35,9 @@ SHARPNESS = 3.0
 ASKED = 2000
 """Images, drawn at random, that the model is asked about, at most: the best of 2,000 are as good as the best of all."""
 
+NEIGHBOURS = 20
+"""By whose likeness a typical image is told, at most (TypiClust)."""
+
 _CHUNK = 256
 
 Vectors = NDArray[np.float32]
@@ -214,23 +217,39 @@ def _typical(picker: _Picker, count: int, generator: np.random.Generator) -> Ite
         candidates = np.sort(generator.choice(candidates, ASKED, replace=False))
     vectors = picker.vectors[candidates]
     clusters = _clusters(vectors, min(count + len(picker.seen_groups), max(1, len(candidates) // 2)), generator)
-    alike = vectors @ vectors.T
-    np.fill_diagonal(alike, -1)
-    neighbours = min(20, len(candidates) - 1)
-    typical = np.sort(alike, 1)[:, -neighbours:].mean(1) if neighbours else np.zeros(len(candidates))
+    typical = _typicality(vectors, clusters)
     while len(places := picker.fresh(candidates)):
         at = np.searchsorted(candidates, places)
         # A cluster counts by what it has that is not alike to anything taken.
-        far = 1 - picker.likeness[places]
-        weight = np.bincount(clusters[at], weights=far, minlength=int(clusters.max()) + 1)
+        weight = np.bincount(clusters[at], weights=1 - picker.likeness[places], minlength=int(clusters.max()) + 1)
         inside = at[clusters[at] == weight.argmax()]
-        score = typical[inside] - picker.likeness[candidates[inside]]
-        yield picker.take(int(candidates[inside[score.argmax()]]), "typical")
+        likeness = picker.likeness[candidates[inside]]
+        inside = inside[likeness <= np.median(likeness)]
+        yield picker.take(int(candidates[inside[typical[inside].argmax()]]), "typical")
+
+
+def _typicality(vectors: Vectors, clusters: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(N,) mean cosine of each vector with its nearest neighbours in its own cluster."""
+    typical = np.zeros(len(vectors))
+    for cluster in np.unique(clusters):
+        own = np.flatnonzero(clusters == cluster)
+        neighbours = min(NEIGHBOURS, len(own) - 1)
+        if neighbours:
+            # The largest is the vector with itself.
+            alike = np.sort(vectors[own] @ vectors[own].T, 1)[:, -neighbours - 1 : -1]
+            typical[own] = alike.mean(1)
+    return typical
 
 
 def _clusters(vectors: Vectors, count: int, generator: np.random.Generator, rounds: int = 15) -> NDArray[np.int64]:
-    """Spherical k-means: the cluster of each of (N, D) unit vectors."""
-    centres = vectors[generator.choice(len(vectors), count, replace=False)]
+    """Spherical k-means from k-means++: the cluster of each of (N, D) unit vectors."""
+    first = [int(generator.integers(len(vectors)))]
+    apart = 1 - vectors @ vectors[first[0]]
+    while len(first) < count:
+        weight = np.maximum(apart, 1e-6).astype(np.float64)
+        first.append(int(generator.choice(len(vectors), p=weight / weight.sum())))
+        apart = np.minimum(apart, 1 - vectors @ vectors[first[-1]])
+    centres = vectors[first]
     for _ in range(rounds):
         own = (vectors @ centres.T).argmax(1)
         sums = np.zeros_like(centres)
@@ -248,7 +267,7 @@ def _unsure(picker: _Picker, doubts: Doubts, generator: np.random.Generator) -> 
     scores = scores + generator.gumbel(size=len(scores)) / SHARPNESS
     rank = doubts.scores.argsort().argsort() / max(1, len(doubts.scores) - 1)
     # The spread of novelty at the beginning is its unit: it shrinks as images are taken.
-    spread = max(1e-6, float(picker.likeness[doubts.places].std()))
+    spread = max(0.1, float(picker.likeness[doubts.places].std()))
     names = [category for category in np.unique(doubts.categories).tolist() if category]
     turn = 0
     while len(places := picker.fresh(doubts.places)):

@@ -32,8 +32,9 @@ MEASURED = ("point", "box")
 GOOD = 0.8
 """IoU from which a mask made of a weaker label is as good as a drawn one."""
 
-POOR = 0.2
-"""What a mask below that is still worth, in drawn ones."""
+POOR = -1.0
+"""What a mask below that is worth, in drawn ones: it takes away what a good one brings. On polyps 286 clicks, half of whose masks were
+wrong, taught less than a tenth as many boxes."""
 
 LEAST = 20
 """Masks, below which nothing is measured: a box then, which is right most often (Zhang et al. 2023)."""

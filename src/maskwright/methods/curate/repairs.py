@@ -16,12 +16,15 @@ from maskwright.data.shapes import tight_boxes
 from maskwright.methods.curate.audit import Suspect
 from maskwright.methods.curate.evidence import Proposal
 from maskwright.methods.curate.planted_errors import ErrorKind
-from maskwright.methods.curate.regions import iou, moved
+from maskwright.methods.curate.regions import iou, moved, operations
 from maskwright.sam.closer_look import look_closer
 from maskwright.sam.sam import Sam
 
 TRUSTED = 0.5
 """SAM's outline of what was missed is taken where its IoU with what the model saw is at least this; else the model's own."""
+
+SLIVER = 0.2
+"""Parts that a repair would leave of an object belong to what it marks, where they have less than this share of its pixels."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def repair(sam: Sam, dataset: Dataset, sample: Sample, suspect: Suspect) -> Repa
     values, categories = label_values(dataset, sample)
     size = values.shape[1], values.shape[0]
     if suspect.kind == "swapped":
-        return _recategorised(values, categories, mask, _enlarged(proposal.add, size), proposal.category)
+        return _recategorised(values, categories, mask, proposal, size)
     add, remove, near = _edits(sam, dataset, sample, suspect.kind, proposal, categories, size)
     add &= (categories != IGNORE) & (categories != proposal.category)
     remove &= categories == proposal.category
@@ -76,14 +79,15 @@ def _edits(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """What becomes the category, what becomes background, and the object that both belong to; (H, W) bool each."""
     nothing = np.zeros(categories.shape, bool)
+    own_category = categories == proposal.category
     if kind == "extra":
-        return nothing, _enlarged(proposal.remove, size), nothing
+        return nothing, _completed(_enlarged(proposal.remove, size), own_category), nothing
     if kind == "missed":
         seen = _enlarged(proposal.add, size)
         drawn = _outlined(sam, dataset, sample, seen)
         return (drawn if iou(drawn, seen) >= TRUSTED else seen) & (categories == 0), nothing, nothing
     assert proposal.region is not None
-    own = _enlarged(proposal.region, size) & (categories == proposal.category)
+    own = _completed(_enlarged(proposal.region, size), own_category)
     if kind == "shifted":
         assert proposal.shift is not None
         grid = proposal.region.shape
@@ -106,21 +110,40 @@ def _outlined(sam: Sam, dataset: Dataset, sample: Sample, region: NDArray[np.boo
 
 
 def _recategorised(
-    values: NDArray, categories: NDArray[np.uint8], mask: Mask, region: NDArray[np.bool_], category: int
+    values: NDArray, categories: NDArray[np.uint8], mask: Mask, proposal: Proposal, size: tuple[int, int]
 ) -> Repair | None:
-    region = region & (categories != 0) & (categories != IGNORE) & (categories != category)
-    if not region.any():
+    """Another category for the object that a proposal marks."""
+    marked = _enlarged(proposal.add, size) & (categories != 0) & (categories != IGNORE)
+    if not marked.any():
+        return None
+    before = int(np.bincount(categories[marked]).argmax())
+    region = _completed(marked, categories == before)
+    if before == proposal.category or not region.any():
         return None
     if mask.kind == "semantic":
         edited = values.copy()
-        edited[region] = category
+        edited[region] = proposal.category
         return Repair(edited, mask, int(region.sum()))
     # An instance belongs to the region where most of it does.
     whole, within = np.bincount(values.ravel()), np.bincount(values[region], minlength=int(values.max()) + 1)
     ids = [i for i in np.flatnonzero(within).tolist() if i and 2 * within[i] > whole[i]]
-    mask = replace(mask, categories={**mask.categories, **dict.fromkeys(ids, category)})
+    mask = replace(mask, categories={**mask.categories, **dict.fromkeys(ids, proposal.category)})
     changed = int((semantic_of(values, mask) != categories).sum())
     return Repair(values, mask, changed) if changed else None
+
+
+def _completed(region: NDArray[np.bool_], category: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What a region marks of a category, with what little would be left of its objects.
+
+    A region of the grid ends up to a cell beside the pixels that it stands for: without this, slivers of an object would stay along its
+    border.
+    """
+    marked = region & category
+    rest, count = operations.label(category & ~region, structure=np.ones((3, 3)))
+    sizes = np.bincount(rest.ravel(), minlength=count + 1)
+    touching = np.unique(rest[operations.binary_dilation(marked, np.ones((3, 3)))])
+    slivers = [part for part in touching.tolist() if part and sizes[part] < SLIVER * marked.sum()]
+    return marked | np.isin(rest, slivers)
 
 
 def _with_instance(

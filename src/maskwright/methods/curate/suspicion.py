@@ -15,7 +15,10 @@ SOUND = 0
 """The class of masks without an error; errors follow in the order of ``ERROR_KINDS``."""
 
 _PENALTY = 5e-4
-"""On the squares of the weights; ten times more or less cost two points of average precision on salient objects."""
+"""On the squares of the weights."""
+
+_STEPS = np.linspace(0, 1, 201)
+"""Quantiles that a number is ranked by."""
 
 _CERTAIN = 0.9
 """Up to here probabilities are what they come to; beyond they approach 1, and keep their order."""
@@ -26,13 +29,13 @@ class Suspicion:
     """The classifier.
 
     Attributes:
-        low, high: (F,) quantiles between which the numbers are scaled to 0..1.
-        weights: (2F + 1, 1 + kinds); each number counts as it is and squared.
+        quantiles: (201, F) of the numbers that were learnt from. A number counts by its rank among them and by where it lies between
+            their ends; on salient objects ranks won a point or two of average precision.
+        weights: (3F + 1, 1 + kinds): of ranks, squares of ranks, and places.
         prior: (1 + kinds,) how much likelier each class is in the user's masks than in what was learnt from, as a logarithm.
     """
 
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+    quantiles: NDArray[np.float64]
     weights: NDArray[np.float64]
     prior: NDArray[np.float64]
 
@@ -43,7 +46,7 @@ class Suspicion:
         and those masks, times how often errors are expected, is the probability itself, not odds against sound masks (as in learning
         from positive and unlabelled examples; Elkan and Noto, KDD 2008).
         """
-        scores = _inputs(values, self.low, self.high) @ self.weights + self.prior
+        scores = _inputs(values, self.quantiles) @ self.weights + self.prior
         odds = np.exp(np.minimum(scores[:, 1:] - scores[:, :1], 50.0))
         total = odds.sum(1, keepdims=True)
         wrong = np.where(total < _CERTAIN, total, 1 - (1 - _CERTAIN) * _CERTAIN / total)
@@ -59,8 +62,8 @@ def learn(values: NDArray[np.floating], classes: NDArray[np.int64], share: float
             them.
         share: 0..1 of the user's masks that is expected to be wrong; it sets the level of the probabilities, not their order.
     """
-    low, high = np.quantile(values, [0.02, 0.98], axis=0)
-    inputs = torch.from_numpy(_inputs(values, low, high))
+    quantiles = np.quantile(values.astype(np.float64), _STEPS, axis=0)
+    inputs = torch.from_numpy(_inputs(values, quantiles))
     truth = torch.from_numpy(classes)
     count = 1 + len(ERROR_KINDS)
     weights = torch.zeros(inputs.shape[1], count, dtype=torch.float64, requires_grad=True)
@@ -77,9 +80,16 @@ def learn(values: NDArray[np.floating], classes: NDArray[np.int64], share: float
     errors = max(1.0, float(there[1:].sum()))
     prior = np.full(count, np.log(share / (errors / len(classes))) if errors else 0.0)
     prior[SOUND] = -np.log(max(1e-6, there[SOUND] / len(classes)))
-    return Suspicion(low, high, weights.detach().numpy(), prior)
+    return Suspicion(quantiles, weights.detach().numpy(), prior)
 
 
-def _inputs(values: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
-    scaled = np.clip((values - low) / np.maximum(high - low, 1e-6), -0.5, 1.5)
-    return np.concatenate([scaled, scaled**2, np.ones((len(scaled), 1))], 1).astype(np.float64)
+def _inputs(values: NDArray[np.floating], quantiles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks of (N, F) numbers, their squares, their places between the ends, and a one: (N, 3F + 1). Equal numbers have one rank."""
+    columns = [
+        (np.searchsorted(steps, column, "left") + np.searchsorted(steps, column, "right")) / (2 * len(steps))
+        for steps, column in zip(quantiles.T, values.astype(np.float64).T, strict=True)
+    ]
+    ranks = np.stack(columns, 1)
+    low, high = quantiles[4], quantiles[-5]
+    places = np.clip((values - low) / np.maximum(high - low, 1e-6), -0.5, 1.5)
+    return np.concatenate([ranks, ranks**2, places, np.ones((len(ranks), 1))], 1)

@@ -46,6 +46,9 @@ class _LabelData:
     """A folder of images (a manifest is made), or a dataset."""
     run: Annotated[Path | None, OPTIONAL] = None
     """A trained run that proposes masks of whole images."""
+    next: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
+    """What `maskwright next --out` or `maskwright audit --out` wrote about this dataset: images are done in that order, each with its
+    reason."""
 
 
 @dataclass
@@ -68,6 +71,7 @@ class Label(Listening, _LabelData):
             self.data,
             run=self.run,
             agent=self.agent,
+            suggestions=self.next,
             sam=self.sam,
             images=self.images,
             image_reading=self.image_reading,

@@ -29,6 +29,7 @@ from maskwright.errors import DataError
 from maskwright.serve.annotations import Annotations
 from maskwright.serve.label_conversion import annotations_of, draw_masks, labels_of
 from maskwright.serve.opening import open_dataset
+from maskwright.serve.suggestions import read_suggestions
 from maskwright.serve.wire import Size, WireError
 
 WORK = ".maskwright"
@@ -46,14 +47,19 @@ class Project:
     Args:
         data: a folder of images, or a dataset.
         reading: which page, channels and numbers of its image files count.
+        suggestions: what `maskwright next` or `audit` wrote about it.
 
     Raises:
-        DataError: nothing to label there, or a format that labels cannot be written into (says how to convert it).
+        DataError: nothing to label there, a format that labels cannot be written into (says how to convert it), or no suggestions.
         RunError: another process labels it.
     """
 
-    def __init__(self, data: str | Path, reading: ImageReading = PLAIN) -> None:
+    def __init__(self, data: str | Path, reading: ImageReading = PLAIN, suggestions: Path | None = None) -> None:
         dataset, self.said = open_dataset(Path(data), reading)
+        self._suggestions: dict[str, dict[str, Any]] = {}
+        if suggestions is not None:
+            self._suggestions, said = read_suggestions(suggestions, [sample.id for sample in dataset])
+            self.said = [*self.said, *said]
         self.root = dataset.root
         self.work = self.root / WORK
         self._folder = FolderLock(self.work, "close the other labelling page")
@@ -128,7 +134,7 @@ class Project:
             "kinds": [str(kind) for kind in Kind if kind and sample.labels.only(kind).kind == kind],
             "draft": drafts,
             "rev": made.rev if made else 0,
-            "suggestion": None,
+            "suggestion": self._suggestions.get(image),
         }
 
     def summary(self) -> dict[str, Any]:

@@ -147,7 +147,11 @@ COMPONENTS: Mapping[str, Schema] = {
             "kinds": a_list(TEXT),
             "draft": described(TRUTH, "it has masks that are not marked done"),
             "rev": WHOLE,
-            "suggestion": described({"type": "null"}, "the place for what to label next"),
+            "suggestion": described(
+                or_null(record({"rank": WHOLE, "kind": TEXT, "reason": TEXT, "look": TRUTH})),
+                "what `maskwright next` or `audit` says of it: its place from 1, the kind of label or of error, why, and whether its mask "
+                "is to be looked at",
+            ),
         }
     ),
 }

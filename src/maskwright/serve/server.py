@@ -71,6 +71,7 @@ def label(
     *,
     run: str | Path | None = None,
     agent: str | Path | None = None,
+    suggestions: str | Path | None = None,
     sam: str = "nano",
     images: Sequence[Path] = (),
     image_reading: ImageReading = PLAIN,
@@ -84,6 +85,7 @@ def label(
         data: a folder of images, or a dataset whose labels can be written.
         run: a trained run that proposes masks.
         agent: a run of ``clicks``, which corrects masks.
+        suggestions: what `maskwright next` or `maskwright audit` wrote about the dataset: the images are done in that order.
         sam: answers clicks and boxes.
         images: further folders in which the images of Label Studio's tasks are looked for.
         image_reading: which page, channels and numbers of the dataset's image files are shown, and learnt from.
@@ -99,7 +101,7 @@ def label(
     models = Models(sam, pictures, _path(run), _path(agent))
     folders = _folders(images)
     with contextlib.ExitStack() as stack:
-        project = Project(data, image_reading)
+        project = Project(data, image_reading, _path(suggestions))
         stack.callback(project.close)
         sent = SentImages(pictures)
         stack.callback(sent.close)

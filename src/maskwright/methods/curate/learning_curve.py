@@ -16,6 +16,9 @@ from scipy.optimize import least_squares
 RATE = 0.8
 """How often the truth is to lie in a band."""
 
+_NORMAL = 1.2816
+"""Half the width of a normal distribution's band at that rate, in deviations."""
+
 LEAST_BACKTESTS = 4
 """Known doublings, below which a band is called uncalibrated."""
 
@@ -147,8 +150,17 @@ def forecast(amounts: Vector, scores: NDArray[np.float64], seed: int = 0, bootst
     if missed:
         reach = float(np.quantile(np.abs(missed), RATE))
         low, high = min(low, said - reach), max(high, said + reach)
+    # Which images come next is a matter of luck as well; all orders end with the same images, so that their ends do not show it.
+    luck = _NORMAL * _luck(amounts, scores.mean(2))
+    low, high = said - float(np.hypot(said - low, luck)), said + float(np.hypot(high - said, luck))
     said, low, high = (float(min(1.0, max(0.0, value))) for value in (said, low, high))
     return Forecast(at_now, said, low, high, len(missed) >= LEAST_BACKTESTS, missed)
+
+
+def _luck(amounts: Vector, means: Vector) -> float:
+    """How much the score with twice the labels depends on which these are: half as much as with half of the labels, a quarter as many."""
+    half = means[int(np.abs(amounts - amounts[-1] / 2).argmin())]
+    return float(half.std(ddof=1)) / 2 if len(half) > 1 else 0.0
 
 
 def _curves(means: Vector) -> list[Vector]:

@@ -18,7 +18,7 @@ from maskwright.data.fingerprint import Fingerprint, file_digest
 from maskwright.data.geometry import squash
 from maskwright.data.groups import ALONE, Grouping
 from maskwright.data.intensity import settled
-from maskwright.data.labels import IGNORE
+from maskwright.data.labels import IGNORE, Kind
 from maskwright.data.lookahead import ahead
 from maskwright.engine.devices import find_device
 from maskwright.engine.scoring import category_problems
@@ -70,8 +70,8 @@ def prepare(
     """Check a dataset, encode its images and fill its weak labels in.
 
     Args:
-        most: labelled images, drawn by the seed, that are checked and read at most; the labels of others are unknown then. Left out: all
-            images are checked, and all labels read.
+        most: labelled images, drawn by the seed, those with masks first, that are checked and read at most; the labels of others are
+            unknown then. Left out: all images are checked, and all labels read.
 
     Raises:
         DataError: whatever is wrong with the dataset, or with what is read of it; all of it.
@@ -83,8 +83,9 @@ def prepare(
     names = grouping.names(dataset)
     read = np.arange(len(dataset))
     if most is not None:
-        labelled = np.array([place for place, s in enumerate(dataset) if s.labels.kind in LOCATED], np.int64)
-        read = np.sort(np.random.default_rng([seed, 10]).permutation(labelled)[:most])
+        kinds = np.array([sample.labels.kind for sample in dataset])
+        labelled = np.random.default_rng([seed, 10]).permutation(np.flatnonzero(np.isin(kinds, LOCATED)))
+        read = np.sort(labelled[np.argsort(kinds[labelled] != Kind.MASK, kind="stable")][:most])
     part = dataset.with_samples([dataset[place] for place in read.tolist()])
     require_clean(part, training=False)
     dataset = settled(dataset)

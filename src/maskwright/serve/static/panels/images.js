@@ -8,6 +8,15 @@ import { byId, element, Rows } from "./dom.js";
 
 const NAMES = { unlabelled: "no label", weak: "weak", mask: "mask", checked: "done" };
 
+/**
+ * Whether a suggested image is still to be done: a mask that is to be looked at until someone says that it is right.
+ * @param {any} image
+ */
+export function isDue(image) {
+  const { suggestion, state } = image;
+  return Boolean(suggestion) && state !== "checked" && (suggestion.look || state !== "mask");
+}
+
 export class Images {
   /** @param {import("../main.js").App} app */
   constructor(app) {
@@ -77,7 +86,7 @@ export class Images {
   /** The image to do next: the one that is suggested first, else the next one in the list that is not done; null where all are. */
   nextOpen() {
     const count = this.images.length;
-    const open = this.images.filter((each, number) => each.suggestion && number !== this.at && !["checked", "mask"].includes(each.state));
+    const open = this.images.filter((each, number) => number !== this.at && isDue(each));
     if (open.length) return this.images.indexOf(open.reduce((a, b) => (b.suggestion.rank < a.suggestion.rank ? b : a)));
     for (let step = 1; step < count; step += 1) {
       const number = (this.at + step) % count;
@@ -93,7 +102,7 @@ export class Images {
     row.setAttribute("aria-selected", String(number === this.at));
     const said = [state === "unlabelled" && image.draft ? "draft" : NAMES[state]];
     if (state === "weak" && image.draft) said.push("draft");
-    if (image.suggestion) said.push(`suggested ${image.suggestion.rank}`);
+    if (image.suggestion) said.push(`${image.suggestion.look ? "suspect" : "suggested"} ${image.suggestion.rank}: ${image.suggestion.kind}`);
     const mark = element("span", { className: "mark", "aria-hidden": "true" }, state === "checked" ? [icon("check")] : []);
     mark.dataset.state = state;
     const reason = image.suggestion?.reason ?? "";

@@ -62,7 +62,7 @@ def train_quick(
     network = QuickSegmenter.seeded(features.channels, categories, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=max(2, steps), pct_start=0.25)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=max(8, steps), pct_start=0.25)
     truth = torch.from_numpy(targets)
     counts = None if weights is None else torch.from_numpy(np.asarray(weights, np.float32))
     network.train()

@@ -109,9 +109,7 @@ def suggest(
         network = _train(material, learners, seed, stage)
         doubts = _ask(material, network, model, candidates, seed, stage)
     vectors = vectors_of(material.features)
-    # Everything that has a label is known, in whatever split.
-    known = np.flatnonzero(located)
-    choices = choose(vectors, known, candidates, count, groups=material.groups, doubts=doubts, seed=seed)
+    choices = choose(vectors, labelled, candidates, count, groups=material.groups, doubts=doubts, seed=seed)
     reliability = None if network is None else measure(material, learners[kinds[learners] == Kind.MASK], seed)
     suggestions = []
     for number, choice in enumerate(choices):

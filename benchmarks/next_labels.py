@@ -22,7 +22,7 @@ from frame import Row, Table, TrainingOptions, by_name, interval, publish, refus
 from maskwright.data.dataset import Dataset
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.methods.curate.budget import image_dice
-from maskwright.methods.curate.choosing import ENOUGH, Doubts, choose, doubts_of, vectors_of
+from maskwright.methods.curate.choosing import choose, doubts_of, vectors_of
 from maskwright.methods.curate.costs import Costs
 from maskwright.methods.curate.kinds import canvas_of, simulated_answers
 from maskwright.methods.curate.material import Material, load_sam, prepare
@@ -39,8 +39,10 @@ ROWS = {
     "random, boxes": ("random", "box"),
     "TypiClust, boxes": ("typical", "box"),
     "next": ("next", "box"),
+    "doubts": ("unsure", "box"),
 }
-"""Row → how images are chosen, and what is drawn on them. `next` asks for boxes as long as there are no masks to weigh kinds on."""
+"""Row → how images are chosen, and what is drawn on them. `next` asks for boxes as long as there are no masks to weigh kinds on. `doubts`:
+typical at first, then every second one by the doubts of the small model that has learnt so far, as `next --run` does with a run's."""
 
 
 @dataclass(kw_only=True)
@@ -144,21 +146,13 @@ class Study:
         rest = self.pool[~np.isin(self.pool, labelled)]
         if how == "random":
             return iter(np.random.default_rng([seed, 1]).permutation(rest).tolist())
-        doubts: Doubts | None = None
-        if how == "next" and network is not None and len(labelled) >= ENOUGH:
+        doubts = None
+        if how == "unsure" and network is not None:
             doubts = doubts_of(network, self.material.features, rest, seed=seed)
         most = min(len(rest), int(self.config.budgets[-1] // self.annotator.costs.of("box")))
-        random_share = 0.0 if how == "typical" else None
-        choices = choose(
-            self.vectors,
-            labelled,
-            rest,
-            most,
-            groups=self.material.groups,
-            doubts=doubts,
-            seed=seed,
-            random_share=random_share,
-        )
+        mixed = {"random_share": 0.0} if how == "typical" else {}
+        groups = self.material.groups
+        choices = choose(self.vectors, labelled, rest, most, groups=groups, doubts=doubts, seed=seed, **mixed)
         return iter([choice.place for choice in choices])
 
     def _dice(self, network: Any) -> list[float]:

@@ -67,10 +67,10 @@ def test_next_without_labels_takes_images_that_stand_for_many(
     assert page.count("<figure>") == 6
 
 
-def test_next_with_labels_listens_to_a_model_and_to_a_run(scenes: Path, tmp_path: Path, tiny_sam_folder) -> None:
+def test_next_with_labels_and_with_a_run(scenes: Path, tmp_path: Path, tiny_sam_folder) -> None:
     data = few(scenes, tmp_path / "data", 25)
     result = maskwright.api.next_labels(data, sam=tiny_sam_folder, count=10, costs=_costs(tmp_path))
-    assert {each.why for each in result.suggestions} == {"unsure", "random"}
+    assert {each.why for each in result.suggestions} == {"typical", "random"}
     labelled = {sample.id for sample in Dataset.load(data) if sample.labels.kind == Kind.MASK}
     assert not labelled & {each.id for each in result.suggestions}
     assert result.labelled == 25

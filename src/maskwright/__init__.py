@@ -19,7 +19,21 @@ from typing import TYPE_CHECKING, Any
 from maskwright.version import __version__
 
 if TYPE_CHECKING:
-    from maskwright.api import check, convert, evaluate, fix, load, precompute, predict, sam_info, stats, train
+    from maskwright.api import (
+        audit,
+        budget,
+        check,
+        convert,
+        evaluate,
+        fix,
+        load,
+        next_labels,
+        precompute,
+        predict,
+        sam_info,
+        stats,
+        train,
+    )
     from maskwright.data.dataset import Dataset
     from maskwright.data.image_reading import ImageReading
     from maskwright.engine.prediction import Prediction
@@ -33,11 +47,14 @@ __all__ = [
     "Predictor",
     "Sam",
     "__version__",
+    "audit",
+    "budget",
     "check",
     "convert",
     "evaluate",
     "fix",
     "load",
+    "next_labels",
     "precompute",
     "predict",
     "sam_info",
@@ -53,7 +70,10 @@ _HOMES = {
     "Predictor": "maskwright.engine.predictor",
     "Sam": "maskwright.sam.sam",
     **dict.fromkeys(
-        ("check", "convert", "evaluate", "fix", "load", "precompute", "predict", "sam_info", "stats", "train"),
+        (
+            *("audit", "budget", "next_labels"),
+            *("check", "convert", "evaluate", "fix", "load", "precompute", "predict", "sam_info", "stats", "train"),
+        ),
         "maskwright.api",
     ),
 }

@@ -42,13 +42,13 @@ def next_labels(
 ) -> NextResult:
     """The images that are worth labelling next, in order, each with the kind of label that is worth most per second there.
 
-    While little is labelled, images that stand for many; later those that a small model is unsure about and that are unlike what is
-    labelled; always some at random. The small model learns from the labels that there are, on frozen features of a SAM.
+    Images that stand for many without a label, by frozen features of a SAM; a quarter at random; with a run, also those that its model is
+    unsure about. A small model that learns from the labels that there are tells what is in an image, for the kind of label.
 
     Args:
         data: a folder, a JSON, XML or YAML file, or a ``Dataset``; it stays as it is.
         out: folder for ``next.json`` and ``report.html``, over those of before; left out, nothing is written.
-        run: a semantic model (recipe ``samix``), whose doubts count as much as the small model's.
+        run: a semantic model (recipe ``samix``); every second image that is not random is one that it is unsure about.
         count: how many images.
         split: where they are chosen.
         costs: a JSON file of seconds by kind of label, such as ``{"box": 6, "mask": 45}``.

@@ -27,7 +27,7 @@ class Next:
     out: Annotated[Path | None, OPTIONAL] = None
     """Folder for `next.json` and a contact sheet, `report.html`; left out, the list is only printed."""
     run: Run = None
-    """A run of `samix` whose model's doubts count, too."""
+    """A run of `samix`: every second image that is not random is one that its model is unsure about."""
     count: Annotated[int, arg(aliases=["-n"])] = 20
     """How many images."""
     split: str = "train"

@@ -58,7 +58,9 @@ def test_doubtful_images_come_first_and_not_twice_the_same() -> None:
     rest = np.setdiff1d(np.arange(len(which)), labelled)
     doubts = Doubts(rest, doubts.scores[rest], doubts.categories[rest])
     choices = choose(vectors, labelled, rest, 12, groups=alone(vectors), doubts=doubts, random_share=0)
-    share = np.mean([which[choice.place] == 0 for choice in choices])
+    unsure = [choice for choice in choices if choice.why == "unsure"]
+    assert [choice.why for choice in choices[:4]] == ["unsure", "typical"] * 2
+    share = np.mean([which[choice.place] == 0 for choice in unsure])
     assert share > 0.5
     assert len({choice.place for choice in choices}) == 12
     assert choices[0].why == "unsure"
@@ -70,8 +72,8 @@ def test_categories_take_turns() -> None:
     categories = np.where(np.arange(120) < 110, 1, 2)
     scores = np.where(categories == 1, 1.0, 0.8)
     doubts = Doubts(np.arange(120), scores, categories)
-    choices = choose(vectors, NOTHING, np.arange(120), 10, groups=alone(vectors), doubts=doubts, random_share=0)
-    assert sum(categories[choice.place] == 2 for choice in choices) >= 2
+    choices = choose(vectors, NOTHING, np.arange(120), 24, groups=alone(vectors), doubts=doubts, random_share=0)
+    assert sum(categories[choice.place] == 2 for choice in choices if choice.why == "unsure") >= 2
 
 
 @given(

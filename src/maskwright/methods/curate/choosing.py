@@ -1,8 +1,9 @@
-"""Which images to label next: unlike what is labelled while little is, then those that a model is unsure about, and always some at random.
+"""Which images to label next: those that stand for many that are not labelled, some that a trained model is unsure about, some at random.
 
-Few labels and many labels want opposite strategies (TypiClust, Hacohen et al., ICML 2022). In segmentation random images are hard to beat
-(nnActive, TMLR 2025), so that a share of every choice is random, scores are blurred by noise (ClaSP-PE, TMLR 2026), and categories take
-turns.
+While labels are few, typical images teach more than doubtful ones (TypiClust, Hacohen et al., ICML 2022). In segmentation random images
+are hard to beat (nnActive, TMLR 2025), so that a share of every choice is random. Doubts of a model that itself learnt from few labels
+made the choice worse wherever it was measured (``docs/next.md``): only those of a trained run are listened to, blurred by noise (ClaSP-PE,
+TMLR 2026), with categories taking turns, and for no more than every second image.
 """
 
 from __future__ import annotations
@@ -20,11 +21,8 @@ from maskwright.nets.quick_segmenter import QuickSegmenter
 
 Why = Literal["typical", "unsure", "random"]
 
-ENOUGH = 3
-"""Labelled images of each category, from which on a model's doubts are listened to."""
-
-RANDOM_AT_FIRST, RANDOM_LATER = 0.25, 0.2
-"""Shares of a choice that are drawn at random."""
+RANDOM = 0.25
+"""Share of a choice that is drawn at random."""
 
 STRATIFIED = 2 / 3
 """Share of the unsure images for which the categories take turns."""
@@ -99,7 +97,7 @@ def choose(
     groups: NDArray[np.int64],
     doubts: Doubts | None = None,
     seed: int = 0,
-    random_share: float | None = None,
+    random_share: float = RANDOM,
 ) -> list[Choice]:
     """Choose images to label, the most worth first.
 
@@ -109,22 +107,24 @@ def choose(
         candidates: places to choose from.
         count: how many; fewer where there are fewer.
         groups: (N,); an image of a group that has labels, or was chosen, comes only after all others.
-        doubts: a model's; None while too little is labelled for one.
+        doubts: a model's; half of what is not random is chosen by them then.
         seed: of everything drawn.
-        random_share: 0..1 of the choice that is drawn at random; left out, ``RANDOM_AT_FIRST`` or ``RANDOM_LATER``.
+        random_share: 0..1 of the choice that is drawn at random.
     """
     generator = np.random.default_rng([seed, 6])
     picker = _Picker(vectors, labelled, candidates, groups)
     count = min(count, len(candidates))
-    usual = RANDOM_AT_FIRST if doubts is None else RANDOM_LATER
-    at_random = round(count * (usual if random_share is None else random_share))
-    found = _unsure(picker, doubts, generator) if doubts is not None else _typical(picker, count - at_random, generator)
+    at_random = round(count * random_share)
+    found = _typical(picker, count - at_random, generator)
+    if doubts is not None:
+        found = _in_turn(_unsure(picker, doubts, generator), found)
     by_chance = _at_random(picker, generator)
     # The random ones are spread over the list: whoever stops half-way has labelled as many of them, in proportion.
     turns = set(np.linspace(1, count, at_random, endpoint=False).astype(int).tolist()) if at_random else set()
     choices: list[Choice] = []
     for number in range(count):
-        choice = next(by_chance if number in turns else found, None) or next(by_chance, None)
+        first, second = (by_chance, found) if number in turns else (found, by_chance)
+        choice = next(first, None) or next(second, None)
         if choice is None:
             break
         choices.append(choice)
@@ -239,6 +239,18 @@ def _typicality(vectors: Vectors, clusters: NDArray[np.int64]) -> NDArray[np.flo
             alike = np.sort(vectors[own] @ vectors[own].T, 1)[:, -neighbours - 1 : -1]
             typical[own] = alike.mean(1)
     return typical
+
+
+def _in_turn(first: Iterator[Choice], second: Iterator[Choice]) -> Iterator[Choice]:
+    """One of each; of the other alone where one has ended."""
+    while True:
+        ended = True
+        for each in (first, second):
+            if (choice := next(each, None)) is not None:
+                ended = False
+                yield choice
+        if ended:
+            return
 
 
 def _clusters(vectors: Vectors, count: int, generator: np.random.Generator, rounds: int = 15) -> NDArray[np.int64]:

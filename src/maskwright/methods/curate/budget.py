@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,16 @@ def budget(
     return result
 
 
-def _train(material, planned, orders, seed, minutes, cells, store, stage) -> None:
+def _train(
+    material: Material,
+    planned: Plan,
+    orders: int,
+    seed: int,
+    minutes: float | None,
+    cells: dict[str, list[float]],
+    store: Callable[[], None],
+    stage: Stage | None,
+) -> None:
     """Make the trainings that are missing, order by order, while there is time."""
     until = None if minutes is None else time.monotonic() + 60 * minutes
     work = [(order, count) for order in range(orders) for count in planned.counts]
@@ -167,7 +177,7 @@ def _train(material, planned, orders, seed, minutes, cells, store, stage) -> Non
             stage("training on shares", done, total)
     if f"0/{planned.counts[-1]}" not in cells:
         raise MaskwrightError(
-            f"--minutes {minutes:g}: not enough for one training on each share; give the command again, it goes on"
+            f"--minutes {minutes or 0:g}: not enough for one training on each share; give the command again, it goes on"
         )
 
 

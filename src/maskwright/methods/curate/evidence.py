@@ -45,6 +45,12 @@ NAMES = (
 )
 """Of the numbers, in their order; larger is more suspicious, but for the last three, which say what kind of image it is."""
 
+Probability = NDArray[np.float32]
+"""(C, H, W)."""
+
+Objects = list[tuple[int, Region]]
+"""Category and region of each, see ``objects_of``."""
+
 _TEMPERATURE = 0.1
 """Of the soft minimum (Lad and Mueller 2023)."""
 
@@ -100,7 +106,15 @@ class SamObject:
     iou: float
 
 
-def gather(labels: Map, probability: NDArray[np.float32], sam: list[SamObject], edges: NDArray[np.float32]) -> Evidence:
+@dataclass
+class _Findings:
+    """What is found against one map: numbers by name, and proposals by kind of error."""
+
+    values: dict[str, float]
+    proposals: dict[str, Proposal]
+
+
+def gather(labels: Map, probability: Probability, sam: list[SamObject], edges: NDArray[np.float32]) -> Evidence:
     """The evidence against a map.
 
     Args:
@@ -113,24 +127,23 @@ def gather(labels: Map, probability: NDArray[np.float32], sam: list[SamObject], 
     known = labels != IGNORE
     predicted = probability.argmax(0)
     probability = probability * known
-    values: dict[str, float] = dict.fromkeys(NAMES, 0.0)
-    proposals: dict[str, Proposal] = {}
-    nothing = np.zeros(labels.shape, bool)
+    findings = _Findings(dict.fromkeys(NAMES, 0.0), {})
+    values = findings.values
     values["disagreement"] = 1 - _soft_iou(labels, probability, known)
     values["soft_minimum"] = _soft_minimum(labels, probability, known)
-    _missed(labels, predicted, probability, known, values, proposals, nothing)
-    _extra(objects, probability, values, proposals, nothing)
-    _swapped(objects, probability, values, proposals, nothing)
-    _shifted(objects, probability, values, proposals, nothing)
-    _coarse(objects, sam, probability, values, proposals)
+    _missed(findings, labels, np.where(known, predicted, 0).astype(np.uint8), probability)
+    _extra(findings, objects, probability)
+    _swapped(findings, objects, probability)
+    _shifted(findings, objects, probability)
+    _coarse(findings, objects, sam, probability)
     values["edges"] = max((_off_edges(region, edges) for _, region in objects), default=0.0)
     values["log_area"] = float(np.log((labels > 0)[known].mean() + 1e-3)) if known.any() else 0.0
     values["objects"] = float(np.log1p(len(objects)))
     values["empty"] = float(not objects)
-    return Evidence(np.array([values[name] for name in NAMES], np.float32), proposals)
+    return Evidence(np.array([values[name] for name in NAMES], np.float32), findings.proposals)
 
 
-def _soft_iou(labels: Map, probability: NDArray[np.float32], known: Region) -> float:
+def _soft_iou(labels: Map, probability: Probability, known: Region) -> float:
     """Mean over the categories that map or model name."""
     scores = []
     for category in range(1, len(probability)):
@@ -141,7 +154,7 @@ def _soft_iou(labels: Map, probability: NDArray[np.float32], known: Region) -> f
     return float(np.mean(scores)) if scores else 1.0
 
 
-def _soft_minimum(labels: Map, probability: NDArray[np.float32], known: Region) -> float:
+def _soft_minimum(labels: Map, probability: Probability, known: Region) -> float:
     """1 − the soft minimum of the label's probability, away from borders."""
     own = np.take_along_axis(probability, np.where(known, labels, 0)[None].astype(np.int64), 0)[0]
     inner = known & ~_border_band(labels)
@@ -152,11 +165,11 @@ def _soft_minimum(labels: Map, probability: NDArray[np.float32], known: Region) 
     return float((doubt * weight).sum() / weight.sum())
 
 
-def _missed(labels, predicted, probability, known, values, proposals, nothing) -> None:
+def _missed(findings: _Findings, labels: Map, predicted: Map, probability: Probability) -> None:
     """The largest of what the model sees and the map does not have."""
-    total = max(1.0, float((labels > 0)[known].sum()))
+    total = max(1.0, float(((labels > 0) & (labels != IGNORE)).sum()))
     best = 0.0
-    for category, region in objects_of(np.where(known, predicted, 0).astype(np.uint8)):
+    for category, region in objects_of(predicted):
         fresh = region & (labels == 0)
         if fresh.sum() < max(SMALLEST, 0.75 * region.sum()):
             continue
@@ -165,18 +178,18 @@ def _missed(labels, predicted, probability, known, values, proposals, nothing) -
         score = mean * np.sqrt(share)
         if score > best:
             best = score
-            values |= {"missed": score, "missed_probability": mean, "missed_share": share}
-            proposals["missed"] = Proposal(fresh, nothing, category)
+            findings.values |= {"missed": score, "missed_probability": mean, "missed_share": share}
+            findings.proposals["missed"] = Proposal(fresh, np.zeros_like(fresh), category)
 
 
-def _extra(objects, probability, values, proposals, nothing) -> None:
+def _extra(findings: _Findings, objects: Objects, probability: Probability) -> None:
     """Objects, and parts of objects, that the model does not see."""
     total = max(1, sum(int(region.sum()) for _, region in objects))
     best = 0.0
     for category, region in objects:
         p = probability[category]
         doubt = 1 - float(p[region].mean())
-        values["extra"] = max(values["extra"], doubt)
+        findings.values["extra"] = max(findings.values["extra"], doubt)
         parts = parts_of(operations.binary_opening(region & (p < 0.35), np.ones((3, 3))))
         if parts:
             part = max(parts, key=np.count_nonzero)
@@ -184,12 +197,13 @@ def _extra(objects, probability, values, proposals, nothing) -> None:
             score = (1 - float(p[part].mean())) * np.sqrt(share)
             if score > best:
                 best = score
-                values |= {"extra_part": score, "extra_part_share": share}
+                findings.values |= {"extra_part": score, "extra_part_share": share}
                 whole = region if doubt > 0.65 else operations.binary_dilation(part, iterations=1) & region
-                proposals["extra"] = Proposal(nothing, whole, category)
+                findings.proposals["extra"] = Proposal(np.zeros_like(whole), whole, category)
 
 
-def _swapped(objects, probability, values, proposals, nothing) -> None:
+def _swapped(findings: _Findings, objects: Objects, probability: Probability) -> None:
+    """Whether the model gives an object to another category."""
     if len(probability) < 3:
         return
     best = -1.0
@@ -200,11 +214,11 @@ def _swapped(objects, probability, values, proposals, nothing) -> None:
         margin = float(means[other] - means[category])
         if other and margin > best:
             best = margin
-            proposals["swapped"] = Proposal(region, nothing, other)
-    values["swapped"] = best if objects else 0.0
+            findings.proposals["swapped"] = Proposal(region, np.zeros_like(region), other)
+    findings.values["swapped"] = best if objects else 0.0
 
 
-def _shifted(objects, probability, values, proposals, nothing) -> None:
+def _shifted(findings: _Findings, objects: Objects, probability: Probability) -> None:
     """Whether an object's mask would agree better with the model if it were moved."""
     best = 0.0
     for category, region in objects[:3]:
@@ -222,13 +236,14 @@ def _shifted(objects, probability, values, proposals, nothing) -> None:
         won = float(gain[place] - gain[reach, reach])
         if won > best:
             best = won
-            values |= {"shift_gain": won, "shift_distance": float(np.hypot(*move) / np.sqrt(area))}
+            findings.values |= {"shift_gain": won, "shift_distance": float(np.hypot(*move) / np.sqrt(area))}
             there = moved(region, move[0], move[1])
-            proposals["shifted"] = Proposal(there & ~region, region & ~there, category, move, region)
+            findings.proposals["shifted"] = Proposal(there & ~region, region & ~there, category, move, region)
 
 
-def _coarse(objects, sam: list[SamObject], probability, values, proposals) -> None:
+def _coarse(findings: _Findings, objects: Objects, sam: list[SamObject], probability: Probability) -> None:
     """Whether SAM, given an object's box, draws another outline, and whether the model agrees more with that one."""
+    numbers = findings.values
     best = -1.0
     for (category, region), answer in zip(objects, sam, strict=True):
         p = probability[category]
@@ -238,14 +253,16 @@ def _coarse(objects, sam: list[SamObject], probability, values, proposals) -> No
         gain = _overlap(answer.region[window], p[window]) - _overlap(region[window], p[window])
         band = _border_band(region.astype(np.uint8)) | _border_band(answer.region.astype(np.uint8))
         border_gain = _overlap(answer.region & band, p * band) - _overlap(region & band, p * band)
-        values["sam_boundary"] = max(values["sam_boundary"], apart)
-        values["sam_mask"] = max(values["sam_mask"], other)
-        values["sam_unsure"] = max(values["sam_unsure"], 1 - answer.iou)
-        values["sam_gain"] = max(values["sam_gain"], gain)
-        values["sam_boundary_gain"] = max(values["sam_boundary_gain"], border_gain)
+        numbers["sam_boundary"] = max(numbers["sam_boundary"], apart)
+        numbers["sam_mask"] = max(numbers["sam_mask"], other)
+        numbers["sam_unsure"] = max(numbers["sam_unsure"], 1 - answer.iou)
+        numbers["sam_gain"] = max(numbers["sam_gain"], gain)
+        numbers["sam_boundary_gain"] = max(numbers["sam_boundary_gain"], border_gain)
         if apart > best:
             best = apart
-            proposals["coarse"] = Proposal(answer.region & ~region, region & ~answer.region, category, None, region)
+            findings.proposals["coarse"] = Proposal(
+                answer.region & ~region, region & ~answer.region, category, None, region
+            )
 
 
 def _overlap(region: Region, p: NDArray[np.float32]) -> float:

@@ -48,7 +48,7 @@ class Suggestion:
         id, image: of the dataset.
         kind: ``box``, ``point`` or ``mask``: what is worth most per second there.
         seconds: that this takes, by the costs.
-        gain: how much more it is expected to bring per second than a random image with a box, as a factor.
+        gain: what a second is expected to bring here, as a multiple of what it brings where boxes are drawn whose masks are right.
         why: ``typical``, ``unsure`` or ``random``.
         reason: in one sentence.
     """
@@ -119,6 +119,8 @@ def suggest(
         if stage:
             stage("choosing kinds of label", number + 1, len(choices))
     notes = _notes(len(labelled), choices, reliability is not None, len(candidates), doubts)
+    if model is not None and doubts is None:
+        notes = (*notes, f"The run's model is not asked before each category is in {ENOUGH} labelled images.")
     return NextResult(tuple(suggestions), len(labelled), len(candidates), notes)
 
 
@@ -192,7 +194,7 @@ def _suggestion(material: Material, choice: Choice, kind: KindChoice, costs: Cos
         sample.image,
         kind.kind,
         round(kind.seconds, 1),
-        round(gain * (1 + (choice.doubt or 0.0) * 0.5), 2),
+        round(gain, 2),
         choice.why,
         _reason(material, choice, kind),
     )

@@ -36,6 +36,9 @@ POOR = -1.0
 """What a mask below that is worth, in drawn ones: it takes away what a good one brings. On polyps 286 clicks, half of whose masks were
 wrong, taught less than a tenth as many boxes."""
 
+SPECK = 0.1
+"""Share of the largest predicted object that others must have to be counted."""
+
 LEAST = 20
 """Masks, below which nothing is measured: a box then, which is right most often (Zhang et al. 2023)."""
 
@@ -121,6 +124,8 @@ def kind_for(
         predicted: what a model sees in it, on the grid of the maps; None where there is no model.
     """
     regions = [] if predicted is None else [region for _, region in objects_of(predicted, 6)]
+    # What a small model sees besides in specks is rarely an object.
+    regions = [region for region in regions if region.sum() >= SPECK * regions[0].sum()]
     objects = max(1, len(regions))
     if reliability is None or not regions:
         return KindChoice("box", costs.of("box", objects), None, objects)

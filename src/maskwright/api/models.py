@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from maskwright.data.dataset import Dataset
+    from maskwright.engine.base_predictor import BasePredictor
     from maskwright.engine.prediction_folder import Summary
     from maskwright.engine.predictor import Predictor
 
@@ -236,9 +237,9 @@ def predict(
     >>> summary.predicted, summary.skipped, summary.problems
     (128, 0, [])
     """
+    from maskwright.engine.base_predictor import FolderTask
     from maskwright.engine.prediction_export import export, require_target
     from maskwright.engine.prediction_folder import find_images, predict_folder
-    from maskwright.engine.predictor import FolderTask
     from maskwright.engine.processes import processes_for
 
     if to is not None:
@@ -251,7 +252,7 @@ def predict(
         predictor = predictor.with_image_reading(image_reading)
     settings: dict[str, Any] = {"batch": batch, "overwrite": overwrite, "processes": processes}
 
-    def predict_first(other: Predictor, name: str, description: str) -> Path:
+    def predict_first(other: BasePredictor, name: str, description: str) -> Path:
         folder = Path(out, name)
         with progress_of(progress, description) as call:
             predict_folder(other, jobs, folder, overlays=False, images=False, progress=call, **settings)

@@ -36,10 +36,10 @@ from maskwright.data.formats.predictions import FORMAT, INDEX, VERSION
 from maskwright.data.image_files import IMAGE_SUFFIXES
 from maskwright.data.lookahead import ahead
 from maskwright.data.pictures import palette
+from maskwright.engine.base_predictor import BasePredictor
 from maskwright.engine.files import disk
 from maskwright.engine.locks import FolderLock
 from maskwright.engine.prediction import Prediction
-from maskwright.engine.predictor import Predictor
 from maskwright.engine.processes import Alone, Processes
 from maskwright.engine.values import plain, strict_json
 from maskwright.errors import DataError, MaskwrightError
@@ -57,7 +57,7 @@ class Job:
     Attributes:
         name: the path of its mask below ``masks/``, without ``.png``.
         path: of the image.
-        companion: a second file that the prediction is made from, see :meth:`Predictor.companion_of`.
+        companion: a second file that the prediction is made from, see :meth:`BasePredictor.companion_of`.
     """
 
     name: str
@@ -167,7 +167,7 @@ def _named(files: Sequence[Path], base: Path) -> list[Job]:
 
 
 def predict_folder(
-    predictor: Predictor,
+    predictor: BasePredictor,
     jobs: Sequence[Job],
     out: str | Path,
     *,
@@ -187,7 +187,7 @@ def predict_folder(
     Args:
         jobs: of :func:`find_images`.
         out: new, empty, or with predictions of the same model.
-        batch, options: see :meth:`maskwright.engine.predictor.Predictor.predict`.
+        batch, options: see :meth:`maskwright.engine.base_predictor.BasePredictor.predict`.
         overlays: also write overlays.
         images: also put the images there, which makes the folder a dataset.
         overwrite: replace predictions of another model, or of another image of the same name.
@@ -218,7 +218,7 @@ def predict_folder(
 
 
 def _predict_locked(
-    predictor: Predictor,
+    predictor: BasePredictor,
     jobs: Sequence[Job],
     folder: Path,
     batch: int,
@@ -264,7 +264,7 @@ def _predict_locked(
 
 
 def _rows(
-    predictor: Predictor, jobs: Sequence[Job], folder: Path, batch: int, options: Mapping[str, Any], beside: _Beside
+    predictor: BasePredictor, jobs: Sequence[Job], folder: Path, batch: int, options: Mapping[str, Any], beside: _Beside
 ) -> Iterator[dict[str, Any]]:
     """Predict, and write in threads: the entries of the index in the order of the jobs, then the unreadable images."""
     unreadable: list[str] = []
@@ -305,7 +305,7 @@ def _write(prediction: Prediction, job: Job, folder: Path, beside: _Beside) -> d
 # ------------------------------------------------------------------------------------------------------------ index
 
 
-def _head(predictor: Predictor, options: Mapping[str, Any]) -> dict[str, Any]:
+def _head(predictor: BasePredictor, options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -66,6 +66,7 @@ def test_the_contract_holds() -> None:
         ("rl/rewards.py", "engine.ema", FOR_TYPES, {"below"}),
         ("recipes/s4m/trainer.py", "recipes.samix.trainer", IN_A_FUNCTION, {"recipes"}),
         ("methods/semantic/scores.py", "methods.instances.paste", FOR_TYPES, {"methods"}),
+        ("methods/semantic/scores.py", "export.onnx_file", FOR_TYPES, {"rooms", "circles"}),
         ("data/labels.py", "data.manifest", IN_A_FUNCTION, {"circles"}),
     ],
 )

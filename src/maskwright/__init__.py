@@ -19,7 +19,19 @@ from typing import TYPE_CHECKING, Any
 from maskwright.version import __version__
 
 if TYPE_CHECKING:
-    from maskwright.api import check, convert, evaluate, fix, load, precompute, predict, sam_info, stats, train
+    from maskwright.api import (
+        check,
+        convert,
+        evaluate,
+        export_model,
+        fix,
+        load,
+        precompute,
+        predict,
+        sam_info,
+        stats,
+        train,
+    )
     from maskwright.data.dataset import Dataset
     from maskwright.data.image_reading import ImageReading
     from maskwright.engine.prediction import Prediction
@@ -36,6 +48,7 @@ __all__ = [
     "check",
     "convert",
     "evaluate",
+    "export_model",
     "fix",
     "load",
     "precompute",
@@ -53,7 +66,19 @@ _HOMES = {
     "Predictor": "maskwright.engine.predictor",
     "Sam": "maskwright.sam.sam",
     **dict.fromkeys(
-        ("check", "convert", "evaluate", "fix", "load", "precompute", "predict", "sam_info", "stats", "train"),
+        (
+            "check",
+            "convert",
+            "evaluate",
+            "export_model",
+            "fix",
+            "load",
+            "precompute",
+            "predict",
+            "sam_info",
+            "stats",
+            "train",
+        ),
         "maskwright.api",
     ),
 }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from maskwright.api.data import as_dataset
 from maskwright.api.progress import Progress, progress_of
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from maskwright.engine.base_predictor import BasePredictor
     from maskwright.engine.prediction_folder import Summary
     from maskwright.engine.predictor import Predictor
+    from maskwright.engine.processes import Processes
+    from maskwright.export.onnx_predictors import OnnxPredictor
+
+Engine: TypeAlias = Literal["torch", "onnx"]
+"""What computes: PyTorch, or ONNX Runtime alone."""
 
 IN_CONTEXT = ("in_context", "references", "looks")
 """Options that decide how a model is loaded; all others are those of its kind."""
@@ -113,6 +119,24 @@ def load(
     return RECIPES[model.recipe].load(model).to(own_device)
 
 
+def load_onnx(path: str | Path) -> OnnxPredictor:
+    """Load a trained model that was exported to ONNX; it runs with ``onnxruntime`` on the CPU, and PyTorch is not imported.
+
+    Args:
+        path: a file that :func:`maskwright.export_model` wrote, or the run directory that it is in.
+
+    Returns:
+        A predictor: ``predict(images)`` gives a :class:`maskwright.Prediction` for each image.
+
+    Raises:
+        MissingPackageError: the extra ``onnx`` is not installed.
+        WeightsError: nothing was exported there, the file is damaged or of another kind, or the run has another model by now.
+    """
+    from maskwright.export.onnx_predictors import open_predictor
+
+    return open_predictor(path)
+
+
 def evaluate(
     model: str | Path | Predictor,
     dataset: str | Path | Dataset,
@@ -170,7 +194,7 @@ def evaluate(
 
 
 def predict(
-    model: str | Path | Predictor,
+    model: str | Path | BasePredictor,
     images: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
@@ -181,6 +205,7 @@ def predict(
     dataset: bool = True,
     to: ToolName | None = None,
     overwrite: bool = False,
+    engine: Engine | None = None,
     device: str | torch.device | None = None,
     progress: Progress = False,
     **options: Any,
@@ -201,7 +226,7 @@ def predict(
     An interrupted call goes on when it is given again. Under ``accelerate launch`` each process takes its share.
 
     Args:
-        model: a run directory, a model folder, or what :func:`load` gave.
+        model: a run directory, a model folder, a file that :func:`maskwright.export_model` wrote, or what :func:`load` gave.
         images: files and folders (with all their sub-folders), or one dataset.
         out: new, empty, or with predictions of the same model.
         split: of a dataset: only this split.
@@ -211,6 +236,7 @@ def predict(
         dataset: also put the images there: with them the folder is a dataset, which ``Dataset.load`` reads and trainings take.
         to: also write ``out/<to>`` in a format that annotation tools read; see :mod:`maskwright.engine.prediction_export`.
         overwrite: replace what another model, or another image of the same name, left in ``out``.
+        engine: ``torch``, or ``onnx``: ONNX Runtime alone computes what was exported before; left out, ``onnx`` for a file of that kind.
         device: see :func:`load`; of a model that is loaded already: left out, where it is.
         progress: True shows a bar; or what to call as ``progress(done, total)`` for this process' share, begun anew for
             masks that another model makes first.
@@ -231,7 +257,7 @@ def predict(
 
     Raises:
         DataError: ``images`` that do not exist or are none; a file that cannot be written.
-        MaskwrightError: an option that the model does not have, or a folder that holds something else.
+        MaskwrightError: an option that the model does not have, or a folder that holds something else; nothing was exported.
 
     >>> summary = maskwright.predict("runs/polyps", ["new_images", "more/a.jpg"], "predictions", progress=True)
     >>> summary.predicted, summary.skipped, summary.problems
@@ -240,15 +266,13 @@ def predict(
     from maskwright.engine.base_predictor import FolderTask
     from maskwright.engine.prediction_export import export, require_target
     from maskwright.engine.prediction_folder import find_images, predict_folder
-    from maskwright.engine.processes import processes_for
 
     if to is not None:
         require({"--to needs the images in the folder; leave out --no-dataset": dataset})
         require_target(out, to)
     with progress_of(progress, "loading the model"):
-        processes, _ = processes_for(device or "auto")
         jobs = find_images([images] if isinstance(images, str | Path) else images, out, split)
-        predictor, options = _opened(model, device, options)
+        processes, predictor, options = _ready(model, engine, device, options)
         predictor = predictor.with_image_reading(image_reading)
     settings: dict[str, Any] = {"batch": batch, "overwrite": overwrite, "processes": processes}
 
@@ -272,9 +296,33 @@ def predict(
     return dataclasses.replace(summary, written=[*summary.written, path], lost=lost)
 
 
+def _ready(
+    model: str | Path | BasePredictor, engine: Engine | None, device: str | torch.device | None, options: dict[str, Any]
+) -> tuple[Processes, BasePredictor, dict[str, Any]]:
+    """The processes that share the images, the model, and the options that are left when it is loaded."""
+    named = isinstance(model, str | Path)
+    if engine == "onnx" or (engine is None and named and Path(model).suffix == ".onnx"):
+        from maskwright.engine.processes import Alone
+
+        require({"--engine onnx: works in one process; start it without accelerate or torchrun": _is_alone()})
+        predictor = load_onnx(model) if named else model
+        return Alone(), predictor if device is None else predictor.to(device), options
+    from maskwright.engine.processes import processes_for
+
+    processes, _ = processes_for(device or "auto")
+    return processes, *_opened(model, device, options)
+
+
+def _is_alone() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
+P = TypeVar("P", bound="BasePredictor")
+
+
 def _opened(
-    model: str | Path | Predictor, device: str | torch.device | None, options: dict[str, Any]
-) -> tuple[Predictor, dict[str, Any]]:
+    model: str | Path | P, device: str | torch.device | None, options: dict[str, Any]
+) -> tuple[Predictor | P, dict[str, Any]]:
     """A model that may be named by its path, and the options that are left when it is loaded."""
     loading = {name: value for name, value in options.items() if name in IN_CONTEXT}
     rest = {name: value for name, value in options.items() if name not in IN_CONTEXT}

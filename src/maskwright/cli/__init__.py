@@ -21,6 +21,7 @@ from maskwright import interrupts
 from maskwright.api import RECIPES
 from maskwright.cli.arrange import Merge, Sample, Split
 from maskwright.cli.data import Check, Convert, Fix, Stats, Weaken
+from maskwright.cli.export import Export, SamExport
 from maskwright.cli.label import Label, Serve
 from maskwright.cli.models import Demo, Evaluate, Predict
 from maskwright.cli.sam import SamConvert, SamEvaluate, SamInfo, SamPrecompute
@@ -131,6 +132,7 @@ def _app(recipe: str | None) -> SubcommandApp:
         (data, {"check": Check, "fix": Fix, "stats": Stats, "convert": Convert}),
         (data, {"split": Split, "merge": Merge, "sample": Sample, "weaken": Weaken}),
         (sam, {"info": SamInfo, "evaluate": SamEvaluate, "convert": SamConvert, "precompute": SamPrecompute}),
+        (sam, {"export": SamExport}),
     )
     for group, commands in groups:
         for name, command in commands.items():
@@ -140,6 +142,7 @@ def _app(recipe: str | None) -> SubcommandApp:
     app.command(name="serve")(Serve)
     app.command(name="predict")(Predict)
     app.command(name="evaluate")(Evaluate)
+    app.command(name="export")(Export)
     app.command(name="demo")(Demo)
     app.command(data, name="data")
     app.command(sam, name="sam")

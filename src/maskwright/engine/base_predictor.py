@@ -66,6 +66,15 @@ class BasePredictor(ABC):
     signature: str
     image_reading: ImageReading
 
+    @property
+    @abstractmethod
+    def device(self) -> Any:
+        """Where it computes, as PyTorch names devices."""
+
+    @abstractmethod
+    def to(self, device: Any) -> Self:
+        """Move to another device. Raises MaskwrightError for one that is not here."""
+
     def with_image_reading(self, reading: ImageReading) -> Self:
         """The same model, with the same network, which reads images in this way, and in its own where that says nothing."""
         other = copy(self)

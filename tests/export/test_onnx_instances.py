@@ -22,19 +22,19 @@ from maskwright.methods.instances.dense_views import OVERLAP, maps_by
 from maskwright.nets import instance
 from maskwright.nets.dense_instances import create
 from maskwright.sam.sam import Sam
-from tests.helpers import TINY_SIZE, tiny_lite_config
+from tests.helpers import TINY_SIZE, tiny_config, tiny_lite_config
 
 pytestmark = pytest.mark.slow  # the trunk takes a while to be traced
 
 NAMES = ("background", "one", "two")
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[tiny_lite_config, tiny_config], ids=["lite", "hiera"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with an untrained segmenter, sharpened so that it sees objects, and its model in ONNX. Leave it as it is."""
     run = tmp_path_factory.mktemp("runs") / "run"
     torch.manual_seed(0)
-    network = create(Sam.from_config(tiny_lite_config()), len(NAMES), TINY_SIZE, 1.5).requires_grad_(False)
+    network = create(Sam.from_config(request.param()), len(NAMES), TINY_SIZE, 1.5).requires_grad_(False)
     for head in (network.foreground, network.distance):
         head.weight.mul_(4)
     config = describe("s4m", NAMES, TINY_SIZE, segmenter=network.description(), crop=None)

@@ -104,6 +104,7 @@ def _export_dense(predictor: InstancePredictor, network: DenseSegmenter, path: P
         axes={"view": _IMAGES},
         outputs=("logits",),
         facts={**_facts_of(predictor), "zoom": float(network.zoom)},
+        steps={"height": MULTIPLE, "width": MULTIPLE},
     )
     sizes: list[Size] = [(predictor.size, predictor.size), (MULTIPLE, 3 * MULTIPLE), (5 * MULTIPLE, 2 * MULTIPLE)]
     views = [picture(size, seed) for seed, size in enumerate(sizes)]

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -53,6 +53,7 @@ class Graph:
         axes: the open axes of each input, by name of the input: number of the axis → its name.
         outputs: their names.
         facts: more of what the file says of itself.
+        steps: what the lengths of an open axis are multiples of, by its name; left out, 1.
     """
 
     kind: str
@@ -61,6 +62,12 @@ class Graph:
     axes: Mapping[str, Mapping[int, str]]
     outputs: Sequence[str]
     facts: Mapping[str, Any]
+    steps: Mapping[str, int] = field(default_factory=dict)
+
+    def open_axis(self, name: str) -> Any:
+        """An axis of a length that is not fixed, as the exporter takes it."""
+        step = self.steps.get(name, 1)
+        return step * torch.export.Dim(name, min=1, max=MOST_AXIS // step)
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ def _traced(graph: Graph) -> torch.onnx.ONNXProgram:
         raise MissingPackageError("exporting to ONNX needs onnx and onnxscript", "onnx", error) from error
 
     shapes = {
-        name: {axis: torch.export.Dim(given, min=1, max=MOST_AXIS) for axis, given in graph.axes.get(name, {}).items()}
+        name: {axis: graph.open_axis(given) for axis, given in graph.axes.get(name, {}).items()}
         for name in graph.example
     }
     with _quiet(), torch.no_grad():

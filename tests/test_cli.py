@@ -74,6 +74,40 @@ def test_help_and_version_come_at_once_and_in_a_process():
 
 
 @pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "samix", "--help"],
+        ["train", "samix", "nothing", "--out", "runs/a"],
+        ["train", "clicks", ".", "--out", "runs/a", "--sam", "nothing"],
+        ["evaluate", "nothing", "."],
+        ["evaluate", ".", "nothing"],
+        ["predict", "nothing", "{image}", "--out", "b"],
+        ["export", "nothing"],
+        ["sam", "info", "nothing"],
+        ["sam", "precompute", "nano", "nothing", "--store", "c"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_wrong_in_the_arguments_is_told_before_pytorch_is_imported(
+    args: list[str], photos: Path, tmp_path: Path
+):
+    program = (
+        "import sys\nfrom maskwright.cli import main\n"
+        "try:\n    status = main()\nexcept SystemExit as error:\n    status = error.code\n"
+    )
+    words = [word.format(image=photos / "a.png") for word in args]
+    done = subprocess.run(
+        [sys.executable, "-c", program + "print(status, 'torch' in sys.modules)", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert done.stdout.splitlines()[-1] == ("0 False" if "--help" in args else "1 False")
+    assert ("nothing: " in done.stderr) == ("--help" not in args)
+
+
+@pytest.mark.parametrize(
     "args", [[], ["nonsense"], ["data"], ["data", "check"], ["predict", "run"], ["data", "convert", "a", "--to", "b"]]
 )
 def test_usage_errors_end_with_2(args: list[str], capsys):

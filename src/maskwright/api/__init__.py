@@ -16,7 +16,7 @@ comes with the first call that needs it.
 """
 
 from maskwright.api.arrange import merge, sample, split
-from maskwright.api.data import CheckResult, check, convert, fix, stats, use_cache, weaken
+from maskwright.api.data import CheckResult, check, convert, fix, require_data, stats, use_cache, weaken
 from maskwright.api.export import Exported, Target, export_model, sam_export
 from maskwright.api.models import Engine, evaluate, load, load_onnx, predict, train
 from maskwright.api.progress import busy
@@ -54,6 +54,7 @@ __all__ = [
     "merge",
     "precompute",
     "predict",
+    "require_data",
     "sam_convert",
     "sam_evaluate",
     "sam_export",

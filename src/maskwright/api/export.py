@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from maskwright.api.models import load
 from maskwright.errors import MaskwrightError, require
 from maskwright.export.exported import Exported
+from maskwright.sam.sources import require_source
 
 Target: TypeAlias = Literal["onnx"]
 
@@ -42,6 +43,9 @@ def export_model(run: str | Path, to: Target = "onnx", out: str | Path | None = 
     ):
         raise MaskwrightError(f"{run}: is no run directory; say where the file shall be with --out FILE.onnx")
     require({f"--out {path}: must end in .onnx": path.suffix == ".onnx"})
+    from maskwright.engine.model_folder import find_model
+
+    find_model(run)
     from maskwright.export.onnx_models import export_predictor
 
     return export_predictor(load(run, device="cpu"), path)
@@ -66,6 +70,7 @@ def sam_export(sam: str | Path, out: str | Path, to: Target = "onnx", *, size: i
         WeightsError: the weights cannot be loaded.
     """
     _require_onnx(to)
+    require_source(sam)
     from maskwright.export.onnx_models import export_sam
     from maskwright.sam.sam import Sam
 

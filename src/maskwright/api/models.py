@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
-from maskwright.api.data import as_dataset
+from maskwright.api.data import as_dataset, require_data
 from maskwright.api.progress import Progress, progress_of
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName, ToolName
@@ -104,6 +104,9 @@ def load(
     ...     prediction.overlay().show()
     >>> next(maskwright.load("runs/polyps", in_context=True).predict("a.jpg")).references
     """
+    from maskwright.engine.model_folder import find_model
+
+    find_model(path)
     from maskwright.engine.model import Model
     from maskwright.engine.processes import processes_for
 
@@ -183,6 +186,7 @@ def evaluate(
     from maskwright.data.files import write_atomic
     from maskwright.engine.values import strict_json
 
+    require_data(dataset)
     with progress_of(progress, "evaluating") as call:
         predictor, options = _opened(model, None, options)
         scores = predictor.evaluate(
@@ -307,8 +311,11 @@ def _ready(
         require({"--engine onnx: works in one process; start it without accelerate or torchrun": _is_alone()})
         predictor = load_onnx(model) if named else model
         return Alone(), predictor if device is None else predictor.to(device), options
+    from maskwright.engine.model_folder import find_model
     from maskwright.engine.processes import processes_for
 
+    if named:
+        find_model(model)
     processes, _ = processes_for(device or "auto")
     return processes, *_opened(model, device, options)
 

@@ -6,11 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from maskwright.api.data import as_dataset
+from maskwright.api.data import as_dataset, require_data
 from maskwright.api.progress import Progress, progress_of
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName
 from maskwright.errors import DataError
+from maskwright.sam.sources import require_source
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,7 @@ def sam_info(
     >>> maskwright.sam_info("facebook/sam2.1-hiera-tiny")["encode_ms"]
     412.6
     """
+    require_source(sam)
     from maskwright.engine.devices import find_device
     from maskwright.sam.info import info
 
@@ -97,6 +99,8 @@ def sam_evaluate(
     """
     from maskwright.data.files import write_atomic
 
+    require_source(sam)
+    require_data(dataset)
     with progress_of(progress, "evaluating") as call:
         from maskwright.data.intensity import settled
         from maskwright.engine.devices import find_device
@@ -203,6 +207,8 @@ def precompute(
     >>> maskwright.precompute("nano", "polyps", "embeddings/polyps")
     (1000, 0)
     """
+    require_source(sam)
+    require_data(dataset)
     with progress_of(progress, "encoding") as call, ExitStack() as locked:
         from maskwright.data.intensity import settled
         from maskwright.engine.files import disk

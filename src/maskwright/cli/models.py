@@ -184,8 +184,9 @@ class Evaluate:
 
     def __call__(self) -> None:
         at_least_1(batch=self.batch)
-        from maskwright.api import busy, evaluate, load
+        from maskwright.api import busy, evaluate, load, require_data
 
+        require_data(self.data)
         options = {**self.semantic.given(), **self.click_agent.given()}
         with busy("loading the model"):
             model = load(self.run, device=self.device, **self.in_context.given())

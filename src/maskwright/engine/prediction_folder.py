@@ -31,7 +31,7 @@ import numpy as np
 from maskwright.data import formats
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import leaves_folder
-from maskwright.data.files import place_file, write_atomic
+from maskwright.data.files import place_file, require_there, write_atomic
 from maskwright.data.formats.predictions import FORMAT, INDEX, VERSION
 from maskwright.data.image_files import IMAGE_SUFFIXES
 from maskwright.data.lookahead import ahead
@@ -110,9 +110,7 @@ def find_images(sources: Sequence[str | Path], out: str | Path, split: str | Non
     if not sources:
         raise DataError(["there is nothing to predict; give image files, folders or a dataset"])
     paths = [Path(os.path.abspath(source)) for source in sources]
-    missing = [f"{path}: there is no such file or folder; check the path" for path in paths if not path.exists()]
-    if missing:
-        raise DataError(missing)
+    require_there(*paths)
     datasets = [path for path in paths if formats.detect(path)]
     if datasets and len(paths) > 1:
         raise DataError([f"{datasets[0]}: is a dataset; give it alone, or its image folder together with the others"])

@@ -18,6 +18,7 @@ comes with the first call that needs it.
 from maskwright.api.arrange import merge, sample, split
 from maskwright.api.data import CheckResult, check, convert, fix, require_data, stats, use_cache, weaken
 from maskwright.api.export import Exported, Target, export_model, sam_export
+from maskwright.api.hub import push
 from maskwright.api.models import Engine, evaluate, load, load_onnx, predict, train
 from maskwright.api.progress import busy
 from maskwright.api.sam import precompute, sam_convert, sam_evaluate, sam_info, sam_score_table
@@ -54,6 +55,7 @@ __all__ = [
     "merge",
     "precompute",
     "predict",
+    "push",
     "require_data",
     "sam_convert",
     "sam_evaluate",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from maskwright.api.data import as_dataset, require_data
+from maskwright.api.hub import located
 from maskwright.api.progress import Progress, progress_of
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName, ToolName
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 Engine: TypeAlias = Literal["torch", "onnx"]
 """What computes: PyTorch, or ONNX Runtime alone."""
 
-IN_CONTEXT = ("in_context", "references", "looks")
+LOADING = ("in_context", "references", "looks", "revision")
 """Options that decide how a model is loaded; all others are those of its kind."""
 
 
@@ -78,16 +79,18 @@ def load(
     in_context: bool = False,
     references: int | None = None,
     looks: int | None = None,
+    revision: str | None = None,
     device: str | torch.device | None = None,
 ) -> Predictor:
     """Load a trained model.
 
     Args:
-        path: a run directory, or the ``model`` folder in it (or a copy of that).
+        path: a run directory, or the ``model`` folder in it (or a copy of that); or a model on the Hugging Face hub, ``hf://OWNER/NAME``.
         in_context: of a model of ``samix``: segment with SAM and the model's reference pool, instead of with the segmenter.
         references: in context, how many SAM is shown; left out, as many as in training.
         looks: in context, sets of references that SAM answers before one is chosen; 0: chosen before SAM has answered; left out, 16
             if the model has a policy, else 0.
+        revision: of a model on the hub: a branch, a tag or a commit; left out, the newest. ``hf://OWNER/NAME@REVISION`` says the same.
         device: such as ``"cuda:1"``; left out, a GPU if there is one, else the CPU.
 
     Returns:
@@ -104,9 +107,7 @@ def load(
     ...     prediction.overlay().show()
     >>> next(maskwright.load("runs/polyps", in_context=True).predict("a.jpg")).references
     """
-    from maskwright.engine.model_folder import find_model
-
-    find_model(path)
+    path = located(path, revision)
     from maskwright.engine.model import Model
     from maskwright.engine.processes import processes_for
 
@@ -253,7 +254,7 @@ def predict(
               about one image; or ``masks``: a folder of masks to refine, or the run of a segmenter, whose masks are then
               made first, in ``out/given``;
 
-            and those of :func:`load` (``in_context``, ``references``, ``looks``), where the model is a path.
+            and those of :func:`load` (``in_context``, ``references``, ``looks``, ``revision``), where the model is a path.
 
     Returns:
         A :class:`maskwright.engine.prediction_folder.Summary`: ``predicted``, ``skipped``, ``problems`` (one line for each
@@ -311,11 +312,10 @@ def _ready(
         require({"--engine onnx: works in one process; start it without accelerate or torchrun": _is_alone()})
         predictor = load_onnx(model) if named else model
         return Alone(), predictor if device is None else predictor.to(device), options
-    from maskwright.engine.model_folder import find_model
+    if named:
+        model, options = located(model, options.get("revision")), {**options, "revision": None}
     from maskwright.engine.processes import processes_for
 
-    if named:
-        find_model(model)
     processes, _ = processes_for(device or "auto")
     return processes, *_opened(model, device, options)
 
@@ -331,8 +331,8 @@ def _opened(
     model: str | Path | P, device: str | torch.device | None, options: dict[str, Any]
 ) -> tuple[Predictor | P, dict[str, Any]]:
     """A model that may be named by its path, and the options that are left when it is loaded."""
-    loading = {name: value for name, value in options.items() if name in IN_CONTEXT}
-    rest = {name: value for name, value in options.items() if name not in IN_CONTEXT}
+    loading = {name: value for name, value in options.items() if name in LOADING}
+    rest = {name: value for name, value in options.items() if name not in LOADING}
     if isinstance(model, str | Path):
         return load(model, device=device, **loading), rest
     # A predictor refuses options for loading, as they come too late.

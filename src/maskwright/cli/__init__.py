@@ -22,6 +22,7 @@ from maskwright.api import RECIPES
 from maskwright.cli.arrange import Merge, Sample, Split
 from maskwright.cli.data import Check, Convert, Fix, Stats, Weaken
 from maskwright.cli.export import Export, SamExport
+from maskwright.cli.hub import Push
 from maskwright.cli.label import Label, Serve
 from maskwright.cli.models import Demo, Evaluate, Predict
 from maskwright.cli.sam import SamConvert, SamEvaluate, SamInfo, SamPrecompute
@@ -143,6 +144,7 @@ def _app(recipe: str | None) -> SubcommandApp:
     app.command(name="predict")(Predict)
     app.command(name="evaluate")(Evaluate)
     app.command(name="export")(Export)
+    app.command(name="push")(Push)
     app.command(name="demo")(Demo)
     app.command(data, name="data")
     app.command(sam, name="sam")

@@ -11,7 +11,9 @@ def find_model(path: str | Path) -> Path:
     """The model folder that a run directory, or a model folder itself, names. Raises WeightsError where there is none."""
     path = Path(path)
     if not path.exists():
-        raise WeightsError(f"{path}: there is no such folder; give a run directory, or the model folder in it")
+        raise WeightsError(
+            f"{path}: there is no such folder; give a run directory, the model folder in it, or hf://OWNER/NAME"
+        )
     if not path.is_dir():
         raise WeightsError(f"{path}: is a file; give the run directory, or the model folder in it")
     folder = path / "model" if (path / "model").is_dir() else path

@@ -136,9 +136,9 @@ class Predictor(BasePredictor):
             split, options: as :meth:`evaluate` takes them.
 
         Returns:
-            None for a model folder by itself: there is no run around it, and nothing but the model belongs into it.
+            None for a model folder by itself, or one of a hub: there is no run around it, and nothing but the model belongs into it.
         """
-        if Path(run).resolve() == self.folder.resolve():
+        if not Path(run).is_dir() or Path(run).resolve() == self.folder.resolve():
             return None
         name = "".join(c if c.isalnum() or c in "._-" else "_" for c in split)
         return Path(run, f"evaluation-{name}{self.scores_ending(options)}.json")

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,30 @@ def files(folder: Path) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------ usage
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes_commands_options_and_values(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert call("completion", "bash") == 0
+    script = capsys.readouterr().out
+    assert call("completion", "bash", "--install") == 0
+    path = tmp_path / "bash-completion" / "completions" / "maskwright"
+    assert path.read_text() == script
+    assert f"written: {path}" in capsys.readouterr().out
+
+    def completed(*words: str) -> list[str]:
+        quoted = " ".join(map(shlex.quote, words))
+        lines = (
+            f"COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _tyro_maskwright; printf '%s\n' \"${{COMPREPLY[@]}}\""
+        )
+        done = subprocess.run(["bash", "-c", f"source {path}\n{lines}"], capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert completed("maskwright", "ev") == ["evaluate"]
+    assert set(RECIPES) < set(completed("maskwright", "train", ""))
+    assert "--minutes" in completed("maskwright", "train", "s4m", "--m")
+    assert {"onnx", "torch"} <= set(completed("maskwright", "predict", "run", "a.png", "--engine", ""))
 
 
 def test_help_and_version_come_at_once_and_in_a_process():

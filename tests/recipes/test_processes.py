@@ -200,12 +200,33 @@ def test_an_uneven_share_of_which_a_process_dies_is_taken_over(
     for path in (tmp_path / "one" / "masks").glob("*.png"):
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(tmp_path / "two/masks" / path.name)))
 
-    words = ["sam", "precompute", tiny_sam_folder, scene_folder, "--device", "cpu", "--batch", 1, "--store"]
-    dying(tmp_path, *words, tmp_path / "store")
-    said = launch(*words, tmp_path / "store")
+
+@pytest.mark.parametrize("kind", [(), ("--shards",)], ids=["files", "shards"])
+def test_embeddings_of_a_process_that_dies_are_kept_and_the_others_made(
+    scene_folder: Path, tiny_sam_folder: Path, tmp_path: Path, kind: tuple[str, ...]
+):
+    store, dataset = tmp_path / "store", Dataset.load(scene_folder)
+    words = [
+        "sam",
+        "precompute",
+        tiny_sam_folder,
+        scene_folder,
+        "--device",
+        "cpu",
+        "--batch",
+        1,
+        *kind,
+        "--store",
+        store,
+    ]
+    dying(tmp_path, *words)
+    said = launch(*words)
     assert f"{len(dataset)} images encoded" not in said  # what was done before is not done again
-    store = EmbeddingStore(tmp_path / "store", signature(Sam.load(tiny_sam_folder)))
-    assert store.missing([store.key(dataset.image_path(sample)) for sample in dataset]) == []
+    found = EmbeddingStore(store, signature(Sam.load(tiny_sam_folder)))
+    assert found.missing([found.key(dataset.image_path(sample)) for sample in dataset]) == []
+    if kind:
+        # The two that came after the kill went on in the shards of those before.
+        assert len(list((store / "shards").glob("*.data"))) == 2
 
 
 def test_precompute_shares_the_images_and_goes_on(scene_folder: Path, tiny_sam_folder: Path, tmp_path: Path):

@@ -176,6 +176,7 @@ def precompute(
     image_reading: ImageReading = PLAIN,
     size: int | None = None,
     dtype: Literal["float32", "float16"] = "float32",
+    shards: bool = False,
     batch: int = 8,
     overwrite: bool = False,
     device: str | torch.device | None = None,
@@ -192,6 +193,8 @@ def precompute(
         image_reading: which page, channels and range of intensity of the image files count.
         store: folder for the embeddings, read by :class:`maskwright.sam.store.EmbeddingStore`.
         dtype: float16 takes half the space.
+        shards: keep the embeddings in a few large files, one under way for each process, instead of a file for each image; a store that
+            does so already goes on with it.
         batch: images per pass of the encoder.
         overwrite: empty a store that was made with other weights.
         progress: True shows a bar; or what to call as ``progress(done, total)`` for this process' share.
@@ -228,7 +231,9 @@ def precompute(
         # The main process first, so that a store to be emptied is empty before anyone else opens it.
         if not processes.is_main_process:
             processes.wait_for_everyone()
-        embeddings = EmbeddingStore(store, signature(model, dtype), memory_bytes=0, overwrite=overwrite)
+        embeddings = EmbeddingStore(
+            store, signature(model, dtype), memory_bytes=0, overwrite=overwrite, shards=shards or None
+        )
         if processes.is_main_process:
             processes.wait_for_everyone()
         rank, world = processes.process_index, processes.num_processes
@@ -237,6 +242,7 @@ def precompute(
             counts = encode_all(model, images, embeddings, batch=batch, rank=rank, world=world, progress=call)
         except DataError as error:
             problems = error.problems
+        embeddings.close()
     if world > 1:
         from accelerate.utils import gather_object
 

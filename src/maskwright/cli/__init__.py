@@ -116,6 +116,9 @@ def completion_script(shell: str) -> str:
 
 def _run(args: Sequence[str]) -> int:
     recipe, command = _recipe_of(args), parse(args)
+    if isinstance(command, Completion):
+        command.offer(completion_script(command.shell))
+        return 0
     if recipe is None:
         return command() or 0
     run = RECIPES[recipe].module().main(command)

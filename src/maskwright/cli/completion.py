@@ -24,10 +24,8 @@ class Completion:
     install: FlagCreatePairsOff[bool] = False
     """Write the script to your home folder instead of printing it; new shells then find it."""
 
-    def __call__(self) -> None:
-        from maskwright.cli import completion_script
-
-        script = completion_script(self.shell)
+    def offer(self, script: str) -> None:
+        """Print the script, which is made of all commands, or write it where the shell looks."""
         if not self.install:
             print(script, end="")
             return

@@ -182,8 +182,10 @@ def test_without_a_connection(run: Path, hub: FakeHub, monkeypatch: pytest.Monke
 def test_paths_of_this_machine_are_told(hub: FakeHub, run: Path):
     config = json.loads((run / "model" / "config.json").read_text())
     seal(run / "model", config | {"in_context": {"sam": "/home/me/sam", "list": ["/home/me/sam"]}})
+    (run / "model" / "README.md").write_text("# card\n\nSAM weights `/home/me/models/sam`, on `C:\\me\\sam`.\n")
     pushed = maskwright.push(run, "me/polyps")
     assert [note for note in pushed.notes if "config.json names /home/me/sam" in note]
+    assert "weights `sam`" in hub.repos["me/polyps"].commits[pushed.revision]["README.md"].decode()
     assert [note for note in pushed.notes if "no licence was stated" in note]
     assert "license" not in hub.repos["me/polyps"].commits[pushed.revision]["README.md"].decode()
 

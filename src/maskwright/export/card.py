@@ -81,7 +81,9 @@ def _body(model: Model, repo: str) -> str:
         path.read_text("utf-8") if path.is_file() else f"# A model of the recipe {model.recipe}, made with maskwright\n"
     )
     without_metadata = re.sub(r"\A---\n.*?\n---\n+", "", text, flags=re.DOTALL)
-    return without_metadata.replace("maskwright.load('RUN')", f"maskwright.load('hf://{repo}')")
+    # Of a path between backticks, such as that of a SAM, only the last name is anybody's business.
+    without_paths = re.sub(r"`(?:[A-Za-z]:)?[/\\][^`\n]*[/\\]([^`/\\\n]+)`", r"`\1`", without_metadata)
+    return without_paths.replace("maskwright.load('RUN')", f"maskwright.load('hf://{repo}')")
 
 
 def _tables(scores: Sequence[Mapping[str, Any]]) -> list[str]:

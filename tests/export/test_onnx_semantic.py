@@ -108,10 +108,14 @@ def test_what_a_model_in_onnx_cannot_do_is_refused(exported: Path, photos: Path,
         ({"flip": True}, "--flip"),
         ({"in_context": True}, "--in-context"),
         ({"device": "cuda"}, "--device cuda"),
-        ({"engine": "torch"}, "is a file"),
+        ({"engine": "torch"}, "is a file in ONNX"),
     ):
         with pytest.raises(MaskwrightError, match=text):
             maskwright.predict(file, photos, tmp_path / "out", **settings)
+    loaded = api.load_onnx(file)
+    assert maskwright.predict(loaded, photos, tmp_path / "loaded").predicted == len(SIZES)
+    with pytest.raises(MaskwrightError, match="loaded already"):
+        maskwright.predict(loaded, photos, tmp_path / "out", engine="torch")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MaskwrightError, match="one process"):
         maskwright.predict(file, photos, tmp_path / "out")

@@ -306,11 +306,14 @@ def _ready(
 ) -> tuple[Processes, BasePredictor, dict[str, Any]]:
     """The processes that share the images, the model, and the options that are left when it is loaded."""
     named = isinstance(model, str | Path)
-    if engine == "onnx" or (engine is None and named and Path(model).suffix == ".onnx"):
+    require(
+        {f"engine {engine!r}: this model is loaded already, and has its own; leave it out": named or engine is None}
+    )
+    if named and (engine == "onnx" or (engine is None and Path(model).suffix == ".onnx")):
         from maskwright.engine.processes import Alone
 
         require({"--engine onnx: works in one process; start it without accelerate or torchrun": _is_alone()})
-        predictor = load_onnx(model) if named else model
+        predictor = load_onnx(model)
         return Alone(), predictor if device is None else predictor.to(device), options
     if named:
         model, options = located(model, options.get("revision")), {**options, "revision": None}

@@ -14,6 +14,11 @@ def find_model(path: str | Path) -> Path:
         raise WeightsError(
             f"{path}: there is no such folder; give a run directory, the model folder in it, or hf://OWNER/NAME"
         )
+    if path.suffix == ".onnx" and path.is_file():
+        raise WeightsError(
+            f"{path}: is a file in ONNX, which `maskwright predict` runs, and `maskwright.api.load_onnx` loads; give the run directory for "
+            "everything else"
+        )
     if not path.is_dir():
         raise WeightsError(f"{path}: is a file; give the run directory, or the model folder in it")
     folder = path / "model" if (path / "model").is_dir() else path

@@ -59,7 +59,7 @@ class Saboteur:
         for name in self.NAMES:
             patch.setattr(os, name, self.wrap(getattr(os, name)))
         patch.setattr(files, "open", self.wrap(builtins.open), raising=False)
-        patch.setattr(files, "save_file", self.wrap(save_file, half=True))
+        patch.setattr("safetensors.torch.save_file", self.wrap(save_file, half=True))
 
     def wrap(self, function, half: bool = False):
         def wrapped(*args, **kwargs):

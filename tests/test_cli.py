@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,30 @@ def files(folder: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ usage
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes_commands_options_and_values(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert call("completion", "bash") == 0
+    script = capsys.readouterr().out
+    assert call("completion", "bash", "--install") == 0
+    path = tmp_path / "bash-completion" / "completions" / "maskwright"
+    assert path.read_text() == script
+    assert f"written: {path}" in capsys.readouterr().out
+
+    def completed(*words: str) -> list[str]:
+        quoted = " ".join(map(shlex.quote, words))
+        lines = (
+            f"COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _tyro_maskwright; printf '%s\n' \"${{COMPREPLY[@]}}\""
+        )
+        done = subprocess.run(["bash", "-c", f"source {path}\n{lines}"], capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert completed("maskwright", "ev") == ["evaluate"]
+    assert set(RECIPES) < set(completed("maskwright", "train", ""))
+    assert "--minutes" in completed("maskwright", "train", "s4m", "--m")
+    assert {"onnx", "torch"} <= set(completed("maskwright", "predict", "run", "a.png", "--engine", ""))
+
+
 def test_help_and_version_come_at_once_and_in_a_process():
     before = os.times()
     done = subprocess.run([sys.executable, "-m", "maskwright", "--help"], capture_output=True, text=True, check=False)
@@ -71,6 +96,40 @@ def test_help_and_version_come_at_once_and_in_a_process():
         [sys.executable, "-m", "maskwright", "--version"], capture_output=True, text=True, check=False
     )
     assert done.stdout == f"maskwright {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "samix", "--help"],
+        ["train", "samix", "nothing", "--out", "runs/a"],
+        ["train", "clicks", ".", "--out", "runs/a", "--sam", "nothing"],
+        ["evaluate", "nothing", "."],
+        ["evaluate", ".", "nothing"],
+        ["predict", "nothing", "{image}", "--out", "b"],
+        ["export", "nothing"],
+        ["sam", "info", "nothing"],
+        ["sam", "precompute", "nano", "nothing", "--store", "c"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_wrong_in_the_arguments_is_told_before_pytorch_is_imported(
+    args: list[str], photos: Path, tmp_path: Path
+):
+    program = (
+        "import sys\nfrom maskwright.cli import main\n"
+        "try:\n    status = main()\nexcept SystemExit as error:\n    status = error.code\n"
+    )
+    words = [word.format(image=photos / "a.png") for word in args]
+    done = subprocess.run(
+        [sys.executable, "-c", program + "print(status, 'torch' in sys.modules)", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert done.stdout.splitlines()[-1] == ("0 False" if "--help" in args else "1 False")
+    assert ("nothing: " in done.stderr) == ("--help" not in args)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def test_the_contract_holds() -> None:
         ("rl/rewards.py", "engine.ema", FOR_TYPES, {"below"}),
         ("recipes/s4m/trainer.py", "recipes.samix.trainer", IN_A_FUNCTION, {"recipes"}),
         ("methods/semantic/scores.py", "methods.instances.paste", FOR_TYPES, {"methods"}),
+        ("methods/semantic/scores.py", "export.onnx_file", FOR_TYPES, {"rooms", "circles"}),
         ("data/labels.py", "data.manifest", IN_A_FUNCTION, {"circles"}),
     ],
 )
@@ -86,6 +87,8 @@ def test_optional_packages_are_imported_in_one_place_each() -> None:
     users = {"maskwright.methods.clicks.pixel_agent", "maskwright.recipes.clicks.sb3"}
     assert graph.find_modules_that_directly_import("maskwright.rl.sb3") == users
     assert "tensorboard" not in graph.modules
+    assert graph.find_modules_that_directly_import("onnxruntime") == {"maskwright.export.onnx_file"}
+    assert graph.find_modules_that_directly_import("onnxscript") == {"maskwright.export.onnx_writer"}
 
 
 def test_no_package_is_in_a_circle_with_a_module_of_its_own() -> None:

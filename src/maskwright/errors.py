@@ -61,6 +61,16 @@ class WeightsError(MaskwrightError):
     """Weights that are missing, damaged, of another model, or in a format that is not loaded."""
 
 
+class NotFiniteError(WeightsError):
+    """What a network gives is NaN or infinite, so its weights are damaged or its training has diverged."""
+
+    def __init__(self, where: str = "the network") -> None:
+        super().__init__(
+            f"{where}: what it gives is not a finite number (NaN or infinity): its weights are damaged, or its training has "
+            "diverged; restore the folder from the run that made it, or train again with a lower learning rate"
+        )
+
+
 class RunError(MaskwrightError):
     """A run directory that cannot be used as asked."""
 

@@ -109,3 +109,19 @@ def test_a_rehearsal_of_the_gpu_on_a_cpu(benchmark, figures_of, tiny_sam_folder:
         assert row["operations"] > 0
         assert 0 < row["least_seconds"] < 60
     assert "On cpu" in told
+
+
+@pytest.mark.slow
+def test_onnx_speed(benchmark, figures_of, tiny_lite_sam_folder: Path, monkeypatch) -> None:
+    bench = benchmark("onnx_speed")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    figures, told = figures_of(bench, sam=str(tiny_lite_sam_folder), width=90, height=70, **SMALLEST)
+    assert list(figures["seconds"]) == [
+        "SAM: encode",
+        "SAM: a click",
+        "masks of categories",
+        "objects",
+        "a process of `predict`",
+    ]
+    assert all(value > 0 for by in figures["seconds"].values() for value in by.values())
+    assert "an image of 90 x 70, canvas 64" in told

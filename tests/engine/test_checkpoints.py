@@ -16,7 +16,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from maskwright.engine import files
 from maskwright.engine.run import Run
 from maskwright.errors import MaskwrightError, RunError, WeightsError
 from tests.run_helpers import Killed, leftovers, prepared, sabotage, start, weights
@@ -150,7 +149,7 @@ def test_safetensors_own_error_for_a_full_disk(tmp_path: Path, monkeypatch: pyte
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     with start(tmp_path) as run:
-        monkeypatch.setattr(files, "save_file", full)
+        monkeypatch.setattr("safetensors.torch.save_file", full)
         with pytest.raises(RunError, match="disk of this folder is full"):
             run.save_checkpoint(1, weights(1), {})
     assert leftovers(tmp_path) == []

@@ -149,6 +149,86 @@ def test_predict_shares_the_images_and_goes_on(scene_folder: Path, tiny_sam_fold
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(out / "masks" / path.name)))
 
 
+DYING = """
+import os, sys
+from maskwright.cli import main
+from maskwright.engine import prediction_folder
+from maskwright.sam import precompute
+
+calls = []
+
+
+def deadly(function):
+    def call(*args):
+        calls.append(1)
+        if os.environ["RANK"] == "1" and len(calls) == 2:
+            os.kill(os.getpid(), 9)
+        return function(*args)
+
+    return call
+
+
+prediction_folder._write = deadly(prediction_folder._write)
+precompute._encode = deadly(precompute._encode)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def dying(folder: Path, *args: object) -> None:
+    """Two processes of `maskwright`, of which the second is killed at its second image."""
+    script = folder / "dying.py"
+    script.write_text(DYING)
+    command = python("torch.distributed.run", "--standalone", "--nproc-per-node", 2, script, *args)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode != 0
+    assert "Signal 9" in done.stderr or "SIGKILL" in done.stderr
+
+
+def test_an_uneven_share_of_which_a_process_dies_is_taken_over(
+    scene_folder: Path, tiny_sam_folder: Path, tmp_path: Path
+):
+    run = samix.main(settings(scene_folder, tmp_path / "run", tiny_sam_folder, pseudo="none", steps=1))
+    dataset = Dataset.load(scene_folder)
+    images = [dataset.image_path(sample) for sample in dataset][:7]
+    words = ["predict", run, *images, "--device", "cpu", "--batch", 1, "--out"]
+    dying(tmp_path, *words, tmp_path / "two")
+    launch(*words, tmp_path / "two")
+    assert main([*map(str, words), str(tmp_path / "one")]) == 0
+    ours, theirs = (json.loads((tmp_path / name / "predictions.json").read_text())["images"] for name in ("one", "two"))
+    assert [row["name"] for row in ours] == [row["name"] for row in theirs]
+    assert len(theirs) == 7
+    for path in (tmp_path / "one" / "masks").glob("*.png"):
+        assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(tmp_path / "two/masks" / path.name)))
+
+
+@pytest.mark.parametrize("kind", [(), ("--shards",)], ids=["files", "shards"])
+def test_embeddings_of_a_process_that_dies_are_kept_and_the_others_made(
+    scene_folder: Path, tiny_sam_folder: Path, tmp_path: Path, kind: tuple[str, ...]
+):
+    store, dataset = tmp_path / "store", Dataset.load(scene_folder)
+    words = [
+        "sam",
+        "precompute",
+        tiny_sam_folder,
+        scene_folder,
+        "--device",
+        "cpu",
+        "--batch",
+        1,
+        *kind,
+        "--store",
+        store,
+    ]
+    dying(tmp_path, *words)
+    said = launch(*words)
+    assert f"{len(dataset)} images encoded" not in said  # what was done before is not done again
+    found = EmbeddingStore(store, signature(Sam.load(tiny_sam_folder)))
+    assert found.missing([found.key(dataset.image_path(sample)) for sample in dataset]) == []
+    if kind:
+        # The two that came after the kill went on in the shards of those before.
+        assert len(list((store / "shards").glob("*.data"))) == 2
+
+
 def test_precompute_shares_the_images_and_goes_on(scene_folder: Path, tiny_sam_folder: Path, tmp_path: Path):
     said = launch("sam", "precompute", tiny_sam_folder, scene_folder, "--store", tmp_path / "store", "--device", "cpu")
     dataset, sam = Dataset.load(scene_folder), Sam.load(tiny_sam_folder)

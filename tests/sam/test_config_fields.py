@@ -16,7 +16,7 @@ from maskwright.nets.clip_surgery import NANO_CLIP
 from maskwright.nets.instance import small_config
 from maskwright.sam.config_fields import FIELDS, Complete, field_problems
 from maskwright.sam.pretrained import check_config, closed, quiet_transformers
-from maskwright.sam.weights import BUNDLED
+from maskwright.sam.sources import BUNDLED
 from tests.helpers import tiny_config, tiny_lite_config
 
 UNUSED = {

@@ -10,8 +10,9 @@ from transformers import Sam2VideoModel
 from maskwright.data.scenes import render
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Sam
+from maskwright.sam.sources import NANO
 from maskwright.sam.store import weights_signature
-from maskwright.sam.weights import EARLIER, NANO, nano_config
+from maskwright.sam.weights import EARLIER, nano_config
 
 
 @pytest.fixture(scope="module")

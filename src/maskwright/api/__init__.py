@@ -18,8 +18,10 @@ comes with the first call that needs it.
 
 from maskwright.api.arrange import merge, sample, split
 from maskwright.api.curate import apply_repairs, audit, budget, next_labels
-from maskwright.api.data import CheckResult, check, convert, fix, stats, use_cache, weaken
-from maskwright.api.models import evaluate, load, predict, train
+from maskwright.api.data import CheckResult, check, convert, fix, require_data, stats, use_cache, weaken
+from maskwright.api.export import Exported, Target, export_model, sam_export
+from maskwright.api.hub import push
+from maskwright.api.models import Engine, evaluate, load, load_onnx, predict, train
 from maskwright.api.progress import busy
 from maskwright.api.sam import precompute, sam_convert, sam_evaluate, sam_info, sam_score_table
 from maskwright.data.choices import Crowd, KindName, Twins
@@ -35,9 +37,12 @@ __all__ = [
     "WRITTEN",
     "CheckResult",
     "Crowd",
+    "Engine",
+    "Exported",
     "ImageReading",
     "KindName",
     "ReadName",
+    "Target",
     "ToolName",
     "Twins",
     "WrittenName",
@@ -48,14 +53,19 @@ __all__ = [
     "check",
     "convert",
     "evaluate",
+    "export_model",
     "fix",
     "load",
+    "load_onnx",
     "merge",
     "next_labels",
     "precompute",
     "predict",
+    "push",
+    "require_data",
     "sam_convert",
     "sam_evaluate",
+    "sam_export",
     "sam_info",
     "sam_score_table",
     "sample",

@@ -71,6 +71,14 @@ def as_dataset(
     return data.with_image_reading(image_reading.over(data.image_reading))
 
 
+def require_data(data: str | Path | Dataset) -> None:
+    """Raise DataError where a path is not there; told at once, before what takes seconds to load."""
+    from maskwright.data.files import require_there
+
+    if isinstance(data, str | Path):
+        require_there(data)
+
+
 def use_cache(folder: str | Path | None) -> None:
     """Keep masks that are made of other labels in this folder from now on; None leaves it as it is.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
-from maskwright.api.data import as_dataset
+from maskwright.api.data import as_dataset, require_data
+from maskwright.api.hub import located
 from maskwright.api.progress import Progress, progress_of
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName, ToolName
@@ -19,10 +21,16 @@ if TYPE_CHECKING:
     import torch
 
     from maskwright.data.dataset import Dataset
+    from maskwright.engine.base_predictor import BasePredictor
     from maskwright.engine.prediction_folder import Summary
     from maskwright.engine.predictor import Predictor
+    from maskwright.engine.processes import Processes
+    from maskwright.export.onnx_predictors import OnnxPredictor
 
-IN_CONTEXT = ("in_context", "references", "looks")
+Engine: TypeAlias = Literal["torch", "onnx"]
+"""What computes: PyTorch, or ONNX Runtime alone."""
+
+LOADING = ("in_context", "references", "looks", "revision")
 """Options that decide how a model is loaded; all others are those of its kind."""
 
 
@@ -71,16 +79,18 @@ def load(
     in_context: bool = False,
     references: int | None = None,
     looks: int | None = None,
+    revision: str | None = None,
     device: str | torch.device | None = None,
 ) -> Predictor:
     """Load a trained model.
 
     Args:
-        path: a run directory, or the ``model`` folder in it (or a copy of that).
+        path: a run directory, or the ``model`` folder in it (or a copy of that); or a model on the Hugging Face hub, ``hf://OWNER/NAME``.
         in_context: of a model of ``samix``: segment with SAM and the model's reference pool, instead of with the segmenter.
         references: in context, how many SAM is shown; left out, as many as in training.
         looks: in context, sets of references that SAM answers before one is chosen; 0: chosen before SAM has answered; left out, 16
             if the model has a policy, else 0.
+        revision: of a model on the hub: a branch, a tag or a commit; left out, the newest. ``hf://OWNER/NAME@REVISION`` says the same.
         device: such as ``"cuda:1"``; left out, a GPU if there is one, else the CPU.
 
     Returns:
@@ -97,6 +107,7 @@ def load(
     ...     prediction.overlay().show()
     >>> next(maskwright.load("runs/polyps", in_context=True).predict("a.jpg")).references
     """
+    path = located(path, revision)
     from maskwright.engine.model import Model
     from maskwright.engine.processes import processes_for
 
@@ -110,6 +121,24 @@ def load(
         if value is not None:
             raise MaskwrightError(f"--{name}: is about references in context; give --in-context too, or leave it out")
     return RECIPES[model.recipe].load(model).to(own_device)
+
+
+def load_onnx(path: str | Path) -> OnnxPredictor:
+    """Load a trained model that was exported to ONNX; it runs with ``onnxruntime`` on the CPU, and PyTorch is not imported.
+
+    Args:
+        path: a file that :func:`maskwright.export_model` wrote, or the run directory that it is in.
+
+    Returns:
+        A predictor: ``predict(images)`` gives a :class:`maskwright.Prediction` for each image.
+
+    Raises:
+        MissingPackageError: the extra ``onnx`` is not installed.
+        WeightsError: nothing was exported there, the file is damaged or of another kind, or the run has another model by now.
+    """
+    from maskwright.export.onnx_predictors import open_predictor
+
+    return open_predictor(path)
 
 
 def evaluate(
@@ -158,6 +187,7 @@ def evaluate(
     from maskwright.data.files import write_atomic
     from maskwright.engine.values import strict_json
 
+    require_data(dataset)
     with progress_of(progress, "evaluating") as call:
         predictor, options = _opened(model, None, options)
         scores = predictor.evaluate(
@@ -169,7 +199,7 @@ def evaluate(
 
 
 def predict(
-    model: str | Path | Predictor,
+    model: str | Path | BasePredictor,
     images: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
@@ -180,6 +210,7 @@ def predict(
     dataset: bool = True,
     to: ToolName | None = None,
     overwrite: bool = False,
+    engine: Engine | None = None,
     device: str | torch.device | None = None,
     progress: Progress = False,
     **options: Any,
@@ -200,7 +231,7 @@ def predict(
     An interrupted call goes on when it is given again. Under ``accelerate launch`` each process takes its share.
 
     Args:
-        model: a run directory, a model folder, or what :func:`load` gave.
+        model: a run directory, a model folder, a file that :func:`maskwright.export_model` wrote, or what :func:`load` gave.
         images: files and folders (with all their sub-folders), or one dataset.
         out: new, empty, or with predictions of the same model.
         split: of a dataset: only this split.
@@ -210,6 +241,7 @@ def predict(
         dataset: also put the images there: with them the folder is a dataset, which ``Dataset.load`` reads and trainings take.
         to: also write ``out/<to>`` in a format that annotation tools read; see :mod:`maskwright.engine.prediction_export`.
         overwrite: replace what another model, or another image of the same name, left in ``out``.
+        engine: ``torch``, or ``onnx``: ONNX Runtime alone computes what was exported before; left out, ``onnx`` for a file of that kind.
         device: see :func:`load`; of a model that is loaded already: left out, where it is.
         progress: True shows a bar; or what to call as ``progress(done, total)`` for this process' share, begun anew for
             masks that another model makes first.
@@ -222,7 +254,7 @@ def predict(
               about one image; or ``masks``: a folder of masks to refine, or the run of a segmenter, whose masks are then
               made first, in ``out/given``;
 
-            and those of :func:`load` (``in_context``, ``references``, ``looks``), where the model is a path.
+            and those of :func:`load` (``in_context``, ``references``, ``looks``, ``revision``), where the model is a path.
 
     Returns:
         A :class:`maskwright.engine.prediction_folder.Summary`: ``predicted``, ``skipped``, ``problems`` (one line for each
@@ -230,28 +262,26 @@ def predict(
 
     Raises:
         DataError: ``images`` that do not exist or are none; a file that cannot be written.
-        MaskwrightError: an option that the model does not have, or a folder that holds something else.
+        MaskwrightError: an option that the model does not have, or a folder that holds something else; nothing was exported.
 
     >>> summary = maskwright.predict("runs/polyps", ["new_images", "more/a.jpg"], "predictions", progress=True)
     >>> summary.predicted, summary.skipped, summary.problems
     (128, 0, [])
     """
+    from maskwright.engine.base_predictor import FolderTask
     from maskwright.engine.prediction_export import export, require_target
     from maskwright.engine.prediction_folder import find_images, predict_folder
-    from maskwright.engine.predictor import FolderTask
-    from maskwright.engine.processes import processes_for
 
     if to is not None:
         require({"--to needs the images in the folder; leave out --no-dataset": dataset})
         require_target(out, to)
     with progress_of(progress, "loading the model"):
-        processes, _ = processes_for(device or "auto")
         jobs = find_images([images] if isinstance(images, str | Path) else images, out, split)
-        predictor, options = _opened(model, device, options)
+        processes, predictor, options = _ready(model, engine, device, options)
         predictor = predictor.with_image_reading(image_reading)
     settings: dict[str, Any] = {"batch": batch, "overwrite": overwrite, "processes": processes}
 
-    def predict_first(other: Predictor, name: str, description: str) -> Path:
+    def predict_first(other: BasePredictor, name: str, description: str) -> Path:
         folder = Path(out, name)
         with progress_of(progress, description) as call:
             predict_folder(other, jobs, folder, overlays=False, images=False, progress=call, **settings)
@@ -271,12 +301,41 @@ def predict(
     return dataclasses.replace(summary, written=[*summary.written, path], lost=lost)
 
 
+def _ready(
+    model: str | Path | BasePredictor, engine: Engine | None, device: str | torch.device | None, options: dict[str, Any]
+) -> tuple[Processes, BasePredictor, dict[str, Any]]:
+    """The processes that share the images, the model, and the options that are left when it is loaded."""
+    named = isinstance(model, str | Path)
+    require(
+        {f"engine {engine!r}: this model is loaded already, and has its own; leave it out": named or engine is None}
+    )
+    if named and (engine == "onnx" or (engine is None and Path(model).suffix == ".onnx")):
+        from maskwright.engine.processes import Alone
+
+        require({"--engine onnx: works in one process; start it without accelerate or torchrun": _is_alone()})
+        predictor = load_onnx(model)
+        return Alone(), predictor if device is None else predictor.to(device), options
+    if named:
+        model, options = located(model, options.get("revision")), {**options, "revision": None}
+    from maskwright.engine.processes import processes_for
+
+    processes, _ = processes_for(device or "auto")
+    return processes, *_opened(model, device, options)
+
+
+def _is_alone() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
+P = TypeVar("P", bound="BasePredictor")
+
+
 def _opened(
-    model: str | Path | Predictor, device: str | torch.device | None, options: dict[str, Any]
-) -> tuple[Predictor, dict[str, Any]]:
+    model: str | Path | P, device: str | torch.device | None, options: dict[str, Any]
+) -> tuple[Predictor | P, dict[str, Any]]:
     """A model that may be named by its path, and the options that are left when it is loaded."""
-    loading = {name: value for name, value in options.items() if name in IN_CONTEXT}
-    rest = {name: value for name, value in options.items() if name not in IN_CONTEXT}
+    loading = {name: value for name, value in options.items() if name in LOADING}
+    rest = {name: value for name, value in options.items() if name not in LOADING}
     if isinstance(model, str | Path):
         return load(model, device=device, **loading), rest
     # A predictor refuses options for loading, as they come too late.

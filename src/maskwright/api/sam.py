@@ -6,11 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from maskwright.api.data import as_dataset
+from maskwright.api.data import as_dataset, require_data
 from maskwright.api.progress import Progress, progress_of
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName
 from maskwright.errors import DataError
+from maskwright.sam.sources import require_source
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,7 @@ def sam_info(
     >>> maskwright.sam_info("facebook/sam2.1-hiera-tiny")["encode_ms"]
     412.6
     """
+    require_source(sam)
     from maskwright.engine.devices import find_device
     from maskwright.sam.info import info
 
@@ -97,6 +99,8 @@ def sam_evaluate(
     """
     from maskwright.data.files import write_atomic
 
+    require_source(sam)
+    require_data(dataset)
     with progress_of(progress, "evaluating") as call:
         from maskwright.data.intensity import settled
         from maskwright.engine.devices import find_device
@@ -172,6 +176,7 @@ def precompute(
     image_reading: ImageReading = PLAIN,
     size: int | None = None,
     dtype: Literal["float32", "float16"] = "float32",
+    shards: bool = False,
     batch: int = 8,
     overwrite: bool = False,
     device: str | torch.device | None = None,
@@ -188,6 +193,8 @@ def precompute(
         image_reading: which page, channels and range of intensity of the image files count.
         store: folder for the embeddings, read by :class:`maskwright.sam.store.EmbeddingStore`.
         dtype: float16 takes half the space.
+        shards: keep the embeddings in a few large files, one under way for each process, instead of a file for each image; a store that
+            does so already goes on with it.
         batch: images per pass of the encoder.
         overwrite: empty a store that was made with other weights.
         progress: True shows a bar; or what to call as ``progress(done, total)`` for this process' share.
@@ -203,6 +210,8 @@ def precompute(
     >>> maskwright.precompute("nano", "polyps", "embeddings/polyps")
     (1000, 0)
     """
+    require_source(sam)
+    require_data(dataset)
     with progress_of(progress, "encoding") as call, ExitStack() as locked:
         from maskwright.data.intensity import settled
         from maskwright.engine.files import disk
@@ -222,7 +231,9 @@ def precompute(
         # The main process first, so that a store to be emptied is empty before anyone else opens it.
         if not processes.is_main_process:
             processes.wait_for_everyone()
-        embeddings = EmbeddingStore(store, signature(model, dtype), memory_bytes=0, overwrite=overwrite)
+        embeddings = EmbeddingStore(
+            store, signature(model, dtype), memory_bytes=0, overwrite=overwrite, shards=shards or None
+        )
         if processes.is_main_process:
             processes.wait_for_everyone()
         rank, world = processes.process_index, processes.num_processes
@@ -231,6 +242,7 @@ def precompute(
             counts = encode_all(model, images, embeddings, batch=batch, rank=rank, world=world, progress=call)
         except DataError as error:
             problems = error.problems
+        embeddings.close()
     if world > 1:
         from accelerate.utils import gather_object
 

@@ -11,7 +11,9 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from typing import Any
 
 from tyro.conf import DisallowNone
@@ -20,8 +22,11 @@ from tyro.extras import SubcommandApp
 from maskwright import interrupts
 from maskwright.api import RECIPES
 from maskwright.cli.arrange import Merge, Sample, Split
+from maskwright.cli.completion import Completion
 from maskwright.cli.curate import Audit, Budget, Next
 from maskwright.cli.data import Check, Convert, Fix, Stats, Weaken
+from maskwright.cli.export import Export, SamExport
+from maskwright.cli.hub import Push
 from maskwright.cli.label import Label, Serve
 from maskwright.cli.models import Demo, Evaluate, Predict
 from maskwright.cli.sam import SamConvert, SamEvaluate, SamInfo, SamPrecompute
@@ -95,12 +100,26 @@ def parse(args: Sequence[str]) -> Any:
 
     Usage errors end in SystemExit with status 2, and --help with status 0.
     """
-    app = _app(_recipe_of(args))
-    return app.cli(prog="maskwright", description=DESCRIPTION, args=args, config=(DisallowNone,))
+    recipe = _recipe_of(args)
+    return _parsed(args, [] if recipe is None else [recipe])
+
+
+def _parsed(args: Sequence[str], recipes: Collection[str]) -> Any:
+    return _app(recipes).cli(prog="maskwright", description=DESCRIPTION, args=args, config=(DisallowNone,))
+
+
+def completion_script(shell: str) -> str:
+    """What ``bash``, ``zsh`` or ``fish`` runs to complete all commands, with the settings of all recipes."""
+    with redirect_stdout(StringIO()) as script, suppress(SystemExit):
+        _parsed(["--tyro-print-completion", shell], RECIPES)
+    return script.getvalue()
 
 
 def _run(args: Sequence[str]) -> int:
     recipe, command = _recipe_of(args), parse(args)
+    if isinstance(command, Completion):
+        command.offer(completion_script(command.shell))
+        return 0
     if recipe is None:
         return command() or 0
     run = RECIPES[recipe].module().main(command)
@@ -119,19 +138,20 @@ def _recipe_of(args: Sequence[str]) -> str | None:
     return args[1] if len(args) > 1 and args[0] == "train" and args[1] in RECIPES else None
 
 
-def _app(recipe: str | None) -> SubcommandApp:
-    """All commands. A recipe's own settings are imported only where it was asked for, as they need PyTorch."""
+def _app(recipes: Collection[str]) -> SubcommandApp:
+    """All commands. A recipe's own settings are imported only where it is asked for, so that other commands come at once."""
     app, train, data, sam = SubcommandApp(), SubcommandApp(), SubcommandApp(), SubcommandApp()
     train.__doc__ = "Train a model."
     data.__doc__ = "Check, mend, count, convert, split and merge datasets; take labels away."
     sam.__doc__ = "The foundation model: facts, official checkpoints, embeddings ahead of time."
     for name, entry in RECIPES.items():
-        settings = entry.module().Config if name == recipe else dataclasses.make_dataclass(name, [])
+        settings = entry.module().Config if name in recipes else dataclasses.make_dataclass(name, [])
         train.command(name=name, help=entry.text)(settings)
     groups = (
         (data, {"check": Check, "fix": Fix, "stats": Stats, "convert": Convert}),
         (data, {"split": Split, "merge": Merge, "sample": Sample, "weaken": Weaken}),
         (sam, {"info": SamInfo, "evaluate": SamEvaluate, "convert": SamConvert, "precompute": SamPrecompute}),
+        (sam, {"export": SamExport}),
     )
     for group, commands in groups:
         for name, command in commands.items():
@@ -144,9 +164,12 @@ def _app(recipe: str | None) -> SubcommandApp:
     app.command(name="next")(Next)
     app.command(name="audit")(Audit)
     app.command(name="budget")(Budget)
+    app.command(name="export")(Export)
+    app.command(name="push")(Push)
     app.command(name="demo")(Demo)
     app.command(data, name="data")
     app.command(sam, name="sam")
+    app.command(name="completion")(Completion)
     return app
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from maskwright.api import ImageReading, ToolName
+from maskwright.api import Engine, ImageReading, ToolName
 from maskwright.cli.shared import (
     OPTIONAL,
     Data,
@@ -98,7 +98,7 @@ class Predict:
     """Masks of images, written into a folder; images that are done already are skipped, so an interrupted call can be given again."""
 
     run: RunFolder
-    """Run directory, or the model folder in it."""
+    """Run directory, the model folder in it, or a file that `maskwright export` wrote."""
     images: Annotated[Positional[list[Path]], arg(metavar="IMAGES", help_behavior_hint="(required)")]
     """Image files and folders (with all their sub-folders), or one dataset."""
     out: Path
@@ -120,6 +120,8 @@ class Predict:
     """Also write OUT/TO in a format that annotation tools read, with the images."""
     batch: int = 8
     """Images per pass of the network."""
+    engine: Annotated[Engine | None, OPTIONAL] = None
+    """torch, or onnx: ONNX Runtime alone, which is faster on a CPU, with what `maskwright export RUN` wrote; left out, torch for a run."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
     overwrite: bool = False
@@ -142,6 +144,7 @@ class Predict:
             dataset=self.dataset,
             to=self.to,
             overwrite=self.overwrite,
+            engine=self.engine,
             device=self.device,
             progress=True,
             **options,
@@ -181,8 +184,9 @@ class Evaluate:
 
     def __call__(self) -> None:
         at_least_1(batch=self.batch)
-        from maskwright.api import busy, evaluate, load
+        from maskwright.api import busy, evaluate, load, require_data
 
+        require_data(self.data)
         options = {**self.semantic.given(), **self.click_agent.given()}
         with busy("loading the model"):
             model = load(self.run, device=self.device, **self.in_context.given())

@@ -161,6 +161,8 @@ class SamPrecompute:
     """Canvas size in pixels other than the checkpoint's."""
     dtype: Literal["float32", "float16"] = "float32"
     """float16 takes half the space."""
+    shards: FlagCreatePairsOff[bool] = False
+    """Keep the embeddings in a few large files instead of one for each image: for hundreds of thousands of images."""
     batch: int = 8
     """Images per pass of the encoder."""
     device: str = "auto"
@@ -181,6 +183,7 @@ class SamPrecompute:
             image_reading=self.image_reading,
             size=self.size,
             dtype=self.dtype,
+            shards=self.shards,
             batch=self.batch,
             overwrite=self.overwrite,
             device=self.device,

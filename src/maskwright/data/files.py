@@ -58,6 +58,14 @@ def place_file(source: str | Path, target: str | Path) -> Path:
     return target
 
 
+def require_there(*paths: str | Path) -> None:
+    """Raise DataError where a path that a user gave is not there, before anything is imported or loaded for it."""
+    if missing := [
+        f"{path}: there is no such file or folder; check the path" for path in paths if not Path(path).exists()
+    ]:
+        raise DataError(missing)
+
+
 def reason_of(error: BaseException) -> str:
     """Why something failed, in one line."""
     text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).strip().split("\n")[0]

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from maskwright.data.files import require_there
+
 
 class Announced(Protocol):
     """What is said of a recipe's settings."""
@@ -23,7 +25,12 @@ class Announced(Protocol):
 
 
 def announce(recipe: str, config: Announced) -> float:
-    """Say what is about to be trained, and return ``time.monotonic()``: the training's clock starts here."""
+    """Say what is about to be trained, and return ``time.monotonic()``: the training's clock starts here.
+
+    Raises:
+        DataError: the dataset is not there; said at once, rather than when PyTorch is loaded.
+    """
+    require_there(config.data)
     started = time.monotonic()
     if os.environ.get("RANK", "0") == "0":
         print(

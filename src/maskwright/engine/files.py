@@ -9,12 +9,14 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from maskwright.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -41,6 +43,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         RunError: values are NaN or infinite, as after a training that diverged; nothing is written.
     """
+    from safetensors.torch import save_file  # brings PyTorch, which not everybody who writes files needs
+
     contents: dict[str, Tensor] = {}
     pointers: set[int] = set()
     broken: list[str] = []

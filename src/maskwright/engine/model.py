@@ -23,6 +23,7 @@ from maskwright.data.fields import read_json
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.labels import IGNORE
 from maskwright.data.schema import Fields, Items, Kind, Maybe, Named, OneOf, Real, Text, Whole
+from maskwright.engine.model_folder import find_model
 from maskwright.engine.weights import CHECKSUMS, checksums, load_state, load_tensors, misfits, raise_weights, shapes_in
 from maskwright.errors import BUILD_ERRORS, DataError, MaskwrightError, WeightsError
 
@@ -128,7 +129,7 @@ class Model:
             WeightsError: no model there, files that were changed since it was exported, or a configuration that is damaged, or of
                 another format, version or recipe.
         """
-        folder = _folder(Path(path))
+        folder = find_model(path)
         config = _read(folder / "config.json", recipes)
         now = checksums(folder, config)
         if config["version"] == VERSION:
@@ -227,21 +228,6 @@ class Model:
             f"{self.folder / 'config.json'}: {part}: no network can be built from this ({type(error).__name__}: "
             f"{error}); restore the file from the run that made it"
         )
-
-
-def _folder(path: Path) -> Path:
-    if not path.exists():
-        raise WeightsError(f"{path}: there is no such folder; give a run directory, or the model folder in it")
-    if not path.is_dir():
-        raise WeightsError(f"{path}: is a file; give the run directory, or the model folder in it")
-    folder = path / "model" if (path / "model").is_dir() else path
-    missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
-    if (path / "last").is_dir() and folder == path:
-        raise WeightsError(f"{path}: this run has no model yet; continue it with --resume until it ends")
-    if missing:
-        remedy = "give a run directory, or restore its model folder"
-        raise WeightsError(f"{folder}: {' and '.join(missing)} missing, so this is no model folder; {remedy}")
-    return folder
 
 
 def _read(path: Path, recipes: Sequence[str]) -> dict[str, Any]:

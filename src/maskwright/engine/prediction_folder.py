@@ -31,15 +31,15 @@ import numpy as np
 from maskwright.data import formats
 from maskwright.data.dataset import Dataset
 from maskwright.data.fields import leaves_folder
-from maskwright.data.files import place_file, write_atomic
+from maskwright.data.files import place_file, require_there, write_atomic
 from maskwright.data.formats.predictions import FORMAT, INDEX, VERSION
 from maskwright.data.image_files import IMAGE_SUFFIXES
 from maskwright.data.lookahead import ahead
 from maskwright.data.pictures import palette
+from maskwright.engine.base_predictor import BasePredictor
 from maskwright.engine.files import disk
 from maskwright.engine.locks import FolderLock
 from maskwright.engine.prediction import Prediction
-from maskwright.engine.predictor import Predictor
 from maskwright.engine.processes import Alone, Processes
 from maskwright.engine.values import plain, strict_json
 from maskwright.errors import DataError, MaskwrightError
@@ -57,7 +57,7 @@ class Job:
     Attributes:
         name: the path of its mask below ``masks/``, without ``.png``.
         path: of the image.
-        companion: a second file that the prediction is made from, see :meth:`Predictor.companion_of`.
+        companion: a second file that the prediction is made from, see :meth:`BasePredictor.companion_of`.
     """
 
     name: str
@@ -110,9 +110,7 @@ def find_images(sources: Sequence[str | Path], out: str | Path, split: str | Non
     if not sources:
         raise DataError(["there is nothing to predict; give image files, folders or a dataset"])
     paths = [Path(os.path.abspath(source)) for source in sources]
-    missing = [f"{path}: there is no such file or folder; check the path" for path in paths if not path.exists()]
-    if missing:
-        raise DataError(missing)
+    require_there(*paths)
     datasets = [path for path in paths if formats.detect(path)]
     if datasets and len(paths) > 1:
         raise DataError([f"{datasets[0]}: is a dataset; give it alone, or its image folder together with the others"])
@@ -167,7 +165,7 @@ def _named(files: Sequence[Path], base: Path) -> list[Job]:
 
 
 def predict_folder(
-    predictor: Predictor,
+    predictor: BasePredictor,
     jobs: Sequence[Job],
     out: str | Path,
     *,
@@ -187,7 +185,7 @@ def predict_folder(
     Args:
         jobs: of :func:`find_images`.
         out: new, empty, or with predictions of the same model.
-        batch, options: see :meth:`maskwright.engine.predictor.Predictor.predict`.
+        batch, options: see :meth:`maskwright.engine.base_predictor.BasePredictor.predict`.
         overlays: also write overlays.
         images: also put the images there, which makes the folder a dataset.
         overwrite: replace predictions of another model, or of another image of the same name.
@@ -218,7 +216,7 @@ def predict_folder(
 
 
 def _predict_locked(
-    predictor: Predictor,
+    predictor: BasePredictor,
     jobs: Sequence[Job],
     folder: Path,
     batch: int,
@@ -264,7 +262,7 @@ def _predict_locked(
 
 
 def _rows(
-    predictor: Predictor, jobs: Sequence[Job], folder: Path, batch: int, options: Mapping[str, Any], beside: _Beside
+    predictor: BasePredictor, jobs: Sequence[Job], folder: Path, batch: int, options: Mapping[str, Any], beside: _Beside
 ) -> Iterator[dict[str, Any]]:
     """Predict, and write in threads: the entries of the index in the order of the jobs, then the unreadable images."""
     unreadable: list[str] = []
@@ -305,7 +303,7 @@ def _write(prediction: Prediction, job: Job, folder: Path, beside: _Beside) -> d
 # ------------------------------------------------------------------------------------------------------------ index
 
 
-def _head(predictor: Predictor, options: Mapping[str, Any]) -> dict[str, Any]:
+def _head(predictor: BasePredictor, options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-
-from maskwright.engine.devices import find_device
+if TYPE_CHECKING:
+    import torch
 
 
 class Processes(Protocol):
@@ -42,6 +41,8 @@ def processes_for(device: str | torch.device = "auto") -> tuple[Processes, torch
     Raises:
         MaskwrightError: this machine cannot use the device.
     """
+    from maskwright.engine.devices import find_device  # brings PyTorch
+
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Alone(), find_device(device)
     from accelerate import PartialState  # a second to import, and only several processes need it

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from maskwright.engine.files import disk, remove, sync_folder, write_synced, write_tensors
 from maskwright.engine.values import plain
-from maskwright.errors import RunError, WeightsError
+from maskwright.errors import NotFiniteError, RunError, WeightsError
 
 MOST_LINES = 20
 """Of a message about weights."""
@@ -149,16 +149,6 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 def _ends(tensor: Tensor) -> tuple[float, float]:
     least, greatest = tensor.aminmax()
     return float(least), float(greatest)
-
-
-class NotFiniteError(WeightsError):
-    """What a network gives is NaN or infinite, so its weights are damaged or its training has diverged."""
-
-    def __init__(self, where: str = "the network") -> None:
-        super().__init__(
-            f"{where}: what it gives is not a finite number (NaN or infinity): its weights are damaged, or its training has "
-            "diverged; restore the folder from the run that made it, or train again with a lower learning rate"
-        )
 
 
 def require_finite(*outputs: Tensor) -> None:

@@ -22,12 +22,6 @@ from maskwright.sam.pretrained import build_model, closed
 from maskwright.sam.sam import MEAN, STD, Sam
 from maskwright.sam.trunks import TRUNK_TYPES, trunk_of
 
-STRIDE = 2
-"""Pixels of the canvas along a cell of the maps."""
-
-MULTIPLE = 32
-"""Sides of a canvas are multiples of this."""
-
 CATEGORY_HEADS = ("foreground.",)
 """Beginnings of the names of the tensors that have one row for each category but the background."""
 

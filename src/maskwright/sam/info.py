@@ -13,8 +13,8 @@ from huggingface_hub import try_to_load_from_cache
 
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Sam
+from maskwright.sam.sources import BUNDLED
 from maskwright.sam.trunks import trunk_of
-from maskwright.sam.weights import BUNDLED
 
 
 def info(

@@ -271,7 +271,7 @@ class Sam(nn.Module):
             if embedding.conditioned
             else embedding.low + self.model.no_memory_embedding[0, :, :, None, None]
         )
-        low = low.flatten(0, 1) if per_object else low.repeat_interleave(objects, 0)
+        low = low.flatten(0, 1) if per_object else _for_each(low, objects)
         logits, iou, tokens, presence = self.model.mask_decoder(
             image_embeddings=low,
             image_positional_embeddings=self._grid_positions(low.shape[0]),
@@ -279,8 +279,8 @@ class Sam(nn.Module):
             dense_prompt_embeddings=self._embed_mask(previous, previous_valid, low),
             multimask_output=multimask,
             high_resolution_features=[
-                embedding.high0.repeat_interleave(objects, 0),
-                embedding.high1.repeat_interleave(objects, 0),
+                _for_each(embedding.high0, objects),
+                _for_each(embedding.high1, objects),
             ],
         )
         return Masks(
@@ -445,3 +445,11 @@ class Sam(nn.Module):
         angle = offset / frequency
         code = torch.cat([angle.sin(), angle.cos()]).to(self.dtype)
         return self.model.temporal_positional_encoding_projection_layer(code)
+
+
+def _for_each(features: Tensor, objects: int) -> Tensor:
+    """(B, ...) → (B · objects, ...), each image's rows one after the other.
+
+    What ``repeat_interleave`` gives; without a copy for one object, and ONNX can hold it for any number of images.
+    """
+    return features[:, None].expand(-1, objects, *features.shape[1:]).flatten(0, 1)

@@ -1,21 +1,17 @@
 """Embeddings on disk: an image is encoded once, ever.
 
-One safetensors file per image, or per crop of an image, in sub-folders by the first two digits of its key, written aside
-and renamed, so that several processes may fill one store at the same time. The key covers everything that an embedding
+One safetensors entry per image, or per crop of an image: a file for each (``store_files.py``), or a few large files for very many
+images (``shards.py``). Several processes may fill one store at the same time. The key covers everything that an embedding
 depends on. Each entry tells its key and a checksum of its tensors, so that a flipped bit, or another image's entry under this
 one's name, is found when it is read.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
 import logging
-import os
 import struct
-import uuid
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +25,8 @@ from torch import Tensor, nn
 
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.errors import DataError, WeightsError
+from maskwright.sam.shards import Shards
+from maskwright.sam.store_files import Entries, OneFileEach, reason, write_aside
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +98,20 @@ class EmbeddingStore:
         signature: what the embeddings are made with.
         memory_bytes: bound on the tensors kept in memory; 0 keeps none.
         overwrite: empty a store that was made with another signature instead of refusing it.
+        shards: keep entries in a few large files instead of one each; None: as the store does it already, and a new one with one each.
 
     Raises:
         WeightsError: the folder holds something else, or a store made otherwise (says what differs), or cannot be used.
     """
 
     def __init__(
-        self, folder: str | Path, signature: Signature, *, memory_bytes: int = 1 << 30, overwrite: bool = False
+        self,
+        folder: str | Path,
+        signature: Signature,
+        *,
+        memory_bytes: int = 1 << 30,
+        overwrite: bool = False,
+        shards: bool | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.signature = signature
@@ -116,7 +121,15 @@ class EmbeddingStore:
         self._recent: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._recent_bytes = 0
         self._found_damaged = 0
+        self._files = _files(self.folder)
         self._open(overwrite)
+        if shards is not None:
+            self._files = _files(self.folder, shards)
+
+    def close(self) -> None:
+        """Let another process go on with the shard that this one was writing. The store can be used again afterwards."""
+        if isinstance(self._files, Shards):
+            self._files.close()
 
     def key(self, image: str | Path | bytes, crop: Sequence[float] = (), reading: ImageReading = PLAIN) -> str:
         """The key of an image: SHA-256 over the bytes of its file and the signature, as 64 hexadecimal digits.
@@ -143,6 +156,7 @@ class EmbeddingStore:
         Entries are read for that. Damaged ones, and those of another image, count as missing and are logged: a store is a cache,
         ``save`` replaces them.
         """
+        self._files.refresh()
         # One after the other: what is not kept is forgotten at once.
         return [key for key in dict.fromkeys(keys) if self._read(key) is None]
 
@@ -152,6 +166,8 @@ class EmbeddingStore:
         Raises:
             WeightsError: there is no intact entry for some of the keys (names them); ask ``missing`` first.
         """
+        if not all(key in self._recent for key in keys):
+            self._files.refresh()
         found = {key: self._read(key) for key in dict.fromkeys(keys)}
         absent = [key for key, entry in found.items() if entry is None]
         if absent:
@@ -183,7 +199,7 @@ class EmbeddingStore:
                 f"embedding {key}: {', '.join(infinite)} not finite as {self.signature.dtype}; "
                 "use float32, or other weights if it is float32 already"
             )
-        self._write(self._path(key), save(entry, {_KEY: key, _CHECKSUM: _checksum(entry)}))
+        self._files.put(key, save(entry, {_KEY: key, _CHECKSUM: _checksum(entry)}))
         self._remember(key, entry)
 
     def _open(self, overwrite: bool) -> None:
@@ -195,7 +211,7 @@ class EmbeddingStore:
         except (FileExistsError, NotADirectoryError):
             raise WeightsError(f"{self.folder}: is not a folder; give another for the embeddings") from None
         except (OSError, UnicodeDecodeError) as error:
-            raise WeightsError(f"{path}: cannot be read ({_reason(error)}); give another folder") from error
+            raise WeightsError(f"{path}: cannot be read ({reason(error)}); give another folder") from error
         if others:
             raise WeightsError(f"{self.folder}: holds something else than embeddings; give a new or empty folder")
         differences = [] if text is None else _differences(text, self.signature)
@@ -208,17 +224,13 @@ class EmbeddingStore:
             self._empty()
         if differences or text is None:
             # Two processes may both come here. Even if they disagree nothing wrong is read: keys cover the signature.
-            self._write(path, json.dumps(asdict(self.signature), indent=2).encode())
+            write_aside(path, json.dumps(asdict(self.signature), indent=2).encode())
 
     def _empty(self) -> None:
         try:
-            for entry in self.folder.glob("[0-9a-f][0-9a-f]/*.safetensors*"):
-                entry.unlink(missing_ok=True)
+            self._files.clear()
         except OSError as error:
-            raise WeightsError(f"{self.folder}: cannot be emptied: {_reason(error)}") from error
-
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.safetensors"
+            raise WeightsError(f"{self.folder}: cannot be emptied: {reason(error)}") from error
 
     def _file_digest(self, path: Path) -> bytes:
         try:
@@ -229,7 +241,7 @@ class EmbeddingStore:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").digest()
         except OSError as error:
-            raise DataError([f"{path}: cannot be read ({_reason(error)}); restore the file"]) from error
+            raise DataError([f"{path}: cannot be read ({reason(error)}); restore the file"]) from error
         self._digests[path] = (stat.st_size, stat.st_mtime_ns, digest)
         return digest
 
@@ -238,16 +250,14 @@ class EmbeddingStore:
         if key in self._recent:
             self._recent.move_to_end(key)
             return self._recent[key]
-        path = self._path(key)
-        try:
-            # Read rather than mapped: a disk that fails under a map kills the process.
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise WeightsError(
-                f"{path}: cannot be read: {_reason(error)}; mend the disk or give another folder"
-            ) from error
+        for path, content in self._files.get(key):
+            if (entry := self._intact(key, path, content)) is not None:
+                self._remember(key, entry)
+                return entry
+        return None
+
+    def _intact(self, key: str, path: Path, content: bytes) -> dict[str, Tensor] | None:
+        """The entry in some bytes; None where they are not what was written, which is logged."""
         try:
             told, entry = _metadata(content), load(content)
         except (SafetensorError, ValueError, RecursionError) as error:
@@ -262,7 +272,6 @@ class EmbeddingStore:
             return self._damaged(path, "is the entry of another image")
         if told[_CHECKSUM] != _checksum(entry):
             return self._damaged(path, "its checksum is another one")
-        self._remember(key, entry)
         return entry
 
     def _damaged(self, path: Path, reason: object) -> None:
@@ -280,23 +289,17 @@ class EmbeddingStore:
         while self._recent_bytes > self.memory_bytes:
             self._recent_bytes -= _bytes(self._recent.popitem(last=False)[1])
 
-    def _write(self, path: Path, content: bytes) -> None:
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            path.parent.mkdir(exist_ok=True)
-            aside.write_bytes(content)
-            os.replace(aside, path)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise WeightsError(
-                    f"{self.folder}: the disk is full ({len(content) / 2**20:.1f} MiB for one file); free space, "
-                    "or give a folder on another disk, or store float16"
-                ) from error
-            raise WeightsError(f"{path}: cannot be written: {_reason(error)}; give another folder") from error
-        finally:
-            # Only what an error left there: a second error must not hide the first.
-            with contextlib.suppress(OSError):
-                aside.unlink()
+
+def _files(folder: Path, shards: bool | None = None) -> Entries:
+    """Where a folder keeps its entries, or is to keep them. Raises WeightsError where it does so in the other way already."""
+    each, place = OneFileEach(folder), folder / "shards"
+    if shards is None:
+        return Shards(place) if place.is_dir() else each
+    if shards and not each.is_empty():
+        raise WeightsError(f"{folder}: has one file for each image; leave --shards out, or give another folder")
+    if not shards and place.is_dir():
+        raise WeightsError(f"{folder}: keeps its entries in shards; give --shards, or another folder")
+    return Shards(place) if shards else each
 
 
 def _differences(text: str, signature: Signature) -> list[str]:
@@ -333,7 +336,3 @@ def _metadata(content: bytes) -> dict[str, str]:
 
 def _bytes(entry: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in entry.values())
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

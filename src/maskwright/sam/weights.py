@@ -12,13 +12,8 @@ from transformers import Sam2VideoConfig, Sam2VideoModel
 from maskwright.errors import WeightsError
 from maskwright.sam import convert as official
 from maskwright.sam.pretrained import Family, load_pretrained
+from maskwright.sam.sources import BUNDLED, CHOICES, require_source
 from maskwright.sam.trunks import trunk_of
-
-NANO = Path(__file__).parent / "nano"
-"""The folder of the weights that are bundled and loaded where no others are named."""
-
-BUNDLED = {"nano": NANO}
-"""Folders of all bundled weights, by name."""
 
 EARLIER = {"94b6ec187793214d0e9401774ccd5e4d966c4f0381bc52a8575035872ae25d7b": "the `nano` of maskwright 0.1.0"}
 """Signatures (``store.weights_signature``) of weights that were bundled once: models trained for them name them."""
@@ -26,27 +21,22 @@ EARLIER = {"94b6ec187793214d0e9401774ccd5e4d966c4f0381bc52a8575035872ae25d7b": "
 SAM2 = Family(
     Sam2VideoModel,
     "SAM 2 video model",
-    "Give 'nano', a Hugging Face id of a SAM 2 video model, a folder with config.json and model.safetensors, or an official .pt file.",
+    f"{CHOICES}.",
 )
 
 
 def load_model(source: str | Path) -> tuple[Sam2VideoModel, str]:
     """The network in float32 on the CPU, in evaluation mode, and its name. See ``Sam.load``."""
+    require_source(source)
     name = str(source)
     if name in BUNDLED:
         return load_pretrained(SAM2, BUNDLED[name], name), name
     path = Path(source).expanduser()
     if path.suffix == ".pt":
-        if not path.is_file():
-            raise WeightsError(f"{path}: no such file")
         folder = path.with_suffix("")
         _convert_once(path, folder)
         return load_pretrained(SAM2, folder, name), name
     if path.is_dir() or path.is_absolute() or name.startswith((".", "~")):
-        if not (path / "config.json").is_file():
-            raise WeightsError(
-                f"{path}: no config.json here; expected a folder in Hugging Face format (see `maskwright sam convert`)"
-            )
         return load_pretrained(SAM2, path, name), name
     return load_pretrained(SAM2, name, name), name
 

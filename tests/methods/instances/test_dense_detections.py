@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskwright.engine.weights import NotFiniteError
-from maskwright.methods.instances.dense_detections import OVERLAP, find_objects, look_densely, maps_of
+from maskwright.data.geometry import warp_maps
+from maskwright.errors import NotFiniteError
+from maskwright.methods.instances.dense_detections import find_objects, logits_of, look_densely
+from maskwright.methods.instances.dense_views import OVERLAP, enlarged, maps_by
 from maskwright.nets.dense_instances import DenseSegmenter, Maps
 
 
@@ -63,15 +66,23 @@ def test_objects_come_back_at_their_place(zoom: float, size: tuple[int, int]):
 def test_tiles_give_what_the_whole_image_gives():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (331, 450, 3), np.uint8)
-    whole = maps_of(Bright(1.5), image, largest=4096)
+    whole = maps_by(partial(logits_of, Bright(1.5)), image, 1.5, largest=4096)
     tiled = Bright(1.5)
-    parts = maps_of(tiled, image, largest=2 * OVERLAP + 32)
+    parts = maps_by(partial(logits_of, tiled), image, 1.5, largest=2 * OVERLAP + 32)
     assert len(tiled.views) > 4
     assert max(max(view) for view in tiled.views) == 2 * OVERLAP + 32
     for one, other in zip(whole, parts):
         # At the border of a tile the picture is resized by itself, to a rounding of its pixels.
         assert np.abs(one - other).max() < 0.2
         assert np.abs(one - other).mean() < 1e-3
+
+
+@pytest.mark.parametrize(("size", "extent"), [((31, 17), (7.0, 5.0)), ((31, 17), (6.5, 4.25)), ((5, 4), (7.0, 5.0))])
+def test_maps_are_enlarged_as_pytorch_samples_them(size: tuple[int, int], extent: tuple[float, float]):
+    maps = np.random.default_rng(0).normal(size=(3, 5, 7)).astype(np.float32)
+    matrix = torch.tensor([[[size[0] / extent[0], 0, 0], [0, size[1] / extent[1], 0]]])
+    expected = warp_maps(torch.from_numpy(maps)[None], matrix, size)[0].numpy()
+    np.testing.assert_allclose(enlarged(maps, size, extent), expected, atol=1e-5)
 
 
 def test_an_image_with_nothing_on_it_and_one_of_a_pixel():

@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 from maskwright.data import manifest
 from maskwright.data.fields import read_json
+from maskwright.data.files import require_there
 from maskwright.data.formats.objects import Scores
 from maskwright.data.labels import Samples
 from maskwright.data.new_folder import new_folder
@@ -73,8 +74,7 @@ def read(path: str | Path, reading: Reading = STRICT) -> Samples:
             problem of the recognised one.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError([f"{path}: there is no such file or folder; check the path"])
+    require_there(path)
     if reading.format is not None:
         return _reader(_known(reading.format, READ)).read(path, reading)
     names = fitting(path)

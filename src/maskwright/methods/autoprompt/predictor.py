@@ -15,10 +15,11 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix, unwarp_logits
 from maskwright.data.labels import IGNORE
 from maskwright.data.schema import Fields, Items, Kind, Maybe, Text
+from maskwright.engine.base_predictor import Canvas
 from maskwright.engine.metrics import BinaryMetrics
 from maskwright.engine.model import CLIP_BESIDE, SAM_BESIDE, Model
 from maskwright.engine.prediction import Prediction
-from maskwright.engine.predictor import Canvas, Predictor
+from maskwright.engine.predictor import Predictor
 from maskwright.engine.scoring import ScoreTable, split_problems, true_mask
 from maskwright.engine.weights import require_finite
 from maskwright.errors import MaskwrightError

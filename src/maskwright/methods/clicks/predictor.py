@@ -22,9 +22,10 @@ from maskwright.data.geometry import Size, resize_matrix, unwarp_logits, warp_ma
 from maskwright.data.labels import IGNORE
 from maskwright.data.mask_files import read_mask
 from maskwright.data.schema import Anything, Fields, Kind, Maybe, OneOf, Whole
+from maskwright.engine.base_predictor import BasePredictor, Canvas, FolderTask
 from maskwright.engine.model import SAM_BESIDE, Model
 from maskwright.engine.prediction import Prediction
-from maskwright.engine.predictor import Canvas, FolderTask, Predictor
+from maskwright.engine.predictor import Predictor
 from maskwright.engine.scoring import ScoreTable
 from maskwright.engine.weights import require_finite
 from maskwright.errors import DataError, MaskwrightError
@@ -138,7 +139,7 @@ class ClickPredictor(Predictor):
         """The mask that is to be refined."""
         return None if self._masks is None else self._masks.find(image)
 
-    def refuse_masks_of(self, other: Predictor) -> None:
+    def refuse_masks_of(self, other: BasePredictor) -> None:
         """Raise a MaskwrightError where the ids in another model's masks are not this one's categories."""
         if other.holds_instances:
             raise MaskwrightError(f"{other.folder}: its masks hold instances; an agent refines those of categories")

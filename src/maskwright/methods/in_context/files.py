@@ -36,8 +36,8 @@ from maskwright.methods.semantic.predictor import load_segmenter
 from maskwright.nets.selector_names import SelectorName
 from maskwright.sam.adapter import add_adapters
 from maskwright.sam.sam import Sam
+from maskwright.sam.sources import BUNDLED
 from maskwright.sam.store import tensors_signature
-from maskwright.sam.weights import BUNDLED
 
 POOL_BYTES = 32 << 20
 """Most bytes of the memories in a model folder; of a larger pool some references are kept, finest labels first."""

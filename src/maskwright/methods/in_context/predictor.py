@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskwright.data.batch import Batch
+from maskwright.engine.base_predictor import Canvas
 from maskwright.engine.devices import find_device
 from maskwright.engine.model import Model
 from maskwright.engine.prediction import Prediction
-from maskwright.engine.predictor import Canvas
 from maskwright.engine.state import seeded
 from maskwright.engine.weights import require_finite
 from maskwright.errors import MaskwrightError

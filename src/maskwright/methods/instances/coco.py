@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskwright.data.formats import rle
-from maskwright.data.geometry import Size
+
+if TYPE_CHECKING:
+    from maskwright.data.geometry import Size
 
 MOST = 100
 """Detections of an image that are scored."""

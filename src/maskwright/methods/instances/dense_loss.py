@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from maskwright.nets.dense_instances import STRIDE, Maps
+from maskwright.nets.dense_grid import STRIDE
+from maskwright.nets.dense_instances import Maps
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from maskwright.methods.instances.dense_loss import Targets, targets
 from maskwright.methods.instances.grouping import group, smoothed
 from maskwright.methods.instances.paste import front
 from maskwright.methods.instances.pseudo_labels import pairwise_iou
-from maskwright.nets.dense_instances import STRIDE, Maps
+from maskwright.nets.dense_grid import STRIDE
+from maskwright.nets.dense_instances import Maps
 from maskwright.sam.closer_look import look_closer
 from maskwright.sam.sam import Sam
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,60 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.files import write_atomic
 from maskwright.data.geometry import Size, resize_matrix
 from maskwright.data.instances import is_labelled, read_ids
-from maskwright.data.pictures import overlay_instances
 from maskwright.data.schema import Maybe
+from maskwright.engine.base_predictor import Canvas
 from maskwright.engine.model import SIDE, Model
 from maskwright.engine.prediction import Prediction
-from maskwright.engine.predictor import Canvas, Predictor
+from maskwright.engine.predictor import Predictor
 from maskwright.engine.scoring import ScoreTable
-from maskwright.engine.values import strict_json
 from maskwright.methods.instances import beyond_ap, coco
 from maskwright.methods.instances.coco import Detection
 from maskwright.methods.instances.dense_detections import look_densely
 from maskwright.methods.instances.detections import detect, squashed
+from maskwright.methods.instances.prediction import InstancePrediction, prediction_of, write_results
 from maskwright.nets import dense_instances
 from maskwright.nets.dense_instances import DenseSegmenter
 from maskwright.nets.instance import DESCRIPTION, InstanceSegmenter, build, completed
-
-RESULTS = "coco.json"
-"""The COCO results of a folder of predictions."""
-
-
-@dataclass(frozen=True)
-class InstancePrediction(Prediction):
-    """The objects of one image.
-
-    Attributes:
-        mask: ``(H, W)`` uint16 instance ids: k are the visible pixels of ``objects[k - 1]``; the surer object lies in front.
-        scores: the best score of each category with an object.
-        objects: those with a score of at least the threshold, the surest first.
-        detections: the best 100, which COCO scores; of an image in tiles also all others with a score of at least .05, of a dense
-            segmenter all.
-    """
-
-    objects: tuple[Detection, ...] = field(default=(), repr=False)
-    detections: tuple[Detection, ...] = field(default=(), repr=False)
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """The share 0..1 of the image that each category's objects cover."""
-        category_of = np.array([0, *(one.category for one in self.objects)])
-        counts = np.bincount(category_of[self.mask].reshape(-1), minlength=len(self.categories))
-        return {name: float(n) / self.mask.size for name, n in zip(self.categories, counts) if n}
-
-    def record(self) -> dict[str, Any]:
-        """Also the objects, as an entry of COCO results each but for its ``image_id``; ``ids`` are those of the mask."""
-        height, width = self.mask.shape
-        rows = [one.as_json((width, height)) for one in self.detections]
-        return {**super().record(), "ids": len(self.objects), "objects": rows}
-
-    def paint(
-        self, pixels: NDArray[np.uint8], mask: NDArray[np.integer], alpha: float, outline: bool
-    ) -> NDArray[np.uint8]:
-        return overlay_instances(pixels, mask, alpha=alpha, outline=outline)
 
 
 class InstancePredictor(Predictor):
@@ -100,15 +60,7 @@ class InstancePredictor(Predictor):
             pixels = np.stack([one.pixels for one in canvases])
             per_image = iter(squashed(network, pixels, matrices, sizes))
         for canvas, detections in zip(canvases, per_image, strict=True):
-            yield self._prediction(canvas, detections, threshold)
-
-    def _prediction(self, canvas: Canvas, detections: Sequence[Detection], threshold: float) -> InstancePrediction:
-        objects = tuple(one for one in detections if one.score >= threshold)
-        best: dict[str, float] = {}
-        for one in objects:
-            best.setdefault(self.categories[one.category], one.score)
-        mask = draw_ids(objects, canvas.size)
-        return InstancePrediction(canvas.id, canvas.image, mask, self.categories, best, objects, tuple(detections))
+            yield prediction_of(canvas, detections, threshold, self.categories)
 
     def score_problems(self, dataset: Dataset, split: str) -> list[str]:
         part = dataset.split(split)
@@ -155,27 +107,7 @@ class InstancePredictor(Predictor):
 
     def conclude(self, folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> list[Path]:
         """``coco.json``: images, categories and, as annotations with a score, the results of the whole folder."""
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for number, name in enumerate(sorted(rows), start=1):
-            row = rows[name]
-            # Relative to the folder, so that it can be moved together with its images.
-            file = row.get("image") or Path(os.path.relpath(row["file"], folder)).as_posix()
-            images.append({"id": number, "file_name": file, "width": row["size"][0], "height": row["size"][1]})
-            for entry in row["objects"]:
-                annotations.append({"id": len(annotations) + 1, "image_id": number, "iscrowd": 0, **entry})
-        names = [{"id": id, "name": name} for id, name in enumerate(self.categories) if id]
-        document = {"images": images, "annotations": annotations, "categories": names}
-        return [write_atomic(folder / RESULTS, strict_json(document, RESULTS))]
-
-
-def draw_ids(objects: Sequence[Detection], size: Size) -> NDArray[np.uint16]:
-    """Ids ``(H, W)`` of objects from 1, the first in front, for an image of ``size`` (width, height)."""
-    mask = np.zeros((size[1], size[0]), np.uint16)
-    for number in range(len(objects), 0, -1):
-        x0, y0, x1, y1 = objects[number - 1].box
-        mask[y0:y1, x0:x1][objects[number - 1].mask] = number
-    return mask
+        return [write_results(folder, rows, self.categories)]
 
 
 def load_instances(model: Model) -> InstancePredictor:

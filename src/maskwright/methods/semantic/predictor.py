@@ -12,9 +12,10 @@ from torch import Tensor
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.schema import Anything
+from maskwright.engine.base_predictor import Canvas
 from maskwright.engine.model import Model
 from maskwright.engine.prediction import Prediction
-from maskwright.engine.predictor import Canvas, Predictor
+from maskwright.engine.predictor import Predictor
 from maskwright.engine.scoring import ScoreTable
 from maskwright.engine.weights import require_finite
 from maskwright.methods.semantic.scores import semantic_scores, semantic_table

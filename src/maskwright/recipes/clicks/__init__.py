@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from maskwright.engine.announce import announce
 from maskwright.errors import RunError
 from maskwright.recipes.clicks.config import Config
+from maskwright.sam.sources import require_source
 
 if TYPE_CHECKING:
     from maskwright.engine.session import Session
@@ -26,6 +27,7 @@ __all__ = ["Config", "main"]
 
 def main(config: Config) -> Path:
     """Train and return the run directory."""
+    require_source(config.sam)
     started = announce("clicks", config)
     # These need PyTorch, which takes seconds to import: the first line comes before, and the help does without.
     from maskwright.engine.session import Session

@@ -16,7 +16,7 @@ from maskwright.engine.outcome import Outcome
 from maskwright.engine.report import Picture, Report, seconds_of_chart
 from maskwright.engine.run import read_metrics
 from maskwright.methods.instances.dense_detections import find_objects
-from maskwright.methods.instances.predictor import draw_ids
+from maskwright.methods.instances.prediction import draw_ids
 from maskwright.nets.dense_instances import DenseSegmenter
 from maskwright.nets.instance import InstanceSegmenter
 from maskwright.recipes.s4m.trainer import Trainer, load_teacher

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from maskwright.engine.announce import announce
 from maskwright.recipes.samix.config import Config
+from maskwright.sam.sources import require_source
 
 __all__ = ["Config", "main"]
 
 
 def main(config: Config) -> Path:
     """Train and return the run directory."""
+    require_source(config.sam)
     started = announce("samix", config)
     # These need PyTorch, which takes seconds to import: the first line comes before, and the help does without.
     from maskwright.engine.session import Session

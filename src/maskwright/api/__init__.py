@@ -5,7 +5,8 @@
     models    train, load, evaluate, predict
     data      check, fix, stats, weaken, convert, split, merge, sample, use_cache
     curate    next_labels, budget, audit, apply_repairs
-    sam       sam_info, sam_evaluate, sam_convert, precompute
+    sam       sam_info, sam_evaluate, sam_convert, sam_export, precompute
+    out       export_model, push
 
 The most used ones are names of the package: ``maskwright.train`` and so on. Importing them imports nothing heavy; PyTorch
 comes with the first call that needs it.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskwright.api.data import as_dataset
+from maskwright.api.data import as_dataset, require_data
 from maskwright.api.progress import Progress, stages_of
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName
@@ -63,14 +63,16 @@ def next_labels(
     >>> first.id, first.kind, first.reason
     ('k0423', 'box', 'stands for many images; nothing is labelled yet.')
     """
+    from maskwright.methods.curate.costs import Costs
+
     require({f"-n {count}: must be at least 1": count >= 1})
+    require_data(data)
+    seconds = Costs.load(costs)
     with stages_of(progress) as stage:
         from maskwright.data.groups import Grouping
-        from maskwright.methods.curate.costs import Costs
         from maskwright.methods.curate.material import load_sam, prepare
         from maskwright.methods.curate.suggestions import LEARNERS, suggest, write_suggestions
 
-        seconds = Costs.load(costs)
         dataset = as_dataset(data, format, image_reading)
         model = None if run is None else _semantic(run, device)
         grouping = Grouping(group, table, column)
@@ -126,7 +128,11 @@ def audit(
     >>> maskwright.audit("polyps", "polyps-audit").suspects[0]["kind"]
     'missed'
     """
+    from maskwright.data.new_folder import require_new
+
     require({f"--most {most}: must be at least 1": most >= 1})
+    require_data(data)
+    require_new(out)
     with stages_of(progress) as stage:
         from maskwright.data.groups import Grouping
         from maskwright.methods.curate.audit import LEAST, judge
@@ -203,19 +209,21 @@ def budget(
     >>> print(*maskwright.budget("polyps", "polyps-budget").sentences)
     40 labelled images, about 17 minutes of labelling: Dice 0.661 on split 'val', of a small model on frozen features. ...
     """
+    from maskwright.methods.curate.costs import Costs
+
     require(
         {
             f"--orders {orders}: must be at least 1": orders >= 1,
             f"--minutes {minutes}: must be above 0": minutes is None or minutes > 0,
         }
     )
+    require_data(data)
+    seconds = Costs.load(costs)
     with stages_of(progress) as stage:
         from maskwright.data.groups import Grouping
         from maskwright.methods.curate.budget import budget as run_budget
-        from maskwright.methods.curate.costs import Costs
         from maskwright.methods.curate.material import load_sam, prepare
 
-        seconds = Costs.load(costs)
         dataset = as_dataset(data, format, image_reading)
         material = prepare(load_sam(sam, device), dataset, grouping=Grouping(group, table, column), stage=stage)
         return run_budget(

@@ -24,18 +24,24 @@ def new_folder(out: str | Path, *sources: str | Path) -> Iterator[Path]:
     Raises:
         DataError: ``out`` is there already, lies in a dataset, or cannot be written.
     """
+    require_new(out, *sources)
     out = Path(out)
-    if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
-        raise DataError([f"{out}: is there already; choose a new folder"])
-    for source in sources:
-        if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
-            raise DataError([f"{out}: lies in the dataset's folder, which stays as it is; choose a folder elsewhere"])
     aside = out.with_name(f".{out.name}-{uuid4().hex[:12]}.part")
     try:
         yield aside
         _give_name(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # Gone already where all went well.
+
+
+def require_new(out: str | Path, *sources: str | Path) -> None:
+    """Raise DataError where :func:`new_folder` would refuse a folder, before long work is done for it."""
+    out = Path(out)
+    if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
+        raise DataError([f"{out}: is there already; choose a new folder"])
+    for source in sources:
+        if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
+            raise DataError([f"{out}: lies in the dataset's folder, which stays as it is; choose a folder elsewhere"])
 
 
 def _give_name(aside: Path, out: Path) -> None:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskwright.data.geometry import squash
-from maskwright.export.graphs import SegmenterGraph, squashed
+from maskwright.export.graphs import SegmenterGraph, exportable, squashed
 from maskwright.export.onnx_models import picture
 from maskwright.nets.segmenter import Segmenter
 
@@ -21,6 +21,19 @@ def test_images_come_to_the_canvas_as_pillow_brings_them(size: tuple[int, int]):
     difference = np.abs(levels - squash(image, 64))
     assert difference.max() < 1.01
     assert (difference > 0.01).mean() < 0.02
+
+
+def test_group_normalisation_in_plain_sums_is_that_of_pytorch():
+    own = nn.Sequential(nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.Sequential(nn.GroupNorm(8, 16))).requires_grad_(
+        False
+    )
+    for norm in (own[1], own[2][0]):
+        norm.weight.normal_()
+        norm.bias.normal_()
+    plain = exportable(own)
+    assert not any(isinstance(module, nn.GroupNorm) for module in (plain[1], plain[2][0]))
+    x = 100 + torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(plain(x), own(x), atol=1e-5, rtol=1e-5)
 
 
 class Fixed(Segmenter):

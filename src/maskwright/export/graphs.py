@@ -5,7 +5,8 @@ Each is a module of tensors alone, so that a graph of it holds for any number of
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -38,12 +39,39 @@ def squashed(images: Tensor, side: int) -> Tensor:
     return (levels + _ROUNDING).floor() / 255
 
 
+class GroupNorm(nn.Module):
+    """Group normalisation in plain sums. PyTorch 2.8 exports its own for more than one image only."""
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = x.unflatten(1, (self.norm.num_groups, -1))
+        centred = groups - groups.mean((2, 3, 4), keepdim=True)
+        scale = (centred.square().mean((2, 3, 4), keepdim=True) + self.norm.eps).rsqrt()
+        return (centred * scale).flatten(1, 2) * self.norm.weight[:, None, None] + self.norm.bias[:, None, None]
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def exportable(network: N) -> N:
+    """A copy whose group normalisations are in plain sums; the network itself stays as it is."""
+    network = copy.deepcopy(network)
+    for parent in [module for module in network.modules() if not isinstance(module, GroupNorm)]:
+        for name, child in parent.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(parent, name, GroupNorm(child))
+    return network
+
+
 class SegmenterGraph(nn.Module):
     """A semantic segmenter: images to the category of each of their pixels, and how sure that is."""
 
     def __init__(self, network: Segmenter) -> None:
         super().__init__()
-        self.network = network
+        self.network = exportable(network)
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +103,7 @@ class DenseGraph(nn.Module):
 
     def __init__(self, network: DenseSegmenter) -> None:
         super().__init__()
-        self.network = network
+        self.network = exportable(network)
         self.eval()
 
     def forward(self, view: Tensor) -> Tensor:

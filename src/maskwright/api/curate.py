@@ -42,7 +42,7 @@ def next_labels(
 ) -> NextResult:
     """The images that are worth labelling next, in order, each with the kind of label that is worth most per second there.
 
-    Images that stand for many without a label, by frozen features of a SAM; a quarter at random; with a run, also those that its model is
+    Half of them images that stand for many without a label, by frozen features of a SAM, half at random; with a run, also those that its model is
     unsure about. A small model that learns from the labels that there are tells what is in an image, for the kind of label.
 
     Args:

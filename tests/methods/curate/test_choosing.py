@@ -111,8 +111,8 @@ def test_a_share_is_random_and_spread_over_the_list() -> None:
     vectors, _ = clusters([100])
     choices = choose(vectors, NOTHING, np.arange(100), 20, groups=alone(vectors))
     places = [number for number, choice in enumerate(choices) if choice.why == "random"]
-    assert len(places) == 5
-    assert max(np.diff([-1, *places, 20])) <= 6
+    assert len(places) == 10
+    assert max(np.diff([-1, *places, 20])) <= 3
 
 
 def test_a_model_is_asked_about_a_part_of_many() -> None:

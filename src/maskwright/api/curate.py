@@ -42,8 +42,8 @@ def next_labels(
 ) -> NextResult:
     """The images that are worth labelling next, in order, each with the kind of label that is worth most per second there.
 
-    Half of them images that stand for many without a label, by frozen features of a SAM, half at random; with a run, also those that its model is
-    unsure about. A small model that learns from the labels that there are tells what is in an image, for the kind of label.
+    Half of them stand for many images without a label, by frozen features of a SAM, half are random; with a run, some are those that its
+    model is unsure about. A small model that learns from the labels that there are tells what is in an image, for the kind of label.
 
     Args:
         data: a folder, a JSON, XML or YAML file, or a ``Dataset``; it stays as it is.

@@ -1,9 +1,9 @@
 """Which images to label next: those that stand for many that are not labelled, some that a trained model is unsure about, some at random.
 
 While labels are few, typical images teach more than doubtful ones (TypiClust, Hacohen et al., ICML 2022). In segmentation random images
-are hard to beat (nnActive, TMLR 2025), and were not beaten here: half of every choice is random. Doubts of a model that itself learnt from few labels
-made the choice worse wherever it was measured (``docs/next.md``): only those of a trained run are listened to, blurred by noise (ClaSP-PE,
-TMLR 2026), with categories taking turns, and for no more than every second image.
+are hard to beat (nnActive, TMLR 2025), and were not beaten here: half of every choice is random. Doubts of a model that itself learnt
+from few labels made the choice worse where it was measured (``docs/next.md``): only those of a trained run are listened to, blurred by
+noise (ClaSP-PE, TMLR 2026), with categories taking turns, and for no more than every second image that is not random.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def budget(
         _train(material, planned, orders, seed, minutes, cells, lambda: _store(out / STATE, told, cells), stage)
         result = _result(material, out, planned, orders, cells, seed)
         write_atomic(out / RESULT, json.dumps(told | _as_json(result), indent=1) + "\n")
-        _page(material, planned, result, cells).save(out / PAGE)
+        _page(source_of(material.dataset), result).save(out / PAGE)
     return result
 
 
@@ -271,8 +271,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def _page(material: Material, planned: Plan, result: BudgetResult, cells: dict[str, list[float]]) -> Report:
-    page = Report("How many more labels?", source_of(material.dataset))
+def _page(source: str, result: BudgetResult) -> Report:
+    page = Report("How many more labels?", source)
     page.text(" ".join(result.sentences))
     x = [row["seconds"] / 60 for row in result.curve]
     last = x[-1]
@@ -287,10 +287,7 @@ def _page(material: Material, planned: Plan, result: BudgetResult, cells: dict[s
 
 
 def _as_json(result: BudgetResult) -> dict[str, Any]:
-    told = vars(result.forecast) | {
-        "calibrated": result.forecast.calibrated,
-        "says_something": result.forecast.says_something,
-    }
+    told = vars(result.forecast) | {"says_something": result.forecast.says_something}
     return {
         "images": result.images,
         "seconds": result.seconds,

@@ -18,11 +18,12 @@ from maskwright import cli
 from maskwright.data import manifest
 from maskwright.data.check import check
 from maskwright.data.dataset import Dataset
+from maskwright.data.fingerprint import Fingerprint
 from maskwright.data.labels import Kind, Labels
 from maskwright.data.mask_files import read_mask, write_mask
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.errors import DataError, MaskwrightError
-from tests.tiny_model import save_run
+from tests.tiny_model import save_run, tiny_segmenter
 
 SIZE = 96
 
@@ -113,6 +114,47 @@ def test_budget_draws_a_curve_and_goes_on(scenes: Path, tmp_path: Path, tiny_sam
     assert "a curve takes at least 12" in capsys.readouterr().err
     assert call("budget", scenes, "--out", tmp_path / "x", "--minutes", -1) == 1
     assert "--minutes -1" in capsys.readouterr().err
+
+
+@pytest.fixture
+def trained(scenes: Path, tmp_path: Path) -> Path:
+    """A run whose segmenter knows discs, and which says that it learnt from the first half of the training images."""
+    run = save_run(tmp_path / "trained", tiny_segmenter(categories=2), categories=["background", "disc"])
+    dataset = Dataset.load(scenes)
+    samples = [replace(s, split="train" if i < 30 else "spare") for i, s in enumerate(dataset)]
+    (run / "data.json").write_text(Fingerprint.of(dataset.with_samples(samples)).to_json())
+    return run
+
+
+def test_a_run_judges_what_it_has_not_learnt_from(
+    scenes: Path, trained: Path, tmp_path: Path, tiny_sam_folder, monkeypatch
+) -> None:
+    monkeypatch.setattr("maskwright.methods.curate.quick.steps_for", lambda count: 8)
+    told: list[tuple[int, int]] = []
+    options = {"sam": tiny_sam_folder, "most": 3, "progress": lambda *how_far: told.append(how_far)}
+    result = maskwright.audit(scenes, tmp_path / "out", run=trained, **options)
+    assert result.judged == 72
+    assert len(result.suspects) == 3
+    assert result.notes == [f"{trained} judged the 42 of 72 images that it has not learnt from."]
+    assert result.notes[0] in (tmp_path / "out/report.html").read_text()
+    assert told[-1] == (3, 3)
+    alone = maskwright.audit(scenes, tmp_path / "alone", **options)
+    assert [each["wrong"] for each in alone.suspects] != [each["wrong"] for each in result.suspects]
+    with pytest.raises(DataError, match="is there already"):
+        maskwright.audit(scenes, tmp_path / "out", **options)
+
+
+def test_a_runs_doubts_choose_every_second_image(scenes: Path, trained: Path, tmp_path: Path, tiny_sam_folder) -> None:
+    data = few(scenes, tmp_path / "data", 25)
+    result = maskwright.next_labels(data, tmp_path / "out", run=trained, sam=tiny_sam_folder, count=12)
+    whys = [each.why for each in result.suggestions]
+    assert (whys.count("random"), whys.count("unsure"), whys.count("typical")) == (6, 3, 3)
+    assert all(
+        "the model is less sure here than on" in each.reason for each in result.suggestions if each.why == "unsure"
+    )
+    none = few(scenes, tmp_path / "none", 0)
+    notes = maskwright.next_labels(none, run=trained, sam=tiny_sam_folder, count=2).notes
+    assert "is not asked before each category is in 3 labelled images" in notes[-1]
 
 
 def test_audit_refuses_what_it_cannot_judge(scenes: Path, tmp_path: Path, tiny_sam_folder, capsys) -> None:

@@ -26,10 +26,12 @@ for _ in range(600):
 def test_while_importing_the_process_ends_at_once(number: signal.Signals, status: int, tmp_path: Path):
     # In the place of the slow import of PyTorch, one that takes for ever.
     (tmp_path / "torch.py").write_text(IMPORTING)
+    (tmp_path / "DATA").mkdir()  # A path that is not there is told before.
     env = environment()
     env["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{env['PYTHONPATH']}"
     command = [sys.executable, "-m", "maskwright", "train", "samix", "DATA", "--out", "my runs/a", "--overwrite"]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, text=True, **pipes)
     assert process.stdout is not None
     assert process.stdout.readline() == "importing\n"
     process.send_signal(number)

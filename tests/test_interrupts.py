@@ -30,8 +30,8 @@ def test_while_importing_the_process_ends_at_once(number: signal.Signals, status
     env = environment()
     env["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{env['PYTHONPATH']}"
     command = [sys.executable, "-m", "maskwright", "train", "samix", "DATA", "--out", "my runs/a", "--overwrite"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, text=True, **pipes)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "importing\n"
     process.send_signal(number)

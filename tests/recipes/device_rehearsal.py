@@ -17,7 +17,7 @@ from maskwright import api
 from maskwright.cli import main
 from maskwright.data.dataset import Dataset
 from maskwright.data.labels import Kind
-from maskwright.engine import devices, predictor, processes
+from maskwright.engine import devices, predictor
 from maskwright.methods.in_context import predictor as in_context
 from tests.pretend_device import MixedDevices, pretend_device
 from tests.recipes.instance_training import SMALLEST as INSTANCES
@@ -29,7 +29,7 @@ from tests.recipes.training import binary_scenes
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     with pretend_device() as device:
-        for module in (devices, predictor, in_context, processes):
+        for module in (devices, predictor, in_context):
             monkeypatch.setattr(module, "find_device", lambda _: device)
         monkeypatch.setattr(Accelerator, "device", property(lambda _: device))
         yield device

@@ -51,6 +51,7 @@ def asked(page: LabelPage, act: Any) -> list[dict[str, Any]]:
     with page.page.expect_response(lambda response: response.url.endswith(("/predict", "/propose"))) as waited:
         act()
     answer = waited.value.json()
+    assert waited.value.ok, answer
     page.settle()
     return answer.get("candidates") or answer["objects"]
 

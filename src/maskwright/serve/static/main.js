@@ -185,7 +185,10 @@ export class App {
     if (!this.isOpen) return;
     this.tool.finish?.();
     if (!this.labelling.done) this.labelling.change([{ op: "done", value: true }]);
+    const finished = this.images.at;
     await this.journal.flush();
+    // Whoever has opened another image meanwhile stays there.
+    if (this.images.at !== finished) return;
     const next = this.images.nextOpen();
     if (next === null) this.tell("Every image is done");
     else await this.go(next);

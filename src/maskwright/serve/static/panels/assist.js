@@ -116,8 +116,9 @@ export class Assist {
 
   /** Another image is opened. */
   leave() {
-    const { labelling, images } = this.app;
-    if ([...labelling.objects.values()].some((each) => each.kind === "mask")) {
+    const { isOpen, labelling, images } = this.app;
+    // An image that is left before its labels have come is no example: what is on the screen is of the one before.
+    if (isOpen && [...labelling.objects.values()].some((each) => each.kind === "mask")) {
       const image = images.images[images.at];
       this.example = { id: image.id, name: image.name };
     }

@@ -24,11 +24,12 @@ from maskwright.engine.metrics import paired_bootstrap
 from maskwright.methods.curate.budget import image_dice
 from maskwright.methods.curate.choosing import choose, doubts_of, vectors_of
 from maskwright.methods.curate.costs import Costs
-from maskwright.methods.curate.kinds import canvas_of, simulated_answers
+from maskwright.methods.curate.kinds import simulated_answers
 from maskwright.methods.curate.material import Material, load_sam, prepare
 from maskwright.methods.curate.quick import STEPS, answers, train_quick
 from maskwright.methods.curate.regions import objects_of, operations
 from maskwright.methods.curate.targets import GRID
+from maskwright.methods.curate.views import canvas_of
 
 BY_HAND = 60.0
 """Seconds for the mask of an object."""

@@ -73,33 +73,14 @@ _HOMES = {
     "Prediction": "maskwright.engine.prediction",
     "Predictor": "maskwright.engine.predictor",
     "Sam": "maskwright.sam.sam",
-    **dict.fromkeys(
-        (
-            "audit",
-            "budget",
-            "check",
-            "convert",
-            "evaluate",
-            "export_model",
-            "fix",
-            "load",
-            "next_labels",
-            "precompute",
-            "predict",
-            "push",
-            "sam_info",
-            "stats",
-            "train",
-        ),
-        "maskwright.api",
-    ),
 }
+"""Of names that do not come from the API."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    value = getattr(importlib.import_module(_HOMES.get(name, "maskwright.api")), name)
     globals()[name] = value
     return value
 

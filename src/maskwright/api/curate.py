@@ -132,14 +132,14 @@ def audit(
 
     require({f"--most {most}: must be at least 1": most >= 1})
     require_data(data)
-    require_new(out)
+    dataset = as_dataset(data, format, image_reading)
+    require_new(out, dataset.root)
     with stages_of(progress) as stage:
         from maskwright.data.groups import Grouping
         from maskwright.methods.curate.audit import LEAST, judge
         from maskwright.methods.curate.audit_files import write_audit
         from maskwright.methods.curate.material import learnt, load_sam, prepare, run_probabilities
 
-        dataset = as_dataset(data, format, image_reading)
         masks = [s for s in dataset if s.labels.mask is not None and (not splits or s.split in splits)]
         if len(masks) < LEAST:
             where = f" in {' and '.join(splits)}" if splits else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from torch import nn
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import squash
 from maskwright.data.image_files import turn
+from maskwright.data.image_reading import ImageReading
 from maskwright.data.images import image_size, read_image
 from maskwright.data.lookahead import ahead_readable
 from maskwright.errors import DataError
-from maskwright.sam.sam import Sam
+from maskwright.sam.sam import Embedding, Sam
 from maskwright.sam.store import LEVELS, EmbeddingStore, Signature, weights_signature
 
 PREPROCESSING = 1
@@ -87,8 +88,7 @@ def precompute(
         progress(there, len(paths))
 
     def canvas(key: str) -> tuple[str, NDArray[np.uint8]]:
-        with turn(image_size(paths[key], reading.page)):
-            return key, squash(read_image(paths[key], reading), sam.size)
+        return key, read_canvas(paths[key], reading, sam.size)
 
     canvases = ahead_readable(canvas, missing, workers, 2 * batch, problems)
     encoded = 0
@@ -102,9 +102,20 @@ def precompute(
     return encoded, there
 
 
+def read_canvas(path: Path, reading: ImageReading, size: int) -> NDArray[np.uint8]:
+    """An image file as SAM encodes it, ``(size, size, 3)``; large ones take turns. Raises DataError."""
+    with turn(image_size(path, reading.page)):
+        return squash(read_image(path, reading), size)
+
+
 @torch.inference_mode()
+def encode_canvases(sam: Sam, canvases: Sequence[NDArray[np.uint8]]) -> Embedding:
+    """The embedding of B canvases of :func:`read_canvas`."""
+    pixels = torch.from_numpy(np.stack(canvases)).to(sam.device)
+    return sam.encode(pixels.permute(0, 3, 1, 2).to(sam.dtype) / 255)
+
+
 def _encode(sam: Sam, store: EmbeddingStore, ready: list[tuple[str, NDArray[np.uint8]]]) -> None:
-    pixels = torch.from_numpy(np.stack([canvas for _, canvas in ready])).to(sam.device)
-    embedding = sam.encode(pixels.permute(0, 3, 1, 2).to(sam.dtype) / 255)
+    embedding = encode_canvases(sam, [canvas for _, canvas in ready])
     for row, (key, _) in enumerate(ready):
         store.save(key, {level: getattr(embedding, level)[row] for level in LEVELS})

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from maskwright.errors import DataError
+from maskwright.methods.curate.lists import AUDIT, AUDIT_FORMAT, NEXT, NEXT_FORMAT
 
-FORMATS = {"maskwright next 1": "suggestions", "maskwright audit 1": "suspects"}
+FORMATS = {NEXT_FORMAT: "suggestions", AUDIT_FORMAT: "suspects"}
 """The formats that are read, and where each has its images, in order."""
 
-FILES = ("next.json", "audit.json")
+FILES = (NEXT, AUDIT)
 
 
 def read_suggestions(path: Path, images: Collection[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:

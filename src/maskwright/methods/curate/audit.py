@@ -12,9 +12,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from maskwright.data.batch import collate
-from maskwright.data.geometry import resize_matrix
-from maskwright.data.items import read_item
 from maskwright.data.lookahead import ahead
 from maskwright.data.shapes import tight_boxes
 from maskwright.methods.curate.evidence import Evidence, Proposal, SamObject, gather
@@ -24,6 +21,7 @@ from maskwright.methods.curate.quick import answers, train_quick
 from maskwright.methods.curate.regions import Map, objects_of
 from maskwright.methods.curate.suspicion import SOUND, learn
 from maskwright.methods.curate.targets import GRID
+from maskwright.methods.curate.views import canvas_of, regions_of
 from maskwright.sam.closer_look import look_closer
 from maskwright.sam.sam import Sam
 
@@ -183,24 +181,17 @@ def _evidence(
     material: Material, copies: dict[int, list[tuple[Map, int]]], probability: NDArray[np.float16], batch: int = 4
 ) -> Iterator[tuple[int, list[Evidence]]]:
     """For each image the evidence against its map, and against each spoiled copy of it."""
-    sam, dataset, maps = material.sam, material.dataset, material.maps
-    side = 2 * sam.size
-
-    def canvas(place: int) -> torch.Tensor:
-        item = read_item(dataset, dataset[place], limit=side)
-        return collate([item], [resize_matrix(item.size, side)], side, len(dataset.categories)).images[0]
-
-    images = ahead(canvas, range(len(dataset)), 2, 2 * batch)
+    sam, dataset = material.sam, material.dataset
+    images = ahead(lambda place: canvas_of(dataset, place, sam), range(len(dataset)), 2, 2 * batch)
     for start in range(0, len(dataset), batch):
         places = list(range(start, min(start + batch, len(dataset))))
-        pixels = torch.stack([next(images) for _ in places])
-        versions = [(row, labels) for row, place in enumerate(places) for labels in _versions(maps, copies, place)]
-        seen = sam_objects(sam, pixels, versions)
-        rows: list[list[Evidence]] = [[] for _ in places]
-        for (row, labels), objects in zip(versions, seen, strict=True):
-            p = _enlarged(probability[places[row]])
-            rows[row].append(gather(labels, p, objects, _edges(pixels[row])))
-        yield from zip(places, rows, strict=True)
+        pixels = torch.cat([next(images) for _ in places])
+        versions = [_versions(material.maps, copies, place) for place in places]
+        seen = iter(sam_objects(sam, pixels, [(row, labels) for row, each in enumerate(versions) for labels in each]))
+        for row, place in enumerate(places):
+            # Once for all versions of an image.
+            p, edges = _enlarged(probability[place]), _edges(pixels[row])
+            yield place, [gather(labels, p, next(seen), edges) for labels in versions[row]]
 
 
 def _versions(maps: NDArray[np.uint8], copies: dict[int, list[tuple[Map, int]]], place: int) -> list[Map]:
@@ -211,7 +202,7 @@ def sam_objects(sam: Sam, images: torch.Tensor, versions: list[tuple[int, Map]])
     """SAM's answers to the boxes of all objects of some maps.
 
     Args:
-        images: (B, 3, S, S).
+        images: (B, 3, S, S), on SAM's device.
         versions: maps, each with the row of its image.
     """
     objects = [objects_of(labels) for _, labels in versions]
@@ -222,11 +213,10 @@ def sam_objects(sam: Sam, images: torch.Tensor, versions: list[tuple[int, Map]])
     regions = torch.from_numpy(np.stack([region for found in objects for _, region in found]))
     side = images.shape[-1]
     boxes = tight_boxes(regions) * (side / GRID)
-    looks = look_closer(sam, images.to(sam.device), torch.tensor(rows, device=sam.device), boxes.to(sam.device))
-    answered = (looks.resized((side, side), GRID).on_image((GRID, GRID)) > 0).cpu().numpy()
+    looks = look_closer(sam, images, torch.tensor(rows, device=sam.device), boxes.to(sam.device))
     sure = looks.iou.clamp(0, 1).tolist()
     owners = [number for number, found in enumerate(objects) for _ in found]
-    for owner, region, iou in zip(owners, answered, sure, strict=True):
+    for owner, region, iou in zip(owners, regions_of(looks, side), sure, strict=True):
         result[owner].append(SamObject(region, iou))
     return result
 
@@ -239,5 +229,5 @@ def _enlarged(probability: NDArray[np.float16]) -> NDArray[np.float32]:
 
 def _edges(image: torch.Tensor) -> NDArray[np.float32]:
     """(3, S, S) → how strong the edges are, (GRID, GRID)."""
-    small = F.interpolate(image[None], (GRID, GRID), mode="bilinear", antialias=True)[0].numpy()
+    small = F.interpolate(image[None], (GRID, GRID), mode="bilinear", antialias=True)[0].cpu().numpy()
     return np.max([np.hypot(ndimage.sobel(band, 0), ndimage.sobel(band, 1)) for band in small], axis=0)

@@ -25,12 +25,12 @@ from maskwright.data.pictures import overlay, palette, side_by_side, thumbnail, 
 from maskwright.engine.report import Picture, Report
 from maskwright.errors import DataError
 from maskwright.methods.curate.audit import FOLDS, Suspect
+from maskwright.methods.curate.lists import AUDIT, AUDIT_FORMAT
 from maskwright.methods.curate.planted_errors import ERROR_KINDS
 from maskwright.methods.curate.repairs import Repair, repair
 from maskwright.sam.sam import Sam
 
-FORMAT = "maskwright audit 1"
-LIST, CHOICES, PAGE, REPAIRS, LOG = "audit.json", "repairs.txt", "report.html", "repairs", "repaired.json"
+CHOICES, PAGE, REPAIRS, LOG = "repairs.txt", "report.html", "repairs", "repaired.json"
 
 WORDS = {
     "shifted": "the mask lies beside its object",
@@ -115,8 +115,8 @@ def write_audit(
             pictures.append(_picture(dataset, sample, suspect, mended))
             if progress:
                 progress(number + 1, min(most, len(suspects)))
-        content = {"format": FORMAT, "data": source_of(dataset), **settings, "judged": judged, "notes": notes}
-        write_atomic(folder / LIST, json.dumps(content | {"suspects": entries}, ensure_ascii=False, indent=1) + "\n")
+        content = {"format": AUDIT_FORMAT, "data": source_of(dataset), **settings, "judged": judged, "notes": notes}
+        write_atomic(folder / AUDIT, json.dumps(content | {"suspects": entries}, ensure_ascii=False, indent=1) + "\n")
         write_atomic(folder / CHOICES, _HEAD + "".join(map(_line, entries)))
         _page(dataset, judged, entries, pictures, notes).save(folder / PAGE)
     return AuditResult(out, judged, entries, notes)
@@ -166,15 +166,15 @@ def _replaced(folder: Path, sample: Sample, repaired: Path, entry: dict[str, Any
 def _accepted(dataset: Dataset, choices: Path) -> list[dict[str, Any]]:
     """The entries of the audit that were accepted. Raises DataError."""
     try:
-        content = json.loads((choices.parent / LIST).read_text(encoding="utf-8"))
+        content = json.loads((choices.parent / AUDIT).read_text(encoding="utf-8"))
         lines = choices.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         remedy = f"give the {CHOICES} in the folder that `maskwright audit` wrote"
         raise DataError([f"{error.filename}: is not there; {remedy}"]) from None
     except (OSError, ValueError) as error:
         raise DataError([f"{choices}: cannot be read ({error}); audit again"]) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DataError([f"{choices.parent / LIST}: is no audit; give the {CHOICES} that `maskwright audit` wrote"])
+    if not isinstance(content, dict) or content.get("format") != AUDIT_FORMAT:
+        raise DataError([f"{choices.parent / AUDIT}: is no audit; give the {CHOICES} that `maskwright audit` wrote"])
     entries = {entry["id"]: entry for entry in content["suspects"]}
     by_id = {sample.id: sample for sample in dataset}
     problems, accepted = [], []
@@ -199,7 +199,7 @@ def _accepted(dataset: Dataset, choices: Path) -> list[dict[str, Any]]:
 def _problem(dataset: Dataset, sample: Sample | None, entry: dict[str, Any] | None, id: str) -> str:
     """Why a repair cannot be applied; empty where it can."""
     if entry is None:
-        return f"{id!r} is not in {LIST}; keep the lines as they were"
+        return f"{id!r} is not in {AUDIT}; keep the lines as they were"
     if sample is None or sample.labels.mask is None:
         return f"{id!r} has no mask in {source_of(dataset)}; give the dataset that was audited"
     if not entry["repair"]:

@@ -16,9 +16,10 @@ from maskwright.data.files import write_atomic
 from maskwright.data.findings import source_of
 from maskwright.data.fingerprint import Fingerprint
 from maskwright.data.holdings import Holdings
-from maskwright.data.labels import IGNORE, Kind
+from maskwright.data.labels import Kind
 from maskwright.data.sample import order as stratified_order
 from maskwright.engine.locks import FolderLock
+from maskwright.engine.metrics import confusion_matrix, dice_from_confusion
 from maskwright.engine.report import Report
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.curate.costs import Costs
@@ -203,13 +204,9 @@ def _scores(material: Material, learners: NDArray[np.int64], test: NDArray[np.in
 
 def image_dice(predicted: NDArray[np.integer], truth: NDArray[np.integer], categories: int) -> float:
     """Mean Dice 0..1 of the categories that are in the truth or the prediction of one image; 1 where neither has any."""
-    known = truth != IGNORE
-    scores = []
-    for category in range(1, categories):
-        a, b = (predicted == category) & known, truth == category
-        if total := int(a.sum() + b.sum()):
-            scores.append(2 * int((a & b).sum()) / total)
-    return float(np.mean(scores)) if scores else 1.0
+    scores = dice_from_confusion(confusion_matrix(predicted, truth, categories))[1:]
+    there = scores[np.isfinite(scores)]
+    return float(there.mean()) if there.size else 1.0
 
 
 def _result(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,16 +24,13 @@ from torch import Tensor
 
 from maskwright.data import cache
 from maskwright.data.dataset import Dataset
-from maskwright.data.files import reason_of, write_atomic
+from maskwright.data.files import write_atomic
 from maskwright.data.fingerprint import file_digest
-from maskwright.data.geometry import squash
-from maskwright.data.image_files import turn
-from maskwright.data.images import image_size, read_image
 from maskwright.data.labels import Sample
 from maskwright.data.lookahead import ahead_readable
 from maskwright.engine.locks import FolderLock
 from maskwright.errors import DataError
-from maskwright.sam.precompute import signature
+from maskwright.sam.precompute import encode_canvases, read_canvas, signature
 from maskwright.sam.sam import Embedding, Sam
 from maskwright.sam.store import LEVELS
 
@@ -143,22 +141,24 @@ class _Digests:
         for sample in dataset:
             path = dataset.image_path(sample)
             try:
-                stat = path.stat()
-                now = [stat.st_size, stat.st_mtime_ns]
-                if self.known.get(str(path), [None])[:-1] != now:
-                    self.known[str(path)] = [*now, file_digest(path).hex()]
+                self._read(path)
             except DataError as error:
                 problems += error.problems
-                names.append("")
-                continue
-            except OSError as error:
-                problems.append(f"{path}: cannot be read ({reason_of(error)}); restore the file")
                 names.append("")
                 continue
             names.append(hashlib.sha256(said + self.known[str(path)][-1].encode()).hexdigest())
         if self.known != before:
             write_atomic(self.path, json.dumps(self.known))
         return names
+
+    def _read(self, path: Path) -> None:
+        """Make sure that a file's hash is known. Raises DataError where it cannot be read."""
+        now: list[int] | None = None
+        with suppress(OSError):  # What keeps it from being looked at keeps it from being read, and is told then.
+            stat = path.stat()
+            now = [stat.st_size, stat.st_mtime_ns]
+        if now is None or self.known.get(str(path), [None])[:-1] != now:
+            self.known[str(path)] = [*(now or []), file_digest(path).hex()]
 
 
 class _Files:
@@ -192,16 +192,14 @@ class _Files:
         """Encode what is not there yet, and write it batch by batch."""
 
         def canvas(item: tuple[str, Sample]) -> tuple[str, NDArray[np.uint8]]:
-            path = dataset.image_path(item[1])
-            with turn(image_size(path, dataset.image_reading.page)):
-                return item[0], squash(read_image(path, dataset.image_reading), sam.size)
+            return item[0], read_canvas(dataset.image_path(item[1]), dataset.image_reading, sam.size)
 
         done = 0
         if progress and fresh:
             progress(done, len(fresh))
         canvases = ahead_readable(canvas, list(fresh.items()), workers, 2 * batch, problems)
         while ready := list(islice(canvases, batch)):
-            self._append([key for key, _ in ready], pooled(_encode(sam, [pixels for _, pixels in ready])))
+            self._append([key for key, _ in ready], pooled(encode_canvases(sam, [pixels for _, pixels in ready])))
             done += len(ready)
             if progress:
                 progress(done, len(fresh))
@@ -247,9 +245,3 @@ def pooled(embedding: Embedding) -> dict[str, Tensor]:
         else level
         for name, level in levels.items()
     }
-
-
-@torch.inference_mode()
-def _encode(sam: Sam, canvases: Sequence[NDArray[np.uint8]]) -> Embedding:
-    pixels = torch.from_numpy(np.stack(canvases)).to(sam.device)
-    return sam.encode(pixels.permute(0, 3, 1, 2).to(sam.dtype) / 255)

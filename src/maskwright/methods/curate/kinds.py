@@ -13,15 +13,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from maskwright.data.batch import collate
-from maskwright.data.dataset import Dataset
-from maskwright.data.geometry import resize_matrix
-from maskwright.data.items import read_item
 from maskwright.data.shapes import tight_boxes
 from maskwright.methods.curate.costs import Costs
 from maskwright.methods.curate.material import Material
 from maskwright.methods.curate.regions import Map, Region, iou, objects_of, operations
 from maskwright.methods.curate.targets import GRID
+from maskwright.methods.curate.views import canvas_of, regions_of
 from maskwright.sam.closer_look import look_closer, look_closer_at_clicks
 from maskwright.sam.prompts import POSITIVE, Prompts
 from maskwright.sam.sam import Sam
@@ -144,13 +141,6 @@ def worth(good: float | None) -> float:
     return 1.0 if good is None else good + (1 - good) * POOR
 
 
-def canvas_of(dataset: Dataset, place: int, sam: Sam) -> torch.Tensor:
-    """(1, 3, S, S) at twice SAM's canvas."""
-    side = 2 * sam.size
-    item = read_item(dataset, dataset[place], limit=side)
-    return collate([item], [resize_matrix(item.size, side)], side, len(dataset.categories)).images.to(sam.device)
-
-
 @torch.no_grad()
 def simulated_answers(
     sam: Sam, image: torch.Tensor, regions: list[Region], kind: str, generator: np.random.Generator
@@ -173,8 +163,7 @@ def simulated_answers(
         small = Prompts(points * (sam.size / side), clicks.labels)
         first = sam.decode(embedding[rows], small, multimask=True).best[:, 0]
         looks = look_closer_at_clicks(sam, image, rows, clicks, first)
-    maps = (looks.resized((side, side), GRID).on_image((GRID, GRID)) > 0).cpu().numpy()
-    return list(maps), looks.iou.clamp(0, 1).tolist()
+    return regions_of(looks, side), looks.iou.clamp(0, 1).tolist()
 
 
 def _inside(region: Region) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ from maskwright.errors import DataError
 from maskwright.methods.curate.choosing import Choice, Doubts, asked_about, choose, doubts_of, vectors_of
 from maskwright.methods.curate.costs import Costs
 from maskwright.methods.curate.kinds import LEAST, KindChoice, kind_for, measure, worth
+from maskwright.methods.curate.lists import NEXT, NEXT_FORMAT
 from maskwright.methods.curate.material import Material, Stage, run_probabilities
 from maskwright.methods.curate.quick import STEPS, answers, train_quick
 from maskwright.methods.curate.regions import Map
@@ -27,8 +28,7 @@ from maskwright.methods.curate.targets import GRID, LOCATED
 from maskwright.methods.semantic.predictor import SegmenterPredictor
 from maskwright.nets.quick_segmenter import QuickSegmenter
 
-FORMAT = "maskwright next 1"
-LIST, PAGE = "next.json", "report.html"
+PAGE = "report.html"
 
 LEARNERS = 150
 """Labelled images that the small model learns from, at most; its doubts need no more."""
@@ -132,7 +132,7 @@ def write_suggestions(material: Material, result: NextResult, out: Path) -> None
     """
     dataset = material.dataset
     by_id = {sample.id: sample for sample in dataset}
-    content = {"format": FORMAT, "data": source_of(dataset), **asdict(result)}
+    content = {"format": NEXT_FORMAT, "data": source_of(dataset), **asdict(result)}
     page = Report("What to label next", source_of(dataset)).text(" ".join(result.notes))
     pictures = [
         Picture(
@@ -143,7 +143,7 @@ def write_suggestions(material: Material, result: NextResult, out: Path) -> None
         for number, each in enumerate(result.suggestions, 1)
     ]
     page.pictures("In this order", "Number, image, kind of label, seconds that it takes, and why.", pictures)
-    write_atomic(out / LIST, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    write_atomic(out / NEXT, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     page.save(out / PAGE)
 
 

@@ -17,7 +17,7 @@ from maskwright.data.items import read_item
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.data.lookahead import ahead
 from maskwright.methods.in_context import pseudo_masks as pseudo
-from maskwright.methods.in_context.closer import answer_boxes
+from maskwright.methods.in_context.closer import answer_boxes, on_grid
 from maskwright.sam.closer_look import look_closer_at_clicks
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Sam
@@ -113,6 +113,5 @@ def _answer_clicks(sam: Sam, batch: Batch, rows: pseudo.Rows, logits: Tensor) ->
         images = rows.image[at]
         first = sam.decode(sam.encode(batch.images)[images], clicks, multimask=True).best[:, 0]
         looks = look_closer_at_clicks(sam, batch.images, images, clicks, first)
-        shares = F.avg_pool2d(looks.on_image((sam.size, sam.size)).sigmoid(), 4)
-        logits[at] = torch.logit(shares, eps=1e-6).clamp(min=pseudo.EMPTY)
+        logits[at] = on_grid(looks, sam.size)
     return prompts.prompted

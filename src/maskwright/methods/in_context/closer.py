@@ -34,12 +34,12 @@ def answer_boxes(sam: Sam, batch: Batch, rows: Rows) -> tuple[Tensor, Tensor, Te
     iou = looks.iou.new_zeros(len(boxed)).index_add(0, number, looks.iou)
     for start in range(0, len(looks), CHUNK):
         some = slice(start, start + CHUNK)
-        maps = _on_grid(looks[some], sam.size)
+        maps = on_grid(looks[some], sam.size)
         logits.scatter_reduce_(0, number[some, None, None].expand_as(maps), maps, "amax")
     return boxed, logits, iou / number.bincount(minlength=len(boxed)).clamp(min=1)
 
 
-def _on_grid(looks: Looks, size: int) -> Tensor:
+def on_grid(looks: Looks, size: int) -> Tensor:
     """(N, S/4, S/4) logits of the mean probability in each cell of four by four pixels, not below ``EMPTY``."""
     shares = F.avg_pool2d(looks.on_image((size, size)).sigmoid(), 4)
     return torch.logit(shares, eps=1e-6).clamp(min=EMPTY)

@@ -7,14 +7,15 @@ from typing import Literal, TypeAlias
 
 from maskwright.api.models import load
 from maskwright.errors import MaskwrightError, require
-from maskwright.export.exported import Exported
+from maskwright.export.exported import NAME, Exported
 from maskwright.sam.sources import require_source
 
 Target: TypeAlias = Literal["onnx"]
 
 
 def export_model(run: str | Path, to: Target = "onnx", out: str | Path | None = None) -> Exported:
-    """Write a trained model as one file in ONNX, which :func:`maskwright.load` and :func:`maskwright.predict` take like a run.
+    """Write a trained model as one file in ONNX, which :func:`maskwright.predict` takes like a run, and
+    :func:`maskwright.api.load_onnx` loads.
 
     What comes before and after the network is inside, as far as ONNX can hold it; see ``docs/onnx.md``. The answers of the file are
     compared with PyTorch's before it gets its name.
@@ -37,7 +38,7 @@ def export_model(run: str | Path, to: Target = "onnx", out: str | Path | None = 
     {'categories': 0.0, 'probability': 4.2e-06}
     """
     _require_onnx(to)
-    path = Path(run, "model.onnx") if out is None else Path(out)
+    path = Path(run, NAME) if out is None else Path(out)
     if out is None and (
         Path(run).is_file() or (Path(run, "config.json").is_file() and not Path(run, "model").is_dir())
     ):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+NAME = "model.onnx"
+"""Of a run's model in ONNX, in the run directory."""
+
 
 @dataclass(frozen=True)
 class Exported:

@@ -13,12 +13,10 @@ from maskwright.data.fields import read_json
 from maskwright.engine.base_predictor import BasePredictor, Canvas
 from maskwright.engine.prediction import Prediction
 from maskwright.errors import MaskwrightError, WeightsError
+from maskwright.export.exported import NAME
 from maskwright.export.onnx_file import OnnxFile
 from maskwright.methods.instances.dense_views import objects_of
 from maskwright.methods.instances.prediction import prediction_of, write_results
-
-NAME = "model.onnx"
-"""Of a run's model in ONNX, in the run directory."""
 
 
 class OnnxPredictor(BasePredictor):

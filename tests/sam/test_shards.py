@@ -105,18 +105,19 @@ def test_no_flipped_bit_of_an_index_leads_elsewhere(tmp_path: Path, place: int):
     assert [first(Shards(tmp_path), number) for number in range(3)] == [content(0), None, content(2)]
 
 
-def _write(folder: str, numbers: range, ready) -> None:
+def _write(folder: str, numbers: range, both) -> None:
     place = Shards(Path(folder))
-    ready.wait()
-    for number in numbers:
+    place.put(key(numbers[0]), content(numbers[0]))
+    both.wait(60)  # Only now: a process that was done before the other began would hand its shard on.
+    for number in numbers[1:]:
         place.put(key(number), content(number))
 
 
 def test_each_process_has_a_shard_of_its_own(tmp_path: Path):
     context = multiprocessing.get_context("spawn")
-    ready = context.Barrier(2)
+    both = context.Barrier(2)
     processes = [
-        context.Process(target=_write, args=(str(tmp_path), part, ready)) for part in (range(300), range(200, 450))
+        context.Process(target=_write, args=(str(tmp_path), part, both)) for part in (range(300), range(200, 450))
     ]
     for process in processes:
         process.start()

@@ -4,6 +4,7 @@
 
     models    train, load, evaluate, predict
     data      check, fix, stats, weaken, convert, split, merge, sample, use_cache
+    find      find
     curate    next_labels, budget, audit, apply_repairs
     sam       sam_info, sam_evaluate, sam_convert, sam_export, precompute
     out       export_model, push
@@ -21,6 +22,7 @@ from maskwright.api.arrange import merge, sample, split
 from maskwright.api.curate import apply_repairs, audit, budget, next_labels
 from maskwright.api.data import CheckResult, check, convert, fix, require_data, stats, use_cache, weaken
 from maskwright.api.export import Exported, Target, export_model, sam_export
+from maskwright.api.finding import FindResult, find
 from maskwright.api.hub import push
 from maskwright.api.models import Engine, evaluate, load, load_onnx, predict, train
 from maskwright.api.progress import busy
@@ -40,6 +42,7 @@ __all__ = [
     "Crowd",
     "Engine",
     "Exported",
+    "FindResult",
     "ImageReading",
     "KindName",
     "ReadName",
@@ -55,6 +58,7 @@ __all__ = [
     "convert",
     "evaluate",
     "export_model",
+    "find",
     "fix",
     "load",
     "load_onnx",

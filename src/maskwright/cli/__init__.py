@@ -26,6 +26,7 @@ from maskwright.cli.completion import Completion
 from maskwright.cli.curate import Audit, Budget, Next
 from maskwright.cli.data import Check, Convert, Fix, Stats, Weaken
 from maskwright.cli.export import Export, SamExport
+from maskwright.cli.find import Find
 from maskwright.cli.hub import Push
 from maskwright.cli.label import Label, Serve
 from maskwright.cli.models import Demo, Evaluate, Predict
@@ -161,6 +162,7 @@ def _app(recipes: Collection[str]) -> SubcommandApp:
     app.command(name="serve")(Serve)
     app.command(name="predict")(Predict)
     app.command(name="evaluate")(Evaluate)
+    app.command(name="find")(Find)
     app.command(name="next")(Next)
     app.command(name="audit")(Audit)
     app.command(name="budget")(Budget)

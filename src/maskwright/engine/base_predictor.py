@@ -57,7 +57,7 @@ class BasePredictor(ABC):
     """
 
     options: ClassVar[Mapping[str, Any]] = {}
-    holds_instances: ClassVar[bool] = False
+    holds_instances: bool = False
 
     categories: tuple[str, ...]
     size: int

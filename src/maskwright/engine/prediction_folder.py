@@ -402,6 +402,12 @@ def _write_index(folder: Path, head: dict[str, Any], rows: dict[str, dict[str, A
     write_atomic(folder / INDEX, f'{top},\n "images": [\n  {lines}\n ]}}\n')
 
 
+def read_rows(folder: str | Path) -> list[dict[str, Any]]:
+    """The entries of a folder that :func:`predict_folder` wrote, by name. Raises MaskwrightError where it is damaged."""
+    index = _read_index(Path(folder) / INDEX, damaged_is_empty=False)
+    return [] if index is None else index["images"]
+
+
 def _read_index(path: Path, *, damaged_is_empty: bool) -> dict[str, Any] | None:
     if not path.is_file():
         return None

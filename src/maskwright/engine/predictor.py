@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -54,27 +54,9 @@ class Predictor(BasePredictor):
         """What of an image ``(H, W, 3)`` is kept until its batch is full: ``(S, S, 3)``, squashed. Called by the threads."""
         return squash(pixels, self.size)
 
-    @torch.inference_mode()
     def restore(self, logits: Tensor, size: Size) -> tuple[NDArray[np.uint8], dict[str, float]]:
-        """Logits ``(C, s, s)`` → the mask ``(H, W)`` and the scores; in strips of rows, so that memory is bounded."""
-        (width, height), count = size, len(self.categories)
-        mask = np.empty((height, width), np.uint8)
-        area, certainty = np.zeros(count), np.zeros(count)
-        rows = max(1, _PIECE // (width * count))
-        for top in range(0, height, rows):
-            tall = min(rows, height - top)
-            matrix = compose(resize_matrix(size, self.size), np.array([[1.0, 0, 0], [0, 1, top]]))
-            matrices = torch.from_numpy(matrix)[None].float()
-            strip = unwarp_logits(logits[None], matrices, [(width, tall)], canvas=self.size)[0]
-            # The probability of the best category is exp(its logit - logsumexp): the softmax of all is never needed.
-            best, category = strip.max(0)
-            probability = (best - strip.logsumexp(0)).exp().cpu().numpy()
-            mask[top : top + tall] = category.to(torch.uint8).cpu().numpy()
-            flat = mask[top : top + tall].reshape(-1)
-            area += np.bincount(flat, minlength=count)
-            certainty += np.bincount(flat, probability.reshape(-1), minlength=count)
-        pairs = zip(self.categories, certainty.tolist(), area.tolist())
-        return mask, {name: total / pixels for name, total, pixels in pairs if pixels}
+        """See :func:`restored`."""
+        return restored(logits, size, self.size, self.categories)
 
     # -------------------------------------------------------------------------------------------------- scores
 
@@ -146,3 +128,28 @@ class Predictor(BasePredictor):
     def scores_ending(self, options: Mapping[str, Any]) -> str:
         """What tells scores of another way to predict from the usual ones, such as ``-in-context``."""
         return ""
+
+
+@torch.inference_mode()
+def restored(
+    logits: Tensor, size: Size, canvas: int, categories: Sequence[str]
+) -> tuple[NDArray[np.uint8], dict[str, float]]:
+    """Logits ``(C, s, s)`` that cover a canvas → the mask ``(H, W)`` and the scores; in strips of rows, so that memory is bounded."""
+    (width, height), count = size, len(categories)
+    mask = np.empty((height, width), np.uint8)
+    area, certainty = np.zeros(count), np.zeros(count)
+    rows = max(1, _PIECE // (width * count))
+    for top in range(0, height, rows):
+        tall = min(rows, height - top)
+        matrix = compose(resize_matrix(size, canvas), np.array([[1.0, 0, 0], [0, 1, top]]))
+        matrices = torch.from_numpy(matrix)[None].float()
+        strip = unwarp_logits(logits[None], matrices, [(width, tall)], canvas=canvas)[0]
+        # The probability of the best category is exp(its logit - logsumexp): the softmax of all is never needed.
+        best, category = strip.max(0)
+        probability = (best - strip.logsumexp(0)).exp().cpu().numpy()
+        mask[top : top + tall] = category.to(torch.uint8).cpu().numpy()
+        flat = mask[top : top + tall].reshape(-1)
+        area += np.bincount(flat, minlength=count)
+        certainty += np.bincount(flat, probability.reshape(-1), minlength=count)
+    pairs = zip(categories, certainty.tolist(), area.tolist())
+    return mask, {name: total / pixels for name, total, pixels in pairs if pixels}

@@ -5,9 +5,11 @@
 
 Examples are drawn from ``train``; images that show the thing from the split. Images that do not show it:
 
-- ``elsewhere``: images of the other sets, whole;
+- ``elsewhere``: images of the other sets, whole (not for ``saliency``, as something stands out there, too, nor for ``streets``);
 - ``same place``: crops of images of the split beside the thing, set against crops of the same sizes that show it;
-- ``alike``: where categories come and go by themselves (streets, scenes), images of the set without the category.
+- ``alike``: scenes with things of other categories alone.
+
+Verdicts rest on what the scorer ships and on the examples, each left out in turn, as those of the command do.
 
 Printed for each set and number of examples: Dice where it is there, of the answer, of simpler ones and of the best candidate; AUROC of the
 presence score against each sort of images; Matthews' correlation at a score of .5; the share of images with a verdict, and the shares
@@ -36,7 +38,9 @@ from maskwright.data.masks import label_values
 from maskwright.data.scenes import CATEGORY_NAMES, render
 from maskwright.methods.find.candidates import FEATURES, KINDS, Showing, propose
 from maskwright.methods.find.examples import encode_both, images_of
+from maskwright.methods.find.finder import leave_one_out
 from maskwright.methods.find.scorer import BUNDLED, Scorer
+from maskwright.methods.find.verdicts import Calibration
 from maskwright.sam.sam import Embedding, Sam
 
 MANIFESTS = {
@@ -179,22 +183,26 @@ def _episode(
     able = np.flatnonzero(_share(train, category) > SHOWS)
     examples = train[random.permutation(able)[:shots]]
     masks = torch.from_numpy(examples.maps == category)
-    learnt = Showing.of(sam, examples.embedding, masks, torch.from_numpy(examples.maps != 255)).shown()
+    showing = Showing.of(sam, examples.embedding, masks, torch.from_numpy(examples.maps != 255))
+    learnt = showing.shown()
+    own = leave_one_out(sam, scorer, showing, examples.canvases, examples.embedding, examples.mirrored)
+    calibration = scorer.calibration(shots).sharpened(own)
     share, of_crops = _share(shown, category), _share(crops, category)
     limit = config.images if name not in ("streets", "scenes") else config.images // 4
     searched = {"shown": shown[random.permutation(np.flatnonzero(share > SHOWS))[:limit]]}
-    if name in ("streets", "scenes"):
+    if name == "scenes":
         searched["alike"] = shown[random.permutation(np.flatnonzero(share == 0))[:limit]]
     else:
         searched["shown in crops"] = crops[random.permutation(np.flatnonzero(of_crops > SHOWS))[:limit]]
         searched["same place"] = crops[random.permutation(np.flatnonzero(of_crops == 0))[:limit]]
-        others = [pictures for other, pictures in foreign.items() if other != name]
+        # What stands out is in the other sets too, and streets are told from them by anything.
+        others = [] if name in ("saliency", "streets") else [foreign[other] for other in foreign if other != name]
         for pictures in others:
             some = random.permutation(len(pictures))[: limit // len(others)]
-            _search(sam, scorer, config, tally, "elsewhere", pictures[some], category, learnt, examples)
+            _search(sam, scorer, config, tally, "elsewhere", pictures[some], category, learnt, examples, calibration)
     for sort, pictures in searched.items():
         if len(pictures):
-            _search(sam, scorer, config, tally, sort, pictures, category, learnt, examples)
+            _search(sam, scorer, config, tally, sort, pictures, category, learnt, examples, calibration)
 
 
 def _search(
@@ -207,6 +215,7 @@ def _search(
     category: int,
     learnt: Any,
     examples: Pictures,
+    calibration: Calibration,
 ) -> None:
     for start in range(0, len(pictures), 8):
         part = pictures[np.arange(start, min(start + 8, len(pictures)))]
@@ -217,7 +226,7 @@ def _search(
         tally.seconds += time.process_time() - began
         tally.searched += len(part)
         tally.scores.setdefault(sort, []).extend(score.tolist())
-        told = [scorer.calibration.verdict(one, config.alpha) for one in score.tolist()]
+        told = [calibration.verdict(one, config.alpha) for one in score.tolist()]
         tally.verdicts.setdefault(sort, []).extend(told)
         if sort != "shown":
             continue
@@ -307,9 +316,9 @@ def _set(sam: Sam, config: Config, name: str) -> tuple[Pictures, Pictures, Pictu
     categories = [c for c, n in enumerate(dataset.categories) if c and (name != "streets" or n.lower() in STREETS)]
     train = _encoded(sam, *_read(sam, dataset, "train", 160 if name == "streets" else 60, whole=True))
     shown = _encoded(sam, *_read(sam, dataset, config.split, 240 if name == "streets" else config.images, whole=True))
-    crops = shown[np.arange(0)]
-    if name != "streets":
-        crops = _encoded(sam, *_read(sam, dataset, config.split, 2 * config.images, whole=False))
+    crops = _encoded(
+        sam, *_read(sam, dataset, config.split, 2 * config.images, whole=False, any_crop=name == "streets")
+    )
     return train, shown, crops, categories
 
 
@@ -319,7 +328,7 @@ def _foreign(sam: Sam, config: Config, name: str) -> Pictures:
 
 
 def _read(
-    sam: Sam, dataset: Dataset, split: str, count: int, *, whole: bool, seed: int = 3
+    sam: Sam, dataset: Dataset, split: str, count: int, *, whole: bool, seed: int = 3, any_crop: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Canvases and category maps of some images; or of crops of them, half without any object where there is room."""
     random = np.random.default_rng(seed)
@@ -327,7 +336,7 @@ def _read(
     canvases, maps = [], []
     for place in random.permutation(len(part))[:count].tolist():
         pixels, values = part.pixels(part[place]), label_values(part, part[place])[1]
-        for box in _boxes(values, random) if not whole else [(0, 0, pixels.shape[1], pixels.shape[0])]:
+        for box in _boxes(values, random, any_crop) if not whole else [(0, 0, pixels.shape[1], pixels.shape[0])]:
             x0, y0, x1, y1 = box
             canvases.append(squash(np.ascontiguousarray(pixels[y0:y1, x0:x1]), 2 * sam.size))
             small = F.interpolate(
@@ -337,8 +346,10 @@ def _read(
     return np.stack(canvases), np.stack(maps)
 
 
-def _boxes(values: NDArray[np.integer], random: np.random.Generator) -> Iterator[tuple[int, int, int, int]]:
-    """Of crops of a third to a half of the image's sides: one that shows an object, and one that shows none."""
+def _boxes(
+    values: NDArray[np.integer], random: np.random.Generator, any_crop: bool
+) -> Iterator[tuple[int, int, int, int]]:
+    """Two crops of a third to a half of the image's sides: one that shows an object, and one that shows none; or any."""
     height, width = values.shape
     wanted = {True, False}
     for _ in range(60):
@@ -347,7 +358,9 @@ def _boxes(values: NDArray[np.integer], random: np.random.Generator) -> Iterator
         x, y = int(random.integers(0, width - w + 1)), int(random.integers(0, height - h + 1))
         inside = values[y : y + h, x : x + w]
         shows = bool(((inside > 0) & (inside < 255)).mean() > SHOWS)
-        if (shows or not (inside > 0).any()) and shows in wanted:
+        if any_crop:
+            shows = True in wanted
+        if (any_crop or shows or not (inside > 0).any()) and shows in wanted:
             wanted.remove(shows)
             yield x, y, x + w, y + h
         if not wanted:

@@ -4,9 +4,9 @@
 
 1. Episodes (``find_episodes.py``): one to twenty examples of a thing, and images that show it or do not, half and half; of each the
    candidates of ``methods.find.candidates``, what is known of them, and their true Dice. Kept in ``OUT/episodes.safetensors``.
-2. Two small networks learn from them: expected Dice of a candidate; presence.
-3. Calibration: in five folds over subjects, presence scores of episodes about things that the networks had not learnt from. Of each subject
-   at most as many scores are kept as of the others, so that a common family does not speak for all.
+2. A small network learns the expected Dice of a candidate, and a logistic regression presence.
+3. Calibration: in five folds over subjects, presence scores of episodes about things that neither had learnt from. Of each subject at
+   most as many scores are kept as of the others; one, a few and many examples have calibrations of their own.
 
 About 15 minutes of one core. Nothing that results are measured on is learnt from.
 """
@@ -25,8 +25,8 @@ from torch import Tensor
 
 from find_episodes import Subject, subjects
 from maskwright.engine.budget import progress
-from maskwright.methods.find.candidates import Showing, propose
-from maskwright.methods.find.scorer import BUNDLED, Scorer, ScorerNet, seen_of
+from maskwright.methods.find.candidates import FEATURES, Showing, propose
+from maskwright.methods.find.scorer import BUNDLED, HIDDEN, Scorer, ScorerNet, seen_of
 from maskwright.methods.find.verdicts import Calibration
 from maskwright.sam.sam import Embedding, Sam
 from nano_sources import KINDS
@@ -41,7 +41,12 @@ EPISODES = {"kind": 14, "scene": 4, "object": 2, "slide": 3, "bump": 4}
 QUERIES = 6
 """Images of each side in an episode."""
 
+GROUPS = (1, 2, 6)
+"""The least numbers of examples of those episodes that share a calibration."""
+
 FOLDS, EACH = 5, 12
+
+_COUNT = FEATURES.index("one of examples")
 
 
 @dataclass
@@ -98,10 +103,10 @@ def main(config: Config) -> None:
         joined = Episodes(*(torch.cat(column) for column in zip(*(vars(part).values() for part in parts), strict=True)))
         save_file(vars(joined), kept)
     episodes = Episodes(**load_file(kept))
-    calibration, lines = held_out(episodes, config.seed)
+    calibrations, lines = held_out(episodes, config.seed)
     print(*lines, sep="\n")
     quality, presence = fit(episodes, config.seed)
-    Scorer(quality, presence, calibration, sam.signature()).save(config.scorer)
+    Scorer(quality, presence, calibrations, sam.signature()).save(config.scorer)
     print(f"written: {config.scorer}")
 
 
@@ -152,17 +157,17 @@ def _encoded(sam: Sam, images: Tensor) -> tuple[Embedding, Embedding]:
 
 
 def fit(episodes: Episodes, seed: int, steps: int = 1500) -> tuple[ScorerNet, ScorerNet]:
-    """The networks for expected Dice and for presence."""
+    """What tells the expected Dice, and presence."""
     there = episodes.present
     weights = _weights(episodes)
-    quality = _fit(episodes.features[there], episodes.dice[there], weights[there], seed, steps)
+    quality = _fit(episodes.features[there], episodes.dice[there], weights[there], seed, steps, HIDDEN, 0.1, 0.05)
     with torch.inference_mode():
         seen = seen_of(episodes.features, quality(episodes.features))
-    presence = _fit(seen.clone(), episodes.present.float(), weights, seed + 1, steps)
+    presence = _fit(seen.clone(), episodes.present.float(), weights, seed + 1, steps, 0, 0.3, 0.3)
     return quality, presence
 
 
-def held_out(episodes: Episodes, seed: int) -> tuple[Calibration, list[str]]:
+def held_out(episodes: Episodes, seed: int) -> tuple[dict[int, Calibration], list[str]]:
     """Presence scores from networks that had not learnt from the subject; and lines that say how good they are."""
     scores, chosen, best = torch.zeros(len(episodes.present)), torch.zeros(len(episodes.present)), episodes.dice.amax(1)
     expected = torch.zeros(len(episodes.present))
@@ -184,13 +189,23 @@ def held_out(episodes: Episodes, seed: int) -> tuple[Calibration, list[str]]:
             f"{_correlation(chosen[there], expected[there]):.2f}; AUROC of presence {_auroc(scores[there], scores[absent]):.3f}, "
             f"against the same place {_auroc(scores[there], scores[hard]):.3f}"
         )
+    counts = (1 / episodes.features[:, 0, _COUNT]).round().long()
+    ends = [*GROUPS[1:], 10**6]
+    return {
+        least: _calibration(episodes, scores, (counts >= least) & (counts < end), seed)
+        for least, end in zip(GROUPS, ends, strict=True)
+    }, lines
+
+
+def _calibration(episodes: Episodes, scores: Tensor, rows: Tensor, seed: int) -> Calibration:
+    """Of some of the queries, at most ``EACH`` of a subject on each side."""
     generator = torch.Generator().manual_seed(seed)
     kept: list[list[Tensor]] = [[], []]
     for subject in episodes.subject.unique():
         for side, there in enumerate((True, False)):
-            own = scores[(episodes.subject == subject) & (episodes.present == there)]
+            own = scores[rows & (episodes.subject == subject) & (episodes.present == there)]
             kept[side].append(own[torch.randperm(len(own), generator=generator)[:EACH]])
-    return Calibration.of(torch.cat(kept[0]).numpy(), torch.cat(kept[1]).numpy()), lines
+    return Calibration.of(torch.cat(kept[0]).numpy(), torch.cat(kept[1]).numpy())
 
 
 def _weights(episodes: Episodes) -> Tensor:
@@ -201,20 +216,22 @@ def _weights(episodes: Episodes) -> Tensor:
     return weight / weight.mean()
 
 
-def _fit(features: Tensor, target: Tensor, weights: Tensor, seed: int, steps: int) -> ScorerNet:
+def _fit(
+    features: Tensor, target: Tensor, weights: Tensor, seed: int, steps: int, hidden: int, noise: float, decay: float
+) -> ScorerNet:
+    """Learn from rows drawn by their weights, with noise on the features and as large a share of them left out."""
     torch.manual_seed(seed)
-    net = ScorerNet(features.shape[-1])
+    net = ScorerNet(features.shape[-1], hidden)
     flat = features.flatten(0, -2)
     net.mean.copy_(flat.mean(0))
     net.deviation.copy_(flat.std(0) + 1e-3)
-    optimizer = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
     for _ in range(steps):
         rows = torch.multinomial(weights, 256, replacement=True)
-        # Columns left out at random: no single clue is leant on.
-        drop = torch.rand(256, *([1] * (features.ndim - 2)), features.shape[-1]) < 0.1
-        inputs = torch.where(drop, net.mean, features[rows] + 0.1 * net.deviation * torch.randn_like(features[rows]))
-        loss = F.binary_cross_entropy_with_logits(net(inputs), target[rows])
+        drop = torch.rand(256, *([1] * (features.ndim - 2)), features.shape[-1]) < noise
+        noisy = features[rows] + noise * net.deviation * torch.randn_like(features[rows])
+        loss = F.binary_cross_entropy_with_logits(net(torch.where(drop, net.mean, noisy)), target[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

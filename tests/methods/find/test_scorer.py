@@ -17,8 +17,9 @@ from maskwright.sam.sam import Sam
 
 def made(seed: int = 0) -> Scorer:
     torch.manual_seed(seed)
-    nets = [ScorerNet(width).eval().requires_grad_(False) for width in (len(FEATURES), 2 * len(FEATURES) + 1)]
-    return Scorer(nets[0], nets[1], Calibration.of([0.9, 0.8], [0.2]), "signature")
+    quality, presence = ScorerNet(len(FEATURES)), ScorerNet(2 * len(FEATURES) + 1, 0)
+    known = {1: Calibration.of([0.9, 0.8], [0.2]), 6: Calibration.of([0.7], [0.1])}
+    return Scorer(quality.eval().requires_grad_(False), presence.eval().requires_grad_(False), known, "signature")
 
 
 def test_written_and_read_it_judges_the_same(tmp_path: Path) -> None:
@@ -28,7 +29,7 @@ def test_written_and_read_it_judges_the_same(tmp_path: Path) -> None:
     features = torch.randn(3, 9, len(FEATURES))
     for one, other in zip(scorer.judge(features), again.judge(features), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    assert again.calibration.present.tolist() == [0.8, 0.9]
+    assert [again.calibration(count).present.tolist() for count in (1, 5, 6, 60)] == [[0.8, 0.9]] * 2 + [[0.7]] * 2
     assert again.digest() == Scorer.load(tmp_path / "scorer.json").digest() != made(1).digest()
 
 
@@ -39,7 +40,8 @@ def test_written_and_read_it_judges_the_same(tmp_path: Path) -> None:
         {"features": ["area"]},
         {"quality": {}},
         {"presence": {"mean": [1.0]}},
-        {"present": ["much"]},
+        {"calibrations": {"1": {"present": ["much"], "absent": []}}},
+        {"calibrations": {}},
     ],
 )
 def test_another_file_is_refused_with_its_name(tmp_path: Path, change: dict) -> None:
@@ -53,4 +55,6 @@ def test_another_file_is_refused_with_its_name(tmp_path: Path, change: dict) -> 
 def test_the_bundled_one_is_for_the_bundled_sam_and_has_learnt_enough() -> None:
     scorer = Scorer.load(BUNDLED)
     assert scorer.sam == Sam.load("nano").signature()
-    assert min(len(scorer.calibration.present), len(scorer.calibration.absent)) > 500
+    for count in (1, 5, 20):
+        known = scorer.calibration(count)
+        assert min(len(known.present), len(known.absent)) > 300

@@ -62,3 +62,15 @@ def test_as_json_and_back(present: list[float], absent: list[float]) -> None:
     again = Calibration.of_dict(known.as_dict())
     assert again.present.tolist() == known.present.tolist()
     assert again.absent.tolist() == known.absent.tolist()
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=ENOUGH - 1), st.floats(0, 1))
+def test_few_own_scores_narrow_what_is_ruled_out(own: list[float], score: float) -> None:
+    general = Calibration.of(np.linspace(0.8, 1, 50), np.linspace(0, 0.2, 50))
+    after = general.sharpened(Calibration.of(own, own))
+    for one, other in zip(general.p_values(score), after.p_values(score), strict=True):
+        assert other >= one
+    if score >= min(own):
+        assert after.verdict(score, 0.1) != "not there"
+    if score <= max(own):
+        assert after.verdict(score, 0.1) != "found"

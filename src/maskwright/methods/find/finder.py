@@ -117,12 +117,13 @@ class Finder(BasePredictor):
         self.shown: dict[int, Shown] = {}
         self.calibrations: dict[int, Calibration] = {}
         notes = list(examples.notes)
-        general = scorer.calibration if scorer.sam == sam.signature() else Calibration.of([], [])
+        known = scorer.sam == sam.signature()
         todo = examples.shown
         for number, category in enumerate(todo):
             showing = examples.of(sam, category)
             self.shown[category] = showing.shown()
-            own = leave_one_out(sam, examples, showing, scorer)
+            own = leave_one_out(sam, scorer, showing, examples.canvases, examples.embedding, examples.mirrored)
+            general = scorer.calibration(int(showing.sums.shows.sum())) if known else Calibration.of([], [])
             self.calibrations[category] = general.sharpened(own)
             notes.append(_basis(self.categories[category], own, general))
             if progress:
@@ -203,20 +204,31 @@ class Finder(BasePredictor):
         return {self.categories.index(name): answer.score * answer.quality for name, answer in answers.items()}
 
 
-def leave_one_out(sam: Sam, examples: Examples, showing: Showing, scorer: Scorer) -> Calibration:
-    """Presence scores of the examples, each by the others: what says most about this category in these images."""
+def leave_one_out(
+    sam: Sam,
+    scorer: Scorer,
+    showing: Showing,
+    canvases: NDArray[np.uint8],
+    embedding: Embedding,
+    mirrored: Embedding,
+) -> Calibration:
+    """Presence scores of N examples, each by the others: what says most about this category in these images.
+
+    Args:
+        showing: the examples of one category.
+        canvases, embedding, mirrored: of the same examples, see ``examples.Examples``.
+    """
     shows = showing.sums.shows
-    every = torch.ones_like(shows)
-    place = torch.arange(len(every), device=every.device)
+    place = torch.arange(len(shows), device=shows.device)
     scores: list[list[float]] = [[], []]
     for side, members in enumerate((shows.nonzero()[:, 0], (~shows).nonzero()[:, 0])):
         if side == 0 and len(members) < 2:
             continue
         for one in members[:LOCAL].tolist():
             row = slice(one, one + 1)
-            images = images_of(sam, examples.canvases[row])
-            shown = showing.shown(every & (place != one))
-            found = propose(sam, images, shown, examples.embedding[row], examples.mirrored[row])
+            found = propose(
+                sam, images_of(sam, canvases[row]), showing.shown(place != one), embedding[row], mirrored[row]
+            )
             scores[side].append(float(scorer.judge(found.features)[2]))
     return Calibration.of(*scores)
 

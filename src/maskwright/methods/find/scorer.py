@@ -1,4 +1,4 @@
-"""The scorer: how good each candidate is, and whether the object is in the image at all. Two tiny networks, learnt once and shipped.
+"""The scorer: how good each candidate is, and whether the object is in the image at all. A tiny network and a logistic regression, shipped.
 
 They learnt from episodes about other things than a user's (``tools/train_find_scorer.py``), so they know no category: all they see
 is how matching, SAM's answers and the examples agree.
@@ -29,16 +29,22 @@ HIDDEN = 24
 
 
 class ScorerNet(nn.Module):
-    """Features of a candidate → one logit, from standardised features."""
+    """Features → one logit, from standardised features.
+
+    Args:
+        features: F.
+        hidden: units of its layer; 0: none, which is a logistic regression.
+    """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, hidden: int = HIDDEN) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("deviation", torch.ones(features))
-        self.layers = nn.Sequential(nn.Linear(features, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
+        layers = [nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, 1)] if hidden else [nn.Linear(features, 1)]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., F) → (...,)."""
@@ -52,14 +58,15 @@ class Scorer:
 
     Attributes:
         quality: features → logit of the expected Dice, given that the object is there.
-        presence: features of the best candidate, and of all in the mean → logit of the object being there.
-        calibration: presence scores of episodes that the scorer had not learnt from.
+        presence: features of the best candidate, and of all in the mean → logit of the object being there. It is linear: networks
+            learnt the episodes better, and other things worse.
+        calibrations: presence scores of episodes that the scorer had not learnt from, by the least number of examples of each group.
         sam: signature of the SAM whose answers it learnt from.
     """
 
     quality: ScorerNet
     presence: ScorerNet
-    calibration: Calibration
+    calibrations: dict[int, Calibration]
     sam: str
 
     @torch.inference_mode()
@@ -69,13 +76,18 @@ class Scorer:
         best = quality.argmax(1)
         return best, quality.amax(1).sigmoid(), self.presence(seen_of(features, quality)).sigmoid()
 
+    def calibration(self, examples: int) -> Calibration:
+        """Of episodes with about so many examples."""
+        return self.calibrations[max(least for least in self.calibrations if least <= max(1, examples))]
+
     def save(self, path: Path) -> None:
         """Write it as JSON, by rename."""
         write_atomic(path, self._content())
 
     def _content(self) -> str:
         state = {name: _listed(getattr(self, name)) for name in ("quality", "presence")}
-        content = {"format": FORMAT, "features": list(FEATURES), "sam": self.sam, **state, **self.calibration.as_dict()}
+        known = {str(least): calibration.as_dict() for least, calibration in self.calibrations.items()}
+        content = {"format": FORMAT, "features": list(FEATURES), "sam": self.sam, **state, "calibrations": known}
         return json.dumps(content) + "\n"
 
     def digest(self) -> str:
@@ -89,12 +101,14 @@ class Scorer:
             content = json.loads(path.read_text("utf-8"))
             if content["format"] != FORMAT or content["features"] != list(FEATURES):
                 raise ValueError("is of another version")
-            nets = []
-            for name, width in (("quality", len(FEATURES)), ("presence", 2 * len(FEATURES) + 1)):
-                net = ScorerNet(width)
-                net.load_state_dict({key: torch.tensor(value) for key, value in content[name].items()})
-                nets.append(net.eval().requires_grad_(False))
-            return Scorer(nets[0], nets[1], Calibration.of_dict(content), content["sam"])
+            quality, presence = ScorerNet(len(FEATURES)), ScorerNet(2 * len(FEATURES) + 1, 0)
+            for net, state in ((quality, content["quality"]), (presence, content["presence"])):
+                net.load_state_dict({key: torch.tensor(value) for key, value in state.items()})
+                net.eval().requires_grad_(False)
+            known = {int(least): Calibration.of_dict(one) for least, one in content["calibrations"].items()}
+            if 1 not in known:
+                raise ValueError("has no calibration for one example")
+            return Scorer(quality, presence, known, content["sam"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             remedy = "make it again with tools/train_find_scorer.py"
             raise WeightsError(f"{path}: cannot be read as a scorer ({error}); {remedy}") from None

@@ -8,9 +8,9 @@ two is ruled out and the other is not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -21,7 +21,7 @@ Verdict: TypeAlias = Literal["found", "not there", "unsure"]
 
 def least_scores(alpha: float) -> int:
     """Scores of a side that ruling it out at this α needs: 9 for .1, 19 for .05."""
-    return ceil(1 / alpha - 1e-9) - 1
+    return math.ceil(1 / alpha - 1e-9) - 1
 
 
 ENOUGH = least_scores(0.1)
@@ -35,10 +35,14 @@ class Calibration:
     Attributes:
         present: (P,) of images with the thing, ascending.
         absent: (N,) of images without it, ascending.
+        lowest: nothing that scores as high is ruled out to be there, whatever the others say; ``highest``: nothing that scores as low is
+            ruled out not to be there.
     """
 
     present: NDArray[np.float64]
     absent: NDArray[np.float64]
+    lowest: float = math.inf
+    highest: float = -math.inf
 
     @staticmethod
     def of(present: ArrayLike, absent: ArrayLike) -> Calibration:
@@ -46,10 +50,16 @@ class Calibration:
         return Calibration(np.sort(np.asarray(present, float)), np.sort(np.asarray(absent, float)))
 
     def sharpened(self, own: Calibration) -> Calibration:
-        """With a user's own scores in place of these, on each side where there are at least ``ENOUGH`` of them."""
+        """With a user's own scores in place of these, on each side where there are at least ``ENOUGH`` of them.
+
+        Fewer cannot stand alone. They narrow what is ruled out: nothing that scores like one of them is.
+        """
+        few_present, few_absent = (0 < len(side) < ENOUGH for side in (own.present, own.absent))
         return Calibration(
             own.present if len(own.present) >= ENOUGH else self.present,
             own.absent if len(own.absent) >= ENOUGH else self.absent,
+            float(own.present[0]) if few_present else math.inf,
+            float(own.absent[-1]) if few_absent else -math.inf,
         )
 
     def p_values(self, score: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -57,7 +67,8 @@ class Calibration:
         scores = np.asarray(score, float)
         above = len(self.absent) - np.searchsorted(self.absent, scores, "left")
         below = np.searchsorted(self.present, scores, "right")
-        return (1 + above) / (len(self.absent) + 1), (1 + below) / (len(self.present) + 1)
+        p_absent, p_present = (1 + above) / (len(self.absent) + 1), (1 + below) / (len(self.present) + 1)
+        return np.where(scores <= self.highest, 1.0, p_absent), np.where(scores >= self.lowest, 1.0, p_present)
 
     def verdict(self, score: float, alpha: float) -> Verdict:
         """What can be said of an image with this score at an error rate of α."""

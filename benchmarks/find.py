@@ -19,6 +19,7 @@ of wrong ones; how the expected Dice and the stability go with the true Dice; mi
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,7 +150,9 @@ def _table(rows: dict[str, Row]) -> Table:
             *(row["dice"][kind] for kind in kinds),
             *row["correlation"].values(),
             *(row["auroc"].get(sort) for sort in against),
-            *(row[key] for key in ("mcc", "answered", "wrongly not there", "wrongly found")),
+            *(row[key] for key in ("mcc", "answered", "wrongly not there")),
+            row["verdicts"]["shown"].get("not there", 0) / sum(row["verdicts"]["shown"].values()),
+            row["wrongly found"],
         ]
         lines.append([name, *("" if n is None else f"{n:.3f}" for n in numbers), f"{row['ms']:.0f}"])
     heads = [
@@ -158,7 +161,7 @@ def _table(rows: dict[str, Row]) -> Table:
         "r of stability",
         *(f"AUROC: {sort}" for sort in against),
     ]
-    heads += ["MCC", "answered", "wrongly not there", "wrongly found", "ms"]
+    heads += ["MCC", "answered", "wrongly not there", "of whole images", "wrongly found", "ms"]
     notes = "Milliseconds of CPU an image and category, after encoding it and its mirror image."
     return Table("find: masks where the thing is, and whether it is there", ["set, examples", *heads], lines, notes)
 
@@ -264,6 +267,7 @@ def _summary(tally: Tally) -> dict[str, Any]:
     told["answered"] = round(1 - both.count("unsure") / len(both), 3)
     told["wrongly not there"] = round(told_present.count("not there") / len(told_present), 3)
     told["wrongly found"] = round(told_absent.count("found") / len(told_absent), 3)
+    told["verdicts"] = {sort: dict(Counter(verdicts)) for sort, verdicts in tally.verdicts.items()}
     told["correlation"] = {
         "expected Dice": round(float(np.corrcoef(tally.true, tally.expected)[0, 1]), 2),
         "stability": round(float(np.corrcoef(tally.true, tally.stable)[0, 1]), 2),

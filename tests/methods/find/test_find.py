@@ -82,7 +82,7 @@ def test_discs_are_found_and_bars_are_not_discs(examples: Path, searched: Path, 
         assert dice(mask, picture(100 + number, True)[1]) > 0.85
         assert rows[str(number)]["find"]["disc"]["verdict"] != "not there"
     assert sum(result.verdicts.values()) == 6
-    assert any("thresholds from" in note for note in result.notes)
+    assert any("answers about other things" in note for note in result.notes)
 
 
 def test_what_is_not_there_has_an_empty_mask_and_unsure_images_no_label(
@@ -140,6 +140,26 @@ def test_without_images_those_without_a_label_are_searched(examples: Path, tmp_p
         maskwright.find(examples, None, tmp_path / "other")
 
 
+def test_each_category_gets_an_answer_of_its_own(searched: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write(data, 2, True, 0, masks=True)
+    write(data, 2, False, 20, masks=True)
+    for number in (20, 21):
+        pixels = picture(number, False)[0].astype(int)
+        bar = (pixels[..., 1] > pixels[..., 0] + 40).astype(np.uint8) * 2
+        Image.fromarray(bar).save(data / f"masks/{number}.png")
+    document = json.loads((data / "manifest.json").read_text())
+    document["categories"] = ["background", "disc", "bar", "star"]
+    (data / "manifest.json").write_text(json.dumps(document))
+    result = maskwright.find(data, searched, tmp_path / "out")
+    rows = {row["name"]: row for row in json.loads((tmp_path / "out/predictions.json").read_text())["images"]}
+    assert set(rows["0"]["find"]) == {"disc", "bar"}
+    for number in range(6):
+        found = rows[str(number)]["find"]
+        assert (found["disc"]["score"] > found["bar"]["score"]) == (number < 3)
+    assert "not looked for, as no example shows it: star" in result.notes
+
+
 def test_instances_are_found_as_objects(searched: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     write(data, 2, True, 0, masks=True, instances=True)
@@ -154,7 +174,7 @@ def test_ten_images_without_it_take_the_place_of_other_things(searched: Path, tm
     write(data, 2, True, 0, masks=True)
     write(data, 9, False, 20, masks=True)
     result = maskwright.find(data, searched, tmp_path / "out")
-    assert any("9 of your examples without it" in note for note in result.notes)
+    assert any("judged by your 9 examples without it" in note for note in result.notes)
 
 
 def test_another_sam_says_nothing_without_examples_of_its_own(
@@ -162,7 +182,7 @@ def test_another_sam_says_nothing_without_examples_of_its_own(
 ) -> None:
     result = maskwright.find(examples, searched, tmp_path / "out", sam=tiny_sam_folder)
     assert result.verdicts == {"unsure": 6, "found": 0, "not there": 0}
-    assert any("never ruled out" in note for note in result.notes)
+    assert any("never said" in note for note in result.notes)
 
 
 def test_what_is_wrong_is_told_in_a_line(searched: Path, tmp_path: Path) -> None:

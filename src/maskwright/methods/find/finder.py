@@ -19,6 +19,7 @@ from maskwright.engine.devices import find_device
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import restored
 from maskwright.engine.weights import require_finite
+from maskwright.errors import MaskwrightError
 from maskwright.methods.find.candidates import FEATURES, Showing, Shown, propose
 from maskwright.methods.find.examples import Examples, encode_both, images_of
 from maskwright.methods.find.objects import objects_of
@@ -139,14 +140,14 @@ class Finder(BasePredictor):
 
     def to(self, device: str | torch.device) -> Self:
         if find_device(device) != self.device:
-            raise ValueError("the examples were encoded on another device; load the SAM there first")
+            raise MaskwrightError(f"{device}: the examples were encoded on {self.device}; load the SAM there first")
         return self
 
     def with_defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
         complete = super().with_defaults(options)
         alpha = complete["alpha"]
         if not 0 < alpha < 0.5:
-            raise ValueError(f"alpha {alpha}: must lie between 0 and .5")
+            raise MaskwrightError(f"--alpha {alpha}: must lie above 0 and below 0.5")
         return complete
 
     def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -235,17 +236,17 @@ def leave_one_out(
 
 def _basis(name: str, own: Calibration, general: Calibration) -> str:
     """What the verdicts about a category rest on."""
-    present, absent = len(own.present), len(own.absent)
     parts = []
-    for count, what, others in ((present, "with", general.present), (absent, "without", general.absent)):
-        if count >= ENOUGH:
-            parts.append(f"{count} of your examples {what} it")
+    for verdict, what, mine, others in (
+        ("not there", "with", own.present, general.present),
+        ("found", "without", own.absent, general.absent),
+    ):
+        have = f"you have {len(mine)} examples {what} it"
+        if len(mine) >= ENOUGH:
+            by = f"judged by your {len(mine)} examples {what} it"
         elif len(others):
-            parts.append(
-                f"{len(others)} answers about other things {what} them ({count} of your own; {ENOUGH} would replace them)"
-            )
+            by = f"judged by {len(others)} answers about other things ({have}; from {ENOUGH} on they decide)"
         else:
-            parts.append(
-                f"nothing about images {what} it, so that is never ruled out ({count} of your own; {ENOUGH} are needed)"
-            )
-    return f"{name}: thresholds from {parts[0]}, and {parts[1]}"
+            by = f"never said ({have}; {ENOUGH} are needed)"
+        parts.append(f'"{verdict}" is {by}')
+    return f"{name}: {'; '.join(parts)}"

@@ -85,18 +85,22 @@ def test_discs_are_found_and_bars_are_not_discs(examples: Path, searched: Path, 
     assert any("answers about other things" in note for note in result.notes)
 
 
-def test_what_is_not_there_has_an_empty_mask_and_unsure_images_no_label(
-    examples: Path, searched: Path, tmp_path: Path
+@pytest.mark.parametrize("count", [3, 9])
+def test_what_is_not_there_has_an_empty_mask_which_is_a_label_where_enough_examples_say_so(
+    searched: Path, tmp_path: Path, count: int
 ) -> None:
-    maskwright.find(examples, searched, tmp_path / "out")
+    write(tmp_path / "examples", count, True, 0, masks=True)
+    write(tmp_path / "examples", 1, False, 20, masks=True)
+    maskwright.find(tmp_path / "examples", searched, tmp_path / "out")
     rows = json.loads((tmp_path / "out/predictions.json").read_text())["images"]
     certain = {sample.id: sample for sample in Dataset.load(tmp_path / "out/certain.json")}
-    assert len(certain) == 4 + 6
+    assert len(certain) == count + 1 + 6
+    labels = {"found", "not there"} if count == 9 else {"found"}
     for row in rows:
         verdict = row["find"]["disc"]["verdict"]
         mask = np.asarray(Image.open(tmp_path / "out" / row["mask"]))
         assert (verdict == "not there") <= (not mask.any())
-        assert (certain[row["name"]].labels.mask is None) == (verdict == "unsure")
+        assert (certain[row["name"]].labels.mask is not None) == (verdict in labels)
     assert not maskwright.check(tmp_path / "out/certain.json").problems
     assert not maskwright.check(tmp_path / "out").problems
 

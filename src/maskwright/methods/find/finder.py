@@ -93,6 +93,8 @@ class Finder(BasePredictor):
 
     Attributes:
         calibrations: of each category that is looked for.
+        knows_absent: "not there" is judged by the user's own examples, of every category: only then is it a label to learn from. An empty
+            mask where the thing is does more harm than a missing one.
         notes: what the verdicts rest on, and what was left out.
     """
 
@@ -120,18 +122,22 @@ class Finder(BasePredictor):
         notes = list(examples.notes)
         known = scorer.sam == sam.signature()
         todo = examples.shown
+        self.knows_absent = True
         for number, category in enumerate(todo):
             showing = examples.of(sam, category)
             self.shown[category] = showing.shown()
             own = leave_one_out(sam, scorer, showing, examples.canvases, examples.embedding, examples.mirrored)
             general = scorer.calibration(int(showing.sums.shows.sum())) if known else Calibration.of([], [])
             self.calibrations[category] = general.sharpened(own)
+            self.knows_absent &= len(own.present) >= ENOUGH
             notes.append(_basis(self.categories[category], own, general))
             if progress:
                 progress(number + 1, len(todo))
         missing = [name for c, name in enumerate(self.categories) if c and c not in self.shown]
         if missing:
             notes.append(f"not looked for, as no example shows it: {', '.join(missing)}")
+        if not self.knows_absent:
+            notes.append(f'"not there" is no label in certain.json before {ENOUGH} examples show each category')
         self.notes = tuple(notes)
 
     @property
@@ -182,7 +188,7 @@ class Finder(BasePredictor):
         """The contact sheet, and the dataset of what is certain."""
         return [
             write_report(folder, rows, self.categories, self.examples, self.notes, self.image_reading),
-            write_certain(folder, rows, self.examples),
+            write_certain(folder, rows, self.examples, with_absent=self.knows_absent),
         ]
 
     def _look_for(

@@ -74,11 +74,17 @@ def write_report(
     return page.save(folder / PAGE)
 
 
-def write_certain(folder: Path, rows: Mapping[str, Mapping[str, Any]], examples: Examples) -> Path:
+def write_certain(
+    folder: Path, rows: Mapping[str, Mapping[str, Any]], examples: Examples, *, with_absent: bool
+) -> Path:
     """Write ``folder/certain.json``, a dataset of the examples and of what was searched; unsure images have no label in it.
 
     Files of the examples are linked or copied into ``folder/examples``.
+
+    Args:
+        with_absent: images in which nothing was found have an empty mask; else no label.
     """
+    labelled = {"found", "not there"} if with_absent else {"found"}
     samples: list[Sample] = []
     for sample in examples.dataset:
         mask, image = sample.labels.mask, f"examples/images/{sample.id}{Path(sample.image).suffix}"
@@ -91,7 +97,7 @@ def write_certain(folder: Path, rows: Mapping[str, Mapping[str, Any]], examples:
         if row["image"] is None:
             continue
         labels = Labels()
-        if verdict_of(row) != "unsure":
+        if verdict_of(row) in labelled:
             objects = row.get("objects", [])[: row.get("ids", 0)]
             ids = {id: one["category_id"] for id, one in enumerate(objects, 1)}
             labels = Labels(Mask(row["mask"], "instance", ids) if "ids" in row else Mask(row["mask"]))

@@ -166,10 +166,10 @@ def test_the_level_and_the_place_on_earth_are_kept(slide: Path, tmp_path: Path) 
 
 
 def test_what_cannot_slide_says_so(slide: Path, tmp_path: Path) -> None:
-    with pytest.raises(MaskwrightError, match="learnt from whole images, squashed to 64 pixels, .* say with --crop"):
+    with pytest.raises(MaskwrightError, match=r"learnt from whole images, squashed to 64 pixels, .* say with --crop"):
         run(slide, tmp_path, model=predictor(Colours()))
     assert not tmp_path.joinpath("large").exists()
-    with pytest.raises(MaskwrightError, match="--mpp -1.0: must be above 0; --simplify -2: must be 0 or more"):
+    with pytest.raises(MaskwrightError, match=r"--mpp -1\.0: must be above 0; --simplify -2: must be 0 or more"):
         LargeSettings(mpp=-1.0, simplify=-2)
 
 

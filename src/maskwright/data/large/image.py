@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.images import raster_of
-from maskwright.data.raster import intensity_of, together
+from maskwright.data.raster import Extent, intensity_of, together
 from maskwright.errors import DataError
 
 Rectangle: TypeAlias = tuple[int, int, int, int]
@@ -111,9 +111,13 @@ class LargeImage(ABC):
         """The numbers that become black and white in the whole image: those given, or measured on a coarse level or on parts."""
         if self.reading.intensity is not None:
             return self.reading.intensity
+        return (0.0, 255.0) if self.extent is None else intensity_of(self.extent)
+
+    @cached_property
+    def extent(self) -> Extent | None:
+        """Lowest and highest number on a coarse level, or on parts of the image; None of 8 bits. Raises DataError."""
         parts = (raster_of(self.samples(*part), str(self.path), self.reading.channels).extent for part in self._parts())
-        whole = together(extent for extent in parts if extent is not None)
-        return (0.0, 255.0) if whole is None else intensity_of(whole)
+        return together(extent for extent in parts if extent is not None)
 
     def _parts(self) -> list[tuple[Rectangle, int]]:
         """Windows that together tell the range of the numbers: a coarse level, or nine places of the finest."""

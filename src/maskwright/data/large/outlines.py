@@ -19,6 +19,9 @@ from maskwright.errors import DataError
 MOST_RUNS = 40_000_000
 """Straight runs of walls in a mask, at most: about 4 GB of memory while they are linked."""
 
+_AT_ONCE = 1 << 20
+# Pixels whose walls are looked for at once: each takes some 100 bytes meanwhile.
+
 Ring = NDArray[np.int64]
 """Corners ``(n, 2)`` x, y of pixels; closed by the first, which is not repeated."""
 
@@ -56,6 +59,11 @@ class Outlines:
 
     def add(self, strip: NDArray[np.integer]) -> None:
         """The next rows ``(h, W)`` of the mask. Raises DataError where outlines are too many for memory."""
+        rows = max(1, _AT_ONCE // self.width)
+        for top in range(0, len(strip), rows):
+            self._add(strip[top : top + rows])
+
+    def _add(self, strip: NDArray[np.integer]) -> None:
         values = np.concatenate([self._above[None], strip.astype(np.int64)])
         self._horizontal(values[:-1], values[1:])
         self._vertical(values[1:])

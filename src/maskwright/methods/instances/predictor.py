@@ -14,9 +14,9 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix
 from maskwright.data.instances import is_labelled, read_ids
 from maskwright.data.large.image import Rectangle
-from maskwright.data.schema import Maybe
+from maskwright.data.schema import Maybe, Whole
 from maskwright.engine.base_predictor import Canvas, FoundObject
-from maskwright.engine.model import SIDE, Model
+from maskwright.engine.model import Model
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Predictor
 from maskwright.engine.scoring import ScoreTable
@@ -154,7 +154,7 @@ def load_instances(model: Model) -> InstancePredictor:
     """The predictor of a model folder with an instance segmenter. Raises WeightsError where it does not fit."""
     is_dense = _type_of(model.config.get("segmenter")) == "dense"
     parts = model.parts(
-        {"segmenter": dense_instances.DESCRIPTION if is_dense else DESCRIPTION, "crop": Maybe(SIDE)},
+        {"segmenter": dense_instances.DESCRIPTION if is_dense else DESCRIPTION, "crop": Maybe(Whole(32, 1 << 20))},
         older=lambda parts: {**parts, "segmenter": completed(parts.get("segmenter"))},
     )
     make: Callable[..., InstanceSegmenter | DenseSegmenter] = dense_instances.build if is_dense else build

@@ -45,7 +45,7 @@ def frames(folder: Path) -> Dataset:
 
 
 def place(id: str) -> tuple[int, int]:
-    name, x, y = id.split("-")
+    _name, x, y = id.split("-")
     return int(x[1:]), int(y[1:])
 
 

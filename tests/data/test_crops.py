@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -37,7 +38,7 @@ def boxes(draw: st.DrawFn) -> Box:
 
 @given(st.lists(boxes(), max_size=4), windows())
 def test_a_box_becomes_the_box_of_what_is_left(all_boxes: list[Box], window: tuple[int, int, int, int]) -> None:
-    x0, y0, x1, y1 = window
+    x0, y0, _x1, _y1 = window
     expected = []
     for box in all_boxes:
         whole, view = rectangle(*box.xyxy), rectangle(*window)
@@ -72,10 +73,10 @@ def test_a_scribble_is_clipped(line: list[tuple[float, float]], window: tuple[in
         assert all(0 <= x <= x1 - x0 and 0 <= y <= y1 - y0 for x, y in part)
     if len(line) > 1:
         inside = LineString(line).intersection(rectangle(*window)) if len(set(line)) > 1 else None
-        length = sum(math.dist(a, b) for part in parts for a, b in zip(part, part[1:]))
+        length = sum(math.dist(a, b) for part in parts for a, b in itertools.pairwise(part))
         walked = sum(
             LineString(pair).intersection(rectangle(*window)).length
-            for pair in zip(line, line[1:])
+            for pair in itertools.pairwise(line)
             if pair[0] != pair[1]
         )
         # Along the border itself a line may count or not: crops are half-open.

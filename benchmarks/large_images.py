@@ -2,6 +2,8 @@
 
 A segmenter learns from crops of another slide, and an instance segmenter too. Then ``maskwright predict --write`` sees the slide by
 windows, and what it writes is compared with the answer of the same network computed at once, in as much memory as that takes.
+
+    python benchmarks/large_images.py --out runs/slide --json large_images.json
 """
 
 from __future__ import annotations
@@ -10,10 +12,9 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +25,29 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from frame import Options
+from frame import ResumableOptions, Table, publish
 from maskwright.data.files import write_atomic
 from maskwright.data.large.opening import open_large
 from maskwright.data.mask_files import write_mask
-from measure import in_own_process, machine, peak_bytes, peak_bytes_of
+from measure import in_own_process, peak_bytes, peak_bytes_of
+from slides import Slide, command
 
 STRIP = 1024
 """Rows of the slide that are painted at once."""
 
 
-@dataclass
-class Settings(Options):
+@dataclass(kw_only=True)
+class Config(ResumableOptions):
     """Print how large images are predicted."""
 
-    out: Path
-    """Folder for slides, runs and predictions, about 3 GB; what is finished there is not made again."""
     side: int = 20_000
     """Pixels along the slide."""
     objects: int = 5_000
     """On it."""
-    minutes: float = 3.0
+    minutes: float = 2.5
     """Of each of the two trainings."""
+    steps: int | None = None
+    """Of each training, in place of its minutes."""
     crop: int = 256
     """Pixels of the slide along a window."""
     crops: int = 120
@@ -53,96 +55,17 @@ class Settings(Options):
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Slide:
-    """A slide that is painted strip by strip: cells that are to be found, others of another colour that are not, on tissue."""
-
-    side: int
-    count: int
-    seed: int
-
-    @cached_property
-    def cells(self) -> NDArray[np.float64]:
-        """(n, 6): x, y, both radii, angle, and whether it is an object (the first ``count``); none touch each other."""
-        rng = np.random.default_rng([self.seed, 1])
-        total = round(self.count * 1.3)
-        across = int(np.ceil(np.sqrt(total)))
-        pitch = self.side / across
-        grid = np.stack(np.meshgrid(np.arange(across), np.arange(across)), -1).reshape(-1, 2)
-        grid = rng.permutation(grid)[:total]
-        radii = rng.uniform(0.16, 0.34, (total, 2)) * min(pitch, 100)
-        # A little space is left between neighbours.
-        free = pitch / 2 - radii.max(1) - 3
-        middle = (grid + 0.5) * pitch + rng.uniform(-1, 1, (total, 2)) * free[:, None]
-        angle = rng.uniform(0, np.pi, total)
-        return np.column_stack([middle, radii, angle, np.arange(total) < self.count])
-
-    def ids(self, top: int, bottom: int, objects: bool = True) -> NDArray[np.int32]:
-        """Ids from 1 of the objects, or of the other cells, in rows ``top`` to ``bottom``."""
-        ids = np.zeros((bottom - top, self.side), np.int32)
-        for number, (x, y, a, b, angle, is_object) in enumerate(self.cells):
-            reach = max(a, b) + 1
-            if bool(is_object) != objects or y + reach < top or y - reach >= bottom:
-                continue
-            x0, x1 = max(0, int(x - reach)), min(self.side, int(x + reach) + 2)
-            y0, y1 = max(top, int(y - reach)), min(bottom, int(y + reach) + 2)
-            dx, dy = np.meshgrid(np.arange(x0, x1) + 0.5 - x, np.arange(y0, y1) + 0.5 - y)
-            along, beside = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
-            ids[y0 - top : y1 - top, x0:x1][(along / a) ** 2 + (beside / b) ** 2 <= 1] = number + 1
-        return ids
-
-    def strip(self, top: int, bottom: int) -> NDArray[np.uint8]:
-        """Pixels of rows ``top`` to ``bottom``, (h, side, 3)."""
-        rng = np.random.default_rng([self.seed, 2])
-        grain = rng.normal(0, 14, (512, 512)).astype(np.float32)
-        grain = ndimage.gaussian_filter(grain, 1.2, mode="wrap") * 3
-        rows, columns = np.arange(top, bottom) % 512, np.arange(self.side) % 512
-        noise = grain[rows][:, columns]
-        waves = 18 * np.sin(np.arange(top, bottom) / 371)[:, None] * np.cos(np.arange(self.side) / 523)
-        light = (noise + waves.astype(np.float32))[..., None]
-        image = np.array([226, 180, 200], np.float32) + light
-        image[self.ids(top, bottom, False) > 0] += np.array([-70, -20, -80], np.float32)
-        image[self.ids(top, bottom) > 0] += np.array([-90, -95, -45], np.float32)
-        return image.clip(0, 255).astype(np.uint8)
-
-    def write(self, path: Path) -> Path:
-        """A tiled TIFF."""
-        tile = 512
-
-        def tiles() -> Any:
-            for top in range(0, self.side, tile):
-                strip = self.strip(top, min(top + tile, self.side))
-                strip = np.pad(strip, ((0, tile - len(strip)), (0, -self.side % tile), (0, 0)))
-                yield from (strip[:, x : x + tile] for x in range(0, strip.shape[1], tile))
-
-        aside = path.with_suffix(".part.tif")
-        tifffile.imwrite(
-            aside,
-            tiles(),
-            shape=(self.side, self.side, 3),
-            dtype=np.uint8,
-            tile=(tile, tile),
-            compression="jpeg",
-            photometric="rgb",
-            bigtiff=True,
-            resolution=(20_000, 20_000),
-            resolutionunit="CENTIMETER",
-        )
-        os.replace(aside, path)
-        return path
-
-
-def training_crops(settings: Settings, folder: Path) -> Path:
+def training_crops(config: Config, folder: Path) -> Path:
     """Crops of another slide with instance masks; a fifth of them for validation."""
-    side = settings.crop * 12
-    density = settings.objects / settings.side**2
-    slide = Slide(side, max(9, round(density * side * side * 4)), settings.seed + 1)
+    side = config.crop * 12
+    density = config.objects / config.side**2
+    slide = Slide(side, max(9, round(density * side * side * 4)), config.seed + 1)
     image, ids = slide.strip(0, side), slide.ids(0, side)
-    rng = np.random.default_rng(settings.seed)
+    rng = np.random.default_rng(config.seed)
     samples = []
-    for number in range(settings.crops):
-        x, y = rng.integers(0, side - settings.crop, 2)
-        part = np.s_[y : y + settings.crop, x : x + settings.crop]
+    for number in range(config.crops):
+        x, y = rng.integers(0, side - config.crop, 2)
+        part = np.s_[y : y + config.crop, x : x + config.crop]
         (folder / "images").mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[part]).save(folder / f"images/{number}.png")
         dense = np.unique(ids[part], return_inverse=True)[1].reshape(ids[part].shape)
@@ -156,13 +79,6 @@ def training_crops(settings: Settings, folder: Path) -> Path:
 
 
 # -------------------------------------------------------------------------------------------------------------- commands
-
-
-def command(*arguments: object, processes: int = 1) -> list[str]:
-    start = [sys.executable, "-m", "maskwright"]
-    if processes > 1:
-        start = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "-m", "maskwright"]
-    return [*start, *map(str, arguments)]
 
 
 def measured(arguments: list[str], kill_at: Path | None = None, areas: int = 0) -> dict[str, float]:
@@ -258,54 +174,89 @@ def counted(slide: Slide, mask: Path) -> dict[str, int]:
     return {"true": int((slide.cells[:, 5] > 0).sum()), "found": int(found.max()), "matched": matched}
 
 
-def main(settings: Settings) -> dict[str, Any]:
-    out = settings.out
-    out.mkdir(parents=True, exist_ok=True)
-    slide = Slide(settings.side, settings.objects, settings.seed)
+def main(config: Config) -> None:
+    settings, out = config.start(), config.out
+    slide = Slide(config.side, config.objects, config.seed)
     path = out / "slide.tif"
     if not path.exists():
         slide.write(path)
-    data = out / "crops"
-    if not (data / "manifest.json").exists():
-        training_crops(settings, data)
-    length = ("--minutes", settings.minutes, "--device", "cpu", "--flips", "all", "--validation-images", 16)
-    runs = {"semantic": out / "semantic", "instances": out / "instances"}
-    if not (runs["semantic"] / "report.html").exists():
-        more = ("--no-sam", "--size", settings.crop, "--overwrite")
-        subprocess.run(command("train", "samix", data, "--out", runs["semantic"], *more, *length), check=True)
-    if not (runs["instances"] / "report.html").exists():
-        more = ("--stage", "teacher", "--overwrite")
-        subprocess.run(command("train", "s4m", data, "--out", runs["instances"], *more, *length), check=True)
-    figures: dict[str, Any] = {"machine": machine(), "side": settings.side, "objects": settings.objects}
-    crop = ("--crop", settings.crop, "--device", "cpu")
+    runs = train(config)
+    crop = ("--crop", config.crop, "--device", "cpu")
+    figures: dict[str, Any] = {}
 
-    def step(name: str, make: Any) -> Any:
-        kept = out / f"{name}.json"
-        if not kept.exists():
-            write_atomic(kept, json.dumps(make()))
-        figures[name] = json.loads(kept.read_text())
-        print(name, figures[name], flush=True)
-        return figures[name]
+    def step(name: str, make: Callable[[], Any]) -> None:
+        file = out / f"{name}.json"
+        if not file.exists():
+            write_atomic(file, json.dumps(make()))
+        figures[name] = json.loads(file.read_text())
 
     one, two, objects = out / "one", out / "two", out / "objects"
-    predict = ("predict", runs["semantic"], path, "--write", "tiff", "geojson", *crop, "--overwrite", "--out")
+    predict = ("predict", runs["semantic"], path, "--write", "tiff", "geojson", *crop, "--out")
     step("one_process", lambda: measured(command(*predict, one)))
     whole = out / "whole.npy"
-    step("at_once", lambda: {"bytes": in_own_process(at_once, runs["semantic"], path, settings.crop, whole)})
+    step("at_once", lambda: {"bytes": in_own_process(at_once, runs["semantic"], path, config.crop, whole)})
     step("agreement", lambda: compare(slide, one / "masks/slide.tif", np.load(whole, mmap_mode="r")))
     again = command(*predict, two, processes=2)
     step("killed", lambda: measured(again, two / "large/slide.areas", areas=3))
     step("two_processes", lambda: measured(again))
-    same = lambda: {"same": bool(np.array_equal(*(tifffile.imread(f / "masks/slide.tif") for f in (one, two))))}  # noqa: E731
-    step("same", same)
-    more = ("--write", "tiff", "gpkg", "--overwrite", "--device", "cpu", "--out", objects)
+    step("same", lambda: bool(np.array_equal(*(tifffile.imread(f / "masks/slide.tif") for f in (one, two)))))
+    more = ("--write", "tiff", "gpkg", "--device", "cpu", "--out", objects)
     step("objects_process", lambda: measured(command("predict", runs["instances"], path, *more)))
     step("count", lambda: counted(slide, objects / "masks/slide.tif"))
-    return figures
+    publish(config, table_of(config, figures), settings, **figures)
+
+
+def train(config: Config) -> dict[str, Path]:
+    """The runs of both segmenters."""
+    data = config.out / "crops"
+    if not (data / "manifest.json").exists():
+        training_crops(config, data)
+    length = ("--steps", config.steps) if config.steps else ("--minutes", config.minutes)
+    options = (
+        *length,
+        "--sam",
+        config.sam,
+        "--device",
+        "cpu",
+        "--flips",
+        "all",
+        "--validation-images",
+        16,
+        "--overwrite",
+    )
+    recipes = {"semantic": ("samix", "--no-sam", "--size", config.crop), "instances": ("s4m", "--stage", "teacher")}
+    runs = {name: config.out / name for name in recipes}
+    for name, (recipe, *more) in recipes.items():
+        if not (runs[name] / "report.html").exists():
+            subprocess.run(command("train", recipe, data, "--out", runs[name], *more, *options), check=True)
+    return runs
+
+
+def table_of(config: Config, figures: dict[str, Any]) -> Table:
+    """Of memory, time and scores by what was done."""
+    agreement, count = figures["agreement"], figures["count"]
+
+    def row(text: str, part: dict[str, float], said: str = "") -> list[str]:
+        return [text, f"{part['minutes']:.1f}" if "minutes" in part else "", f"{part['bytes'] / 2**30:.2f}", said]
+
+    inside, seams = agreement["dice_inside"], agreement["dice_seams"]
+    rows = [
+        row("by windows", figures["one_process"], f"Dice {inside:.4f}, at seams {seams:.4f}"),
+        row("at once, in memory", figures["at_once"], f"{agreement['differing_pixels']} pixels differ"),
+        row("two processes, killed", figures["killed"]),
+        row("two processes, gone on", figures["two_processes"], "the same" if figures["same"] else "NOT the same"),
+        row(
+            "objects, by windows",
+            figures["objects_process"],
+            f"{count['found']} of {count['true']}, {count['matched']} match",
+        ),
+    ]
+    title = f"A slide of {config.side} x {config.side} pixels with {config.objects} objects"
+    notes = (
+        "GiB: of the largest process. At seams: within 32 pixels of where areas meet. Objects match at an IoU above .5."
+    )
+    return Table(title, ["", "minutes", "GiB", ""], rows, notes)
 
 
 if __name__ == "__main__":
-    chosen = tyro.cli(Settings, description=__doc__)
-    result = main(chosen)
-    if chosen.json:
-        write_atomic(chosen.json, json.dumps(result, indent=1))
+    main(tyro.cli(Config, description=__doc__))

@@ -1,6 +1,8 @@
 """Objects of 20 pixels on images of 4,000: Dice of a segmenter that learnt from crops, and of ones that saw whole images, squashed.
 
 All train equally long. Dice is over the pixels of the test images at their own resolution, as ``maskwright evaluate`` prints it.
+
+    python benchmarks/small_objects.py --out runs/small --json small_objects.json
 """
 
 from __future__ import annotations
@@ -10,17 +12,16 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tyro
 from PIL import Image
 
-from frame import Options
-from large_images import Slide, command
+from frame import ResumableOptions, Table, publish
 from maskwright.data.files import write_atomic
 from maskwright.data.mask_files import write_mask
-from measure import machine
+from slides import Slide, command
 
 WAYS: dict[str, tuple[str, ...]] = {
     "crops (what `train` takes by itself)": (),
@@ -29,12 +30,10 @@ WAYS: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass
-class Settings(Options):
+@dataclass(kw_only=True)
+class Config(ResumableOptions):
     """Print the Dice of crops against squashing."""
 
-    out: Path
-    """Folder for images and runs; a run that is finished there is not made again."""
     side: int = 4_000
     """Pixels along an image."""
     diameter: float = 20.0
@@ -45,23 +44,30 @@ class Settings(Options):
     """Of which three fifths are for training, a fifth each for validation and test."""
     minutes: float = 4.0
     """Of each training."""
+    steps: int | None = None
+    """Of each training, in place of its minutes."""
+    size: int = 256
+    """Side of the canvas, but for the last row."""
     ways: tuple[str, ...] = tuple(WAYS)
+    """Rows of the table."""
     seed: int = 0
 
+    free: ClassVar[tuple[str, ...]] = (*ResumableOptions.free, "ways")
 
-def images(settings: Settings) -> Path:
+
+def images(config: Config) -> Path:
     """A dataset of images with instance masks."""
-    folder = settings.out / "images"
+    folder = config.out / "images"
     if (folder / "manifest.json").exists():
         return folder
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = []
-    for number in range(settings.images):
-        slide = Slide(settings.side, settings.objects, 1000 * settings.seed + number + 1)
+    for number in range(config.images):
+        slide = Slide(config.side, config.objects, 1000 * config.seed + number + 1)
         radii = slide.cells[:, 2:4]
-        radii *= settings.diameter / (2 * np.sqrt(radii.prod(1).mean()))
-        Image.fromarray(slide.strip(0, settings.side)).save(folder / f"images/{number}.jpg", quality=92)
-        ids = slide.ids(0, settings.side)
+        radii *= config.diameter / (2 * np.sqrt(radii.prod(1).mean()))
+        Image.fromarray(slide.strip(0, config.side)).save(folder / f"images/{number}.jpg", quality=92)
+        ids = slide.ids(0, config.side)
         write_mask(
             folder / f"masks/{number}.png", np.unique(ids, return_inverse=True)[1].reshape(ids.shape).astype(np.uint16)
         )
@@ -73,24 +79,15 @@ def images(settings: Settings) -> Path:
     return folder
 
 
-def row(settings: Settings, data: Path, way: str) -> dict[str, Any]:
+def row(config: Config, data: Path, way: str) -> dict[str, Any]:
     """Train in one way, and score the test images."""
-    run = settings.out / "".join(c if c.isalnum() else "-" for c in way)
+    run = config.out / "".join(c if c.isalnum() else "-" for c in way)
     kept = run / "row.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    more = (
-        "--minutes",
-        settings.minutes,
-        "--no-sam",
-        "--flips",
-        "all",
-        "--device",
-        "cpu",
-        "--overwrite",
-        "--seed",
-        settings.seed,
-    )
+    length = ("--steps", config.steps) if config.steps else ("--minutes", config.minutes)
+    more = (*length, "--no-sam", "--flips", "all", "--device", "cpu", "--overwrite", "--seed", config.seed)
+    more = (*more, "--sam", config.sam, "--size", config.size)
     began = time.monotonic()
     subprocess.run(command("train", "samix", data, "--out", run, *more, *WAYS[way]), check=True)
     took = (time.monotonic() - began) / 60
@@ -101,17 +98,17 @@ def row(settings: Settings, data: Path, way: str) -> dict[str, Any]:
     return result
 
 
-def main(settings: Settings) -> dict[str, Any]:
-    data = images(settings)
-    rows = [row(settings, data, way) for way in settings.ways]
-    print(f"{'':40} {'Dice':>6} {'IoU':>6} {'minutes':>8}")
-    for one in rows:
-        print(f"{one['way']:40} {one['dice']:6.3f} {one['iou']:6.3f} {one['minutes']:8.1f}")
-    return {"machine": machine(), "rows": rows}
+def main(config: Config) -> None:
+    settings = config.start()
+    data = images(config)
+    rows = [row(config, data, way) for way in config.ways]
+    shown = [[one["way"], f"{one['dice']:.3f}", f"{one['iou']:.3f}", f"{one['minutes']:.1f}"] for one in rows]
+    title = (
+        f"Objects of {config.diameter:g} pixels on images of {config.side}: {config.minutes:g} minutes of training each"
+    )
+    notes = f"{config.images} images, a fifth of them for the test; canvas of {config.size} pixels where nothing else is said."
+    publish(config, Table(title, ["", "Dice", "IoU", "minutes"], shown, notes), settings, rows=rows)
 
 
 if __name__ == "__main__":
-    chosen = tyro.cli(Settings, description=__doc__)
-    figures = main(chosen)
-    if chosen.json:
-        write_atomic(chosen.json, json.dumps(figures, indent=1))
+    main(tyro.cli(Config, description=__doc__))

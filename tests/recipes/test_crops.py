@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from maskwright import api
 from maskwright.api import evaluate, load, predict, train
@@ -18,8 +17,9 @@ from maskwright.engine.base_predictor import BasePredictor
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.recipes.samix import Config
 from tests.data.large import files
+from tests.recipes.frames import SIDE, write_frames
 
-SIDE, SIZE = 300, 64
+SIZE = 64
 LENGTH: dict[str, dict[str, Any]] = {
     "samix": {"steps": 4, "size": SIZE, "pseudo": "none", "batch": 4, "workers": 0},
     "s4m": {"steps": 2, "size": SIZE, "stage": "teacher", "decoder": "queries", "queries": 5, "batch": 2, "workers": 0},
@@ -30,26 +30,7 @@ LENGTH: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of 300 pixels with a dozen red squares of 12 each."""
-    folder = tmp_path_factory.mktemp("frames")
-    (folder / "images").mkdir()
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(7):
-        image = rng.integers(60, 90, (SIDE, SIDE, 3), dtype=np.uint8)
-        ids = np.zeros((SIDE, SIDE), np.uint16)
-        for place in range(12):
-            y, x = 10 + place // 4 * 100 + rng.integers(0, 60), 10 + place % 4 * 72 + rng.integers(0, 40)
-            ids[y : y + 12, x : x + 12] = place + 1
-        image[ids > 0] = 220, 30, 30
-        Image.fromarray(image).save(folder / f"images/{number}.png")
-        write_mask(folder / f"masks/{number}.png", ids)
-        split = ("train", "train", "train", "train", "val", "test", "test")[number]
-        labels = {"mask": {"path": f"masks/{number}.png", "kind": "instance"}}
-        rows.append({"id": str(number), "image": f"images/{number}.png", "split": split, "labels": labels})
-    content = {"version": 1, "categories": ["background", "square"], "samples": rows}
-    (folder / "manifest.json").write_text(json.dumps(content))
-    return folder
+    return write_frames(tmp_path_factory.mktemp("frames") / "data")
 
 
 @pytest.mark.parametrize("recipe", LENGTH)

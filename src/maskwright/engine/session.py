@@ -52,6 +52,7 @@ from maskwright.engine.locks import refuse_if_locked
 from maskwright.engine.origin import Origin
 from maskwright.engine.outcome import Outcome
 from maskwright.engine.precision import Precision, PrecisionName
+from maskwright.engine.processes import is_cpu
 from maskwright.engine.run import Run
 from maskwright.engine.state import pack, seeded, unpack
 from maskwright.engine.timer import Part, Stage, Timer, Validations, Work, share_out
@@ -194,7 +195,7 @@ class Session:
         # Before the processes meet: one that has failed already cannot be met.
         dataset = Dataset.load(config.data, format=config.format, image_reading=config.image_reading)
         # Half precision is autocast alone, see engine.precision: accelerate itself is left out of it.
-        accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
+        accelerator = Accelerator(cpu=is_cpu(config.device), mixed_precision="no")
         if accelerator.num_processes > 1 and not several_processes:
             raise RunError(
                 f"this recipe trains in one process, and {accelerator.num_processes} were started; "

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,10 @@ def measured(arguments: list[str], kill_at: Path | None = None, areas: int = 0) 
         time.sleep(0.5)
         peak = max([peak, *(peak_bytes_of(one) for one in _family(process.pid))])
         if kill_at is not None and len(list(kill_at.glob("*.npz"))) >= areas:
-            os.killpg(process.pid, signal.SIGKILL)
+            # torchrun's processes are sessions of their own, and outlive it.
+            for one in _family(process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
             process.wait()
             killed = True
     if process.returncode and not killed:

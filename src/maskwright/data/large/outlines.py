@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from maskwright.errors import DataError
 
-MOST_RUNS = 40_000_000
-"""Straight runs of walls in a mask, at most: about 4 GB of memory while they are linked."""
+MOST_RUNS = 12_000_000
+"""Straight runs of walls in a mask, at most: each takes some 100 bytes of memory while they are linked."""
 
 _AT_ONCE = 1 << 20
 # Pixels whose walls are looked for at once: each takes some 100 bytes meanwhile.
@@ -54,7 +54,7 @@ class Outlines:
     def __init__(self, width: int) -> None:
         self.width, self.rows = width, 0
         self._above = np.zeros(width, np.int64)
-        self._runs: list[NDArray[np.int64]] = []
+        self._runs: list[NDArray[np.int32]] = []
         self._count = 0
 
     def add(self, strip: NDArray[np.integer]) -> None:
@@ -74,7 +74,7 @@ class Outlines:
             raise DataError([f"{what}, too many for vectors; write it as tiff or zarr"])
 
     def _keep(self, value: Any, x0: Any, y0: Any, x1: Any, y1: Any) -> None:
-        run = np.stack([value, x0, y0, x1, y1], 1)
+        run = np.stack([value, x0, y0, x1, y1], 1).astype(np.int32)
         self._runs.append(run)
         self._count += len(run)
 
@@ -107,7 +107,7 @@ class Outlines:
     def regions(self) -> Iterator[Region]:
         """All regions of values above 0, by value; to be called once, after the last strip."""
         self._horizontal(self._above[None], np.zeros((1, self.width), np.int64))
-        runs = np.concatenate(self._runs) if self._runs else np.zeros((0, 5), np.int64)
+        runs = np.concatenate(self._runs) if self._runs else np.zeros((0, 5), np.int32)
         self._runs = []
         runs = runs[np.argsort(runs[:, 0], kind="stable")]
         bounds = np.flatnonzero(np.diff(runs[:, 0], prepend=-1))
@@ -130,9 +130,9 @@ def _runs_of(
     return of[there], begins[there], ends[there], values[there]
 
 
-def _regions(value: int, runs: NDArray[np.int64]) -> Iterator[Region]:
+def _regions(value: int, runs: NDArray[np.int32]) -> Iterator[Region]:
     """The regions of one value, from its directed runs ``(n, 4)`` x0 y0 x1 y1."""
-    rings = [_without_middles(ring) for linked in _rings(runs) for ring in _simple(runs[linked, :2])]
+    rings = [_without_middles(ring) for linked in _rings(runs) for ring in _simple(runs[linked, :2].astype(np.int64))]
     areas = [_area(ring) for ring in rings]
     holes: dict[int, list[Ring]] = defaultdict(list)
     if any(area < 0 for area in areas):
@@ -143,29 +143,31 @@ def _regions(value: int, runs: NDArray[np.int64]) -> Iterator[Region]:
             yield Region(value, ring, tuple(holes[number]))
 
 
-def _rings(runs: NDArray[np.int64]) -> Iterator[list[int]]:
+def _rings(runs: NDArray[np.integer]) -> Iterator[list[int]]:
     """Runs linked end to begin. Where two begin in one corner the way turns right, so that regions that touch there stay apart."""
-    begins: dict[tuple[int, int], list[int]] = defaultdict(list)
-    rows = runs.tolist()
-    for number, (x0, y0, _, _) in enumerate(rows):
-        begins[x0, y0].append(number)
-    used = bytearray(len(rows))
-    for first in range(len(rows)):
-        if used[first]:
-            continue
+    x0, y0, x1, y1 = runs.astype(np.int64).T
+    tall = int(max(y0.max(), y1.max())) + 1
+    begins, ends = x0 * tall + y0, x1 * tall + y1
+    order = np.argsort(begins, kind="stable")
+    ordered = begins[order]
+    place = np.searchsorted(ordered, ends)
+    following = order[place]
+    double = np.flatnonzero(ordered[np.minimum(place + 1, len(ordered) - 1)] == ends)
+    double = double[place[double] + 1 < len(ordered)]
+    # On a screen, with y down, a right turn has a positive cross product.
+    one, dx, dy = following[double], x1 - x0, y1 - y0
+    turns_right = dx[double] * dy[one] - dy[double] * dx[one] > 0
+    following[double] = np.where(turns_right, one, order[place[double] + 1])
+    after = following.tolist()
+    used = bytearray(len(after))
+    for first in range(len(after)):
         ring, at = [], first
         while not used[at]:
             used[at] = 1
             ring.append(at)
-            x0, y0, x1, y1 = rows[at]
-            following = begins[x1, y1]
-            if len(following) == 1:
-                at = following[0]
-                continue
-            dx, dy = x1 - x0, y1 - y0
-            # On a screen, with y down, a right turn has a positive cross product.
-            at = next(n for n in following if dx * (rows[n][3] - rows[n][1]) - dy * (rows[n][2] - rows[n][0]) > 0)
-        yield ring
+            at = after[at]
+        if ring:
+            yield ring
 
 
 def _simple(ring: Ring) -> Iterator[Ring]:

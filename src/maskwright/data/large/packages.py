@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from maskwright.errors import MissingPackageError
@@ -31,6 +32,8 @@ def zarr() -> Any:
 
 def rasterio() -> Any:
     """The package ``rasterio``, which knows coordinate reference systems. Raises MissingPackageError."""
+    # Its library keeps a twentieth of all memory as a cache of blocks, which windows that are read once have no use for.
+    os.environ.setdefault("GDAL_CACHEMAX", "128")  # megabytes
     try:
         import rasterio
         import rasterio.crs

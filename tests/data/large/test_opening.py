@@ -148,6 +148,8 @@ def test_a_damaged_tile_is_named_where_it_is_read(tmp_path: Path) -> None:
                 DataError, match=r"the window x 100\.\.300, y 100\.\.200 is damaged \(.+\); restore the file"
             ):
                 image.read((100, 100, 300, 200))
+            with pytest.raises(DataError, match=r"the window x 0\.\.256, y 0\.\.256 is damaged"):
+                image.read((0, 0, 900, 600))
 
 
 def test_what_can_be_read_by_windows_alone(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ Rectangle: TypeAlias = tuple[int, int, int, int]
 LONGEST_SIDE = 2_000_000
 """Pixels along a side that any large image has at most."""
 
+_NAMED = 256
+# Pixels along a side of the part that is named where a window is damaged.
+
 _MEASURED = 2048
 # Pixels along a side of the level, or of the parts of an image, that tell its range of intensity.
 
@@ -101,10 +104,23 @@ class LargeImage(ABC):
         one = self.levels[level]
         if not (0 <= x0 < x1 <= one.width and 0 <= y0 < y1 <= one.height):
             raise ValueError(f"window {window} does not lie in {one.width} x {one.height} pixels")
-        pixels = self._samples(window, level)
+        try:
+            pixels = self._samples(window, level)
+        except DataError:
+            self._name_damage(window, level)
+            raise
         if pixels.shape[:2] != (y1 - y0, x1 - x0):
             raise self.damaged(window, level, "it holds fewer pixels than it should")
         return pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels
+
+    def _name_damage(self, window: Rectangle, level: int) -> None:
+        """Raise the DataError of the first small part of a large window that cannot be read; nothing where all can."""
+        x0, y0, x1, y1 = window
+        if max(x1 - x0, y1 - y0) <= _NAMED:
+            return
+        for y in range(y0 // _NAMED * _NAMED, y1, _NAMED):
+            for x in range(x0 // _NAMED * _NAMED, x1, _NAMED):
+                self._samples((max(x, x0), max(y, y0), min(x + _NAMED, x1), min(y + _NAMED, y1)), level)
 
     @cached_property
     def intensity(self) -> tuple[float, ...]:

@@ -55,11 +55,12 @@ def peak_bytes() -> int:
 
 def peak_bytes_of(process: int | str) -> int:
     """Largest resident size so far of a process that runs; 0 where the system does not say."""
-    status = Path(f"/proc/{process}/status")
-    if not status.is_file():
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
         return 0
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+    # A process that has just ended has no memory any more.
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def machine() -> dict[str, Any]:

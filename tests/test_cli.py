@@ -159,6 +159,7 @@ def test_options_of_one_kind_of_model_stand_together(capsys):
         "click-agent": ("--click", "--label", "--box", "--category", "--masks"),
         "self-prompting": ("--clicks",),
         "instance": ("--threshold",),
+        "large": ("--write", "--crop", "--mpp", "--overlap", "--simplify"),
         "image-reading": ("--page", "--channels", "--intensity"),
     }
     # Boxes are drawn with lines where the terminal can show them, and with spaces elsewhere.

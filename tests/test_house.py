@@ -88,6 +88,8 @@ def test_optional_packages_are_imported_in_one_place_each() -> None:
     assert graph.find_modules_that_directly_import("maskwright.rl.sb3") == users
     assert "tensorboard" not in graph.modules
     assert graph.find_modules_that_directly_import("onnxruntime") == {"maskwright.export.onnx_file"}
+    for package in ("tifffile", "imagecodecs", "zarr", "rasterio"):
+        assert graph.find_modules_that_directly_import(package) == {"maskwright.data.large.packages"}
     assert graph.find_modules_that_directly_import("onnxscript") == {"maskwright.export.onnx_writer"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from maskwright.problems import Problem, as_problem, lines
@@ -20,6 +21,16 @@ def require(rules: Mapping[str, bool]) -> None:
 def canvas_rule(option: str, size: int | None) -> dict[str, bool]:
     """The rule for ``require`` that the side of a canvas has to keep; None stands for the checkpoint's own."""
     return {f"--{option} {size}: must be a multiple of 32": size is None or (size >= 32 and size % 32 == 0)}
+
+
+def crop_rules(crop: int | None, scale: float | None) -> dict[str, bool]:
+    """The rules for ``require`` of the options about crops, which all recipes share."""
+    return {
+        f"--crop {crop}: must be 0 (whole images) or at least 32 pixels": crop is None or crop == 0 or crop >= 32,
+        f"--scale {scale}: must be above 0": scale is None or 0 < scale < math.inf,
+        "--crop and --scale both say how much of an image fills the canvas: give one of the two": not crop
+        or scale is None,
+    }
 
 
 def validation_rules(validations: int, images: int, patience: int | None) -> dict[str, bool]:

@@ -12,7 +12,7 @@ import pytest
 import tyro
 
 SCRIPTS = sorted(path.stem for path in (Path(__file__).parents[2] / "benchmarks").glob("*.py"))
-SHARED = {"measure", "frame", "context"}
+SHARED = {"measure", "frame", "context", "slides"}
 """Not benchmarks themselves."""
 
 

@@ -348,3 +348,19 @@ def test_what_can_be_opened(tmp_path: Path, folder: Path) -> None:
     assert "labels are kept in" in pairs.said[0]
     assert pairs.state("a") == "mask"
     pairs.close()
+
+
+def test_a_mask_that_could_not_be_read_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskwright.serve.project.MAX_PIXELS", 100)
+    project = Project(folder)
+    try:
+        image = project.ids[0]
+        box = {"id": "b", "kind": "box", "category": 1, "source": "hand", "xyxy": [1, 1, 5, 5]}
+        before, _ = project.apply(image, put(box), project.annotations(image).rev, "me")
+        with pytest.raises(
+            WireError, match="more than 100 pixels, too many for a mask; draw boxes, scribbles and points"
+        ):
+            project.apply(image, put(mask_object("m", np.ones((2, 2), bool))), before.rev, "me")
+        assert project.annotations(image) == before
+    finally:
+        project.close()

@@ -29,6 +29,7 @@ from maskwright.api.progress import busy
 from maskwright.api.sam import precompute, sam_convert, sam_evaluate, sam_info, sam_score_table
 from maskwright.data.choices import Crowd, KindName, Twins
 from maskwright.data.image_reading import ImageReading
+from maskwright.data.large.names import WriteName
 from maskwright.data.registry import READ as FORMATS
 from maskwright.data.registry import TOOLS, WRITTEN, ReadName, ToolName, WrittenName
 from maskwright.recipes import RECIPES
@@ -49,6 +50,7 @@ __all__ = [
     "Target",
     "ToolName",
     "Twins",
+    "WriteName",
     "WrittenName",
     "apply_repairs",
     "audit",

@@ -248,6 +248,10 @@ def _semantic(run: str | Path, device: str | torch.device | None) -> SegmenterPr
         raise MaskwrightError(
             f"{run}: a run of the recipe samix is needed, this one is of {model.recipe}; leave out --run"
         )
+    if model.crop is not None:
+        raise MaskwrightError(
+            f"{run}: learnt from crops of {model.crop:g} pixels, and whole images are looked at here; leave out --run"
+        )
     return model
 
 

@@ -13,6 +13,7 @@ from maskwright.api.data import as_dataset, require_data
 from maskwright.api.hub import located
 from maskwright.api.progress import Progress, progress_of
 from maskwright.data.image_reading import PLAIN, ImageReading
+from maskwright.data.large.names import WriteName
 from maskwright.data.registry import ReadName, ToolName
 from maskwright.errors import MaskwrightError, require
 from maskwright.recipes import RECIPES
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from maskwright.data.dataset import Dataset
     from maskwright.engine.base_predictor import BasePredictor
+    from maskwright.engine.large_prediction import LargeSettings
     from maskwright.engine.prediction_folder import Summary
     from maskwright.engine.predictor import Predictor
     from maskwright.engine.processes import Processes
@@ -209,6 +211,11 @@ def predict(
     overlays: bool = True,
     dataset: bool = True,
     to: ToolName | None = None,
+    write: Sequence[WriteName] = (),
+    crop: float | None = None,
+    mpp: float | None = None,
+    overlap: float | None = None,
+    simplify: float = 0.0,
     overwrite: bool = False,
     engine: Engine | None = None,
     device: str | torch.device | None = None,
@@ -230,6 +237,13 @@ def predict(
 
     An interrupted call goes on when it is given again. Under ``accelerate launch`` each process takes its share.
 
+    Images too large for memory are predicted area by area, where ``write`` says what of them is written::
+
+        out/
+          masks/<name>.tif, .zarr          category ids; ids of objects from a model of instances
+          vectors/<name>.geojson, .gpkg    a polygon for each region, or for each object
+          large/<name>.json                which model, which image at which level, and what it shows
+
     Args:
         model: a run directory, a model folder, a file that :func:`maskwright.export_model` wrote, or what :func:`load` gave.
         images: files and folders (with all their sub-folders), or one dataset.
@@ -240,6 +254,14 @@ def predict(
         overlays: also write overlays.
         dataset: also put the images there: with them the folder is a dataset, which ``Dataset.load`` reads and trainings take.
         to: also write ``out/<to>`` in a format that annotation tools read; see :mod:`maskwright.engine.prediction_export`.
+        write: ``tiff``, ``zarr``, ``geojson``, ``gpkg``, or several: predict the images by windows, in bounded memory, into these.
+            Without it an image of more than 200 million pixels is refused.
+        crop: side in pixels of the image of the square that fills the model's canvas, and slides over each image; left out, as in
+            training.
+        mpp: with ``write``: micrometres along a pixel of the images that the model learnt from. Of an image with several levels
+            the coarsest that is not coarser is read, and the square is as large in micrometres.
+        overlap: with ``write``: share of the square that neighbours have in common; left out, a quarter.
+        simplify: with ``write``: how far in pixels an outline in vectors may leave its mask, so that it has fewer corners.
         overwrite: replace what another model, or another image of the same name, left in ``out``.
         engine: ``torch``, or ``onnx``: ONNX Runtime alone computes what was exported before; left out, ``onnx`` for a file of that kind.
         device: see :func:`load`; of a model that is loaded already: left out, where it is.
@@ -272,13 +294,30 @@ def predict(
     from maskwright.engine.prediction_export import export, require_target
     from maskwright.engine.prediction_folder import find_images, predict_folder
 
+    settings_of_large = _large_settings(write, mpp, overlap, simplify, to)
     if to is not None:
         require({"--to needs the images in the folder; leave out --no-dataset": dataset})
         require_target(out, to)
     with progress_of(progress, "loading the model"):
-        jobs = find_images([images] if isinstance(images, str | Path) else images, out, split)
+        sources = [images] if isinstance(images, str | Path) else images
+        jobs = find_images(sources, out, split, large=settings_of_large is not None)
         processes, predictor, options = _ready(model, engine, device, options)
-        predictor = predictor.with_image_reading(image_reading)
+        predictor = predictor.with_image_reading(image_reading).with_crop(crop)
+    if settings_of_large is not None:
+        from maskwright.engine.large_prediction import predict_large
+
+        with progress_of(progress, "predicting areas") as call:
+            return predict_large(
+                predictor,
+                jobs,
+                out,
+                settings_of_large,
+                batch=batch,
+                overwrite=overwrite,
+                processes=processes,
+                progress=call,
+                **options,
+            )
     settings: dict[str, Any] = {"batch": batch, "overwrite": overwrite, "processes": processes}
 
     def predict_first(other: BasePredictor, name: str, description: str) -> Path:
@@ -299,6 +338,23 @@ def predict(
     with progress_of(progress, f"writing {to}"):
         path, lost = export(out, to)
     return dataclasses.replace(summary, written=[*summary.written, path], lost=lost)
+
+
+def _large_settings(
+    write: Sequence[WriteName], mpp: float | None, overlap: float | None, simplify: float, to: ToolName | None
+) -> LargeSettings | None:
+    """How large images are predicted; None where they are not. Raises MaskwrightError for options that go with ``write`` alone."""
+    alone = {"--mpp": mpp is not None, "--overlap": overlap is not None, "--simplify": simplify != 0}
+    if not write:
+        require(
+            {f"{name}: is about large images; give --write too, or leave it out": not on for name, on in alone.items()}
+        )
+        return None
+    require({"--to: is not written of large images; leave out --to, or --write": to is None})
+    from maskwright.engine.large_prediction import LargeSettings
+
+    given = {} if overlap is None else {"overlap": overlap}
+    return LargeSettings(tuple(write), mpp=mpp, simplify=simplify, **given)
 
 
 def _ready(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from maskwright.api import Engine, ImageReading, ToolName
+from maskwright.api import Engine, ImageReading, ToolName, WriteName
 from maskwright.cli.shared import (
     OPTIONAL,
     Data,
@@ -94,6 +94,24 @@ class InstanceOptions(OptionGroup):
 
 
 @dataclass
+class LargeOptions(OptionGroup):
+    """For images too large for memory, and for small things on large images; see docs/large.md."""
+
+    write: Annotated[
+        tuple[WriteName, ...], arg(metavar="{tiff,zarr,geojson,gpkg} ...", help_behavior_hint="(optional)")
+    ] = ()
+    """Predict the images (tiled TIFF, OME-TIFF, GeoTIFF, zarr, slides) by windows, in bounded memory, and write their masks as these."""
+    crop: Annotated[float | None, OPTIONAL] = None
+    """Side in pixels of the image of the square that fills the model's canvas and slides over each image; left out, as in training."""
+    mpp: Annotated[float | None, OPTIONAL] = None
+    """Micrometres along a pixel of the images that the model learnt from: pyramids are read at the level that fits."""
+    overlap: Annotated[float | None, OPTIONAL] = None
+    """Share of the square that neighbouring ones have in common; left out, 0.25."""
+    simplify: float = 0.0
+    """How far in pixels an outline in vectors may leave its mask, so that it has fewer corners."""
+
+
+@dataclass
 class Predict:
     """Masks of images, written into a folder; images that are done already are skipped, so an interrupted call can be given again."""
 
@@ -108,6 +126,7 @@ class Predict:
     click_agent: OmitArgPrefixes[ClickAgentOptions] = field(default_factory=ClickAgentOptions)
     self_prompting: OmitArgPrefixes[SelfPromptingOptions] = field(default_factory=SelfPromptingOptions)
     instance: OmitArgPrefixes[InstanceOptions] = field(default_factory=InstanceOptions)
+    large: OmitArgPrefixes[LargeOptions] = field(default_factory=LargeOptions)
     split: Annotated[str | None, OPTIONAL] = None
     """Of a dataset: only this split."""
     image_reading: Reading = field(default_factory=ImageReading)
@@ -129,7 +148,7 @@ class Predict:
 
     def __call__(self) -> None:
         at_least_1(batch=self.batch)
-        groups = (self.semantic, self.in_context, self.click_agent, self.self_prompting, self.instance)
+        groups = (self.semantic, self.in_context, self.click_agent, self.self_prompting, self.instance, self.large)
         options = {name: value for group in groups for name, value in group.given().items()}
         from maskwright.api import predict
 

@@ -47,6 +47,7 @@ class Batch:
             one image conflict, the finer kind counts, and among those of one kind the later label.
         boxes: ``(B, N, 4)`` float32 canvas pixels x0 y0 x1 y1, clipped; those less than 20 % visible are left out.
         box_categories: ``(B, N)`` int64, -1 = padding.
+        box_cut: ``(B, N, 2)`` bool, whether a crop cut the object along the canvas' x, and along its y; see ``labels.Box.cut``.
         points: ``(B, P, 2)`` float32 canvas pixels: the clicks on the canvas, then points along the scribbles.
         point_categories: ``(B, P)`` int64, -1 = padding, 0 = a background click.
         present: ``(B, C)`` int8: 1 = the category is in the image, 0 = it is not, -1 = unknown. A mask decides all
@@ -64,6 +65,7 @@ class Batch:
     target: Tensor
     boxes: Tensor
     box_categories: Tensor
+    box_cut: Tensor
     points: Tensor
     point_categories: Tensor
     present: Tensor
@@ -94,6 +96,7 @@ class Batch:
             target=full(size, size, value=IGNORE),
             boxes=torch.zeros(count, 0, 4, device=device),
             box_categories=full(0),
+            box_cut=torch.zeros(count, 0, 2, dtype=torch.bool, device=device),
             points=torch.zeros(count, 0, 2, device=device),
             point_categories=full(0),
             present=full(categories).to(torch.int8),
@@ -124,7 +127,9 @@ def collate(
         A `Batch` on the CPU.
     """
     canvases = [_draw(item, matrix, size, categories) for item, matrix in zip(items, matrices, strict=True)]
-    images, inside, target, boxes, box_categories, points, point_categories, present = zip(*canvases, strict=True)
+    images, inside, target, boxes, box_categories, box_cut, points, point_categories, present = zip(
+        *canvases, strict=True
+    )
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     return Batch(
         images=pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255),
@@ -132,6 +137,7 @@ def collate(
         target=torch.from_numpy(np.stack(target)).long(),
         boxes=_pad(boxes, 0.0, np.float32),
         box_categories=_pad(box_categories, -1, np.int64),
+        box_cut=_pad(box_cut, False, np.bool_),
         points=_pad(points, 0.0, np.float32),
         point_categories=_pad(point_categories, -1, np.int64),
         present=torch.from_numpy(np.stack(present)),
@@ -152,7 +158,7 @@ def _pad(arrays: Sequence[np.ndarray], value: float, dtype: type) -> Tensor:
 
 
 def _draw(item: Item, matrix: Affine, size: int, categories: int) -> tuple[np.ndarray, ...]:
-    """One item on its canvas: image, inside, target, boxes, their categories, points, their categories, present."""
+    """One item on its canvas: image, inside, target, boxes, their categories and cuts, points, their categories, present."""
     stored_size = item.image.shape[1], item.image.shape[0]
     from_stored = compose(matrix, resize_matrix(stored_size, item.size))
     image, inside = warp_image(item.image, from_stored, size)
@@ -190,7 +196,11 @@ def _draw(item: Item, matrix: Affine, size: int, categories: int) -> tuple[np.nd
         counts = np.bincount(mask.ravel(), minlength=256)[:categories]
         enough = max(4, PRESENT_SHARE * size * size)
         present = np.where(counts == 0, 0, np.where(counts >= enough, 1, -1)).astype(np.int8)
-    return image, inside, target, boxes[is_visible], item.box_categories[is_visible], points, point_categories, present
+    # A quarter turn makes what was across go down.
+    turned = abs(matrix[0, 0]) < abs(matrix[0, 1])
+    cut = item.box_cut[is_visible][:, :: -1 if turned else 1]
+    boxes, box_categories = boxes[is_visible], item.box_categories[is_visible]
+    return image, inside, target, boxes, box_categories, cut, points, point_categories, present
 
 
 def _along(line: np.ndarray, count: int) -> np.ndarray:

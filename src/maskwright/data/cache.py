@@ -1,7 +1,7 @@
-"""Where things are kept that are made from other data, so that they are made once: masks (of COCO outlines, white masks), features.
+"""Where things are kept that are made from other data, so that they are made once: masks (of COCO outlines, white masks), features, crops.
 
-They can be made again at any time, so every folder named here may be deleted. In this order, each with a folder ``masks`` and a folder
-``features`` in it:
+They can be made again at any time, so every folder named here may be deleted. In this order, each with folders ``masks``, ``features``
+and ``crops`` in it:
 
 1. the folder of ``MASKWRIGHT_CACHE``, which ``--cache DIR`` sets;
 2. ``.maskwright`` in the dataset's folder, if it can be written and no link leads out of it;
@@ -44,6 +44,11 @@ def mask_folder(root: Path) -> Path:
 def feature_folder(root: Path) -> Path:
     """The folder for what SAMs make of a dataset's images; otherwise as :func:`mask_folder`."""
     return _folder(root, "features")
+
+
+def crop_folder(root: Path) -> Path:
+    """The folder for crops of a dataset's large images; otherwise as :func:`mask_folder`."""
+    return _folder(root, "crops")
 
 
 def holds(path: str) -> bool:

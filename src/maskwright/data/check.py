@@ -27,6 +27,8 @@ from maskwright.data.images import decode as decoded
 from maskwright.data.images import image_size, page_count
 from maskwright.data.intensity import Intensity, decide, doubts
 from maskwright.data.labels import IGNORE, Mask, Sample
+from maskwright.data.large.mask_windows import MaskWindows
+from maskwright.data.large.opening import needs_windows, open_large
 from maskwright.data.lookahead import ahead
 from maskwright.data.mask_files import read_mask
 from maskwright.data.salvage import is_whole
@@ -167,7 +169,11 @@ def _check_image(dataset: Dataset, sample: Sample, decode: bool, finding: Findin
     path = dataset.image_path(sample)
     try:
         size = dataset.size_of(sample)
-        if decode:
+        if decode and needs_windows(path):
+            # Too large to be decoded here: what its file says of itself was checked when it was opened.
+            with open_large(path, dataset.image_reading) as image:
+                finding.extent = image.extent
+        elif decode:
             with turn(size):
                 raster = decoded(path, dataset.image_reading)
                 finding.extent, finding.pixels = raster.extent, raster.digest()
@@ -223,6 +229,9 @@ def _check_mask(
         finding.problems.append(at("mask", f"path {mask.path!r} {reason}", "path", ""))
         return
     path = dataset.root / mask.path
+    if needs_windows(path):
+        finding.problems += _check_large_mask(dataset, path, mask, size)
+        return
     try:
         if decode:
             with turn(size or (0, 0)):
@@ -244,6 +253,24 @@ def _check_mask(
         finding.problems.append(Problem(message, kind="mask-size", file=path, remedy=remedy))
     elif decode:
         finding.problems += _boxes_beside_mask(at, sample, mask, values, dataset.categories)
+
+
+def _check_large_mask(
+    dataset: Dataset, path: Path, mask: Mask, size: tuple[int, int] | None
+) -> Iterator[Problem | str]:
+    """Problems of a mask that is read by windows: its size, its kind of pixels, and values that are no category."""
+    try:
+        windows = MaskWindows(path, size)
+        values = {value for strip in windows.strips() for value in np.unique(windows.read(strip)).tolist()}
+    except DataError as error:
+        yield from error.problems
+        return
+    unknown = sorted(value for value in values if value >= len(dataset.categories) and value != IGNORE)
+    if unknown and mask.kind == "semantic":
+        listed = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        what = f"unknown category ids {listed}; known are 0..{len(dataset.categories) - 1} and {IGNORE} for ignore"
+        remedy = "name the categories, correct the mask, or set its kind to instance if these are instance ids"
+        yield Problem(what, kind="unknown-category", file=path, remedy=remedy)
 
 
 def _boxes_beside_mask(

@@ -216,5 +216,6 @@ def turn(size: tuple[int, int]) -> AbstractContextManager[Any]:
 
 def _too_large(path: Path, size: str, kind: str = "") -> DataError:
     most, remedy = _MOST_PIXELS.get(kind), "cut the image into tiles or downscale it"
+    remedy += ", or predict it by windows with --write tiff" if kind == "TIFF" else ""
     limit = f"{most:,} that are read of {kind}" if most else f"{MAX_PIXELS:,} that are read"
     return DataError([f"{path}: {size} are more than the {limit}; {remedy}"])

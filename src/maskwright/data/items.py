@@ -24,7 +24,8 @@ class Item:
         size: ``(width, height)`` of the original image.
         kind: the finest kind of label.
         mask: ``(h, w)`` uint8 category ids with 255 = ignore, of the image array's size, or None.
-        boxes: ``(N, 4)`` float64 x0 y0 x1 y1, with ``box_categories`` ``(N,)``.
+        boxes: ``(N, 4)`` float64 x0 y0 x1 y1, with ``box_categories`` ``(N,)``, and ``box_cut`` ``(N, 2)`` bool: whether a crop cut
+            the object along x, and along y.
         points: ``(P, 2)`` float64 clicks, with ``point_categories`` ``(P,)``.
         scribbles: polylines ``(V, 2)`` float64, with ``scribble_categories``, one for each.
         tags: ``(T,)`` categories of the image; all of them, if there are any.
@@ -36,6 +37,7 @@ class Item:
     mask: NDArray[np.uint8] | None
     boxes: NDArray[np.float64]
     box_categories: NDArray[np.int64]
+    box_cut: NDArray[np.bool_]
     points: NDArray[np.float64]
     point_categories: NDArray[np.int64]
     scribbles: tuple[NDArray[np.float64], ...]
@@ -89,6 +91,7 @@ def read_item(dataset: Dataset, sample: Sample, limit: int | None = None) -> Ite
         mask=mask,
         boxes=np.array([box.xyxy for box in labels.boxes], dtype=np.float64).reshape(-1, 4),
         box_categories=np.array([box.category for box in labels.boxes], dtype=np.int64),
+        box_cut=np.array([("x" in box.cut, "y" in box.cut) for box in labels.boxes], dtype=bool).reshape(-1, 2),
         points=np.array([(point.x, point.y) for point in labels.points], dtype=np.float64).reshape(-1, 2),
         point_categories=np.array([point.category for point in labels.points], dtype=np.int64),
         scribbles=tuple(np.array(line.points, dtype=np.float64).reshape(-1, 2) for line in labels.scribbles),

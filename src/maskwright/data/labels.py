@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.images import image_size, read_image
+from maskwright.data.large.opening import needs_windows, open_large
 from maskwright.problems import Problem
 
 IGNORE = 255
@@ -60,13 +61,19 @@ class Mask:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A half-open box ``x0 <= x < x1``, ``y0 <= y < y1`` around one object."""
+    """A half-open box ``x0 <= x < x1``, ``y0 <= y < y1`` around one object.
+
+    Attributes:
+        cut: ``x``, ``y`` or ``xy``: a crop cut the object along these axes. Of an object that was cut along x every column of the box
+            still shows some, but not every row does: what reached the box's top may have been cut off. Likewise for y.
+    """
 
     x0: float
     y0: float
     x1: float
     y1: float
     category: int
+    cut: str = ""
 
     @property
     def xyxy(self) -> tuple[float, float, float, float]:
@@ -198,6 +205,9 @@ class Samples:
 
     def size_of(self, sample: Sample) -> tuple[int, int]:
         """(width, height) of a sample's image as it is displayed, from the file's header alone. Raises DataError."""
+        if needs_windows(self.image_path(sample)):
+            with open_large(self.image_path(sample), self.image_reading) as image:
+                return image.size
         return image_size(self.image_path(sample), self.image_reading.page)
 
     def image_path(self, sample: Sample) -> Path:

@@ -18,7 +18,8 @@ The file holds one sample per line::
 ``size`` (width, height), ``split`` (default ``train``) and every key of ``labels`` may be missing. The order of
 ``categories`` gives the ids of mask pixels, the first is ``background``. A mask's ``kind`` is ``semantic`` where it is
 missing; its ``categories`` (instance masks only) name the category of each instance id, and an id that is not named has
-category 1. Paths are relative to the manifest's folder, with ``/``, and stay in it.
+category 1. A box's ``cut`` (``x``, ``y`` or ``xy``) names the axes along which a crop cut its object. Paths are relative
+to the manifest's folder, with ``/``, and stay in it.
 """
 
 from __future__ import annotations
@@ -161,7 +162,10 @@ def _sample_row(sample: Sample, name: Callable[[int], str]) -> dict[str, Any]:
         named = {str(instance): name(category) for instance, category in labels.mask.categories.items()}
         row["mask"] = {"path": labels.mask.path, "kind": labels.mask.kind, **({"categories": named} if named else {})}
     if labels.boxes:
-        row["boxes"] = [{"xyxy": [_short(v) for v in b.xyxy], "category": name(b.category)} for b in labels.boxes]
+        row["boxes"] = [
+            {"xyxy": [_short(v) for v in b.xyxy], "category": name(b.category), **({"cut": b.cut} if b.cut else {})}
+            for b in labels.boxes
+        ]
     if labels.scribbles:
         row["scribbles"] = [
             {"points": [[_short(x), _short(y)] for x, y in s.points], "category": name(s.category)}
@@ -239,12 +243,14 @@ class _Parse(Fields):
     def labels(self, row: Any, place: str) -> Labels:
         row = self.fields(row, place, {"mask": dict, "boxes": list, "scribbles": list, "points": list, "tags": list})
         boxes, scribbles, points = [], [], []
-        for at, item in self.items(row, place, "boxes", {"xyxy": list, "category": str}):
+        for at, item in self.items(row, place, "boxes", {"xyxy": list, "category": str}, cut=str):
             corners, category = (
                 self.numbers(item.get("xyxy", MISSING), f"{at}.xyxy", 4),
                 self.category(item.get("category", MISSING), at),
             )
-            boxes += [Box(*corners, category=category)] if corners else []
+            if (cut := item.get("cut", "")) not in ("", "x", "y", "xy"):
+                self.note(f"{at}.cut", f"{shown(cut)} is no axis along which a crop cut the object; write x, y or xy")
+            boxes += [Box(*corners, category=category, cut=cut)] if corners else []
         for at, item in self.items(row, place, "scribbles", {"points": list, "category": str}):
             line = [self.numbers(xy, f"{at}.points[{i}]", 2) for i, xy in enumerate(item.get("points", []))]
             if "points" in item and not line:
@@ -282,11 +288,11 @@ class _Parse(Fields):
         return Mask(path, "instance" if kind == "instance" else "semantic", categories)
 
     def items(
-        self, row: dict[str, Any], place: str, key: str, known: dict[str, type]
+        self, row: dict[str, Any], place: str, key: str, known: dict[str, type], **optional: type
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for i, item in enumerate(row.get(key, [])):
             at = f"{place}.{key}[{i}]"
-            yield at, self.fields(item, at, known, required=tuple(known))
+            yield at, self.fields(item, at, {**known, **optional}, required=tuple(known))
 
     def category(self, name: Any, place: str) -> int:
         if name is MISSING:

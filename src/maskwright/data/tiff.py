@@ -119,6 +119,22 @@ def read_pages(file: BinaryIO, length: int) -> list[Page]:
     return pages
 
 
+def first_tags(file: BinaryIO) -> set[int]:
+    """The numbers of the tags of the first page of a TIFF, those without whole numbers too; empty where it is damaged."""
+    try:
+        file.seek(0)
+        start = file.read(16)
+        order, big = "<" if start[:2] == b"II" else ">", start[2:4] in (b"+\0", b"\0+")
+        (at,) = struct.unpack(order + ("Q" if big else "I"), start[8:16] if big else start[4:8])
+        head, entry = (8, 20) if big else (2, 12)
+        file.seek(at)
+        (count,) = struct.unpack(order + ("Q" if big else "H"), file.read(head))
+        rows = file.read(min(count, _MOST_TAGS) * entry)
+        return {struct.unpack_from(order + "H", rows, place)[0] for place in range(0, len(rows) - 1, entry)}
+    except (struct.error, OSError, ValueError, OverflowError):
+        return set()
+
+
 def _directories(file: BinaryIO, length: int) -> Iterator[tuple[Literal["<", ">"], bool, dict[int, tuple[int, ...]]]]:
     """Order of bytes, whether it is a BigTIFF, and the integer tags of each page, as they are linked."""
     file.seek(0)

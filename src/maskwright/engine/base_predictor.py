@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ from PIL import Image
 from maskwright.data.image_reading import ImageReading
 from maskwright.data.lookahead import ahead_readable
 from maskwright.engine.prediction import ImageLike, Prediction, name_of, pixels_of, turn_of
-from maskwright.errors import MaskwrightError, NotFiniteError
+from maskwright.errors import MaskwrightError, NotFiniteError, require
 
 if TYPE_CHECKING:
     from maskwright.data.geometry import Size
+    from maskwright.data.large.image import Rectangle
+    from maskwright.engine.sliding import Read, Slide
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,21 @@ class FolderTask:
     predict: Callable[[BasePredictor, str, str], Path]
 
 
+class FoundObject(Protocol):
+    """An object of a large image; ``maskwright.methods.instances.coco.Detection`` is one."""
+
+    @property
+    def category(self) -> int: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def left(self) -> int: ...
+    @property
+    def top(self) -> int: ...
+    @property
+    def mask(self) -> NDArray[np.bool_]: ...
+
+
 class BasePredictor(ABC):
     """A trained model, ready for images of any size and mode.
 
@@ -54,6 +71,7 @@ class BasePredictor(ABC):
         image_reading: how image files are read: as those that the model learnt from.
         options: what :meth:`predict` takes beyond what all take, with the defaults.
         holds_instances: masks hold ids of instances instead of categories.
+        crop: side in pixels of the image of the square that fills the canvas; None: whole images are squashed to it.
     """
 
     options: ClassVar[Mapping[str, Any]] = {}
@@ -65,6 +83,7 @@ class BasePredictor(ABC):
     recipe: str
     signature: str
     image_reading: ImageReading
+    crop: float | None = None
 
     @property
     @abstractmethod
@@ -80,6 +99,60 @@ class BasePredictor(ABC):
         other = copy(self)
         other.image_reading = reading.over(self.image_reading)
         return other
+
+    def with_crop(self, crop: float | None) -> Self:
+        """The same model, with the same network, which slides squares of ``crop`` pixels over images; None: as it learnt.
+
+        Raises:
+            MaskwrightError: this kind of model does not slide, or the square is too small.
+        """
+        if crop is None:
+            return self
+        require({f"--crop {crop:g}: must be at least 32 pixels": crop >= 32})
+        if not self.slides:
+            raise MaskwrightError(
+                f"{self.folder}: a model of the recipe {self.recipe} does not slide; leave out --crop"
+            )
+        other = copy(self)
+        other.crop = crop
+        return other
+
+    @property
+    def slide_side(self) -> float | None:
+        """Pixels of the image along the side of a window that it sees large images through; None where nothing says so."""
+        return self.crop
+
+    @property
+    def slides(self) -> bool:
+        """Whether large images can be predicted area by area, see :meth:`predict_area`."""
+        return False
+
+    @property
+    def area_side(self) -> int:
+        """Pixels along the side of an area of a large image that :meth:`predict_area` takes without much memory."""
+        return 1024
+
+    def predict_area(
+        self, read: Read, slide: Slide, area: Rectangle, *, batch: int, **options: Any
+    ) -> dict[str, NDArray[Any]]:
+        """What the model says of an area of a large image; only where :attr:`slides`.
+
+        Args:
+            read: gives the pixels of any rectangle of the image.
+            slide: the grid of windows.
+            area: ``x0 y0 x1 y1``; all areas together are the image.
+            batch: windows per pass of the network.
+            options: complete.
+
+        Returns:
+            Arrays by name: of a model of categories the fields of ``sliding.AreaMask``; of a model of instances what
+            ``join_areas`` takes.
+        """
+        raise MaskwrightError(f"{self.folder}: a model of the recipe {self.recipe} does not slide over large images")
+
+    def join_areas(self, areas: Sequence[Mapping[str, NDArray[Any]]], **options: Any) -> list[FoundObject]:
+        """The objects of all areas of an image, joined across their seams; of a model of instances alone."""
+        raise MaskwrightError(f"{self.folder}: a model of the recipe {self.recipe} finds no single objects")
 
     def predict(
         self,

@@ -57,7 +57,8 @@ def describe(
         size: side of the square canvas in pixels.
         data: digest of the fingerprint of what it was trained on.
         image_reading: how the images that it learnt from were read; there where it says anything.
-        parts: what the recipe needs to build its networks again, as JSON.
+        parts: what the recipe needs to build its networks again, as JSON; and ``crop``, the side in pixels of the image of the
+            squares that it learnt from, where it did.
     """
     said = {"image_reading": image_reading.as_dict()} if image_reading != PLAIN else {}
     return {
@@ -109,6 +110,11 @@ class Model:
         return self.config["size"]
 
     @property
+    def crop(self) -> int | None:
+        """Side in pixels of the image of the squares that it learnt from; None: of whole images."""
+        return self.config.get("crop")
+
+    @property
     def image_reading(self) -> ImageReading:
         """How the images that it learnt from were read. Raises WeightsError for values that cannot be."""
         try:
@@ -153,7 +159,14 @@ class Model:
         config = {name: value for name, value in self.config.items() if name != CHECKSUMS or self.version != VERSION}
         if older is not None and self.version != VERSION:
             config = config | older({name: config.get(name) for name in fields if name in config})
-        schema = Fields({**_HEAD, **fields}, frozenset([*optional, "data", "image_reading"]))
+        schema = Fields(
+            {**_HEAD, **fields},
+            frozenset(
+                [*optional, "data", "image_reading", "crop"]
+                if "crop" not in fields
+                else [*optional, "data", "image_reading"]
+            ),
+        )
         problems = [*schema.problems(config, ""), *_twice(config.get("categories"))]
         if problems:
             self.refuse(problems)
@@ -292,6 +305,7 @@ _HEAD: dict[str, Kind] = {
     "recipe": Text(),
     "categories": Items(Text(), 2, IGNORE),
     "size": SIDE,
+    "crop": Whole(32, 1 << 20),
     "data": Maybe(Text(200)),
     "image_reading": Fields(
         {

@@ -34,6 +34,7 @@ from maskwright.data.fields import leaves_folder
 from maskwright.data.files import place_file, require_there, write_atomic
 from maskwright.data.formats.predictions import FORMAT, INDEX, VERSION
 from maskwright.data.image_files import IMAGE_SUFFIXES
+from maskwright.data.large.opening import SUFFIXES, is_zarr
 from maskwright.data.lookahead import ahead
 from maskwright.data.pictures import palette
 from maskwright.engine.base_predictor import BasePredictor
@@ -95,7 +96,9 @@ class Summary:
 # ----------------------------------------------------------------------------------------------------------- inputs
 
 
-def find_images(sources: Sequence[str | Path], out: str | Path, split: str | None = None) -> list[Job]:
+def find_images(
+    sources: Sequence[str | Path], out: str | Path, split: str | None = None, *, large: bool = False
+) -> list[Job]:
     """The images that sources name, each once, sorted by name.
 
     Args:
@@ -103,6 +106,7 @@ def find_images(sources: Sequence[str | Path], out: str | Path, split: str | Non
             are passed over), or one dataset: a JSON file, or a folder with ``manifest.json`` or ``splits.json``.
         out: the folder for the results; what lies in it is never an input.
         split: of a dataset; None takes all.
+        large: zarr stores (which are folders) and slides count as images, too.
 
     Raises:
         DataError: paths that do not exist (all at once), no image at all, or a split where there is no dataset.
@@ -111,7 +115,8 @@ def find_images(sources: Sequence[str | Path], out: str | Path, split: str | Non
         raise DataError(["there is nothing to predict; give image files, folders or a dataset"])
     paths = [Path(os.path.abspath(source)) for source in sources]
     require_there(*paths)
-    datasets = [path for path in paths if formats.detect(path)]
+    stores = {path for path in paths if large and path.is_dir() and is_zarr(path)}
+    datasets = [path for path in paths if path not in stores and formats.detect(path)]
     if datasets and len(paths) > 1:
         raise DataError([f"{datasets[0]}: is a dataset; give it alone, or its image folder together with the others"])
     if datasets:
@@ -119,13 +124,13 @@ def find_images(sources: Sequence[str | Path], out: str | Path, split: str | Non
     if split is not None:
         raise DataError([f"--split {split}: only a dataset has splits; give a manifest, or leave it out"])
     skipped = os.path.join(os.path.abspath(out), "")
-    files = [file for path in paths for file in (_below(path) if path.is_dir() else [path])]
+    files = [file for path in paths for file in (_below(path, large) if path.is_dir() else [path])]
     if not files:
         raise DataError([f"{', '.join(map(str, paths))}: no images there (by suffix, such as .jpg); check the path"])
     files = [file for file in dict.fromkeys(files) if not str(file).startswith(skipped)]
     if not files:
         raise DataError([f"{out}: all images lie in the folder for the results; name another with --out"])
-    base = os.path.commonpath([path if path.is_dir() else path.parent for path in paths])
+    base = os.path.commonpath([path if path.is_dir() and path not in stores else path.parent for path in paths])
     return _named(files, Path(base))
 
 
@@ -139,11 +144,18 @@ def _of_dataset(dataset: Dataset, split: str | None) -> list[Job]:
     return sorted(jobs, key=lambda job: job.name)
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _below(folder: Path, large: bool) -> Iterator[Path]:
+    if large and is_zarr(folder):
+        yield folder
+        return
+    suffixes = SUFFIXES if large else IMAGE_SUFFIXES
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        stores = [name for name in folders if large and is_zarr(Path(parent, name))]
+        folders[:] = [name for name in folders if name not in stores]
+        yield from (Path(parent, name) for name in stores)
         for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
                 yield Path(parent, name)
 
 

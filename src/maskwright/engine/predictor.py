@@ -18,10 +18,13 @@ from torch import Tensor, nn
 from maskwright.data.check import require_clean
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, compose, resize_matrix, squash, unwarp_logits
+from maskwright.data.large.image import Rectangle
 from maskwright.engine.base_predictor import BasePredictor
 from maskwright.engine.devices import find_device
 from maskwright.engine.model import Model
 from maskwright.engine.scoring import ScoreTable, category_problems, split_problems
+from maskwright.engine.sliding import AreaMask, Read, Slide, area_side, areas_of, blended, mask_of, reader_of, scores_of
+from maskwright.engine.weights import require_finite
 from maskwright.errors import DataError
 
 _PIECE = 1 << 24
@@ -39,7 +42,7 @@ class Predictor(BasePredictor):
         self.network = network.eval().requires_grad_(False)
         self.categories, self.size = model.categories, model.size
         self.folder, self.recipe, self.signature = model.folder, model.recipe, model.signature
-        self.image_reading = model.image_reading
+        self.image_reading, self.crop = model.image_reading, model.crop
 
     @property
     def device(self) -> torch.device:
@@ -51,8 +54,51 @@ class Predictor(BasePredictor):
         return self
 
     def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What of an image ``(H, W, 3)`` is kept until its batch is full: ``(S, S, 3)``, squashed. Called by the threads."""
-        return squash(pixels, self.size)
+        """What of an image ``(H, W, 3)`` is kept until its batch is full: ``(S, S, 3)``, squashed; all of it where the model
+        slides. Called by the threads."""
+        return pixels if self.crop else squash(pixels, self.size)
+
+    @property
+    def slides(self) -> bool:
+        return type(self).window_logits is not Predictor.window_logits
+
+    @property
+    def area_side(self) -> int:
+        return area_side(len(self.categories))
+
+    def window_logits(self, canvases: NDArray[np.uint8], /, **options: Any) -> Tensor:
+        """Canvases ``(B, S, S, 3)`` uint8 → logits ``(B, C, s, s)`` of the categories; of models that slide alone."""
+        raise NotImplementedError
+
+    def area_logits(self, read: Read, slide: Slide, area: Rectangle, *, batch: int, **options: Any) -> Tensor:
+        """The blended logits ``(C, h, w)`` of an area; arguments as of :meth:`predict_area`. Raises NotFiniteError."""
+
+        def look(windows: Sequence[NDArray[np.uint8]]) -> Tensor:
+            logits = self.window_logits(np.stack([squash(one, self.size) for one in windows]), **options)
+            require_finite(logits)
+            return logits
+
+        return blended(look, read, slide, area, batch)
+
+    def predict_area(
+        self, read: Read, slide: Slide, area: Rectangle, *, batch: int, **options: Any
+    ) -> dict[str, NDArray[Any]]:
+        return vars(mask_of(self.area_logits(read, slide, area, batch=batch, **options)))
+
+    def slid(
+        self, pixels: NDArray[np.uint8], *, batch: int = 8, **options: Any
+    ) -> tuple[NDArray[np.uint8], dict[str, float]]:
+        """The mask ``(H, W)`` and the scores of an image in memory, where the model has a ``crop`` to slide."""
+        assert self.crop is not None
+        size = pixels.shape[1], pixels.shape[0]
+        slide, read = Slide.of(size, self.crop), reader_of(pixels)
+        mask = np.empty(pixels.shape[:2], np.uint8)
+        parts = []
+        for area in areas_of(size, self.area_side):
+            one = AreaMask(**self.predict_area(read, slide, area, batch=batch, **options))
+            mask[area[1] : area[3], area[0] : area[2]] = one.mask
+            parts.append(one)
+        return mask, scores_of(parts, self.categories)
 
     def restore(self, logits: Tensor, size: Size) -> tuple[NDArray[np.uint8], dict[str, float]]:
         """See :func:`restored`."""

@@ -32,6 +32,17 @@ class Alone:
         """Nothing: there is no other process."""
 
 
+def is_cpu(device: str | torch.device) -> bool:
+    """Whether computing is going to be on the CPU. accelerate has to be told: without a GPU it takes several processes for single ones.
+
+    Raises:
+        MaskwrightError: this machine cannot use the device.
+    """
+    from maskwright.engine.devices import find_device
+
+    return str(device) == "cpu" or (str(device) == "auto" and find_device("auto").type == "cpu")
+
+
 def processes_for(device: str | torch.device = "auto") -> tuple[Processes, torch.device]:
     """The processes of this call, and the device of this one.
 
@@ -47,7 +58,7 @@ def processes_for(device: str | torch.device = "auto") -> tuple[Processes, torch
         return Alone(), find_device(device)
     from accelerate import PartialState  # a second to import, and only several processes need it
 
-    state = PartialState(cpu=str(device) == "cpu")
+    state = PartialState(cpu=is_cpu(device))
     this_device = state.device if str(device) in ("auto", "cuda") else find_device(device)
     assert this_device is not None
     return state, this_device

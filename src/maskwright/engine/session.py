@@ -36,9 +36,12 @@ from torch import Tensor, nn
 
 from maskwright import interrupts
 from maskwright.data.check import require_clean
+from maskwright.data.crop_dataset import cropped, diameters
+from maskwright.data.crops import Suggestion, suggest
 from maskwright.data.dataset import Dataset
 from maskwright.data.fingerprint import Fingerprint
 from maskwright.data.image_reading import ImageReading
+from maskwright.data.large.opening import needs_windows
 from maskwright.data.registry import ReadName
 from maskwright.data.understood import start_of_training
 from maskwright.engine.bar import TrainingBar, time_as_text
@@ -49,12 +52,16 @@ from maskwright.engine.locks import refuse_if_locked
 from maskwright.engine.origin import Origin
 from maskwright.engine.outcome import Outcome
 from maskwright.engine.precision import Precision, PrecisionName
+from maskwright.engine.processes import is_cpu
 from maskwright.engine.run import Run
 from maskwright.engine.state import pack, seeded, unpack
 from maskwright.engine.timer import Part, Stage, Timer, Validations, Work, share_out
 from maskwright.errors import DataError, MaskwrightError, RunError, require
 
 T = TypeVar("T")
+
+LARGE_BESIDE = 1.5
+"""How many times longer than the canvas an image's side has to be before objects are measured, and crops thought of."""
 
 
 class RunConfig(Protocol):
@@ -63,6 +70,8 @@ class RunConfig(Protocol):
     data: Path
     format: ReadName | None
     image_reading: ImageReading
+    crop: int | None
+    scale: float | None
     out: Path
     sam: str
     seed: int
@@ -110,7 +119,9 @@ class Session:
     """One training at work, in one process or several. Made by :meth:`open`.
 
     Attributes:
-        dataset: read from ``config.data`` and checked.
+        dataset: read from ``config.data`` and checked; after :meth:`crop_images` crops of it.
+        image_reading: how the image files of ``config.data`` are read.
+        crop: side of the crops in pixels of the images; None: whole images are squashed.
         accelerator: the processes.
         device: of this process.
         precision: what the networks compute in.
@@ -137,6 +148,7 @@ class Session:
     ) -> None:
         self.config, self.settings, self.dataset, self.accelerator = config, dict(settings), dataset, accelerator
         self.device, self.precision = device, precision
+        self.image_reading, self.crop = dataset.image_reading, None
         self.bar = TrainingBar(is_main=accelerator.is_main_process)
         self.outcome: Outcome | None = None
         self._started = time.monotonic() if started is None else started
@@ -183,7 +195,7 @@ class Session:
         # Before the processes meet: one that has failed already cannot be met.
         dataset = Dataset.load(config.data, format=config.format, image_reading=config.image_reading)
         # Half precision is autocast alone, see engine.precision: accelerate itself is left out of it.
-        accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
+        accelerator = Accelerator(cpu=is_cpu(config.device), mixed_precision="no")
         if accelerator.num_processes > 1 and not several_processes:
             raise RunError(
                 f"this recipe trains in one process, and {accelerator.num_processes} were started; "
@@ -264,6 +276,77 @@ class Session:
     def generator(self, stream: int, step: int) -> torch.Generator:
         """Stateless random numbers: a function of the run's seed, their purpose (``stream``) and the step alone."""
         return seeded(self.config.seed, stream, step)
+
+    # ------------------------------------------------------------------------------------------------ crops
+
+    def crop_images(self, canvas: int) -> None:
+        """Train on crops where the settings say so, or where squashing images to the canvas would lose the labelled objects.
+
+        What is taken, and why, is said. To be called before the dataset is looked at.
+
+        Args:
+            canvas: its side in pixels.
+
+        Raises:
+            DataError: images that are too large to be squashed; a file cannot be read.
+        """
+        self.crop = side = self.chosen_crop(canvas)
+        if side is not None:
+            self.dataset = self._cut(self.dataset, {"train": side, "val": side})
+
+    def chosen_crop(self, canvas: int) -> int | None:
+        """The side of crops in pixels of the images by ``--crop``, ``--scale`` or the objects' sizes; None: whole images.
+
+        Raises:
+            DataError: whole images that are too large to be squashed.
+        """
+        config = self.config
+        if config.crop:
+            return config.crop
+        if config.scale is not None:
+            return max(32, round(canvas / config.scale))
+        used = self.dataset.split("train", "val")
+        sizes = [used.size_of(sample) for sample in used]
+        suggestion = Suggestion(None, "")
+        if config.crop is None and sizes and max(map(max, sizes)) > LARGE_BESIDE * canvas:
+            measured = diameters(used.split("train")) if self.is_main else []
+            suggestion = suggest(measured, sizes, canvas)
+            instead = "--crop 0 squashes whole images" if suggestion.crop else "--crop N takes crops of N pixels"
+            self._say(f"{suggestion.reason} ({instead})")
+        if self.accelerator.num_processes > 1:
+            suggestion = broadcast_object_list([suggestion])[0]
+        large = [used.image_path(sample) for sample in used if needs_windows(used.image_path(sample))]
+        if suggestion.crop is None and large:
+            more = f" and {len(large) - 1} more" if len(large) > 1 else ""
+            raise DataError([f"{large[0]}{more}: too large to be squashed to {canvas} pixels; give --crop {canvas}"])
+        return suggestion.crop
+
+    def in_pieces(self, dataset: Dataset, sides: Mapping[str, int], changed: str = "") -> Dataset:
+        """Go on with a dataset in which images that are much larger than these pieces are cut up.
+
+        For recipes that themselves crop what they train on.
+
+        Args:
+            dataset: that of this session, or one that was made of it.
+            sides: of the pieces of each split, in pixels.
+            changed: what was changed in it.
+        """
+        used = dataset.split("train", "val")
+        if any(max(used.size_of(sample)) > LARGE_BESIDE * max(sides.values()) for sample in used):
+            dataset = self._cut(dataset, sides, changed)
+        self.dataset = dataset
+        return dataset
+
+    def _cut(self, dataset: Dataset, sides: Mapping[str, int], changed: str = "") -> Dataset:
+        began = time.monotonic()
+        digest = self.data_digest or ""
+        if self.accelerator.num_processes > 1:
+            digest = broadcast_object_list([digest])[0]
+        with self.accelerator.main_process_first():
+            crops, sentences = cropped(dataset, f"{digest} {changed}", sides, seed=self.config.seed)
+        took = time_as_text((time.monotonic() - began) / 60)
+        self._say(f"cut in {took}: " + "; ".join(sentences))
+        return crops
 
     # ------------------------------------------------------------------------------------------------ the folder
 

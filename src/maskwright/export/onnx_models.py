@@ -38,6 +38,11 @@ def export_predictor(predictor: Predictor, path: Path) -> Exported:
     Raises:
         MaskwrightError: a kind of model that cannot be exported, or what :func:`maskwright.export.onnx_writer.write` raises.
     """
+    if predictor.crop is not None and not isinstance(predictor, InstancePredictor):
+        raise MaskwrightError(
+            f"{predictor.folder}: learnt from crops of {predictor.crop:g} pixels and slides them over images, which a file in ONNX "
+            "does not; use the run itself, or train without --crop"
+        )
     predictor.to("cpu")
     if type(predictor) is SegmenterPredictor:
         return _export_segmenter(predictor, path)

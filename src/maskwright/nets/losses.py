@@ -116,6 +116,7 @@ def box_projection_loss(
     canvas: Tensor | None = None,
     background: Tensor | None = None,
     *,
+    cut: Tensor | None = None,
     per_box: bool = False,
 ) -> Tensor:
     """A mask must fill its box from side to side and stay inside it (mask-to-box, WeakPolyp, Wei et al., MICCAI 2023).
@@ -131,6 +132,8 @@ def box_projection_loss(
         canvas: (B,H,W) bool, False on padding. None = all of it.
         background: (B,1,H,W) or (B,K,H,W) bool, where outside the box the mask has to be empty. None = outside of all
             valid boxes of the image, which is right where the boxes of an image are complete.
+        cut: (B,K,2) bool, boxes of objects that a crop cut along x, and along y. Along x every column still needs some foreground,
+            but what reached into a row may have been cut off; along both nothing is known inside. None = none is cut.
         per_box: no mean.
 
     Returns:
@@ -148,9 +151,14 @@ def box_projection_loss(
         background = background & canvas.unsqueeze(1)
     lowest = torch.finfo(torch.float32).min
     within = logits.masked_fill(~inside, lowest)
-    projected = torch.minimum(within.amax(-1, keepdim=True), within.amax(-2, keepdim=True))
-    mixed = torch.where(inside, projected, logits)
-    target, known = inside.float(), (inside | background).float()
+    rows, columns, is_known = within.amax(-1, keepdim=True), within.amax(-2, keepdim=True), inside
+    if cut is not None:
+        across, down = cut[..., None, None].unbind(2)
+        rows, columns = rows.masked_fill(across, -lowest), columns.masked_fill(down, -lowest)
+        is_known = inside & ~(across & down)
+    projected = torch.minimum(rows, columns)
+    mixed = torch.where(is_known, projected, logits)
+    target, known = inside.float(), (is_known | background).float()
     bce = F.binary_cross_entropy_with_logits(mixed, target, reduction="none")
     bce = (bce * known).sum((-2, -1)) / known.sum((-2, -1)).clamp_min(1.0)
     loss = bce + _dice(mixed.sigmoid(), target, known)

@@ -20,6 +20,7 @@ from typing import Any
 from maskwright.data import manifest
 from maskwright.data.fields import category_problems
 from maskwright.data.files import place_file, write_atomic
+from maskwright.data.image_files import MAX_PIXELS
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.labels import IGNORE, Kind, MaskKind, Sample
 from maskwright.data.mask_files import write_mask
@@ -166,6 +167,10 @@ class Project:
             after, ids = before.apply(operations, base_rev, client, size, len(self.categories))
             if self.mask_kind == "instance" and any(each["category"] == IGNORE for each in after.objects):
                 raise WireError("this dataset's masks are of instances, which cannot hold unknown pixels")
+            if size[0] * size[1] > MAX_PIXELS and any(each["kind"] == "mask" for each in after.objects):
+                raise WireError(
+                    f"the image has more than {MAX_PIXELS:,} pixels, too many for a mask; draw boxes, scribbles and points"
+                )
             if after is not before:
                 self._keep(image, after)
             return after, ids

@@ -15,6 +15,9 @@ from PIL import Image
 
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.images import read_image
+from maskwright.data.large.opening import needs_windows
+from maskwright.errors import DataError
+from maskwright.serve.large_tiles import LargePicture
 from maskwright.serve.wire import Size, WireError
 
 TILE = 512
@@ -41,10 +44,21 @@ class Pictures:
         self.memory, self.reading = memory, reading
         self._mutex = threading.Lock()
         self._levels: OrderedDict[Path, list[Pixels]] = OrderedDict()
+        self._large: dict[Path, LargePicture | None] = {}
 
     def pixels(self, path: Path) -> Pixels:
-        """(H, W, 3) uint8, as the image is displayed. Raises DataError where the file cannot be read."""
+        """(H, W, 3) uint8, as the image is displayed. Raises DataError where the file cannot be read, or is read by windows alone."""
+        if large := self.large(path):
+            what = f"{large.size[0]:,} x {large.size[1]:,} pixels are too many for SAM and for models here"
+            raise DataError([f"{path}: {what}; label it by hand, with boxes, scribbles, points and tags"])
         return self.levels(path)[0]
+
+    def large(self, path: Path) -> LargePicture | None:
+        """An image that is too large to be decoded at once; None for all others. Raises DataError where it cannot be read."""
+        with self._mutex:
+            if path not in self._large:
+                self._large[path] = LargePicture(path, self.reading) if needs_windows(path) else None
+            return self._large[path]
 
     def levels(self, path: Path) -> list[Pixels]:
         """The image, its half, its quarter, ... down to what fits into a tile."""
@@ -61,6 +75,8 @@ class Pictures:
 
     def tile(self, path: Path, level: int, column: int, row: int) -> tuple[bytes, str]:
         """A tile's file and its media type. Raises WireError for one that is not there."""
+        if large := self.large(path):
+            return _file(_large_tile(large, level, column, row), lossless=False)
         levels = self.levels(path)
         if not (0 <= level < len(levels) and column >= 0 and row >= 0):
             raise WireError("there is no such tile", 404)
@@ -71,12 +87,30 @@ class Pictures:
 
     def thumbnail(self, path: Path) -> tuple[bytes, str]:
         """A small picture, not kept in memory."""
+        if large := self.large(path):
+            small = Image.fromarray(large.overview())
+            small.thumbnail((THUMBNAIL, THUMBNAIL))
+            return _file(np.asarray(small), lossless=False)
         with self._mutex:
             known = self._levels.get(path)
         pixels = known[-1] if known else read_image(path, self.reading)
         small = Image.fromarray(pixels)
         small.thumbnail((THUMBNAIL, THUMBNAIL))
         return _file(np.asarray(small), lossless=False)
+
+
+def _large_tile(image: LargePicture, level: int, column: int, row: int) -> Pixels:
+    """A tile of an image that is read by windows. Raises WireError for one that is not there."""
+    sizes = level_sizes(image.size)
+    if not (0 <= level < len(sizes) and column >= 0 and row >= 0):
+        raise WireError("there is no such tile", 404)
+    (width, height), scale = sizes[level], 2**level
+    x0, y0 = column * TILE, row * TILE
+    x1, y1 = min(x0 + TILE, width), min(y0 + TILE, height)
+    if x1 <= x0 or y1 <= y0:
+        raise WireError("there is no such tile", 404)
+    box = x0 * scale, y0 * scale, min(x1 * scale, image.size[0]), min(y1 * scale, image.size[1])
+    return image.part(scale, box, (x1 - x0, y1 - y0))
 
 
 def level_sizes(size: Size) -> list[Size]:

@@ -30,6 +30,7 @@ def batch_of(**fields: Any) -> Batch:
         "target": torch.full((images, SIZE, SIZE), 255),
         "boxes": boxes,
         "box_categories": box_categories,
+        "box_cut": torch.zeros(images, 3, 2, dtype=torch.bool),
         "points": points,
         "point_categories": point_categories,
         "present": present,

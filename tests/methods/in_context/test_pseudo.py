@@ -121,7 +121,8 @@ def test_a_batch_without_boxes_and_points():
 def prompts_of(boxes: Tensor, valid: Tensor) -> RowPrompts:
     """Rows (N, K) of these boxes, without hints."""
     hint = torch.zeros(*valid.shape, SIZE // 4, SIZE // 4)
-    return RowPrompts(Prompts.none(*valid.shape), valid, boxes, valid.any(1), hint, torch.zeros_like(valid))
+    cut = torch.zeros(*valid.shape, 2, dtype=torch.bool)
+    return RowPrompts(Prompts.none(*valid.shape), valid, boxes, cut, valid.any(1), hint, torch.zeros_like(valid))
 
 
 def answer(logits: Tensor, iou: Tensor) -> Masks:

@@ -21,6 +21,7 @@ from maskwright.engine.model import CLIP_BESIDE, SAM_BESIDE, Model
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Predictor
 from maskwright.engine.scoring import ScoreTable, split_problems, true_mask
+from maskwright.engine.sliding import Slide, areas_of, reader_of
 from maskwright.engine.weights import require_finite
 from maskwright.errors import MaskwrightError
 from maskwright.methods.autoprompt.agent import OPENING, RULES, SelfPrompter, SelfPromptRules, Trace
@@ -66,12 +67,14 @@ class PromptedPrediction(Prediction):
     Attributes:
         clicks: those that led to the mask, in order: x and y in pixels of the image, and ``fg`` or ``bg``.
         policy_places: x and y of all clicks of the policy, whether or not the mask is its last answer.
-        logits: ``(s, s)`` of the foreground on the canvas, at SAM's low resolution.
+        logits: ``(s, s)`` of the foreground on the canvas, at SAM's low resolution; None where the model slid over the image.
+        probability: ``(H, W)`` of the foreground, where it did; its clicks are too many to name then.
     """
 
     clicks: tuple[tuple[float, float, str], ...] = ()
     policy_places: tuple[tuple[float, float], ...] = ()
     logits: Tensor | None = field(default=None, repr=False)
+    probability: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def record(self) -> dict[str, Any]:
         return super().record() | {"clicks": [[round(x, 1), round(y, 1), label] for x, y, label in self.clicks]}
@@ -106,6 +109,9 @@ class AutoPromptPredictor(Predictor):
         output: Output = "mask",
         generator: torch.Generator | None = None,
     ) -> Iterator[Prediction]:
+        if self.crop:
+            yield from (self._slid_over(canvas, rules or self.rules(clicks), output, generator) for canvas in canvases)
+            return
         trace = self.trace(canvases, rules or self.rules(clicks), generator)
         maps = self.output_logits(trace, output)
         require_finite(maps)
@@ -123,6 +129,34 @@ class AutoPromptPredictor(Predictor):
                 logits=logits,
             )
 
+    def _slid_over(
+        self, canvas: Canvas, rules: SelfPromptRules, output: Output, generator: torch.Generator | None
+    ) -> PromptedPrediction:
+        """The prediction of an image that is seen window by window."""
+        assert self.crop is not None
+        slide, read = Slide.of(canvas.size, self.crop), reader_of(canvas.pixels)
+        probability = np.empty(canvas.size[::-1], np.float32)
+        for x0, y0, x1, y1 in areas_of(canvas.size, self.area_side):
+            options = {"rules": rules, "output": output, "generator": generator}
+            logits = self.area_logits(read, slide, (x0, y0, x1, y1), batch=8, **options)
+            probability[y0:y1, x0:x1] = (logits[1] - logits[0]).sigmoid().numpy()
+        mask = (probability > 0.5).astype(np.uint8)
+        parts = ((self.categories[0], 1 - probability[mask == 0]), (self.categories[1], probability[mask == 1]))
+        scores = {name: float(part.mean()) for name, part in parts if len(part)}
+        return PromptedPrediction(canvas.id, canvas.image, mask, self.categories, scores, probability=probability)
+
+    def window_logits(
+        self,
+        canvases: NDArray[np.uint8],
+        *,
+        clicks: int | None = None,
+        rules: SelfPromptRules | None = None,
+        output: Output = "mask",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        logits = self.output_logits(self._trace_of(canvases, rules or self.rules(clicks), generator), output)
+        return torch.stack([torch.zeros_like(logits), logits], 1)
+
     def rules(self, clicks: int | None) -> SelfPromptRules:
         """The model's own rules, with another number of clicks where one is given."""
         return self.network.rules if clicks is None else replace(self.network.rules, clicks=clicks)
@@ -132,7 +166,13 @@ class AutoPromptPredictor(Predictor):
         self, canvases: Sequence[Canvas], rules: SelfPromptRules, generator: torch.Generator | None = None
     ) -> Trace:
         """All steps on the way to the masks of some images; ``generator`` is for random places."""
-        pixels = torch.from_numpy(np.stack([canvas.pixels for canvas in canvases])).permute(0, 3, 1, 2).contiguous()
+        return self._trace_of(np.stack([canvas.pixels for canvas in canvases]), rules, generator)
+
+    def _trace_of(
+        self, canvases: NDArray[np.uint8], rules: SelfPromptRules, generator: torch.Generator | None
+    ) -> Trace:
+        """The same of squashed images ``(B, S, S, 3)``."""
+        pixels = torch.from_numpy(canvases).permute(0, 3, 1, 2).contiguous()
         return self.network.segment(Bank.of_images(self.network.sam, pixels), rules, generator)
 
     def output_logits(self, trace: Trace, output: Output) -> Tensor:
@@ -183,11 +223,14 @@ class AutoPromptPredictor(Predictor):
         predictions = self._predict(images, batch, 2, None, options)
         for number, (sample, prediction) in enumerate(zip(part, predictions, strict=True), start=1):
             assert isinstance(prediction, PromptedPrediction)
-            assert prediction.logits is not None
             truth = foreground_mask(true_mask(part, sample), foreground)
             on_foreground = [truth[int(y), int(x)] == 1 for x, y in prediction.policy_places]
             height, width = truth.shape
-            probability = self.probability(prediction.logits, (width, height))
+            if prediction.probability is not None:
+                probability = prediction.probability.astype(np.float64)
+            else:
+                assert prediction.logits is not None
+                probability = self.probability(prediction.logits, (width, height))
             metrics.update(probability, truth, sample.id, places=on_foreground)
             if progress:
                 progress(number, len(part))

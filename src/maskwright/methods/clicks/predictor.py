@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from copy import copy
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +18,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from maskwright.data.crop_dataset import cropped
 from maskwright.data.dataset import Dataset
-from maskwright.data.geometry import Size, resize_matrix, unwarp_logits, warp_mask, warp_points
+from maskwright.data.fingerprint import Fingerprint
+from maskwright.data.geometry import Size, resize_matrix, squash, unwarp_logits, warp_mask, warp_points
 from maskwright.data.labels import IGNORE
 from maskwright.data.mask_files import read_mask
 from maskwright.data.schema import Anything, Fields, Kind, Maybe, OneOf, Whole
@@ -32,6 +35,7 @@ from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.clicks.agent import RULES, ClickAgent, ClickRules, Refinement, mask_logits
 from maskwright.methods.clicks.mask_folder import MaskFolder
 from maskwright.methods.clicks.scores import curve_table, curves_by_rules, head_room
+from maskwright.methods.clicks.windows import objects_of, window_about
 from maskwright.methods.semantic.scores import semantic_scores, semantic_table
 from maskwright.nets.prompter import DESCRIPTION as PROMPTER
 from maskwright.nets.prompter import Prompter
@@ -163,6 +167,10 @@ class ClickPredictor(Predictor):
         if masks is not None:
             yield from self._refined(canvases)
             return
+        if self.crop:
+            for canvas in canvases:
+                yield self._in_window(canvas, click=click, label=label, box=box, category=category)
+            return
         name = category or self.categories[1]
         labels = [LABELS[each] for each in label] if label else [1] * len(click or ())
         bank = self._bank(canvases, list(range(len(canvases))))
@@ -173,6 +181,57 @@ class ClickPredictor(Predictor):
             logits = self._image_logits(refinement.last.logits[place], canvas.size)
             mask = (logits > 0).cpu().numpy().astype(np.uint8) * self.categories.index(name)
             yield self._prediction(canvas, mask, refinement, {name: place})
+
+    # ------------------------------------------------------------------------------------------------ crops
+
+    def _whole(self, canvas: Canvas) -> Canvas:
+        """A canvas with all pixels of its image, squashed: as all methods but those below take it."""
+        return replace(canvas, pixels=squash(canvas.pixels, self.size))
+
+    def _in_window(
+        self,
+        canvas: Canvas,
+        *,
+        click: Sequence[tuple[float, float]] | None,
+        box: Sequence[float] | None,
+        **options: Any,
+    ) -> Prediction:
+        """The prediction of an agent that learnt from crops: it looks at a square about the prompts."""
+        assert self.crop is not None
+        if problems := list(_outside(canvas, click or (), box)):
+            raise DataError(problems)
+        corners = np.array([*(click or ()), *([box[:2], box[2:]] if box is not None else [])], np.float64)
+        window = window_about([*corners.min(0), *corners.max(0)], canvas.size, self.crop)
+        x0, y0, x1, y1 = window
+        part = Canvas(canvas.id, canvas.image, (x1 - x0, y1 - y0), canvas.pixels[y0:y1, x0:x1])
+        moved_box = None if box is None else tuple(v - o for v, o in zip(box, (x0, y0, x0, y0)))
+        moved = None if click is None else [(x - x0, y - y0) for x, y in click]
+        (found,) = self.with_whole_images().finish([self._whole(part)], click=moved, box=moved_box, **options)
+        assert isinstance(found, ClickPrediction)
+        mask = np.zeros(canvas.size[::-1], np.uint8)
+        mask[y0:y1, x0:x1] = found.mask
+        clicks = {name: [(x + x0, y + y0, label) for x, y, label in placed] for name, placed in found.clicks.items()}
+        return replace(found, mask=mask, clicks=clicks)
+
+    def with_whole_images(self) -> ClickPredictor:
+        """The same agent, which takes every image as one crop."""
+        other = copy(self)
+        other.crop = None
+        return other
+
+    def _corrected_objects(self, canvas: Canvas, mask: NDArray[np.uint8]) -> Prediction:
+        """A mask of which each object is corrected on a square about it."""
+        assert self.crop is not None
+        whole, corrected = self.with_whole_images(), mask.copy()
+        for (x0, y0, x1, y1), part in objects_of(mask, self.crop):
+            pixels = squash(canvas.pixels[y0:y1, x0:x1], self.size)
+            view = Canvas(canvas.id, canvas.image, (x1 - x0, y1 - y0), pixels)
+            (found,) = whole._refined_masks([view], [part])
+            here = corrected[y0:y1, x0:x1]
+            here[(part > 0) & (here == part)] = 0
+            free = here == 0
+            here[free] = found.mask[free]
+        return ClickPrediction(canvas.id, canvas.image, corrected, self.categories, {})
 
     # ------------------------------------------------------------------------------------------------ refining
 
@@ -193,7 +252,7 @@ class ClickPredictor(Predictor):
         Raises:
             DataError: the object is too small to be corrected.
         """
-        canvas = Canvas("", pixels, (pixels.shape[1], pixels.shape[0]), self.prepare(pixels))
+        canvas = Canvas("", pixels, (pixels.shape[1], pixels.shape[0]), squash(pixels, self.size))
         share = self._share_of_cells(mask, canvas.size)
         if float(share.mean()) < MIN_SHARE:
             raise DataError([f"the object is less than {MIN_SHARE:.3%} of the image, too small for a click agent"])
@@ -230,15 +289,7 @@ class ClickPredictor(Predictor):
             both = np.stack([warp_points(pairs, matrix) for matrix in matrices])
             return torch.from_numpy(both).float().to(bank.device).flatten(1)
 
-        problems = []
-        for canvas in canvases:
-            width, height = canvas.size
-            outside = f"lies outside of its {width} x {height} pixels"
-            for (x, y), _ in clicks:
-                if not (0 <= x < width and 0 <= y < height):
-                    problems.append(f"image {canvas.id}: --click {x:g},{y:g} {outside}")
-            if box is not None and not (box[0] < width and box[1] < height and box[2] > 0 and box[3] > 0):
-                problems.append(f"image {canvas.id}: --box {','.join(f'{value:g}' for value in box)} {outside}")
+        problems = [line for canvas in canvases for line in _outside(canvas, [place for place, _ in clicks], box)]
         if problems:
             raise DataError(problems)
         state = start_box(self.agent.sam, bank, rows, on_canvas(box), slots=slots) if box is not None else None
@@ -255,6 +306,11 @@ class ClickPredictor(Predictor):
     def _refined(self, canvases: Sequence[Canvas]) -> Iterator[Prediction]:
         """The masks of the folder, corrected: every category of an image is one target."""
         masks = [self._mask_of(canvas) for canvas in canvases]
+        if self.crop:
+            return (self._corrected_objects(canvas, mask) for canvas, mask in zip(canvases, masks))
+        return self._refined_masks(canvases, masks)
+
+    def _refined_masks(self, canvases: Sequence[Canvas], masks: Sequence[NDArray[np.uint8]]) -> Iterator[Prediction]:
         targets: list[tuple[int, int, Tensor]] = []
         for image, (canvas, mask) in enumerate(zip(canvases, masks)):
             squashed = torch.from_numpy(
@@ -374,6 +430,10 @@ class ClickPredictor(Predictor):
         """
         if masks is not None:
             return semantic_scores(self, part, batch=batch, progress=progress, masks=masks, **options)
+        if self.crop:
+            # On crops that are chosen as those of a training are.
+            digest = Fingerprint.of(part).digest
+            part, _ = cropped(part, digest, {name: round(self.crop) for name in {sample.split for sample in part}})
         clicks = self.agent.rules.clicks
         rules = {"agent": self.agent.rules, "oracle": ClickRules(clicks, 1, "oracle", "always", stop=False)}
         curves, targets, tiny = curves_by_rules(self.agent, part, rules, memory=AT_ONCE, batch=batch, progress=progress)
@@ -399,6 +459,17 @@ class ClickPredictor(Predictor):
             if "curves" in scores
             else semantic_table(scores)
         )
+
+
+def _outside(canvas: Canvas, clicks: Sequence[tuple[float, float]], box: Sequence[float] | None) -> Iterator[str]:
+    """One line for each prompt that lies outside of an image."""
+    width, height = canvas.size
+    outside = f"lies outside of its {width} x {height} pixels"
+    for x, y in clicks:
+        if not (0 <= x < width and 0 <= y < height):
+            yield f"image {canvas.id}: --click {x:g},{y:g} {outside}"
+    if box is not None and not (box[0] < width and box[1] < height and box[2] > 0 and box[3] > 0):
+        yield f"image {canvas.id}: --box {','.join(f'{value:g}' for value in box)} {outside}"
 
 
 def _holds_model(path: Path) -> bool:

@@ -179,4 +179,4 @@ def _row_mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
 
 def box_loss(objects: Tensor, prompts: RowPrompts, size: int) -> Tensor:
     """Box projection of (N, K, h, w) object logits for the boxes, on a canvas of that size, that they were prompted with."""
-    return box_projection_loss(objects, prompts.boxes * (objects.shape[-1] / size), prompts.boxed)
+    return box_projection_loss(objects, prompts.boxes * (objects.shape[-1] / size), prompts.boxed, cut=prompts.cut)

@@ -101,13 +101,13 @@ def label_losses(target: Tensor, rows: pseudo.Rows, prompts: pseudo.RowPrompts) 
     """(R,) rows, (R, S/4, S/4) logits → (R,) losses against the drawn labels of these rows (clicks, scribbles), and against their boxes."""
     target = target[rows.image][:, 2::4, 2::4]
     counted, is_object = (target != IGNORE).float(), (target == rows.category[:, None, None]).float()
-    boxes, boxed = prompts.boxes / 4, prompts.boxed
+    boxes, boxed, cut = prompts.boxes / 4, prompts.boxed, prompts.cut
 
     def losses(at: Tensor, logits: Tensor) -> Tensor:
         entropy = F.binary_cross_entropy_with_logits(logits, is_object[at], reduction="none") * counted[at]
         entropy = entropy.sum((1, 2)) / counted[at].sum((1, 2)).clamp(min=1)
         objects = logits[:, None].expand(-1, boxes.shape[1], -1, -1)
-        projection = box_projection_loss(objects, boxes[at], boxed[at], per_box=True)
+        projection = box_projection_loss(objects, boxes[at], boxed[at], cut=cut[at], per_box=True)
         return entropy + projection.sum(1) / boxed[at].sum(1).clamp(min=1)
 
     return losses

@@ -195,7 +195,16 @@ class InContextPredictor(SegmenterPredictor):
     def scores_ending(self, options: Mapping[str, Any]) -> str:
         return "-in-context"
 
+    def window_logits(self, canvases: NDArray[np.uint8], /, **options: Any) -> Tensor:
+        return self.answer(canvases)[0]
+
     def finish(self, canvases: Sequence[Canvas], **options: Any) -> Iterator[InContextPrediction]:
+        if self.crop:
+            # Each window has references of its own, far too many to name.
+            for canvas in canvases:
+                mask, scores = self.slid(canvas.pixels)
+                yield InContextPrediction(canvas.id, canvas.image, mask, self.categories, scores)
+            return
         logits, evidence = self.answer(np.stack([canvas.pixels for canvas in canvases]))
         require_finite(logits)
         for number, (canvas, image_logits) in enumerate(zip(canvases, logits)):

@@ -97,6 +97,7 @@ class RowPrompts:
         tokens: (N, K) clicks and corners of boxes, as SAM takes them.
         valid: (N, K) bool, the objects that exist; a row without prompts has one object without a prompt.
         boxes: (N, K, 4), zero where the object came without a box.
+        cut: (N, K, 2) bool, the boxes of objects that a crop cut along x, and along y.
         prompted: (N,) bool, the row has any click or box.
         hint: (N, K, g, g) logits of a rough mask, SAM's mask prompt; hinted: (N, K) bool, which objects have one. Of a box it is the
             inscribed ellipse: the most likely shape before SAM has seen the image.
@@ -105,6 +106,7 @@ class RowPrompts:
     tokens: Prompts
     valid: Tensor
     boxes: Tensor
+    cut: Tensor
     prompted: Tensor
     hint: Tensor
     hinted: Tensor
@@ -120,6 +122,7 @@ class RowPrompts:
             self.tokens.rows(index),
             self.valid[index],
             self.boxes[index],
+            self.cut[index],
             self.prompted[index],
             self.hint[index],
             self.hinted[index],
@@ -151,11 +154,14 @@ def weak_prompts(
         order = match.long().argsort(dim=1, descending=True, stable=True)[:, :most]
         valid = match.gather(1, order)
         row_boxes = batch.boxes[rows.image].gather(1, order[..., None].expand(-1, -1, 4))
+        row_cut = batch.box_cut[rows.image].gather(1, order[..., None].expand(-1, -1, 2))
         objects = max(1, int(valid.sum(1).max()))
+        row_cut = row_cut[:, :objects] & valid[:, :objects, None]
         valid, row_boxes = valid[:, :objects], row_boxes[:, :objects] * valid[:, :objects, None]
     else:
         valid = torch.zeros(count, 1, dtype=torch.bool, device=rows.image.device)
         row_boxes = torch.zeros(count, 1, 4, device=rows.image.device)
+        row_cut = torch.zeros(count, 1, 2, dtype=torch.bool, device=rows.image.device)
     has_box = valid.any(1)
     tokens = Prompts.of_boxes(row_boxes, valid)
     prompted = has_box.clone()
@@ -175,7 +181,7 @@ def weak_prompts(
     valid = valid.clone()
     valid[:, 0] |= ~has_box
     hint = ellipse_logits(row_boxes, size)
-    return RowPrompts(tokens, valid, row_boxes, prompted, hint, row_boxes[..., 2] > row_boxes[..., 0])
+    return RowPrompts(tokens, valid, row_boxes, row_cut, prompted, hint, row_boxes[..., 2] > row_boxes[..., 0])
 
 
 def row_logits(masks: Masks, prompts: RowPrompts, size: int) -> tuple[Tensor, Tensor]:

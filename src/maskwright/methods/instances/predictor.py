@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +13,18 @@ from numpy.typing import NDArray
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix
 from maskwright.data.instances import is_labelled, read_ids
-from maskwright.data.schema import Maybe
-from maskwright.engine.base_predictor import Canvas
-from maskwright.engine.model import SIDE, Model
+from maskwright.data.large.image import Rectangle
+from maskwright.data.schema import Maybe, Whole
+from maskwright.engine.base_predictor import Canvas, FoundObject
+from maskwright.engine.model import Model
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.predictor import Predictor
 from maskwright.engine.scoring import ScoreTable
-from maskwright.methods.instances import beyond_ap, coco
+from maskwright.engine.sliding import Read, Slide
+from maskwright.methods.instances import beyond_ap, coco, large
 from maskwright.methods.instances.coco import Detection
-from maskwright.methods.instances.dense_detections import look_densely
+from maskwright.methods.instances.dense_detections import logits_of, look_densely
+from maskwright.methods.instances.dense_views import objects_of
 from maskwright.methods.instances.detections import detect, squashed
 from maskwright.methods.instances.prediction import InstancePrediction, prediction_of, write_results
 from maskwright.nets import dense_instances
@@ -43,6 +47,42 @@ class InstancePredictor(Predictor):
     def __init__(self, network: InstanceSegmenter | DenseSegmenter, model: Model, crop: int | None) -> None:
         super().__init__(network, model)
         self.crop = crop
+
+    @property
+    def slides(self) -> bool:
+        return True
+
+    @property
+    def slide_side(self) -> float | None:
+        return self.size / self.network.zoom if isinstance(self.network, DenseSegmenter) else self.crop
+
+    @property
+    def area_side(self) -> int:
+        return large.AREA
+
+    def with_crop(self, crop: float | None) -> Self:
+        """As of every model; a dense one looks at another scale."""
+        other = super().with_crop(crop)
+        if crop is not None and isinstance(self.network, DenseSegmenter):
+            other.network = copy(self.network)
+            other.network.zoom = self.size / crop
+        return other
+
+    def predict_area(
+        self, read: Read, slide: Slide, area: Rectangle, *, batch: int, **options: Any
+    ) -> dict[str, NDArray[Any]]:
+        network, view = self.network, large.view_of(area, slide)
+        pixels = read(view)
+        if isinstance(network, DenseSegmenter):
+            # At the scale of the grid's windows, which is that of training unless the image has another one.
+            look: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = lambda part: logits_of(network, part)  # noqa: E731
+            found = objects_of(look, pixels, self.size / slide.side)
+        else:
+            found = detect(network, pixels, slide.side, batch)
+        return large.packed(found, view, area, slide.size)
+
+    def join_areas(self, areas: Sequence[Mapping[str, NDArray[Any]]], **options: Any) -> list[FoundObject]:
+        return [one for one in large.joined(areas) if one.score >= options["threshold"]]
 
     def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Tiles are cut when they are looked at: together they are larger than the image. So is the view of a dense segmenter."""
@@ -114,7 +154,7 @@ def load_instances(model: Model) -> InstancePredictor:
     """The predictor of a model folder with an instance segmenter. Raises WeightsError where it does not fit."""
     is_dense = _type_of(model.config.get("segmenter")) == "dense"
     parts = model.parts(
-        {"segmenter": dense_instances.DESCRIPTION if is_dense else DESCRIPTION, "crop": Maybe(SIDE)},
+        {"segmenter": dense_instances.DESCRIPTION if is_dense else DESCRIPTION, "crop": Maybe(Whole(32, 1 << 20))},
         older=lambda parts: {**parts, "segmenter": completed(parts.get("segmenter"))},
     )
     make: Callable[..., InstanceSegmenter | DenseSegmenter] = dense_instances.build if is_dense else build

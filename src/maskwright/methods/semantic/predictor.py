@@ -25,15 +25,20 @@ from maskwright.nets.segmenter import DESCRIPTION, Segmenter, build, completed
 class SegmenterPredictor(Predictor):
     """A semantic segmenter: the best category wins in each of the image's own pixels.
 
-    Every image is squashed to the network's canvas, and its logits are brought back to the image's own pixels.
-    Probabilities are those of the softmax there. The option ``flip`` also looks at the mirror image and averages the
-    logits: twice the time, slightly better outlines.
+    Every image is squashed to the network's canvas, and its logits are brought back to the image's own pixels. A model that
+    learnt from crops slides over the image instead, see ``engine.sliding``. Probabilities are those of the softmax there. The
+    option ``flip`` also looks at the mirror image and averages the logits: twice the time, slightly better outlines.
     """
 
     network: Segmenter
     options: ClassVar[Mapping[str, Any]] = {"flip": False}
 
     def finish(self, canvases: Sequence[Canvas], *, flip: bool = False) -> Iterator[Prediction]:
+        if self.crop:
+            for canvas in canvases:
+                mask, scores = self.slid(canvas.pixels, batch=max(8, len(canvases)), flip=flip)
+                yield Prediction(canvas.id, canvas.image, mask, self.categories, scores)
+            return
         logits = self.logits(np.stack([canvas.pixels for canvas in canvases]), flip=flip)
         require_finite(logits)
         for canvas, own in zip(canvases, logits):
@@ -48,6 +53,9 @@ class SegmenterPredictor(Predictor):
         if flip:
             logits = (logits + self.network(images.flip(-1)).float().flip(-1)) / 2
         return logits
+
+    def window_logits(self, canvases: NDArray[np.uint8], /, **options: Any) -> Tensor:
+        return self.logits(canvases, **options)
 
     def score(
         self, part: Dataset, *, batch: int, progress: Callable[[int, int], None] | None, **options: Any

@@ -13,7 +13,7 @@ from maskwright.data.registry import ReadName
 from maskwright.engine.budget import Budget
 from maskwright.engine.hints import default
 from maskwright.engine.values import settings_of
-from maskwright.errors import canvas_rule, require, validation_rules
+from maskwright.errors import canvas_rule, crop_rules, require, validation_rules
 
 
 @dataclass
@@ -40,6 +40,13 @@ class Config:
     """SAM 2: `nano` (bundled), a Hugging Face id such as facebook/sam2.1-hiera-tiny, a folder, or an official .pt file."""
     size: Annotated[int | None, default("that of the weights")] = None
     """Side of the square canvas, a multiple of 32."""
+    crop: Annotated[
+        int | None, default("whole images, unless that would lose the objects; the start says which and why")
+    ] = None
+    """Learn from square crops of so many pixels of the images, brought to the canvas; prediction and evaluation slide the same
+    square over images. 0: whole images, squashed. See docs/large.md."""
+    scale: Annotated[float | None, default("given by --crop")] = None
+    """The same by pixels of the canvas along a pixel of the image: 1 takes crops of --size pixels, at the images' own resolution."""
     clip: str = "nano-clip"
     """CLIP for --text: `nano-clip` (bundled, knows the words of procedural scenes only), a Hugging Face id such as
     openai/clip-vit-base-patch16, or a folder."""
@@ -108,6 +115,7 @@ class Config:
             self.srm_updates = 5 if self.text else 1
         rules = {
             **canvas_rule("size", self.size),
+            **crop_rules(self.crop, self.scale),
             f"--shots {self.shots}: must be 0 (all) or more": self.shots >= 0,
             f"--grid {self.grid}: must be at least 2": self.grid >= 2,
             f"--clicks {self.clicks}: must be at least 1": self.clicks >= 1,

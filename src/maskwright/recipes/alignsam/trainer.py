@@ -68,14 +68,15 @@ class Trainer(Trainable):
 
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device
-        dataset = session.dataset
         (self.stage,) = session.plan(config.length, Part("episodes", "training"))
         # Errors in the words are raised before anything that takes time.
         clip = ClipSurgery.load(config.clip, size=config.clip_size).to(self.device) if config.text else None
         if clip is not None:
             clip.check_names(config.text)
-        self.foreground = foreground_of(dataset, config.category, config.text)
+        self.foreground = foreground_of(session.dataset, config.category, config.text)
         self.sam = Sam.load(config.sam, size=config.size).to(self.device).requires_grad_(False)
+        session.crop_images(self.sam.size)
+        dataset = session.dataset
         # The networks that learn are tiny, and stay in float32.
         session.precision.lower(self.sam.networks())
         self.bank = self._shots(dataset)

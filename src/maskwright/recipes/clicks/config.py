@@ -13,7 +13,7 @@ from maskwright.data.registry import ReadName
 from maskwright.engine.budget import Budget
 from maskwright.engine.hints import default
 from maskwright.engine.values import settings_of
-from maskwright.errors import canvas_rule, require, validation_rules
+from maskwright.errors import canvas_rule, crop_rules, require, validation_rules
 
 
 @dataclass
@@ -31,6 +31,13 @@ class Config:
     """SAM 2: `nano` (bundled), a Hugging Face id such as facebook/sam2.1-hiera-tiny, a folder, or an official .pt file. It stays frozen."""
     size: Annotated[int | None, default("that of the weights")] = None
     """Side of the square canvas, a multiple of 32."""
+    crop: Annotated[
+        int | None, default("whole images, unless that would lose the objects; the start says which and why")
+    ] = None
+    """Learn from square crops of so many pixels of the images, brought to the canvas; prediction and evaluation slide the same
+    square over images. 0: whole images, squashed. See docs/large.md."""
+    scale: Annotated[float | None, default("given by --crop")] = None
+    """The same by pixels of the canvas along a pixel of the image: 1 takes crops of --size pixels, at the images' own resolution."""
     epochs: Annotated[float | None, default("given by --minutes")] = None
     """Length of the training in passes over its targets: in one, as many states are visited as there are targets."""
     steps: Annotated[int | None, default("given by --minutes")] = None
@@ -115,6 +122,7 @@ class Config:
         rules = {
             **validation_rules(self.validations, self.validation_images, self.patience),
             **canvas_rule("size", self.size),
+            **crop_rules(self.crop, self.scale),
             f"--rounds {self.rounds}: must be at least 1": self.rounds >= 1,
             f"--clicks {self.clicks}: must be at least 1": self.clicks >= 1,
             f"--looks {self.looks}: must be at least 1": self.looks >= 1,

@@ -92,6 +92,9 @@ class Trainer(Trainable):
 
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device
+        torch.manual_seed(config.seed)
+        self.sam = Sam.load(config.sam, size=config.size).to(self.device).requires_grad_(False)
+        session.crop_images(self.sam.size)
         dataset = session.dataset
         self.categories = dataset.categories
         train = dataset.split("train")
@@ -99,8 +102,6 @@ class Trainer(Trainable):
         if len(masked) < 4:
             count = f"{len(masked)} of {len(train)} images of split 'train' have a mask"
             raise DataError([f"{count}, and at least 4 are needed to learn from and to hold out"], str(config.data))
-        torch.manual_seed(config.seed)
-        self.sam = Sam.load(config.sam, size=config.size).to(self.device).requires_grad_(False)
         self.grid = self.sam.size // 8
         # Split before mirroring, so that no image is in both parts.
         order = torch.randperm(len(masked), generator=self.session.generator(Stream.HELD_OUT, 0)).tolist()

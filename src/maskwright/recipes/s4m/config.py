@@ -13,7 +13,7 @@ from maskwright.data.registry import ReadName
 from maskwright.engine.budget import Budget
 from maskwright.engine.hints import default
 from maskwright.engine.values import settings_of
-from maskwright.errors import canvas_rule, require, validation_rules
+from maskwright.errors import canvas_rule, crop_rules, require, validation_rules
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,14 @@ class Config:
     """Side of the square canvas, a multiple of 32."""
     crop: Annotated[
         int | None,
-        default("dense: by the size of the labelled objects; queries: the whole image is squashed to the canvas"),
+        default(
+            "dense: by the size of the labelled objects; queries: whole images, unless that would lose the objects"
+        ),
     ] = None
-    """Learn from square crops of so many pixels, enlarged to the canvas. `dense` predicts whole images at the same scale, `queries` in
-    tiles of that size."""
+    """Learn from square crops of so many pixels, brought to the canvas. `dense` predicts whole images at the same scale, `queries` in
+    tiles of that size. With `queries` 0: whole images, squashed. See docs/large.md."""
+    scale: Annotated[float | None, default("given by --crop")] = None
+    """The same by pixels of the canvas along a pixel of the image: 1 takes crops of --size pixels, at the images' own resolution."""
     epochs: Annotated[float | None, default("given by --steps")] = None
     """Length of the whole training, both stages, in passes over the training images."""
     steps: Annotated[
@@ -192,7 +196,7 @@ class Config:
             f"--decoder dense stands on SAM's encoder: leave --segmenter {self.segmenter} out, or give --decoder queries": (
                 self.decoder == "queries" or self.segmenter == "sam"
             ),
-            f"--crop {self.crop} must be at least 32 pixels": self.crop is None or self.crop >= 32,
+            **crop_rules(self.crop, self.scale),
         }
         require(rules)
 
@@ -206,6 +210,11 @@ class Config:
         assert self.unsupervised is not None
         assert self.burn_in is not None
         return Defaults(self.lr, self.distillation, self.show, self.accept, self.unsupervised, self.burn_in)
+
+    @property
+    def size_of_crop(self) -> int | None:
+        """Pixels of the image along a crop, where the settings say so."""
+        return self.crop or (None if self.scale is None else max(32, round(self.size / self.scale)))
 
     @property
     def length(self) -> Budget:

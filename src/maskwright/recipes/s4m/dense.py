@@ -52,7 +52,7 @@ class DenseTrainer(Trainer):
 
     def _create(self) -> DenseSegmenter:
         config = self.config
-        zoom = config.size / config.crop if config.crop else measured_zoom(self.labelled, config.size)
+        zoom = config.size / self.crop if self.crop else measured_zoom(self.labelled, config.size)
         torch.manual_seed(config.seed)
         network = create(self.sam, len(self.categories), config.size, zoom).to(self.device)
         self.session.precision.lower([network.backbone])

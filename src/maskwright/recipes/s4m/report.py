@@ -34,7 +34,7 @@ def reserve_ending(trainer: Trainer) -> None:
         return
     sample = (trainer.val if len(trainer.val) else trainer.labelled)[0]
     began = time.monotonic()
-    find_objects(trainer.network, trainer.session.dataset.pixels(sample), trainer.config.crop)
+    find_objects(trainer.network, trainer.session.dataset.pixels(sample), trainer.crop)
     look = (time.monotonic() - began) / 60
     # The last validation, until one is measured; perhaps the score of the teacher that was given; two dozen images of the report.
     timer.reserves.setdefault("validation", len(trainer.val) * look)
@@ -78,9 +78,9 @@ def write_model(trainer: Trainer, network: InstanceSegmenter | DenseSegmenter, n
         trainer.categories,
         config.size,
         data=trainer.session.data_digest,
-        image_reading=trainer.session.dataset.image_reading,
+        image_reading=trainer.session.image_reading,
         segmenter=network.description(),
-        crop=None if isinstance(network, DenseSegmenter) else config.crop,
+        crop=None if isinstance(network, DenseSegmenter) else trainer.crop,
     )
     trainer.session.run.save_model(network.state_dict(), description, _card(trainer), name=name)
 
@@ -91,8 +91,8 @@ def _card(trainer: Trainer) -> str:
     view = (
         f"whole images at a scale of {network.zoom:g}"
         if isinstance(network, DenseSegmenter)
-        else f"tiles of {config.crop} pixels on a canvas of {config.size}"
-        if config.crop
+        else f"tiles of {trainer.crop} pixels on a canvas of {config.size}"
+        if trainer.crop
         else f"canvas of {config.size} pixels"
     )
     lines = [
@@ -212,7 +212,7 @@ def _prediction_pictures(trainer: Trainer, report: Report, count: int = 8) -> No
     for sample in list(trainer.val)[::step][:count]:
         image = trainer.val.pixels(sample)
         ids, _ = read_ids(trainer.val, sample)
-        objects = [one for one in find_objects(trainer.network, image, trainer.config.crop) if one.score >= 0.5]
+        objects = [one for one in find_objects(trainer.network, image, trainer.crop) if one.score >= 0.5]
         prediction = draw_ids(objects, (image.shape[1], image.shape[0]))
         panels = [overlay_instances(image, ids), overlay_instances(image, prediction)]
         cards.append(Picture(side_by_side(panels), f"{sample.id}: {int(ids.max())} true, {len(objects)} found"))

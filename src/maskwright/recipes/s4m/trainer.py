@@ -55,6 +55,9 @@ class Stream(IntEnum):
     LABELLED_VIEW = 7
 
 
+SMALLEST_PIECE = 1024
+"""Pixels along the pieces that much larger images are cut into, so that a batch of crops does not read whole ones; at least."""
+
 TEACHER_COST, VALIDATION_COST = 0.5, 0.35
 """Time of a step of the teacher, and of as many validation images as a batch holds, relative to a step of the student:
 estimates for CPU cores. For the bar's time left, and to bound the time of validations."""
@@ -69,11 +72,17 @@ class Trainer(Trainable):
 
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device
+        refuse_semantic(session.dataset.split("train"))
+        # A dense segmenter has a rule of its own for its scale, and no scale at which it loses objects.
+        self.crop = config.size_of_crop if config.decoder == "dense" else session.chosen_crop(config.size)
         dataset = session.dataset
+        train = keep_labels(dataset.split("train"), config.labelled, config.seed)
+        dataset = dataset.with_samples([*train, *dataset.split("val")])
+        view = self.crop or config.size
+        pieces = {"train": max(SMALLEST_PIECE, 4 * view), "val": 2 * view}
+        dataset = session.in_pieces(dataset, pieces, f"{config.labelled} {config.seed}")
         self.categories = dataset.categories
         train = dataset.split("train")
-        refuse_semantic(train)
-        train = keep_labels(train, config.labelled, config.seed)
         self.labelled = train.with_samples([s for s in train if is_labelled(s)])
         self.unlabelled = train.with_samples([s for s in train if not is_labelled(s)])
         self.val = scorable(dataset.split("val"), config.validation_images)
@@ -164,8 +173,8 @@ class Trainer(Trainable):
 
     def geometry(self, turns: Mapping[str, Any]) -> Augmentation | Crop:
         """How images come onto the canvas; ``turns`` are what their orientation allows."""
-        if self.config.crop:
-            return Crop(self.config.crop, **turns)
+        if self.crop:
+            return Crop(self.crop, **turns)
         return Augmentation(rotate_deg=0.0, scale=(0.75, 1.3), shift=0.1, **turns)
 
     def generator(self, stream: Stream) -> torch.Generator:
@@ -367,7 +376,7 @@ class Trainer(Trainable):
             truths.append(coco.of_ids(ids, categories))
             sizes.append((ids.shape[1], ids.shape[0]))
             image = self.val.pixels(sample)
-            detections.append(find_objects(network or self.network, image, self.config.crop, self.config.batch))
+            detections.append(find_objects(network or self.network, image, self.crop, self.config.batch))
         scores = coco.scores(truths, detections, sizes, self.categories)
         return {name: scores[name] for name in ("ap", "ap50", "ap75", "box_ap") if scores[name] is not None}
 

@@ -13,7 +13,7 @@ from maskwright.data.registry import ReadName
 from maskwright.engine.budget import Budget
 from maskwright.engine.hints import default
 from maskwright.engine.values import settings_of
-from maskwright.errors import canvas_rule, require, validation_rules
+from maskwright.errors import canvas_rule, crop_rules, require, validation_rules
 from maskwright.nets.selector_names import SelectorName
 
 
@@ -48,6 +48,13 @@ class Config:
     config.json to start from random weights."""
     size: int = 256
     """Side of the square canvas, a multiple of 32."""
+    crop: Annotated[
+        int | None, default("whole images, unless that would lose the objects; the start says which and why")
+    ] = None
+    """Learn from square crops of so many pixels of the images, brought to the canvas; prediction and evaluation slide the same
+    square over images. 0: whole images, squashed. See docs/large.md."""
+    scale: Annotated[float | None, default("given by --crop")] = None
+    """The same by pixels of the canvas along a pixel of the image: 1 takes crops of --size pixels, at the images' own resolution."""
     epochs: Annotated[float | None, default("20, without --steps and --minutes")] = None
     """Length of the whole training in passes over the training images, the stages before the segmenter's included."""
     steps: Annotated[int | None, default("given by --epochs")] = None
@@ -128,6 +135,7 @@ class Config:
         shares = ("mask_share", "coarse_share", "ema", "blend")
         rules = {
             **canvas_rule("size", self.size),
+            **crop_rules(self.crop, self.scale),
             f"--batch {self.batch}: must be at least 1": self.batch >= 1,
             f"--references {self.references}: must be at least 1": self.references >= 1,
             f"--sam-every {self.sam_every}: must be at least 1": self.sam_every >= 1,

@@ -124,7 +124,8 @@ def write_model(trainer: Trainer) -> None:
         trainer.categories,
         config.size,
         data=trainer.session.data_digest,
-        image_reading=trainer.session.dataset.image_reading,
+        image_reading=trainer.session.image_reading,
+        **({"crop": trainer.session.crop} if trainer.session.crop else {}),
         segmenter=trainer.segmenter.description(),
     )
     beside: dict[str, dict[str, torch.Tensor]] = {}

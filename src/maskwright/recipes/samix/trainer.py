@@ -78,6 +78,7 @@ class Trainer(Trainable):
 
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device
+        session.crop_images(config.size)
         self.categories = session.dataset.categories
         train, val = setup.training_images(session.dataset, config), session.dataset.split("val")
         # Images without a mask cannot be scored.
@@ -447,7 +448,8 @@ class Trainer(Trainable):
         foreground = torch.stack([foreground_logit(logits, c) for c in range(1, logits.shape[1])], 1)
         index = (categories.clamp(min=1) - 1)[..., None, None].expand(-1, -1, *logits.shape[-2:])
         logits_of_box = foreground.gather(1, index)
-        return box_projection_loss(logits_of_box, boxes * (logits.shape[-1] / self.config.size), categories > 0)
+        boxes = boxes * (logits.shape[-1] / self.config.size)
+        return box_projection_loss(logits_of_box, boxes, categories > 0, cut=batch.box_cut[weak])
 
     def _pseudo_loss(self, logits: Tensor, fine: Tensor, batch: Batch, teacher: Tensor) -> Tensor:
         """Loss on pseudo-masks: those from prompts count like masks where their margin is at least ``CLEAR``; those without a prompt weigh

@@ -25,8 +25,10 @@ from torch import Tensor
 
 from find_episodes import Subject, subjects
 from maskwright.engine.budget import progress
-from maskwright.methods.find.candidates import FEATURES, Showing, propose
+from maskwright.methods.find.candidates import propose
+from maskwright.methods.find.clues import FEATURES
 from maskwright.methods.find.scorer import BUNDLED, HIDDEN, Scorer, ScorerNet, seen_of
+from maskwright.methods.find.showing import Showing
 from maskwright.methods.find.verdicts import Calibration
 from maskwright.sam.sam import Embedding, Sam
 from nano_sources import KINDS

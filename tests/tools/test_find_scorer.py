@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from maskwright.methods.find.candidates import FEATURES
+from maskwright.methods.find.clues import FEATURES
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from maskwright.errors import WeightsError
-from maskwright.methods.find.candidates import FEATURES
+from maskwright.methods.find.clues import FEATURES
 from maskwright.methods.find.scorer import BUNDLED, Scorer, ScorerNet
 from maskwright.methods.find.verdicts import Calibration
 from maskwright.sam.sam import Sam

@@ -1,4 +1,4 @@
-"""Candidates: masks that SAM and the matching propose for one category in each image, and what is known of each of them."""
+"""Candidates: masks that SAM and the matching propose for one category in each image."""
 
 from __future__ import annotations
 
@@ -11,24 +11,20 @@ from scipy import ndimage
 from torch import Tensor
 
 from maskwright.data.shapes import tight_boxes
-from maskwright.methods.find.matching import Matcher, Sums, cells_of, shares_of, top
+from maskwright.methods.find.clues import KINDS, features_of
+from maskwright.methods.find.matching import cells_of, resized
+from maskwright.methods.find.showing import REFERENCES, Shown, mean_feature
 from maskwright.sam.closer_look import OUTSIDE, look_closer
 from maskwright.sam.prompts import POSITIVE, Prompts
-from maskwright.sam.sam import Embedding, Masks, Memory, Sam
+from maskwright.sam.sam import Embedding, Masks, Sam
 
 operations: Any = ndimage
 
 PEAKS = 3
 """Places of an image that SAM is asked at: where it looks most like the object."""
 
-REFERENCES = 5
-"""Examples that SAM is shown at once."""
-
 LARGEST = 2
 """Parts of a mask that are looked at more closely."""
-
-KINDS = ("matching", "recall", "guided", "guided recall", "peak 1", "peak 2", "peak 3", "peaks", "closer")
-"""Of candidates, in their order."""
 
 STEEP = 6.0
 """Logits for a unit of matching: what is surely the object, at 1, gets a probability of .998."""
@@ -38,87 +34,12 @@ _APART = 5
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The examples of one category.
-
-    Attributes:
-        matcher: what they look like.
-        memory: (R,) of the examples that show the category.
-        whole: (R, C) mean features of these images, of length 1.
-        prototype: (C,) mean feature of the objects on ``low``, of length 1; ``ground`` that of the rest.
-        examples: (E, C, h, w) ``low`` of these images, of length 1 in each cell; E is at most ``REFERENCES``.
-        inside: (E, h, w) bool: the object.
-    """
-
-    matcher: Matcher
-    memory: Memory
-    whole: Tensor
-    prototype: Tensor
-    ground: Tensor
-    examples: Tensor
-    inside: Tensor
-
-
-@dataclass(frozen=True)
-class Showing:
-    """N examples of one category with all that is computed once: any choice of them is :meth:`shown` without encoding anything again.
-
-    Attributes:
-        memory: (R,) of the examples that show the category.
-        low: (N, C, h, w) features, of length 1 in each cell.
-        shares, rest: (N, h, w) of each cell, the object's and the others'.
-        whole: (N, C) mean features of the images, of length 1.
-    """
-
-    sums: Sums
-    memory: Memory
-    low: Tensor
-    shares: Tensor
-    rest: Tensor
-    whole: Tensor
-
-    @staticmethod
-    @torch.inference_mode()
-    def of(sam: Sam, embedding: Embedding, masks: Tensor, known: Tensor) -> Showing:
-        """Of N examples, with or without the object.
-
-        Args:
-            masks: (N, S, S) bool, the object; one example at least must show it.
-            known: (N, S, S) bool: labelled.
-        """
-        sums = Sums.of(cells_of(embedding), shares_of(masks), shares_of(known))
-        shows = sums.shows.nonzero()[:, 0]
-        low = F.normalize(embedding.low.float(), dim=1)
-        shares, counted = (F.adaptive_avg_pool2d(each[:, None].float(), low.shape[-1])[:, 0] for each in (masks, known))
-        whole = F.normalize(embedding.low.float().mean((2, 3)), dim=1)
-        memory = sam.remember(embedding[shows], masks[shows, None].to(sam.dtype))[:, 0]
-        return Showing(sums, memory, low, shares, (1 - shares) * counted, whole)
-
-    @torch.inference_mode()
-    def shown(self, chosen: Tensor | None = None) -> Shown:
-        """All examples, or those that are chosen, (N,) bool."""
-        every = torch.ones_like(self.sums.shows) if chosen is None else chosen
-        shows = (self.sums.shows & every).nonzero()[:, 0]
-        few = shows[:REFERENCES]
-        peak = self.shares[few].flatten(1).amax(1)[:, None, None]
-        return Shown(
-            Matcher.fit(self.sums, every),
-            self.memory[every[self.sums.shows]],
-            self.whole[shows],
-            F.normalize(torch.einsum("nchw,nhw->c", self.low[every], self.shares[every]), dim=0),
-            F.normalize(torch.einsum("nchw,nhw->c", self.low[every], self.rest[every]), dim=0),
-            self.low[few],
-            self.shares[few] >= peak.clamp(max=0.5),
-        )
-
-
-@dataclass(frozen=True)
 class Candidates:
     """Of B images, K candidates each.
 
     Attributes:
         logits: (B, K, h, w), h = S/4.
-        features: (B, K, F) what is known of each, see ``FEATURES``.
+        features: (B, K, F) what is known of each, see ``clues.FEATURES``.
         closer: (B, S, S) logits of the last candidate, in full.
     """
 
@@ -129,34 +50,8 @@ class Candidates:
     def chosen(self, best: Tensor) -> Tensor:
         """(B,) number of a candidate → (B, S, S) its logits."""
         rows = torch.arange(len(best), device=best.device)
-        enlarged = _resized(self.logits[rows, best], self.closer.shape[-1])
+        enlarged = resized(self.logits[rows, best], self.closer.shape[-1])
         return torch.where((best == len(KINDS) - 1)[:, None, None], self.closer, enlarged)
-
-
-FEATURES = (
-    *(f"is {kind}" for kind in KINDS),
-    "predicted IoU",
-    "presence",
-    "area",
-    "matching inside",
-    "matching outside",
-    "coverage",
-    "purity",
-    "likeness of object",
-    "likeness of ground",
-    "cycle",
-    "IoU with matching",
-    "IoU with recall",
-    "IoU with guided",
-    "stability",
-    "spread",
-    "top",
-    "top against own",
-    "own Dice",
-    "likeness of image",
-    "one of examples",
-)
-"""What is known of a candidate, in the order of its numbers; all about -1..1."""
 
 
 @torch.inference_mode()
@@ -175,7 +70,7 @@ def propose(
     matcher, side = shown.matcher, sam.size // 4
     plain, mirror = matcher.map(cells), matcher.map(mirror_cells).flip(-1)
     likeness = (plain + mirror) / 2
-    matched = STEEP * (_resized(likeness, side) - matcher.threshold)
+    matched = STEEP * (resized(likeness, side) - matcher.threshold)
     (recalled, again, recalled_mirror), conditioned = _recall(sam, embedding, mirrored, shown)
     guided, both, peaks = _ask_at_peaks(sam, embedding, conditioned, likeness, matched)
     logits = torch.cat(
@@ -189,8 +84,8 @@ def propose(
     )
     variants = torch.cat(
         [
-            _resized(mirror, side)[:, None] > matcher.threshold,
-            _resized(matcher.half_maps(cells), side) > matcher.threshold,
+            resized(mirror, side)[:, None] > matcher.threshold,
+            resized(matcher.half_maps(cells), side) > matcher.threshold,
             recalled_mirror.logits[:, 0].flip(-1) > 0,
             again.logits[:, 0] > 0,
         ],
@@ -201,7 +96,7 @@ def propose(
     closer, closer_iou = look_at_parts(sam, images, logits[torch.arange(len(images)), best] > 0)
     logits = torch.cat([logits, F.avg_pool2d(closer[:, None], 4)], 1)
     iou = torch.cat([iou, closer_iou[:, None]], 1)
-    return Candidates(logits, _features(shown, embedding, likeness, logits, iou, recalled.presence, variants), closer)
+    return Candidates(logits, features_of(shown, embedding, likeness, logits, iou, recalled.presence, variants), closer)
 
 
 def look_at_parts(sam: Sam, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,8 +135,7 @@ def _recall(sam: Sam, embedding: Embedding, mirrored: Embedding, shown: Shown) -
     Returns:
         The three answers, and the embedding that the first was read from.
     """
-    whole = F.normalize(embedding.low.float().mean((2, 3)), dim=1)
-    order = (whole @ shown.whole.T).argsort(1, descending=True)
+    order = (mean_feature(embedding) @ shown.whole.T).argsort(1, descending=True)
     first, second = order[:, :REFERENCES], order[:, REFERENCES : 2 * REFERENCES]
     if not second.shape[1]:
         # Too few for a second set: half of them.
@@ -278,90 +172,3 @@ def _peaks(likeness: Tensor) -> Tensor:
     ranked = torch.where(is_peak, smooth, smooth - 100.0).flatten(1).topk(PEAKS, 1).indices
     side = likeness.shape[-1]
     return torch.stack([ranked % side + 0.5, ranked // side + 0.5], -1) / side
-
-
-def _features(
-    shown: Shown,
-    embedding: Embedding,
-    likeness: Tensor,
-    logits: Tensor,
-    iou: Tensor,
-    presence: Tensor,
-    variants: Tensor,
-) -> Tensor:
-    """(B, K, F), see ``FEATURES``."""
-    masks, matcher = logits > 0, shown.matcher
-    batch, count, side = masks.shape[:3]
-    fine = _resized(likeness, side)[:, None]
-    solid = masks.float()
-    area = solid.mean((2, 3))
-    positive = (fine - matcher.threshold).clamp(min=0)
-    inside = _mean(fine, solid)
-    outside = _mean(fine, 1 - solid)
-    coverage = (positive * solid).sum((2, 3)) / positive.sum((2, 3)).clamp(min=1e-6)
-    purity = _mean((positive > 0).float(), solid)
-    low = F.normalize(embedding.low.float(), dim=1)
-    shares = F.adaptive_avg_pool2d(solid, low.shape[-1])
-    pooled = F.normalize(torch.einsum("bchw,bkhw->bkc", low, shares), dim=-1)
-    first = _iou(masks[:, :, None], masks[:, None, :3])
-    stable = _iou(masks[:, :, None], variants[:, None]).mean(2)
-    several = solid[:, :3].mean(1, keepdim=True)
-    spread = (several * (1 - several)).sum((2, 3)) / several.sum((2, 3)).clamp(min=1e-6)
-    whole = F.normalize(embedding.low.float().mean((2, 3)), dim=1) @ shown.whole.T
-    best = top(likeness)
-    whole = whole.amax(1)
-
-    def each(values: Tensor) -> Tensor:
-        """(B,) for every candidate."""
-        return values[:, None].expand(batch, count)
-
-    own = best.new_tensor([matcher.own, 1 / matcher.examples]).expand(batch, 2)
-    kinds = torch.eye(len(KINDS), device=logits.device)[:count].expand(batch, -1, -1)
-    columns = [
-        iou,
-        each(presence[:, 0].clamp(-10, 10) / 10),
-        area.clamp(min=1e-4).log() / 5 + 0.5,
-        inside,
-        outside,
-        coverage,
-        purity,
-        pooled @ shown.prototype,
-        pooled @ shown.ground,
-        _cycle(shown, low, shares),
-        *first.unbind(2),
-        stable,
-        spread.expand(batch, count),
-        each(best),
-        each(best - matcher.own_top),
-        each(own[:, 0]),
-        each(whole),
-        each(own[:, 1]),
-    ]
-    return torch.cat([kinds, torch.stack(columns, 2)], 2)
-
-
-def _cycle(shown: Shown, low: Tensor, shares: Tensor) -> Tensor:
-    """The share of a candidate's cells whose nearest cell of the examples lies on their object: (B, K)."""
-    likeness = torch.einsum("bchw,ecij->bhweij", low, shown.examples).flatten(3)
-    nearest = likeness.argmax(-1)
-    back = shown.inside.flatten()[nearest].float()
-    return (back[:, None] * shares).sum((2, 3)) / shares.sum((2, 3)).clamp(min=1e-6)
-
-
-def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    """(B, K): the mean of (B, 1, h, w) where weights (B, K, h, w) are."""
-    return (values * weights).sum((2, 3)) / weights.sum((2, 3)).clamp(min=1e-6)
-
-
-def _iou(masks: Tensor, others: Tensor) -> Tensor:
-    """IoU of bool masks (..., h, w) that broadcast; 1 where both are empty."""
-    both = (masks & others).sum((-2, -1))
-    either = (masks | others).sum((-2, -1))
-    return torch.where(either > 0, both / either.clamp(min=1), 1.0)
-
-
-def _resized(maps: Tensor, side: int) -> Tensor:
-    """(..., g, g) → (..., side, side)."""
-    leading = maps.shape[:-2]
-    flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    return F.interpolate(flat, (side, side), mode="bilinear", align_corners=False).reshape(*leading, side, side)

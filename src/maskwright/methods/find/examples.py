@@ -19,7 +19,7 @@ from maskwright.data.intensity import settled
 from maskwright.data.labels import IGNORE, Kind, Sample
 from maskwright.data.masks import label_values
 from maskwright.errors import DataError
-from maskwright.methods.find.candidates import Showing
+from maskwright.methods.find.showing import Showing
 from maskwright.sam.sam import Embedding, Sam
 
 MOST = 60

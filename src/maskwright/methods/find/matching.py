@@ -167,3 +167,10 @@ def _on_cells(level: Tensor) -> Tensor:
     if side > CELLS:
         return F.adaptive_avg_pool2d(level, CELLS)
     return F.interpolate(level, (CELLS, CELLS), mode="bilinear", align_corners=False) if side < CELLS else level
+
+
+def resized(maps: Tensor, side: int) -> Tensor:
+    """(..., g, g) → (..., side, side)."""
+    leading = maps.shape[:-2]
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    return F.interpolate(flat, (side, side), mode="bilinear", align_corners=False).reshape(*leading, side, side)

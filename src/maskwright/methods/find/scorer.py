@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from maskwright.data.files import write_atomic
 from maskwright.errors import WeightsError
-from maskwright.methods.find.candidates import FEATURES
+from maskwright.methods.find.clues import FEATURES
 from maskwright.methods.find.verdicts import Calibration
 
 BUNDLED = Path(__file__).with_name("nano_scorer.json")

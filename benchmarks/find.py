@@ -150,6 +150,7 @@ def _table(rows: dict[str, Row]) -> Table:
     for name, row in rows.items():
         numbers = [
             *(row["dice"][kind] for kind in kinds),
+            row["iou"]["answer"],
             *row["correlation"].values(),
             *(row["auroc"].get(sort) for sort in against),
             *(row[key] for key in ("mcc", "answered", "wrongly not there")),
@@ -159,6 +160,7 @@ def _table(rows: dict[str, Row]) -> Table:
         lines.append([name, *("" if n is None else f"{n:.3f}" for n in numbers), f"{row['ms']:.0f}"])
     heads = [
         *(f"Dice: {kind}" for kind in kinds),
+        "IoU: answer",
         "r of expected Dice",
         "r of stability",
         *(f"AUROC: {sort}" for sort in against),
@@ -253,6 +255,7 @@ def _search(
 
 def _summary(tally: Tally) -> dict[str, Any]:
     told: dict[str, Any] = {"dice": {kind: round(float(np.mean(v)), 3) for kind, v in tally.dice.items()}}
+    told["iou"] = {kind: round(float(np.mean([d / (2 - d) for d in v])), 3) for kind, v in tally.dice.items()}
     against = {"elsewhere": "shown", "alike": "shown", "same place": "shown in crops"}
     told["auroc"] = {
         s: round(auroc(tally.scores[p], tally.scores[s]), 3) for s, p in against.items() if s in tally.scores

@@ -229,10 +229,10 @@ def _check_mask(
         finding.problems.append(at("mask", f"path {mask.path!r} {reason}", "path", ""))
         return
     path = dataset.root / mask.path
-    if needs_windows(path):
-        finding.problems += _check_large_mask(dataset, path, mask, size)
-        return
     try:
+        if needs_windows(path):
+            finding.problems += _check_large_mask(dataset, path, mask, size)
+            return
         if decode:
             with turn(size or (0, 0)):
                 values = read_mask(path)

@@ -72,9 +72,10 @@ class Scorer:
     @torch.inference_mode()
     def judge(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, K, F) → the best candidate of each image (B,), its expected Dice (B,), and the presence score (B,); both in 0..1."""
+        device, features = features.device, features.cpu()  # A few numbers, on whatever device SAM is.
         quality = self.quality(features)
-        best = quality.argmax(1)
-        return best, quality.amax(1).sigmoid(), self.presence(seen_of(features, quality)).sigmoid()
+        score = self.presence(seen_of(features, quality)).sigmoid()
+        return quality.argmax(1).to(device), quality.amax(1).sigmoid().to(device), score.to(device)
 
     def calibration(self, examples: int) -> Calibration:
         """Of episodes with about so many examples."""

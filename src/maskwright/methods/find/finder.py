@@ -70,7 +70,7 @@ class FoundPrediction(Prediction):
     answers: dict[str, Answer] = field(default_factory=dict, repr=False)
 
     def record(self) -> dict[str, Any]:
-        return super().record() | {"find": {name: answer.as_json() for name, answer in self.answers.items()}}
+        return super().record() | _as_json(self.answers)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,12 @@ class FoundInstances(InstancePrediction):
     answers: dict[str, Answer] = field(default_factory=dict, repr=False)
 
     def record(self) -> dict[str, Any]:
-        return super().record() | {"find": {name: answer.as_json() for name, answer in self.answers.items()}}
+        return super().record() | _as_json(self.answers)
+
+
+def _as_json(answers: Mapping[str, Answer]) -> dict[str, Any]:
+    """As they stand in an entry of ``predictions.json``."""
+    return {"find": {name: answer.as_json() for name, answer in answers.items()}}
 
 
 class Finder(BasePredictor):

@@ -39,11 +39,12 @@ from maskwright.data.masks import label_values
 from maskwright.data.scenes import CATEGORY_NAMES, render
 from maskwright.methods.find.candidates import propose
 from maskwright.methods.find.clues import FEATURES, KINDS
-from maskwright.methods.find.examples import encode_both, images_of
+from maskwright.methods.find.examples import encode_both
 from maskwright.methods.find.finder import leave_one_out
 from maskwright.methods.find.scorer import BUNDLED, Scorer
 from maskwright.methods.find.showing import Showing
 from maskwright.methods.find.verdicts import Calibration
+from maskwright.sam.precompute import images_of
 from maskwright.sam.sam import Embedding, Sam
 
 MANIFESTS = {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskwright.api.data import as_dataset, require_data
+from maskwright.api.models import also_written
 from maskwright.api.progress import Progress, progress_of
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName, ToolName
@@ -100,8 +101,8 @@ def find(
         }
     )
     require_data(examples)
-    from maskwright.engine.prediction_export import export, require_target
-    from maskwright.engine.prediction_folder import Job, find_images, predict_folder, read_rows
+    from maskwright.engine.prediction_export import require_target
+    from maskwright.engine.prediction_folder import find_images, jobs_of, predict_folder, read_rows
     from maskwright.engine.processes import processes_for
 
     if to is not None:
@@ -109,14 +110,14 @@ def find(
     with progress_of(progress, "loading SAM"):
         from maskwright.methods.find.examples import read_examples, without_labels
         from maskwright.methods.find.finder import Finder
-        from maskwright.methods.find.report import verdict_of
+        from maskwright.methods.find.report import VERDICTS, verdict_of
         from maskwright.methods.find.scorer import BUNDLED, Scorer
         from maskwright.sam.sam import Sam
 
         processes, own_device = processes_for(device or "auto")
         dataset = as_dataset(examples, format, image_reading)
         if images is None:
-            jobs = [Job(sample.id, dataset.image_path(sample).absolute()) for sample in without_labels(dataset)]
+            jobs = jobs_of(dataset.with_samples(without_labels(dataset)))
             if not jobs:
                 remedy = "name the images to search: maskwright find EXAMPLES IMAGES --out DIR"
                 raise DataError([f"{dataset.source or dataset.root}: all its images have labels; {remedy}"])
@@ -143,8 +144,6 @@ def find(
     if not processes.is_main_process:
         return FindResult(summary, {}, finder.notes)
     if to is not None:
-        with progress_of(progress, f"writing {to}"):
-            path, lost = export(out, to)
-        summary = replace(summary, written=[*summary.written, path], lost=lost)
+        summary = also_written(summary, out, to, progress)
     counts = Counter(verdict_of(row) for row in read_rows(out))
-    return FindResult(summary, {name: counts[name] for name in ("unsure", "found", "not there")}, finder.notes)
+    return FindResult(summary, {name: counts[name] for name in VERDICTS}, finder.notes)

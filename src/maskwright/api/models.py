@@ -291,7 +291,7 @@ def predict(
     (128, 0, [])
     """
     from maskwright.engine.base_predictor import FolderTask
-    from maskwright.engine.prediction_export import export, require_target
+    from maskwright.engine.prediction_export import require_target
     from maskwright.engine.prediction_folder import find_images, predict_folder
 
     settings_of_large = _large_settings(write, mpp, overlap, simplify, to)
@@ -335,6 +335,13 @@ def predict(
         summary = predict_folder(predictor, jobs, out, **settings, **options)
     if to is None or not processes.is_main_process:
         return summary
+    return also_written(summary, out, to, progress)
+
+
+def also_written(summary: Summary, out: str | Path, to: ToolName, progress: Progress) -> Summary:
+    """The summary of a folder of predictions after it was also written for an annotation tool, as ``out/<to>``."""
+    from maskwright.engine.prediction_export import export
+
     with progress_of(progress, f"writing {to}"):
         path, lost = export(out, to)
     return dataclasses.replace(summary, written=[*summary.written, path], lost=lost)

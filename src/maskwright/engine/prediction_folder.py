@@ -140,7 +140,12 @@ def _of_dataset(dataset: Dataset, split: str | None) -> list[Job]:
         splits = ", ".join(sorted({sample.split for sample in dataset})) or "none"
         where = "the dataset" if split is None else f"split {split!r}"
         raise DataError([f"{where} has no images (splits: {splits}); name another"], dataset.source)
-    jobs = [Job(sample.id, Path(os.path.abspath(dataset.image_path(sample)))) for sample in part]
+    return jobs_of(part)
+
+
+def jobs_of(dataset: Dataset) -> list[Job]:
+    """The images of a dataset, named by their ids."""
+    jobs = [Job(sample.id, Path(os.path.abspath(dataset.image_path(sample)))) for sample in dataset]
     return sorted(jobs, key=lambda job: job.name)
 
 

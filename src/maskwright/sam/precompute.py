@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import squash
@@ -111,8 +111,12 @@ def read_canvas(path: Path, reading: ImageReading, size: int) -> NDArray[np.uint
 @torch.inference_mode()
 def encode_canvases(sam: Sam, canvases: Sequence[NDArray[np.uint8]]) -> Embedding:
     """The embedding of B canvases of :func:`read_canvas`."""
-    pixels = torch.from_numpy(np.stack(canvases)).to(sam.device)
-    return sam.encode(pixels.permute(0, 3, 1, 2).to(sam.dtype) / 255)
+    return sam.encode(images_of(sam, np.stack(canvases)))
+
+
+def images_of(sam: Sam, canvases: NDArray[np.uint8]) -> Tensor:
+    """Canvases (B, s, s, 3) uint8 as SAM takes images: (B, 3, s, s) in 0..1, on its device."""
+    return torch.from_numpy(canvases).to(sam.device).permute(0, 3, 1, 2).to(sam.dtype) / 255
 
 
 def _encode(sam: Sam, store: EmbeddingStore, ready: list[tuple[str, NDArray[np.uint8]]]) -> None:

@@ -20,6 +20,7 @@ from maskwright.data.labels import IGNORE, Kind, Sample
 from maskwright.data.masks import label_values
 from maskwright.errors import DataError
 from maskwright.methods.find.showing import Showing
+from maskwright.sam.precompute import images_of
 from maskwright.sam.sam import Embedding, Sam
 
 MOST = 60
@@ -88,34 +89,56 @@ def read_examples(
             [f"none of the {len(dataset)} images has a mask, and a mask is the example; {remedy}"], _where(dataset)
         )
     require_clean(dataset.with_samples(masked), training=False)
-    order = np.random.default_rng([seed, 1]).permutation(len(masked))
-    showing, empty = [], []
-    for place in order.tolist():
-        values = label_values(dataset, masked[place])[1]
-        (showing if ((values > 0) & (values != IGNORE)).any() else empty).append(masked[place])
-        if min(len(showing), len(empty)) > MOST:
+    showing: list[_Example] = []
+    empty: list[_Example] = []
+    for number, place in enumerate(np.random.default_rng([seed, 1]).permutation(len(masked)).tolist(), 1):
+        ids, values = label_values(dataset, masked[place])
+        side = showing if ((values > 0) & (values != IGNORE)).any() else empty
+        if len(side) < MOST:
+            side.append(_read(sam, dataset, masked[place], ids, values))
+        if progress:
+            progress(number, len(masked))
+        if len(showing) == len(empty) == MOST:
             break
     if not showing:
         raise DataError(
             [f"none of the {len(masked)} masks shows an object; draw one around what is looked for"], _where(dataset)
         )
-    used = [*showing[:MOST], *empty[:MOST]]
-    notes = _notes(dataset, len(masked) - len(used))
-    part = dataset.with_samples(used)
-    canvases, categories, sizes = [], [], []
-    for number, sample in enumerate(used, 1):
-        ids, values = label_values(dataset, sample)
-        matrix = resize_matrix((ids.shape[1], ids.shape[0]), sam.size)
-        canvases.append(squash(dataset.pixels(sample), 2 * sam.size))
-        categories.append(warp_mask(values, matrix, sam.size))
-        if sample.labels.mask is not None and sample.labels.mask.kind == "instance":
-            sizes.append((warp_mask(ids, matrix, sam.size, fill=0), categories[-1]))
-        if progress:
-            progress(number, len(used))
-    pixels = np.stack(canvases)
-    embedding, mirrored = encode_both(sam, pixels)
+    used = [*showing, *empty]
+    canvases, categories = (np.stack([getattr(one, name) for one in used]) for name in ("canvas", "categories"))
+    sizes = [(one.ids, one.categories) for one in used if one.ids is not None]
     return Examples(
-        part, pixels, embedding, mirrored, np.stack(categories), len(sizes) > len(used) / 2, _diameters(sizes), notes
+        dataset.with_samples([one.sample for one in used]),
+        canvases,
+        *encode_both(sam, canvases),
+        categories,
+        len(sizes) > len(used) / 2,
+        _diameters(sizes),
+        _notes(dataset, len(masked) - len(used)),
+    )
+
+
+@dataclass(frozen=True)
+class _Example:
+    """One of them, as in :class:`Examples`; ``ids`` (S, S) where its mask holds instances."""
+
+    sample: Sample
+    canvas: NDArray[np.uint8]
+    categories: NDArray[np.uint8]
+    ids: NDArray[np.integer] | None
+
+
+def _read(
+    sam: Sam, dataset: Dataset, sample: Sample, ids: NDArray[np.integer], values: NDArray[np.integer]
+) -> _Example:
+    """An example whose mask was read already: ids and categories (H, W)."""
+    matrix = resize_matrix((ids.shape[1], ids.shape[0]), sam.size)
+    holds = sample.labels.mask is not None and sample.labels.mask.kind == "instance"
+    return _Example(
+        sample,
+        squash(dataset.pixels(sample), 2 * sam.size),
+        warp_mask(values, matrix, sam.size),
+        warp_mask(ids, matrix, sam.size, fill=0) if holds else None,
     )
 
 
@@ -128,11 +151,6 @@ def encode_both(sam: Sam, canvases: NDArray[np.uint8]) -> tuple[Embedding, Embed
         plain.append(sam.encode(images))
         mirrored.append(sam.encode(images.flip(-1)))
     return Embedding.cat(plain), Embedding.cat(mirrored)
-
-
-def images_of(sam: Sam, canvases: NDArray[np.uint8]) -> torch.Tensor:
-    """(N, s, s, 3) uint8 → (N, 3, s, s) in 0..1 on SAM's device."""
-    return torch.from_numpy(canvases).to(sam.device).permute(0, 3, 1, 2).to(sam.dtype) / 255
 
 
 def _diameters(sizes: Sequence[tuple[NDArray, NDArray[np.uint8]]]) -> dict[int, float]:

@@ -22,13 +22,14 @@ from maskwright.engine.weights import require_finite
 from maskwright.errors import MaskwrightError
 from maskwright.methods.find.candidates import propose
 from maskwright.methods.find.clues import FEATURES
-from maskwright.methods.find.examples import Examples, encode_both, images_of
+from maskwright.methods.find.examples import Examples, encode_both
 from maskwright.methods.find.objects import objects_of
 from maskwright.methods.find.report import write_certain, write_report
 from maskwright.methods.find.scorer import Scorer
 from maskwright.methods.find.showing import Showing, Shown
 from maskwright.methods.find.verdicts import ENOUGH, Calibration, Verdict
 from maskwright.methods.instances.prediction import InstancePrediction, prediction_of
+from maskwright.sam.precompute import images_of
 from maskwright.sam.sam import Embedding, Sam
 
 LOCAL = 20

@@ -11,17 +11,18 @@ import numpy as np
 
 from maskwright.data import manifest
 from maskwright.data.dataset import Dataset
-from maskwright.data.files import place_file
+from maskwright.data.formats import predictions
 from maskwright.data.image_reading import ImageReading
 from maskwright.data.images import read_image
-from maskwright.data.labels import Labels, Mask, Sample
+from maskwright.data.labels import Labels, Sample
 from maskwright.data.mask_files import read_mask
 from maskwright.data.masks import label_values
 from maskwright.data.pictures import overlay, overlay_instances, palette, thumbnail, thumbnail_mask
 from maskwright.engine.report import Picture, Report
+from maskwright.errors import DataError
 from maskwright.methods.find.examples import Examples
 
-PAGE, CERTAIN = "report.html", "certain.json"
+PAGE, CERTAIN, EXAMPLES = "report.html", "certain.json", "examples"
 
 SHOWN = 40
 """Images of each verdict that the page shows."""
@@ -85,25 +86,26 @@ def write_certain(
         with_absent: images in which nothing was found have an empty mask; else no label.
     """
     labelled = {"found", "not there"} if with_absent else {"found"}
-    samples: list[Sample] = []
-    for sample in examples.dataset:
-        mask, image = sample.labels.mask, f"examples/images/{sample.id}{Path(sample.image).suffix}"
+    placed, problems = manifest.place_files(examples.dataset, folder / EXAMPLES)
+    if problems:
+        raise DataError(problems, str(folder / EXAMPLES))
+    samples = [_below(EXAMPLES, sample) for sample in placed.samples]
+    searched = predictions.read(folder)
+    by_mask = {row["mask"]: row for row in rows.values()}
+    for sample in searched.samples:
+        mask = sample.labels.mask
         assert mask is not None
-        placed = replace(mask, path=f"examples/masks/{sample.id}.png")
-        place_file(examples.dataset.image_path(sample), folder / image)
-        place_file(examples.dataset.root / mask.path, folder / placed.path)
-        samples.append(Sample(f"example-{sample.id}", image, labels=Labels(placed), size=sample.size))
-    for name, row in rows.items():
-        if row["image"] is None:
-            continue
-        labels = Labels()
-        if verdict_of(row) in labelled:
-            objects = row.get("objects", [])[: row.get("ids", 0)]
-            ids = {id: one["category_id"] for id, one in enumerate(objects, 1)}
-            labels = Labels(Mask(row["mask"], "instance", ids) if "ids" in row else Mask(row["mask"]))
-        samples.append(Sample(name.replace("/", "_"), row["image"], labels=labels, size=tuple(row["size"])))
-    dataset = Dataset(folder, examples.dataset.categories, tuple(samples), str(folder / CERTAIN))
-    return manifest.write(dataset, folder / CERTAIN)
+        certain = verdict_of(by_mask[mask.path]) in labelled
+        samples.append(sample if certain else replace(sample, labels=Labels()))
+    return manifest.write(replace(searched, samples=tuple(samples)), folder / CERTAIN)
+
+
+def _below(name: str, sample: Sample) -> Sample:
+    """A sample of a folder's sub-folder, as the folder names it."""
+    mask = sample.labels.mask
+    assert mask is not None
+    placed = Labels(replace(mask, path=f"{name}/{mask.path}"))
+    return replace(sample, id=f"example-{sample.id}", image=f"{name}/{sample.image}", split="train", labels=placed)
 
 
 def _by_category(rows: Mapping[str, Mapping[str, Any]], categories: Sequence[str]) -> list[list[Any]]:

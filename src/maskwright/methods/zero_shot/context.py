@@ -22,6 +22,7 @@ from maskwright.methods.zero_shot.objects import (
     read_view,
     reference_split,
 )
+from maskwright.sam.precompute import encode_canvases
 from maskwright.sam.sam import Embedding, Memory, Sam
 
 SHOTS = (1, 5)
@@ -86,8 +87,7 @@ class ContextQueries:
         again = [row for row, sample in enumerate(samples) if sample.id in self._encoded]
         parts = [self._encoded[samples[row].id] for row in again]
         if fresh:
-            pixels = torch.from_numpy(np.stack([views[row].image for row in fresh])).to(self.sam.device)
-            parts.append(self.sam.encode(pixels.permute(0, 3, 1, 2).to(self.sam.dtype) / 255))
+            parts.append(encode_canvases(self.sam, [views[row].image for row in fresh]))
         return Embedding.cat(parts)[torch.tensor(again + fresh, device=self.sam.device).argsort()]
 
     def ask(self, items: Sequence[ImageTargets], views: Sequence[View], embedding: Embedding) -> None:

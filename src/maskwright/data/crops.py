@@ -182,6 +182,11 @@ WANTED = 24.0
 """Pixels of the canvas across the usual object that a suggested crop shows, where the image has them."""
 
 
+def given_crop(crop: int | None, scale: float | None, canvas: int) -> int | None:
+    """Side of crops in pixels of the image, where settings say so: by itself, or by pixels of the canvas along a pixel of the image."""
+    return crop or (None if scale is None else max(32, round(canvas / scale)))
+
+
 @dataclass(frozen=True)
 class Suggestion:
     """Whether to crop, and why.

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from maskwright import interrupts
 from maskwright.data.check import require_clean
 from maskwright.data.crop_dataset import cropped, diameters
-from maskwright.data.crops import Suggestion, suggest
+from maskwright.data.crops import Suggestion, given_crop, suggest
 from maskwright.data.dataset import Dataset
 from maskwright.data.fingerprint import Fingerprint
 from maskwright.data.image_reading import ImageReading
@@ -301,10 +301,8 @@ class Session:
             DataError: whole images that are too large to be squashed.
         """
         config = self.config
-        if config.crop:
-            return config.crop
-        if config.scale is not None:
-            return max(32, round(canvas / config.scale))
+        if (given := given_crop(config.crop, config.scale, canvas)) is not None:
+            return given
         used = self.dataset.split("train", "val")
         sizes = [used.size_of(sample) for sample in used]
         suggestion = Suggestion(None, "")
@@ -315,11 +313,12 @@ class Session:
             self._say(f"{suggestion.reason} ({instead})")
         if self.accelerator.num_processes > 1:
             suggestion = broadcast_object_list([suggestion])[0]
-        large = [used.image_path(sample) for sample in used if needs_windows(used.image_path(sample))]
-        if suggestion.crop is None and large:
+        if suggestion.crop is not None:
+            return suggestion.crop
+        if large := [path for path in map(used.image_path, used) if needs_windows(path)]:
             more = f" and {len(large) - 1} more" if len(large) > 1 else ""
             raise DataError([f"{large[0]}{more}: too large to be squashed to {canvas} pixels; give --crop {canvas}"])
-        return suggestion.crop
+        return None
 
     def in_pieces(self, dataset: Dataset, sides: Mapping[str, int], changed: str = "") -> Dataset:
         """Go on with a dataset in which images that are much larger than these pieces are cut up.

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from maskwright.data.crops import given_crop
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.data.registry import ReadName
 from maskwright.engine.budget import Budget
@@ -214,7 +215,7 @@ class Config:
     @property
     def size_of_crop(self) -> int | None:
         """Pixels of the image along a crop, where the settings say so."""
-        return self.crop or (None if self.scale is None else max(32, round(self.size / self.scale)))
+        return given_crop(self.crop, self.scale, self.size)
 
     @property
     def length(self) -> Budget:

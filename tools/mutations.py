@@ -288,7 +288,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "grid": 4,
         "text": ("disc",),
         "srm_updates": 1,
-        "ppo_epochs": 1,
+        "views": 1,
         "srm_batch": 4,
     },
     "s4m": {"size": 64, "steps": 2, "batch": 2, "queries": 10, "points": 8, "warm_up": 1},

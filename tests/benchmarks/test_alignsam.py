@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+import maskwright
+from maskwright.data.dataset import Dataset
+
 
 def without_times(rows: dict[str, Any]) -> dict[str, Any]:
     return {name: {k: v for k, v in row.items() if k != "seconds_per_image"} for name, row in rows.items()}
@@ -24,15 +27,17 @@ def test_the_table_and_going_on(
         "text": ("disc",),
         "shots": 3,
         "episodes": 1,
-        "clicks": 2,
+        "strong_episodes": 1,
+        "control_minutes": 0.05,
     }
     figures, told = figures_of(bench, **settings)
     assert list(figures["rows"]) == list(bench.ROWS)
     assert "AlignSAM on full, 3 shots" in told
     assert "text: disc" in told
-    assert len(figures["training_seconds"]) == 1
+    assert list(figures["training_minutes"]) == ["implicit", "paper", "segmenter", "strong"]
     for name, row in figures["rows"].items():
         assert 0 <= row["miou"] <= 1
+        assert (row["label_accuracy"] is None) == (name in ("SAM in context", "plain segmenter"))
         assert row["seeds"] == [row["miou"]]
         assert ("against_paper" in row) == (name != "paper")
 
@@ -43,6 +48,12 @@ def test_the_table_and_going_on(
     (out / "row-strong-s0.json").unlink()
     again, _ = figures_of(bench, **settings)
     assert without_times(again["rows"]) == without_times(figures["rows"])
+
+    # The moments of one prediction are the predictions with so many clicks.
+    predictor = maskwright.load(out / "run-paper-s0")
+    scores = maskwright.evaluate(predictor, Dataset.load(scene_folder / "full.json"), "test", clicks=5)
+    for key in ("miou", "mae", "f", "fr"):
+        assert figures["rows"]["T = 5"][key] == pytest.approx(scores[key], abs=1e-4), key
 
     few, _ = figures_of(bench, **settings | {"rows": ("T = 0", "paper")})
     assert list(few["rows"]) == ["paper", "T = 0"]
@@ -57,7 +68,8 @@ def test_figures_by_hand(benchmark) -> None:
 
     def row(miou: float, ious: list[float | None], **changed: float | None) -> dict[str, Any]:
         scores = dict.fromkeys(bench.SHOWN, miou)
-        return {**scores, "seconds_per_image": 1.0, "per_image": [{"iou": iou} for iou in ious], **changed}
+        scores |= {"seconds_per_image": 1.0, "fr_ceiling": 0.9}
+        return {**scores, "per_image": [{"iou": iou} for iou in ious], **changed}
 
     figures = bench.summarise(
         {
@@ -71,8 +83,10 @@ def test_figures_by_hand(benchmark) -> None:
     assert figures["paper"]["fr"] == pytest.approx(0.6)
     assert figures["strong"]["fr"] is None
     # Images that the row or "paper" has no IoU for do not count.
-    assert figures["strong"]["against_paper"] == pytest.approx((0.2, 0.2, 0.2))
-    shown = bench.table(bench.Config(data=Path("polyps"), out=Path("out")), figures, [90.0])
-    assert shown.rows[1][-2:] == ["+0.200 (+0.200 .. +0.200)", ""]
+    assert figures["strong"]["against_paper"] == pytest.approx((0.3, 0.3, 0.3))
+    shown = bench.table(bench.Config(data=Path("polyps"), out=Path("out")), figures, {"paper": 1.5})
+    # Of the seed that both have.
+    assert shown.rows[1][-2:] == ["+0.300 (+0.300 .. +0.300)", ""]
     assert shown.rows[0][-1] == "0.400, 0.600"
-    assert "Training took 1.5 minutes. A prediction takes 1.00 s." in shown.notes
+    assert "Minutes of a training: paper 1.5. A prediction with its clicks takes 1.00 s." in shown.notes
+    assert "at most 0.900 can lie there" in shown.notes

@@ -71,7 +71,7 @@ def test_clicks(learner: str, device: torch.device, masks: Path, tmp_path: Path,
 
 @pytest.mark.parametrize("preset", ["paper", "strong"])
 def test_alignsam(preset: str, device: torch.device, masks: Path, tmp_path: Path, tiny_sam_folder: Path):
-    smallest = {"shots": 6, "epochs": 2, "clicks": 2, "preset": preset}
+    smallest = {"shots": 6, "epochs": 2, "clicks": 2, "preset": preset, "views": 1, "srm_updates": 2}
     api.train("alignsam", data=masks, out=tmp_path / "run", sam=str(tiny_sam_folder), **smallest)
     score(tmp_path / "run", masks)
 

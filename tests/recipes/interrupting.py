@@ -48,7 +48,7 @@ LENGTHS: dict[str, dict[str, Any]] = {
         "certain": 0.0,
         "validations": 2,
     },
-    "alignsam": {"shots": 4, "epochs": 8, "clicks": 2, "ppo-epochs": 2, "grid": 4, "srm-batch": 2},
+    "alignsam": {"shots": 4, "epochs": 8, "clicks": 2, "views": 1, "srm-updates": 2, "grid": 4, "srm-batch": 2},
     "clicks": {"steps": 16, "batch": 3, "tries": 6, "looks": 3, "clicks": 2, "groups": 2, "held-out": 0.25},
 }
 

@@ -18,15 +18,26 @@ from maskwright.data.mask_files import read_mask
 from maskwright.errors import DataError, MaskwrightError, WeightsError
 from maskwright.methods.autoprompt.agent import SelfPrompter
 from maskwright.recipes.alignsam import Config, main
-from maskwright.recipes.alignsam.trainer import Trainer
+from maskwright.recipes.alignsam.paper import PaperTrainer
+from maskwright.recipes.alignsam.strong import StrongTrainer
 from maskwright.sam.sam import Sam
 from tests.recipes.training import assert_same_run, environment, log, python, same, session_of, started
 
 SMALLEST = {"shots": 4, "epochs": 2, "clicks": 3, "ppo_epochs": 3, "grid": 4, "srm_batch": 2, "device": "cpu"}
+PAPER = SMALLEST | {"preset": "paper"}
+STRONG = SMALLEST | {"preset": "strong", "views": 2, "srm_updates": 2}
 
 
 def settings(data: Path, out: Path, weights: Path, **changed: Any) -> Config:
-    return Config(**{"data": data / "full.json", "out": out, "sam": str(weights), **SMALLEST, **changed})
+    return Config(
+        **{
+            "data": data / "full.json",
+            "out": out,
+            "sam": str(weights),
+            **(STRONG if changed.get("preset") == "strong" else PAPER),
+            **changed,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -110,16 +121,16 @@ def test_evaluation_at_the_images_own_size(run: Path, scene_folder) -> None:
 
 
 def test_resumed_equals_uninterrupted(run: Path, scene_folder, tiny_sam_folder, tmp_path: Path, monkeypatch) -> None:
-    play = Trainer.play
+    play = PaperTrainer.play
 
-    def stopped(self: Trainer):
+    def stopped(self: PaperTrainer):
         if self.stage.step == 1:
             raise KeyboardInterrupt
         return play(self)
 
     config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, checkpoint_seconds=0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "play", stopped)
+        patch.setattr(PaperTrainer, "play", stopped)
         with pytest.raises(KeyboardInterrupt):
             main(config)
     config.resume = True
@@ -132,7 +143,7 @@ def test_resumed_equals_uninterrupted(run: Path, scene_folder, tiny_sam_folder, 
 def test_shots_are_nested_and_drawn_by_the_seed(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
     def names(**changed: Any) -> tuple[str, ...]:
         config = settings(scene_folder, tmp_path / "none", tiny_sam_folder, **changed)
-        return Trainer(config, session_of(config)).bank.names
+        return PaperTrainer(config, session_of(config)).bank.names
 
     assert names(shots=3) == names(shots=6)[:3]
     assert names(shots=6, seed=1) != names(shots=6)
@@ -165,7 +176,7 @@ def test_mistakes_leave_no_run_behind(scene_folder, tiny_sam_folder, tmp_path: P
 
 @pytest.mark.slow
 def test_by_command(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALLEST, "epochs": 1}.items()]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**STRONG, "epochs": 1}.items()]
     out, masks = tmp_path / "run", tmp_path / "masks"
     train = python(
         "maskwright", "train", "alignsam", scene_folder / "full.json", "--out", out, "--sam", tiny_sam_folder
@@ -180,42 +191,68 @@ def test_by_command(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ the preset strong
 
 
-def test_strong_refines_and_resumes(scene_folder, tiny_sam_folder, tmp_path: Path, monkeypatch) -> None:
-    whole = main(settings(scene_folder, tmp_path / "whole", tiny_sam_folder, preset="strong"))
-    play = Trainer.play
+@pytest.fixture(scope="module")
+def strong(scene_folder, tiny_sam_folder, tmp_path_factory) -> Path:
+    return main(settings(scene_folder, tmp_path_factory.mktemp("strong") / "run", tiny_sam_folder, preset="strong"))
 
-    def stopped(self: Trainer):
+
+def test_strong_resumes(strong: Path, scene_folder, tiny_sam_folder, tmp_path: Path, monkeypatch) -> None:
+    episode = StrongTrainer.episode
+
+    def stopped(self: StrongTrainer):
         if self.stage.step == 1:
             raise KeyboardInterrupt
-        return play(self)
+        return episode(self)
 
     config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, preset="strong", checkpoint_seconds=0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "play", stopped)
+        patch.setattr(StrongTrainer, "episode", stopped)
         with pytest.raises(KeyboardInterrupt):
             main(config)
     config.resume = True
     main(config)
-    assert_same_run(config.out, whole)
-    for name in ("srm", "prompter", "quality"):
-        first, second = (load_file(folder / "model" / f"{name}.safetensors") for folder in (config.out, whole))
+    assert_same_run(config.out, strong)
+    for name in ("model", "prompter", "quality"):
+        first, second = (load_file(folder / "model" / f"{name}.safetensors") for folder in (config.out, strong))
         assert all(torch.equal(first[key], second[key]) for key in second), name
-    assert "strong_lead" in log(whole)[0]
-    predictor = maskwright.load(whole)
+
+
+def test_strong_needs_no_policy(strong: Path, scene_folder) -> None:
+    assert {"strong_lead", "label_accuracy", "srm_loss"} <= log(strong)[0].keys()
+    predictor = maskwright.load(strong)
     network = predictor.network
     assert isinstance(network, SelfPrompter)
+    assert network.policy is None
     assert network.rules.refine
     dataset = Dataset.load(scene_folder).split("test")
     for prediction in predictor.predict(dataset.image_path(sample) for sample in dataset):
-        assert len(prediction.record()["clicks"]) <= 2 + 3 + 4
-    assert maskwright.evaluate(whole, dataset, "test")["fr"] is not None
+        record = prediction.record()
+        assert len(record["clicks"]) <= 2 + 3 + 4
+        assert (record["presence"] <= 0.5) == (not record["clicks"])
+    assert maskwright.evaluate(strong, dataset, "test")["fr"] is not None
 
 
-def test_strong_learns_policy_and_srm_like_paper(run: Path, scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
-    strong = main(settings(scene_folder, tmp_path / "run", tiny_sam_folder, preset="strong"))
-    for name in ("model", "srm"):
-        first, second = (load_file(folder / "model" / f"{name}.safetensors") for folder in (strong, run))
-        assert all(torch.equal(first[key], second[key]) for key in second), name
+def test_each_srm_of_a_half_learns_from_the_other(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
+    """Of "disc" alone some images show none: these are drawn on the way, teach every SRM, and are never prompted."""
+    config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, preset="strong", category=("disc",), shots=4)
+    trainer = StrongTrainer(config, session_of(config))
+    ids = [sample.id for sample in trainer.drawn]
+    shown, empty = set(trainer.bank.names), set(ids) - set(trainer.bank.names)
+    assert len(shown) == 4
+    assert empty
+    assert len(trainer.views) == 3 * len(ids)
+    halves = [set(half.names) for half in trainer.halves]
+    assert halves[0] | halves[1] == shown
+    assert not halves[0] & halves[1]
+    for held_out, (places, shots) in zip([set(), *halves], trainer.learners, strict=True):
+        assert {ids[image] for image in trainer.views.image[places].tolist()} == set(ids) - held_out
+        assert {trainer.bank.names[shot] for shot in shots.tolist()} == shown - held_out
+    # The plain views are the images of the bank: the same embedding, and a target that is its mask.
+    plain = trainer.plain
+    torch.testing.assert_close(trainer.views.features[plain], trainer.bank.embedding.low, atol=1e-4, rtol=1e-3)
+    foreground = torch.nn.functional.adaptive_avg_pool2d(trainer.bank.known_truth.canvas.float(), 4)
+    torch.testing.assert_close(trainer.views.target[plain], foreground)
+    assert all(trainer.views.target[ids.index(name)].max() == 0 for name in empty)
 
 
 # ------------------------------------------------------------------------------------------------ the explicit branch
@@ -237,7 +274,7 @@ def test_a_text_selects_the_explicit_branch_and_its_category(scene_folder, tiny_
 
 def test_several_names_are_one_foreground(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
     config = settings(scene_folder, tmp_path / "run", tiny_sam_folder, text=("disc", "figure"))
-    trainer = Trainer(config, session_of(config))
+    trainer = PaperTrainer(config, session_of(config))
     assert trainer.foreground.names == ("disc", "figure")
     clip, bank = trainer.agent.clip, trainer.bank
     assert clip is not None
@@ -268,12 +305,19 @@ def test_texts_that_nobody_understands(scene_folder, tiny_sam_folder, tmp_path: 
 
 
 def test_a_new_training_starts_from_this_one(run: Path, scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
-    trainer = started(settings(scene_folder, tmp_path / "next", tiny_sam_folder, init=run), Trainer)
+    trainer = started(settings(scene_folder, tmp_path / "next", tiny_sam_folder, init=run), PaperTrainer)
     assert same(trainer.policy, run / "model" / "model.safetensors")
     assert same(trainer.srm, run / "model" / "srm.safetensors")
-    # The preset strong has more networks; these start untrained.
-    trainer = started(settings(scene_folder, tmp_path / "strong", tiny_sam_folder, init=run, preset="strong"), Trainer)
-    assert same(trainer.policy, run / "model" / "model.safetensors")
     with pytest.raises(WeightsError, match=r"its srm is another network .*; give the settings that it was made with"):
-        started(settings(scene_folder, tmp_path / "x", tiny_sam_folder, init=run, text=("disc",)), Trainer)
+        started(settings(scene_folder, tmp_path / "x", tiny_sam_folder, init=run, text=("disc",)), PaperTrainer)
     assert not (tmp_path / "x").exists()
+
+
+def test_strong_starts_from_strong(run: Path, strong: Path, scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
+    config = settings(scene_folder, tmp_path / "next", tiny_sam_folder, init=strong, preset="strong")
+    trainer = started(config, StrongTrainer)
+    for srm in trainer.srms:
+        assert same(srm, strong / "model" / "model.safetensors")
+    assert same(trainer.coach.quality, strong / "model" / "quality.safetensors")
+    with pytest.raises(WeightsError, match=r"its model is another network"):
+        started(settings(scene_folder, tmp_path / "x", tiny_sam_folder, init=run, preset="strong"), StrongTrainer)

@@ -23,7 +23,7 @@ SIZE = 64
 LENGTH: dict[str, dict[str, Any]] = {
     "samix": {"steps": 4, "size": SIZE, "pseudo": "none", "batch": 4, "workers": 0},
     "s4m": {"steps": 2, "size": SIZE, "stage": "teacher", "decoder": "queries", "queries": 5, "batch": 2, "workers": 0},
-    "alignsam": {"steps": 2, "shots": 4, "clicks": 2, "size": SIZE},
+    "alignsam": {"steps": 2, "shots": 4, "clicks": 2, "views": 1, "srm_updates": 2, "size": SIZE},
     "clicks": {"steps": 2, "batch": 4, "tries": 4, "looks": 2, "size": SIZE},
 }
 

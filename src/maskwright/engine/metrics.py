@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -189,8 +190,16 @@ class BinaryMetrics:
         self._e_curve = np.zeros(LEVELS)
         self._confusion = np.zeros((2, 2), np.int64)
         self._places = np.zeros(2, np.int64)
+        self._presence: dict[bool, list[float]] = {True: [], False: []}
 
-    def update(self, probability: ArrayLike, target: ArrayLike, id: str, places: ArrayLike | None = None) -> None:
+    def update(
+        self,
+        probability: ArrayLike,
+        target: ArrayLike,
+        id: str,
+        places: ArrayLike | None = None,
+        presence: float | None = None,
+    ) -> None:
         """Add one image.
 
         Args:
@@ -199,6 +208,7 @@ class BinaryMetrics:
                 score.
             id: for messages and the list of images.
             places: for each place that was chosen (clicked) in this image, whether it lies on the foreground.
+            presence: how sure the model is that the image shows any foreground; more is surer.
 
         Raises:
             DataError: other shapes or values; names ``id``.
@@ -211,13 +221,15 @@ class BinaryMetrics:
             on_foreground = np.asarray(places, bool)
             self._places += [int(on_foreground.sum()), on_foreground.size]
         if not labelled.any():
-            self._images.append({"id": id} | dict.fromkeys(_OF_IMAGE))
+            self._images.append({"id": id, "present": None} | dict.fromkeys(_OF_IMAGE))
             return
         flat, mask = values[labelled], truth[labelled]
         confusion = confusion_matrix((flat >= 0.5).astype(np.int64), mask.astype(np.int64), 2)
         fixed, adaptive = counts_at(flat, mask, 0.5), counts_at(flat, mask, adaptive_threshold(flat))
         levels = counts_of_levels(flat, mask)
         self._confusion += confusion
+        if presence is not None:
+            self._presence[bool(mask.any())].append(presence)
         self._e_curve += e_measure(levels)
         if mask.any():
             self._f_curve += f_measure(levels)
@@ -225,6 +237,7 @@ class BinaryMetrics:
         self._images.append(
             {
                 "id": id,
+                "present": bool(mask.any()),
                 "iou": _mean(_image_scores(confusion[None], iou_from_confusion(confusion)[None])),
                 "mae": float(np.abs(flat - mask).mean()),
                 "f": _mean(f_measure(fixed)),
@@ -241,12 +254,14 @@ class BinaryMetrics:
         Returns::
 
             {"miou", "mae", "s": mean over images,
+             "miou_present": the same over images that have foreground, "iou_pooled": IoU of the pixels of all images together,
+             "presence": AUROC of the model's certainty that an image has foreground, where images of both kinds were told of it,
              "f", "f_adaptive": mean over images that have foreground; "f_max": highest point of their mean curve,
              "e", "e_adaptive": mean over images; "e_mean", "e_max": mean and highest point of their mean curve,
              "ber": balanced error rate in percent, pooled over all pixels,
              "fr": share of all chosen places that lie on foreground,
              "images": number of images with a score,
-             "per_image": [{"id", "iou", "mae", "f", "f_adaptive", "e", "e_adaptive", "s"}]}
+             "per_image": [{"id", "present": whether it has foreground, "iou", "mae", "f", "f_adaptive", "e", "e_adaptive", "s"}]}
         """
 
         scored = sum(entry["mae"] is not None for entry in self._images)
@@ -256,8 +271,13 @@ class BinaryMetrics:
         }
         on_foreground, places = self._places.tolist()
         hits, pixels = np.diagonal(self._confusion), self._confusion.sum(1)
+        union = self._confusion.sum() - self._confusion[0, 0]
+        present = [entry["iou"] for entry in self._images if entry["present"]]
         return {
             **means,
+            "miou_present": _mean(np.array(present, np.float64)),
+            "iou_pooled": float(self._confusion[1, 1] / union) if union else None,
+            "presence": auroc(self._presence[True], self._presence[False]) if all(self._presence.values()) else None,
             "f_max": float(self._f_curve.max() / self._f_images) if self._f_images else None,
             "e_max": float(self._e_curve.max() / scored) if scored else None,
             "e_mean": float(self._e_curve.mean() / scored) if scored else None,
@@ -266,6 +286,17 @@ class BinaryMetrics:
             "images": scored,
             "per_image": [dict(entry) for entry in self._images],
         }
+
+
+def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
+    """Area under the ROC curve: how often a positive scores above a negative, ties counting half (Mann & Whitney, 1947).
+
+    Args:
+        positive, negative: scores, at least one of each.
+    """
+    positive, negative = np.asarray(positive, np.float64), np.asarray(negative, np.float64)
+    ranks = scipy.stats.rankdata(np.concatenate([positive, negative]))[: len(positive)]
+    return float((ranks.sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative)))
 
 
 def paired_bootstrap(

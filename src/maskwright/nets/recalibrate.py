@@ -7,6 +7,9 @@ and a task uses one of them:
   by the last mask M;
 - explicit, for targets with a name: its input is also ``F ⊙ A``, with the map A of that name by ``nets.clip_surgery``.
 
+Ours: with ``unmasked`` F itself is a further input. ``F ⊙ M`` hides foreground that the last mask has missed (M near 0), so nothing
+could find it again.
+
 Nothing is normalised over the batch, and attention stays within an image: the output for an image does not depend on the others.
 """
 
@@ -18,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskwright.data.schema import Fields, OneOf, Whole
+from maskwright.data.schema import Fields, OneOf, Truth, Whole
 from maskwright.nets.losses import dice_loss, pseudo_mask_loss
 
 Branch = Literal["implicit", "explicit"]
@@ -27,7 +30,15 @@ GROUPS = 8
 """Groups of channels that are normalised together."""
 
 DESCRIPTION = Fields(
-    {"width": Whole(8, 4096), "branch": OneOf(get_args(Branch)), "hidden": Whole(8, 1024), "heads": Whole(1, 64)}
+    {
+        "width": Whole(8, 4096),
+        "branch": OneOf(get_args(Branch)),
+        "hidden": Whole(8, 1024),
+        "heads": Whole(1, 64),
+        "unmasked": Truth(),
+    },
+    # Models of version 0.1 lack it: none of them has it.
+    optional=frozenset({"unmasked"}),
 )
 """What ``SemanticRecalibration.description`` gives."""
 
@@ -39,29 +50,33 @@ class SemanticRecalibration(nn.Module):
         width: C of the image embedding.
         branch: which of the two.
         hidden: channels within, a multiple of 8 and of ``heads``.
-        heads: of the explicit branch's attention.
+        heads: of the attention.
+        unmasked: F is an input too, and the implicit branch has the explicit one's attention, to compare its places.
     """
 
-    def __init__(self, width: int, branch: Branch, hidden: int = 32, heads: int = 2) -> None:
+    def __init__(self, width: int, branch: Branch, hidden: int = 32, heads: int = 2, unmasked: bool = False) -> None:
         super().__init__()
         if branch not in get_args(Branch):
             raise ValueError(f"unknown branch {branch!r}; choose one of {', '.join(get_args(Branch))}")
-        self.width, self.branch, self.hidden, self.heads = width, branch, hidden, heads
-        if branch == "implicit":
+        self.width, self.branch, self.hidden, self.heads, self.unmasked = width, branch, hidden, heads, unmasked
+        if branch == "implicit" and not unmasked:
             self.before = nn.Sequential(_block(width, hidden), _block(hidden, hidden))
             self.attention, self.after = nn.Identity(), nn.Identity()
         else:
             # The network is trained for several steps after every click, so it has to be fast. Reducing the channels of F once, before
             # the products F ⊙ A and F ⊙ M, gives the same result as reducing those of each product, for an eighth of the work.
             self.project = nn.Conv2d(width, hidden, 1, bias=False)
-            self.before = nn.Sequential(_block(2 * hidden, hidden), _block(hidden, hidden), _block(hidden, hidden))
+            products = 1 + unmasked + (branch == "explicit")
+            self.before = nn.Sequential(
+                _block(products * hidden, hidden), _block(hidden, hidden), _block(hidden, hidden)
+            )
             self.attention = SelfAttention(hidden, heads)
             self.after = nn.Sequential(_block(hidden, hidden), _block(hidden, hidden))
         self.mask = nn.Conv2d(hidden, 1, 1)
 
-    def description(self) -> dict[str, int | str]:
+    def description(self) -> dict[str, int | str | bool]:
         """The arguments that make this network again, as JSON."""
-        return {name: getattr(self, name) for name in ("width", "branch", "hidden", "heads")}
+        return {name: getattr(self, name) for name in ("width", "branch", "hidden", "heads", "unmasked")}
 
     def forward(self, features: Tensor, mask: Tensor, semantic: Tensor | None = None) -> Tensor:
         """Logits of the foreground.
@@ -81,11 +96,12 @@ class SemanticRecalibration(nn.Module):
             raise ValueError(
                 f"the {self.branch} branch {'takes no' if semantic is not None else 'needs a'} semantic map"
             )
-        if semantic is None:
+        if semantic is None and not self.unmasked:
             inputs = features * mask[:, None]
         else:
             projected = self.project(features)
-            inputs = torch.cat([projected * semantic[:, None], projected * mask[:, None]], 1)
+            maps = [map for map in (semantic, mask) if map is not None]
+            inputs = torch.cat([projected] * self.unmasked + [projected * map[:, None] for map in maps], 1)
         return self.mask(self.after(self.attention(self.before(inputs))))[:, 0]
 
 

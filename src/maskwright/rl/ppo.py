@@ -31,6 +31,8 @@ class Settings:
         normalise: bring the advantages to mean 0 and deviation 1.
         chunk: transitions evaluated at once; bounds the memory and has no other effect.
         max_norm: gradients are clipped to this length.
+        max_kl: no further epoch once the policy has moved so far, in nats, from the one that acted; None: all epochs. Beyond the clip
+            an epoch moves only the critic and what the clip does not hold, at the full price.
     """
 
     epochs: int = 20
@@ -42,6 +44,7 @@ class Settings:
     normalise: bool = False
     chunk: int = 256
     max_norm: float = 1.0
+    max_kl: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ def update(net: nn.Module, optimizer: torch.optim.Optimizer, rollout: Rollout, s
 
     Returns:
         Numbers to be logged: ``policy_loss`` and ``value_loss`` of the first epoch, ``entropy`` at its start, ``ratio_first``: the largest
-        distance of a ratio from 1 in the first epoch, ``clipped``: share of ratios beyond the clip in the last.
+        distance of a ratio from 1 in the first epoch, ``clipped``: share of ratios beyond the clip in the last, ``kl``: the estimate
+        of the distance there, mean of ``ratio − 1 − log ratio`` (Schulman, "Approximating KL divergence", 2020), and ``ppo_epochs``.
     """
     steps, episodes = rollout.actions.shape
     total = steps * episodes
@@ -120,12 +124,13 @@ def update(net: nn.Module, optimizer: torch.optim.Optimizer, rollout: Rollout, s
     for epoch in range(settings.epochs):
         optimizer.zero_grad(set_to_none=True)
         zero = gain.new_zeros(())
-        sums, worst = dict.fromkeys(("policy_loss", "value_loss", "entropy", "clipped"), zero), zero
+        sums, worst = dict.fromkeys(("policy_loss", "value_loss", "entropy", "clipped", "kl"), zero), zero
         for start in range(0, total, settings.chunk):
             part = slice(start, start + settings.chunk)
             logits, values = net(states[part])
             log_probs = log_probabilities(logits, allowed[part])
-            ratio = (log_probs.gather(1, actions[part][:, None])[:, 0] - old[part]).exp()
+            log_ratio = log_probs.gather(1, actions[part][:, None])[:, 0] - old[part]
+            ratio = log_ratio.exp()
             bounded = ratio.clamp(1 - settings.clip, 1 + settings.clip)
             policy_loss = -torch.minimum(ratio * gain[part], bounded * gain[part]).sum() / total
             value_loss = (values - target[part]).square().sum() / total
@@ -133,13 +138,17 @@ def update(net: nn.Module, optimizer: torch.optim.Optimizer, rollout: Rollout, s
             (policy_loss + settings.value * value_loss - settings.entropy * spread).backward()
             of_part = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": spread}
             of_part["clipped"] = (ratio != bounded).sum() / total
+            of_part["kl"] = (ratio - 1 - log_ratio).sum() / total
             sums = {name: value + of_part[name].detach() for name, value in sums.items()}
             worst = torch.maximum(worst, (ratio.detach() - 1).abs().max())
+        scalars |= {"clipped": sums["clipped"], "kl": sums["kl"], "ppo_epochs": zero + epoch}
+        if settings.max_kl is not None and float(sums["kl"]) > settings.max_kl:
+            break
         nn.utils.clip_grad_norm_(net.parameters(), settings.max_norm)
         optimizer.step()
+        scalars["ppo_epochs"] = zero + epoch + 1
         if epoch == 0:
-            scalars = {name: sums[name] for name in ("policy_loss", "value_loss", "entropy")} | {"ratio_first": worst}
-        scalars["clipped"] = sums["clipped"]
+            scalars |= {name: sums[name] for name in ("policy_loss", "value_loss", "entropy")} | {"ratio_first": worst}
     # The device is waited for once.
     return dict(zip(scalars, torch.stack([*scalars.values()]).tolist()))
 

@@ -91,9 +91,15 @@ class DiceReward:
 
 
 def foreground_reward(step: Transition) -> Tensor:
-    """+1 for a place on the true object, -1 for another, 0 for stopping (AlignSAM, section 3.2)."""
-    on = truth_label(step.bank, step.after, step.place) == 1
-    return torch.where(step.stopped, 0.0, torch.where(on, 1.0, -1.0))
+    """+1 for a place on the true object, -1 for another, 0 for stopping (AlignSAM, section 3.2), and where nobody knows."""
+    on, known = truth_label(step.bank, step.after, step.place) == 1, is_known(step.bank, step.after.rows, step.place)
+    return torch.where(step.stopped | ~known, 0.0, torch.where(on, 1.0, -1.0))
+
+
+def is_known(bank: Bank, rows: Tensor, place: Tensor) -> Tensor:
+    """(B,) bool: whether places (B, 2) lie within the image, where the truth of targets (B,) is labelled."""
+    column, row = place.floor().long().clamp(0, bank.size - 1).unbind(-1)
+    return bank.known_truth.known[rows, row, column]
 
 
 def truth_label(bank: Bank, state: ClickState, place: Tensor) -> Tensor:

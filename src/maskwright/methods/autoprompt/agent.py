@@ -29,8 +29,8 @@ from maskwright.sam.sam import Sam
 OPENING = 2
 """Clicks before the policy's first: one on, one off the foreground."""
 
-Places = Literal["policy", "random"]
-Labels = Literal["srm", "clip", "mask", "positive"]
+Places = Literal["policy", "disagreement", "srm", "random"]
+Labels = Literal["srm", "srm_first", "clip", "mask", "positive"]
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,26 @@ class SelfPromptRules:
     """How masks are made.
 
     Attributes:
-        clicks: T, clicks of the policy.
-        places: of the clicks: the policy's, or ``random`` cells as a baseline.
-        labels: source of the clicks' labels: SRM; the map of CLIP Surgery (foreground above 0.5); the last mask; or all
-            ``positive``, the first clicks too. All but SRM are baselines.
-        refine: afterwards (preset ``strong``) the quality head chooses between SRM's mask and all answers of SAM, and a click agent
-            corrects the best of them until it stops.
+        clicks: T, clicks after the opening.
+        places: of these clicks, each the cell with the highest score that has not been clicked on. ``policy``: the policy's logits;
+            ``disagreement``: how far SRM's and SAM's probabilities lie apart; ``srm``: SRM's probability of foreground, what the policy is
+            rewarded for; ``random``: a baseline.
+        labels: source of the clicks' labels: SRM, given the last mask (``srm``) or as it was before the first click (``srm_first``); the
+            map of CLIP Surgery (foreground above 0.5); the last mask; or all ``positive``, the first clicks too. The last three are
+            baselines.
+        refine: afterwards the quality head chooses between SRM's mask and all answers of SAM, and a click agent corrects the best of
+            them until it stops.
+        average: the answer is the mean of SAM's probabilities and of SRM's, given SAM's last mask.
+        absence: where SRM takes no place for foreground the answer is an empty mask, and nothing is clicked on. Without it every
+            image gets a click that says "here it is".
     """
 
     clicks: int = 15
     places: Places = "policy"
     labels: Labels = "srm"
     refine: bool = False
+    average: bool = False
+    absence: bool = False
 
 
 RULES = Fields(
@@ -58,7 +66,11 @@ RULES = Fields(
         "places": OneOf(get_args(Places)),
         "labels": OneOf(get_args(Labels)),
         "refine": Truth(),
-    }
+        "average": Truth(),
+        "absence": Truth(),
+    },
+    # Models of version 0.1 lack them: none of them does either.
+    optional=frozenset({"average", "absence"}),
 )
 """``SelfPromptRules`` as JSON."""
 
@@ -71,29 +83,28 @@ class Trace:
         states: after the opening and after each of the T clicks, T + 1 in all.
         recalibrated: (B, h, w) probabilities of SRM before the first click.
         semantic: (B, h, w) in 0..1, how well each place matches the text; None without a text.
-        refined: the best answer after the click agent's corrections; None without ``SelfPromptRules.refine``.
+        answer: the final answer, by ``SelfPromptRules.refine``, ``average`` and ``absence``; without them the last state.
     """
 
     states: list[ClickState]
     recalibrated: Tensor
     semantic: Tensor | None
-    refined: ClickState | None = None
+    answer: ClickState
 
     @property
     def last(self) -> ClickState:
-        """After the policy's last click."""
+        """After the last of the T clicks."""
         return self.states[-1]
 
     @property
-    def answer(self) -> ClickState:
-        """The final answer."""
-        return self.last if self.refined is None else self.refined
+    def presence(self) -> Tensor:
+        """(B,) in 0..1: how sure SRM is, before the first click, that the image shows any foreground."""
+        return self.recalibrated.flatten(1).amax(1)
 
     def __getitem__(self, rows: Tensor | slice) -> Trace:
         """Some of the images."""
         semantic = None if self.semantic is None else self.semantic[rows]
-        refined = None if self.refined is None else self.refined[rows]
-        return Trace([state[rows] for state in self.states], self.recalibrated[rows], semantic, refined)
+        return Trace([state[rows] for state in self.states], self.recalibrated[rows], semantic, self.answer[rows])
 
 
 class Recalibrator:
@@ -124,27 +135,31 @@ class SelfPrompter(nn.Module):
 
     Args:
         sam: frozen.
-        srm, policy: trained for this SAM.
+        srm: trained for this SAM.
+        policy: trained for this SAM; None where no rules ask for its places.
         clip, names: for SRM's explicit branch, the foreground in words. Several names are one foreground: the union of their regions.
         rules: see there.
         refiner: a click agent with a quality head, for ``SelfPromptRules.refine``.
+        grid: g, cells to click on along a side of the canvas; with a policy its own.
     """
 
     def __init__(
         self,
         sam: Sam,
         srm: SemanticRecalibration,
-        policy: PlacePolicy,
+        policy: PlacePolicy | None,
         clip: ClipSurgery | None = None,
         names: Sequence[str] = (),
         rules: SelfPromptRules | None = None,
         refiner: ClickAgent | None = None,
+        grid: int = 10,
     ) -> None:
         super().__init__()
         if (srm.branch == "explicit") != (clip is not None and len(names) > 0):
             raise ValueError("the explicit branch, and it alone, needs a CLIP and names")
         self.sam, self.srm, self.policy, self.clip = sam, srm, policy, clip
         self.names, self.rules, self.refiner = tuple(names), rules or SelfPromptRules(), refiner
+        self.grid = grid if policy is None else policy.grid
         if refiner is not None:
             # As sub-modules, so that they move to other devices with the rest.
             self.prompter, self.quality = refiner.prompter, refiner.quality
@@ -155,16 +170,26 @@ class SelfPrompter(nn.Module):
         without names."""
         if self.clip is None:
             return None
-        maps = [
-            # Each name by itself, so that its map does not depend on the other names; then the maximum over the names.
-            self.clip.maps(pixels.float() / 255, self.names, "empty").amax(1)
-            for pixels in bank.pixels.split(batch)
-        ]
-        return resized(torch.cat(maps), bank.embedding.low.shape[-2:])
+        maps = [self.semantic_of(pixels.float() / 255) for pixels in bank.pixels.split(batch)]
+        return torch.cat([part for part in maps if part is not None])
+
+    @torch.no_grad()
+    def semantic_of(self, images: Tensor) -> Tensor | None:
+        """The same of canvases (B, 3, S, S) in 0..1."""
+        if self.clip is None:
+            return None
+        # Each name by itself, so that its map does not depend on the other names; then the maximum over the names.
+        maps = self.clip.maps(images, self.names, "empty").amax(1)
+        side = self.sam.size // 16
+        return resized(maps, (side, side))
 
     @torch.no_grad()
     def segment(
-        self, bank: Bank, rules: SelfPromptRules | None = None, generator: torch.Generator | None = None
+        self,
+        bank: Bank,
+        rules: SelfPromptRules | None = None,
+        generator: torch.Generator | None = None,
+        semantic: Tensor | None = None,
     ) -> Trace:
         """Segment the foreground of every image; the bank's truth, if there is one, is not used.
 
@@ -172,40 +197,56 @@ class SelfPrompter(nn.Module):
             bank: with one target for each image.
             rules: left out, those of this ``SelfPrompter``.
             generator: on the CPU, for ``places="random"``.
+            semantic: what :meth:`semantic` gives, if it has been computed before.
         """
         rules = rules or self.rules
         rows = torch.arange(len(bank), device=bank.device)
-        maps = self.semantic(bank)
+        maps = self.semantic(bank) if semantic is None else semantic
         recalibrator = Recalibrator(self.srm, maps)
         semantic = None if maps is None else maps[bank.image]
         # In place of the mask before the first: 1 everywhere, as in SRM's training.
         blank = torch.ones(len(bank), *bank.embedding.low.shape[-2:], device=bank.device)
-        recalibrated = recalibrator.logits(bank, rows, blank).sigmoid()
-        free = torch.ones(len(bank), self.policy.grid**2, dtype=torch.bool, device=bank.device)
+        first = recalibrator.logits(bank, rows, blank)
+        recalibrated = first.sigmoid()
+        free = torch.ones(len(bank), self.grid**2, dtype=torch.bool, device=bank.device)
         if rules.labels == "positive":
-            scores = self._place_scores(bank, rows, blank, rules.places, generator)
+            scores = self.place_scores(bank, rows, blank, recalibrated, rules.places, generator)
             cells = scores.topk(OPENING, 1).indices
-            places, labels = places_of(cells, bank.size, self.policy.grid)[0], torch.ones_like(cells)
+            places, labels = places_of(cells, bank.size, self.grid)[0], torch.ones_like(cells)
         else:
             places, labels = extremes(
                 semantic if rules.labels == "clip" and semantic is not None else recalibrated, bank.size
             )
         state = start_with_clicks(self.sam, bank, rows, places, labels, OPENING + rules.clicks)
-        free = free.scatter(1, cells_of(places, torch.zeros_like(labels), bank.size, self.policy.grid), False)
-        states = [state]
+        free = free.scatter(1, cells_of(places, torch.zeros_like(labels), bank.size, self.grid), False)
+        states, now = [state], first
         for _ in range(rules.clicks):
             mask = last_mask(bank, state)
-            scores = self._place_scores(bank, rows, mask, rules.places, generator)
+            if rules.labels == "srm":
+                now = recalibrator.logits(bank, rows, mask)
+            scores = self.place_scores(bank, rows, mask, now.sigmoid(), rules.places, generator)
             # Once every cell has been clicked on, all are free again.
             free = free | ~free.any(1, keepdim=True)
             cell = scores.masked_fill(~free, -torch.inf).argmax(1)
             free = free.scatter(1, cell[:, None], False)
-            place, _ = places_of(cell, bank.size, self.policy.grid)
-            label = self._label(bank, state, place, recalibrator, rules.labels)
-            state = click(self.sam, bank, state, place, label)
+            place, _ = places_of(cell, bank.size, self.grid)
+            state = click(self.sam, bank, state, place, self._label(bank, state, place, now, semantic, rules.labels))
             states.append(state)
-        trace = Trace(states, recalibrated, semantic)
-        return replace(trace, refined=self._refine(bank, rows, trace)) if rules.refine else trace
+        return self._answered(bank, rows, Trace(states, recalibrated, semantic, state), rules, recalibrator)
+
+    def _answered(
+        self, bank: Bank, rows: Tensor, trace: Trace, rules: SelfPromptRules, recalibrator: Recalibrator
+    ) -> Trace:
+        """The same with the final answer."""
+        answer = self._refine(bank, rows, trace) if rules.refine else trace.last
+        if rules.average:
+            second = recalibrator.logits(bank, rows, last_mask(bank, answer)).sigmoid()
+            mean = (answer.logits.sigmoid() + resized(second, answer.logits.shape[-2:])) / 2
+            answer = replace(answer, logits=mean.clamp(1e-6, 1 - 1e-6).logit())
+        if rules.absence:
+            slots = answer.labels.shape[1]
+            answer = as_answer(self.sam, bank, rows, trace.recalibrated, slots).where(trace.presence <= 0.5, answer)
+        return replace(trace, answer=answer)
 
     def _refine(self, bank: Bank, rows: Tensor, trace: Trace) -> ClickState:
         """Choose the best answer so far, and let the click agent correct it."""
@@ -221,27 +262,45 @@ class SelfPrompter(nn.Module):
             state_to_refine = with_slots(state, slots).where(best == number, state_to_refine)
         return agent.refine(bank, state_to_refine).last
 
-    def _place_scores(
-        self, bank: Bank, rows: Tensor, mask: Tensor, places: Places, generator: torch.Generator | None
+    def place_scores(
+        self,
+        bank: Bank,
+        rows: Tensor,
+        mask: Tensor,
+        recalibrated: Tensor,
+        places: Places,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
-        """(B, g·g) scores of the cells; the highest is clicked on next."""
-        if places == "random":
-            return torch.rand(len(rows), self.policy.grid**2, generator=generator).to(bank.device)
-        features = bank.embedding.low[bank.image[rows]].float()
-        return self.policy(self.policy.state(features, mask))[0]
+        """(B, g·g) scores of the cells; the highest is clicked on next.
 
+        Args:
+            mask, recalibrated: (B, h, w) in 0..1, the last mask of SAM, and SRM's map.
+            generator: for random places.
+        """
+        if places == "random":
+            return torch.rand(len(rows), self.grid**2, generator=generator).to(bank.device)
+        if places == "policy":
+            if self.policy is None:
+                raise ValueError("this agent has no policy to ask for places (preset strong); choose other places")
+            features = bank.embedding.low[bank.image[rows]].float()
+            return self.policy(self.policy.state(features, mask))[0]
+        scores = recalibrated if places == "srm" else (recalibrated - mask).abs()
+        return resized(scores, (self.grid, self.grid)).flatten(1)
+
+    @staticmethod
     def _label(
-        self, bank: Bank, state: ClickState, place: Tensor, recalibrator: Recalibrator, labels: Labels
+        bank: Bank, state: ClickState, place: Tensor, logits: Tensor, semantic: Tensor | None, labels: Labels
     ) -> Tensor:
-        if labels == "srm":
-            return recalibrator(bank, state, place)
+        """(B,) 1 where a place (B, 2) is foreground, else 0, by SRM's logits (B, h, w) or another source."""
         if labels == "positive":
             return torch.ones_like(state.rows)
         if labels == "mask":
             return (value_at(state.logits, place, bank.size) > 0).long()
-        if recalibrator.semantic is None:
-            raise ValueError("labels by CLIP need a text")
-        return (value_at(recalibrator.semantic[bank.image[state.rows]], place, bank.size) > 0.5).long()
+        if labels == "clip":
+            if semantic is None:
+                raise ValueError("labels by CLIP need a text")
+            return (value_at(semantic, place, bank.size) > 0.5).long()
+        return (value_at(logits, place, bank.size) > 0).long()
 
 
 # ------------------------------------------------------------------------------------------------------ masks, clicks

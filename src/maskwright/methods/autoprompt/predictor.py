@@ -14,7 +14,7 @@ from torch import Tensor
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix, unwarp_logits
 from maskwright.data.labels import IGNORE
-from maskwright.data.schema import Fields, Items, Kind, Maybe, Text
+from maskwright.data.schema import Fields, Items, Kind, Maybe, Text, Whole
 from maskwright.engine.base_predictor import Canvas
 from maskwright.engine.metrics import BinaryMetrics
 from maskwright.engine.model import CLIP_BESIDE, SAM_BESIDE, Model
@@ -45,6 +45,8 @@ from maskwright.sam.weights import EARLIER
 
 SCORES = {
     "miou": "mIoU",
+    "miou_present": "mIoU of images that show the foreground",
+    "iou_pooled": "IoU of all pixels together",
     "f": "F-measure",
     "f_adaptive": "F-measure, adaptive threshold",
     "f_max": "F-measure, best threshold",
@@ -53,6 +55,7 @@ SCORES = {
     "s": "S-measure",
     "mae": "MAE (lower is better)",
     "fr": "share of clicks that lie on the foreground",
+    "presence": "AUROC of telling images with and without foreground apart",
 }
 """Names of the scores of ``BinaryMetrics`` in tables."""
 
@@ -69,15 +72,19 @@ class PromptedPrediction(Prediction):
         policy_places: x and y of all clicks of the policy, whether or not the mask is its last answer.
         logits: ``(s, s)`` of the foreground on the canvas, at SAM's low resolution; None where the model slid over the image.
         probability: ``(H, W)`` of the foreground, where it did; its clicks are too many to name then.
+        presence: 0..1, how sure SRM is before the first click that the image shows any foreground; None where the model slid over it.
     """
 
     clicks: tuple[tuple[float, float, str], ...] = ()
     policy_places: tuple[tuple[float, float], ...] = ()
     logits: Tensor | None = field(default=None, repr=False)
     probability: NDArray[np.float32] | None = field(default=None, repr=False)
+    presence: float | None = None
 
     def record(self) -> dict[str, Any]:
-        return super().record() | {"clicks": [[round(x, 1), round(y, 1), label] for x, y, label in self.clicks]}
+        presence = {} if self.presence is None else {"presence": round(self.presence, 4)}
+        clicks = [[round(x, 1), round(y, 1), label] for x, y, label in self.clicks]
+        return super().record() | {"clicks": clicks} | presence
 
 
 class AutoPromptPredictor(Predictor):
@@ -127,6 +134,7 @@ class AutoPromptPredictor(Predictor):
                 clicks=_clicks(trace.answer, place, canvas.size, self.size),
                 policy_places=tuple((x, y) for x, y, _ in _clicks(trace.last, place, canvas.size, self.size)[OPENING:]),
                 logits=logits,
+                presence=float(trace.presence[place]),
             )
 
     def _slid_over(
@@ -224,14 +232,15 @@ class AutoPromptPredictor(Predictor):
         for number, (sample, prediction) in enumerate(zip(part, predictions, strict=True), start=1):
             assert isinstance(prediction, PromptedPrediction)
             truth = foreground_mask(true_mask(part, sample), foreground)
-            on_foreground = [truth[int(y), int(x)] == 1 for x, y in prediction.policy_places]
+            at_places = [truth[int(y), int(x)] for x, y in prediction.policy_places]
+            on_foreground = [value == 1 for value in at_places if value != IGNORE]
             height, width = truth.shape
             if prediction.probability is not None:
                 probability = prediction.probability.astype(np.float64)
             else:
                 assert prediction.logits is not None
                 probability = self.probability(prediction.logits, (width, height))
-            metrics.update(probability, truth, sample.id, places=on_foreground)
+            metrics.update(probability, truth, sample.id, places=on_foreground, presence=prediction.presence)
             if progress:
                 progress(number, len(part))
         return {"foreground": list(self.foreground)} | metrics.compute()
@@ -270,12 +279,13 @@ def load_self_prompter(model: Model) -> AutoPromptPredictor:
         WeightsError: files that are missing or damaged, tensors that do not fit, or a SAM or CLIP other than those that
             the agent was trained for.
     """
-    parts = model.parts(_FIELDS)
+    parts = model.parts(_FIELDS, optional=["grid"])
     source, size, signature = (parts["sam"][name] for name in ("source", "size", "signature"))
     if (parts["srm"]["branch"] == "explicit") != (parts["clip"] is not None and len(parts["text"]) > 0):
         model.refuse(["srm.branch, clip and text: the explicit branch, and it alone, needs a CLIP and names"])
-    policy = model.build(lambda: PlacePolicy(**parts["policy"]))
-    srm = model.build(lambda: SemanticRecalibration(**parts["srm"]), "srm")
+    described = parts["policy"]
+    policy = None if described is None else model.build(lambda: PlacePolicy(**described))
+    srm = model.build(lambda: SemanticRecalibration(**parts["srm"]), "model" if policy is None else "srm")
     rules, refiner = SelfPromptRules(**parts["rules"]), parts["refiner"]
     sam = Sam.load(source, size=size)
     model.require_weights("SAM", source, sam.signature(configured=model.version > 1), signature, EARLIER.get(signature))
@@ -285,7 +295,7 @@ def load_self_prompter(model: Model) -> AutoPromptPredictor:
         prompter = model.build(lambda: Prompter(**refiner["prompter"]), "prompter")
         quality = model.build(lambda: QualityHead(**refiner["quality"]), "quality")
         agent = ClickAgent(sam, prompter, quality, clicks.ClickRules(**refiner["rules"]))
-    network = SelfPrompter(sam, srm, policy, clip, parts["text"], rules, agent)
+    network = SelfPrompter(sam, srm, policy, clip, parts["text"], rules, agent, parts.get("grid", 10))
     return AutoPromptPredictor(network, parts["foreground"], model)
 
 
@@ -294,7 +304,8 @@ _FIELDS: dict[str, Kind] = {
     "clip": Maybe(CLIP_BESIDE),
     "text": Items(Text(), 0, 1000),
     "foreground": Items(Text(), 1, IGNORE),
-    "policy": PLACE_POLICY,
+    "policy": Maybe(PLACE_POLICY),
+    "grid": Whole(2, 512),
     "srm": SRM,
     "rules": RULES,
     "refiner": Maybe(Fields({"prompter": PROMPTER, "quality": QUALITY, "rules": clicks.RULES})),

@@ -109,11 +109,24 @@ def foreground_bank(
 
 
 def places_on(bank: Bank, trace: Trace) -> Tensor:
-    """(B, T) bool: whether each click of the policy lies on true foreground; those of the opening do not count."""
-    clicks = trace.last.points[:, OPENING : OPENING + len(trace.states) - 1]
-    column, row = clicks.floor().long().clamp(0, bank.size - 1).unbind(-1)
+    """(B, T) float: 1 where a click after the opening lies on true foreground, 0 where it does not, NaN where that is unknown."""
+    return _truth_at(bank, trace.last.points[:, OPENING : OPENING + len(trace.states) - 1])
+
+
+def labels_right(bank: Bank, trace: Trace) -> Tensor:
+    """(B, T + 2) float: 1 where the label of a click is that of the truth, 0 where it is not, NaN where that is unknown; the opening
+    counts."""
+    clicks = slice(OPENING + len(trace.states) - 1)
+    truth = _truth_at(bank, trace.last.points[:, clicks])
+    return torch.where(truth.isnan(), truth, (truth == trace.last.labels[:, clicks]).float())
+
+
+def _truth_at(bank: Bank, places: Tensor) -> Tensor:
+    """(B, K) float: the truth at places (B, K, 2) of the bank's targets; NaN where it is unknown."""
+    column, row = places.floor().long().clamp(0, bank.size - 1).unbind(-1)
     image = torch.arange(len(bank), device=bank.device)[:, None]
-    return bank.known_truth.canvas[image, row, column]
+    truth = bank.known_truth
+    return torch.where(truth.known[image, row, column], truth.canvas[image, row, column].float(), torch.nan)
 
 
 def probabilities(logits: Tensor, size: int) -> Tensor:
@@ -145,8 +158,13 @@ def scores_on_canvas(
         probability = probabilities(trace.answer.logits, bank.size) if maps is None else maps(trace, part)
         truth, on_foreground = part.known_truth, places_on(part, trace).cpu().numpy()
         target = torch.where(truth.known, truth.canvas.long(), IGNORE).cpu().numpy()
-        for place, name in enumerate(part.names):
+        for place, (name, on) in enumerate(zip(part.names, on_foreground)):
+            probability_of_image = probability[place].cpu().numpy().astype(np.float64)
             metrics.update(
-                probability[place].cpu().numpy().astype(np.float64), target[place], name, places=on_foreground[place]
+                probability_of_image,
+                target[place],
+                name,
+                places=on[np.isfinite(on)] == 1,
+                presence=float(trace.presence[place]),
             )
     return metrics.compute()

@@ -1,11 +1,11 @@
 """AlignSAM: a frozen SAM that prompts itself, learnt from a few images with masks.
 
 Huang et al., "AlignSAM: Aligning Segment Anything Model to Open Context via Reinforcement Learning", CVPR 2024. SAM (and CLIP,
-with ``--text``) stay frozen and encode every image once. Two small networks learn: by PPO a policy that chooses where to click, and
-from the masks SRM, which says whether that place is foreground.
+with ``--text``) stay frozen and encode every image once. Small networks learn: SRM, which says whether a place is foreground, and what
+chooses the places to click on.
 
-``config`` holds the settings, ``trainer`` the algorithm in the order of ``main`` below, ``strong`` the further networks of
-``--preset strong``, ``report`` the files that a run ends with.
+``config`` holds the settings, ``trainer`` the loop in the order of ``main`` below. An episode of it is in ``paper`` (as published) or in
+``strong`` (ours, with ``views`` and ``coach``). ``report`` writes the files that a run ends with.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ def main(config: Config) -> Path:
     # These need PyTorch, which takes seconds to import: the first line comes before, and the help does without.
     from maskwright.engine.session import Session
     from maskwright.recipes.alignsam import report
-    from maskwright.recipes.alignsam.trainer import Trainer
+    from maskwright.recipes.alignsam.paper import PaperTrainer
+    from maskwright.recipes.alignsam.strong import StrongTrainer
 
     with Session.open(config, config.settings(), several_processes=False, started=started) as session:
-        trainer = Trainer(config, session)
+        trainer = (PaperTrainer if config.preset == "paper" else StrongTrainer)(config, session)
         session.begin(trainer)
         report.reserve_ending(trainer)
         trainer.fit()

@@ -27,9 +27,9 @@ class Config:
     format: Annotated[ReadName | None, default("what is there decides")] = None
     """What the dataset is read as, where several formats fit."""
     image_reading: tyro.conf.OmitArgPrefixes[ImageReading] = PLAIN
-    preset: Literal["paper", "strong"] = "paper"
-    """`paper`: as published. `strong`: also trains a value map and a quality head; in prediction the best of all masks is chosen, and a
-    click agent corrects it, undoing clicks that do not help."""
+    preset: Literal["strong", "paper"] = "strong"
+    """`strong`: clicks where SRM contradicts SAM; learns from augmented views, answers "nothing here", and a value map with a quality head
+    chooses among all masks and corrects the best. `paper`: as published, with a policy for the places, learnt by PPO."""
     shots: int = 50
     """Training images with masks to use, drawn by the seed; those of a smaller number are among those of a larger. 0: all."""
     text: tuple[str, ...] = ()
@@ -54,9 +54,9 @@ class Config:
     """Side of the square that CLIP sees, a multiple of its patch: larger is finer."""
     grid: int = 10
     """Places to click along a side of the canvas."""
-    clicks: int = 15
-    """Clicks of the policy on each image, after the two opening clicks."""
-    epochs: Annotated[float | None, default("50, without --steps and --minutes")] = None
+    clicks: Annotated[int | None, default("8, or 15 with --preset paper")] = None
+    """Clicks on each image, after the two opening clicks."""
+    epochs: Annotated[float | None, default("12, or 50 with --preset paper, without --steps and --minutes")] = None
     """Length of the training in episodes; each plays all training images once."""
     steps: Annotated[int | None, default("given by --epochs")] = None
     """The same: a step is an episode on all training images."""
@@ -64,21 +64,30 @@ class Config:
     """Length of the whole training by the clock, from the command to its end: the embedding of all images, episodes, validation, model
     and report included."""
     ppo_epochs: int = 20
-    """Steps of the policy's optimiser on each episode."""
+    """`paper`: steps of the policy's optimiser on each episode, at most; see --max-kl."""
+    max_kl: float | None = 0.1
+    """`paper`: no further step on an episode once the policy has moved so far (KL divergence, in nats) from the one that played it.
+    `None`: all steps, as published."""
     gamma: float = 0.99
-    """Discount of future rewards."""
+    """`paper`: discount of future rewards."""
     ppo_clip: float = 0.2
-    """PPO's clip range: how far the ratio of probabilities may differ from 1."""
+    """`paper`: PPO's clip range, how far the ratio of probabilities may differ from 1."""
     smoothing: float = 0.0
-    """Lambda of generalised advantage estimation; 0: one step ahead, as in the paper."""
+    """`paper`: lambda of generalised advantage estimation; 0 looks one step ahead, as published."""
     entropy: float = 0.0
-    """Weight of the entropy bonus."""
+    """`paper`: weight of the entropy bonus."""
     normalise: bool = False
-    """Normalise the advantages of an episode to mean 0 and standard deviation 1."""
+    """`paper`: normalise the advantages of an episode to mean 0 and standard deviation 1."""
     lr: float = 1e-3
-    """Learning rate of the policy (Adam)."""
-    srm_updates: Annotated[int | None, default("1 for the implicit branch, 5 for the explicit")] = None
-    """Passes of SRM over all images after each click."""
+    """`paper`: learning rate of the policy (Adam)."""
+    views: int = 8
+    """`strong`: augmented views of each training image, encoded once at the start, that SRM learns from beside the plain one."""
+    flips: Literal["horizontal", "all"] = "horizontal"
+    """`strong`: `all` also flips views vertically and rotates them by 90 degrees: for images without a fixed orientation."""
+    srm_updates: Annotated[
+        int | None, default("32; with --preset paper 1 for the implicit branch, 5 for the explicit")
+    ] = None
+    """`strong`: updates of SRM in each episode. `paper`: passes of SRM over all images after each click."""
     srm_batch: int = 25
     """Images in an update of SRM."""
     srm_lr: float = 1e-3
@@ -109,10 +118,12 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None and self.minutes is None:
-            self.epochs = 50.0
+            self.epochs = 50.0 if self.preset == "paper" else 12.0
         _ = self.length
+        if self.clicks is None:
+            self.clicks = 15 if self.preset == "paper" else 8
         if self.srm_updates is None:
-            self.srm_updates = 5 if self.text else 1
+            self.srm_updates = 32 if self.preset == "strong" else 5 if self.text else 1
         rules = {
             **canvas_rule("size", self.size),
             **crop_rules(self.crop, self.scale),
@@ -120,9 +131,11 @@ class Config:
             f"--grid {self.grid}: must be at least 2": self.grid >= 2,
             f"--clicks {self.clicks}: must be at least 1": self.clicks >= 1,
             **validation_rules(self.validations, self.validation_images, self.patience),
+            f"--max-kl {self.max_kl}: must be above 0": self.max_kl is None or self.max_kl > 0,
+            f"--views {self.views}: must be 0 or more": self.views >= 0,
             f"--ppo-epochs {self.ppo_epochs}: must be at least 1": self.ppo_epochs >= 1,
             f"--srm-updates {self.srm_updates}: must be at least 1": self.srm_updates >= 1,
-            f"--srm-batch {self.srm_batch}: must be at least 1": self.srm_batch >= 1,
+            f"--srm-batch {self.srm_batch}: must be at least 2": self.srm_batch >= 2,
             f"--seed {self.seed}: must be 0 or more": self.seed >= 0,
         }
         require(rules)

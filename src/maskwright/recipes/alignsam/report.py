@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from maskwright.data.geometry import on_canvas
 from maskwright.data.labels import IGNORE, Point
@@ -28,7 +29,7 @@ from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState, start
 
 CHARTS = {
-    "Share of clicks on the foreground, and of places that SRM has right": ("foreground_rate", "label_accuracy"),
+    "Share of clicks on the foreground, and of clicks that SRM labels right": ("foreground_rate", "label_accuracy"),
     "Losses": ("srm_loss", "value_loss"),
     "Strong: change of Dice by the click that the quality head prefers": ("strong_lead",),
     "Strong: losses": ("strong_belief", "strong_value", "strong_quality", "strong_rank"),
@@ -55,7 +56,7 @@ def reserve_ending(trainer: Trainer, probe: int = 4) -> None:
     image = (time.monotonic() - began) / len(rows) / 60
     timer.reserves.setdefault("validation", 0 if trainer.val is None else len(bank) * image)
     # The table scores the bank with several numbers of clicks, 2.5 times as many as the agent has in all; then the film strips.
-    timer.reserves["report"] = len(bank) * image * (4 + 2 * (trainer.coach is not None)) + FILMS * image
+    timer.reserves["report"] = len(bank) * image * (4 + 2 * trainer.agent.rules.refine) + FILMS * image
     timer.reserves["charts"] = (2 + 6 * seconds_of_chart()) / 60
 
 
@@ -100,11 +101,12 @@ def baselines(trainer: Trainer, bank: Bank) -> dict[str, float]:
 
 
 def write_model(trainer: Trainer) -> None:
-    """``RUN/model``: policy and SRM, and the names and signatures of the SAM (and CLIP) that they are for."""
+    """``RUN/model``: the networks that were trained, and the names and signatures of the SAM (and CLIP) that they are for."""
     config, agent = trainer.config, trainer.agent
     clip = None
     if agent.clip is not None:
         clip = weights_beside(config.clip, agent.clip.size, agent.clip.signature(config.text))
+    policy, refiner = agent.policy, agent.refiner
     description = describe(
         "alignsam",
         ("background", trainer.foreground.name),
@@ -116,32 +118,36 @@ def write_model(trainer: Trainer) -> None:
         clip=clip,
         text=list(config.text),
         foreground=list(trainer.foreground.names),
-        policy=agent.policy.description(),
+        policy=None if policy is None else policy.description(),
+        grid=agent.grid,
         srm=agent.srm.description(),
         rules=asdict(agent.rules),
         refiner=None,
     )
-    beside = {"srm": agent.srm.state_dict()}
-    if trainer.coach is not None:
-        prompter, quality = trainer.coach.prompter, trainer.coach.quality
+    networks: dict[str, nn.Module] = {} if policy is None else {"policy": policy}
+    networks["srm"] = agent.srm
+    if refiner is not None and refiner.prompter is not None and refiner.quality is not None:
         description["refiner"] = {
-            "prompter": prompter.description(),
-            "quality": quality.description(),
-            "rules": asdict(trainer.coach.agent.rules),
+            "prompter": refiner.prompter.description(),
+            "quality": refiner.quality.description(),
+            "rules": asdict(refiner.rules),
         }
-        beside |= {"prompter": prompter.state_dict(), "quality": quality.state_dict()}
-    trainer.session.run.save_model(agent.policy.state_dict(), description, _card(trainer), beside)
+        networks |= {"prompter": refiner.prompter, "quality": refiner.quality}
+    first, *others = networks
+    beside = {name: networks[name].state_dict() for name in others}
+    trainer.session.run.save_model(networks[first].state_dict(), description, _card(trainer), beside)
 
 
 def _card(trainer: Trainer) -> str:
     config = trainer.config
     words = f", described as {', '.join(map(repr, config.text))} (CLIP `{config.clip}`)" if config.text else ""
+    networks = "SRM" if trainer.agent.policy is None else "Policy and SRM"
     lines = [
         "# A SAM that prompts itself, made with maskwright",
         "",
         f"It finds: {trainer.foreground.name}{words}. No prompt is needed.",
-        f"Policy and SRM for SAM 2 (weights `{config.sam}`, canvas {trainer.sam.size}, not part of this folder). Recipe: alignsam "
-        f"(Huang et al., CVPR 2024), preset {config.preset}, {trainer.stage.step} episodes of {config.clicks} clicks, seed {config.seed}.",
+        f"{networks} for SAM 2 (weights `{config.sam}`, canvas {trainer.sam.size}, not part of this folder). Recipe: alignsam "
+        f"(Huang et al., CVPR 2024), preset {config.preset}, {trainer.stage.step} episodes of {trainer.clicks} clicks, seed {config.seed}.",
         f"Trained on {len(trainer.bank)} images of `{config.data.name}`.",
     ]
     if trainer.session.outcome is not None:
@@ -181,13 +187,13 @@ def write_report(trainer: Trainer) -> None:
 
 
 def _score_table(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
-    agent, plain = trainer.agent, replace(trainer.agent.rules, refine=False)
+    agent, plain = trainer.agent, replace(trainer.agent.rules, refine=False, average=False, absence=False)
     rows: dict[str, dict[str, Any]] = {}
-    for clicks in sorted({0, 1, 5, 10, trainer.config.clicks}):
-        if clicks <= trainer.config.clicks:
+    for clicks in sorted({0, 1, 5, 10, trainer.clicks}):
+        if clicks <= trainer.clicks:
             rows[f"{clicks} clicks"] = scores_on_canvas(agent, bank, replace(plain, clicks=clicks))
     rows["random places"] = scores_on_canvas(agent, bank, replace(plain, places="random"))
-    if agent.rules.refine:
+    if agent.rules != plain:
         rows = {"the agent: the best of them, refined": scores_on_canvas(agent, bank), **rows}
     rows["SRM's mask alone"] = scores_on_canvas(
         agent,
@@ -199,13 +205,13 @@ def _score_table(trainer: Trainer, report: Report, bank: Bank, split: str) -> No
         f"Scores on the {split} images",
         ["", *SCORES.values()],
         [[name, *(scores[key] for key in SCORES)] for name, scores in rows.items()],
-        f"Every mask begins with {OPENING} clicks, where SRM is surest of foreground and background; the others are the policy's.",
+        f"Every mask begins with {OPENING} clicks, where SRM is surest of foreground and background.",
     )
 
 
 def _films(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
     """A few images, evenly spaced from the worst to the best: truth, then the mask and all clicks so far, step by step."""
-    clicks = trainer.config.clicks
+    clicks = trainer.clicks
     scores = scores_on_canvas(trainer.agent, bank)["per_image"]
     scored = [place for place, entry in enumerate(scores) if entry["iou"] is not None]
     order = sorted(scored, key=lambda place: scores[place]["iou"])
@@ -216,7 +222,7 @@ def _films(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
     pictures = []
     for place, name in enumerate(part.names):
         states = [trace.states[moment] for moment in moments]
-        states += [] if trace.refined is None else [trace.refined]
+        states += [] if trace.answer is trace.last else [trace.answer]
         on = int((trace.last.labels[place] == 1).sum())
         off = OPENING + clicks - on
         caption = f"{name}: IoU {scores[targets[place]]['iou']:.2f}; {on} clicks on the foreground, {off} off it"
@@ -224,7 +230,7 @@ def _films(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
     report.pictures(
         f"Where it clicked ({split} images, from the worst to the best)",
         f"Left the truth, then SAM's mask after the first {OPENING} clicks and after {', '.join(map(str, moments[1:]))} more. "
-        + ("and at last the one that was chosen and refined. " if trace.refined is not None else "")
+        + ("and at last the one that was chosen and refined. " if trace.answer is not trace.last else "")
         + "Coloured dots were labelled foreground, black ones background.",
         pictures,
     )

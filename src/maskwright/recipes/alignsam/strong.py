@@ -1,140 +1,185 @@
-"""The further networks of AlignSAM's preset ``strong``: a value map of clicks and a quality head for masks.
+"""The preset ``strong``: what is left of AlignSAM once each part is measured against the simplest rule that does its work, and improved.
 
-After "SAM2 Click Agent", improved (see ``recipes.clicks``). Policy and SRM are rewarded for labels, not for masks; here the truth of the
-training images is used in full. After each episode some of its states are used again: clicks are tried from them in one decode, the value
-map learns their true changes of Dice, and the quality head learns to compare all masks, SRM's among them.
+As published, SRM says what is foreground and SAM draws it from clicks. Otherwise (docs/alignsam.md gives the numbers):
+
+- The places are those where SRM contradicts SAM most, instead of a policy's: a policy that is rewarded for places on the foreground
+  learns where the foreground is, which SRM knows already.
+- SRM sees F beside F ⊙ M, learns from augmented views of the images, and less often. It also learns from the images without foreground
+  that were drawn on the way to ``--shots``, so that "nothing here" is an answer.
+- Two more SRMs learn from one half of the images each. What they say of the other half is as wrong as predictions on new images are;
+  from these masks SRM learns to correct, and the coach (see there) to judge.
+
+All random numbers are functions of (seed, stream, episode), so a resumed run repeats an uninterrupted one exactly.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from maskwright.data.augment import training_geometry
+from maskwright.engine.origin import Origin
 from maskwright.engine.session import rated_groups, set_rate
-from maskwright.methods.autoprompt.agent import answers_of, as_answer, with_slots
-from maskwright.methods.clicks.agent import (
-    CandidateClicks,
-    ClickAgent,
-    ClickRules,
-    allowed_cells,
-    contradictions,
-    observe,
-    peaks_of_both,
-)
-from maskwright.nets.prompter import Prompter
-from maskwright.nets.quality import QualityHead, belief_loss, quality_loss, value_loss
-from maskwright.rl.bank import Bank
-from maskwright.rl.clicks import ClickState, counterfactual, dice
-from maskwright.sam.click_grid import cells_of, places_of
-from maskwright.sam.sam import Sam
+from maskwright.methods.autoprompt.agent import SelfPrompter, SelfPromptRules, Trace, last_mask
+from maskwright.methods.autoprompt.scores import labels_right, places_on
+from maskwright.nets.recalibrate import SemanticRecalibration, recalibration_loss
+from maskwright.recipes.alignsam.coach import Coach
+from maskwright.recipes.alignsam.trainer import Stream, Trainer
+from maskwright.recipes.alignsam.views import Views
 
-CLICKS = 4
-"""Clicks of the agent after the policy's."""
+RULES = SelfPromptRules(places="disagreement", labels="srm", refine=True, average=True, absence=True)
+"""How ``strong`` makes masks."""
 
-STEPS, BATCH, MOVES, TRIES = 4, 16, 2, 12
-"""After each episode: batches of states, states in each, moves from a state, and clicks that are tried for a move."""
+FOLDS = 2
+"""Parts of the images; each is prompted by an SRM that has learnt from the others."""
 
-SNAPSHOTS = 3
-"""States of the episode that are compared with each other."""
+WEIGHT_DECAY = 0.1
+"""Of SRM (AdamW)."""
+
+VIEW_COST = 0.02
+"""Time of encoding a view relative to an episode: an estimate, for the time left."""
 
 
-class Coach:
-    """Value map and quality head, with their optimiser.
+class StrongTrainer(Trainer):
+    """SRM, value map and quality head."""
 
-    Args:
-        sam: frozen.
-        bank: of the training images, with truth.
-        lr: learning rate (AdamW).
-    """
+    networks: ClassVar = {"model": "srm", "prompter": "prompter", "quality": "quality"}
 
-    def __init__(self, sam: Sam, bank: Bank, lr: float = 1.5e-3) -> None:
-        self.sam, self.bank = sam, bank
-        self.prompter = Prompter(sam.width).to(bank.device)
-        self.quality = QualityHead(self.prompter.hidden).to(bank.device)
-        self.parameters = [*self.prompter.parameters(), *self.quality.parameters()]
-        self.optimizer = torch.optim.AdamW(rated_groups([(self.parameters, lr)]), weight_decay=1e-2)
-        self.agent = ClickAgent(sam, self.prompter, self.quality, ClickRules(clicks=CLICKS))
+    def build(self) -> SelfPrompter:
+        config = self.config
+        self.srms = [
+            SemanticRecalibration(self.sam.width, self.branch, unmasked=True).to(self.device) for _ in range(1 + FOLDS)
+        ]
+        self.srm, *self.fold_srms = self.srms
+        self.coach = Coach(self.sam)
+        self.modules = {"srm": self.srm, "prompter": self.coach.prompter, "quality": self.coach.quality}
+        self.srm_optimizers = [
+            torch.optim.AdamW(rated_groups([(net.parameters(), config.srm_lr)]), weight_decay=WEIGHT_DECAY)
+            for net in self.srms
+        ]
+        rules = replace(RULES, clicks=self.clicks)
+        self.agent = self._prompted_by(self.srm, rules)
+        # The coach learns from what is there before it acts.
+        self.fold_agents = [self._prompted_by(net, replace(rules, refine=False)) for net in self.fold_srms]
+        self.views = self._views()
+        rows = torch.arange(len(self.bank))
+        # With a single image there is nothing to hold out.
+        self.folds = [part if len(part) else rows for part in (rows[k::FOLDS] for k in range(FOLDS))]
+        self.halves = [self.bank.select(part.to(self.device)) for part in self.folds]
+        self.semantic = [self.agent.semantic(half) for half in self.halves]
+        self.learners = [self._learners(rows[:0]), *map(self._learners, self.folds)]
+        return self.agent
 
-    def learn(
-        self, states: Sequence[ClickState], recalibrated: Tensor, rate: float, generator: torch.Generator
-    ) -> dict[str, float]:
-        """Learn from one episode.
+    def _prompted_by(self, srm: SemanticRecalibration, rules: SelfPromptRules) -> SelfPrompter:
+        config = self.config
+        return SelfPrompter(self.sam, srm, None, self.clip, config.text, rules, self.coach.agent, grid=config.grid)
+
+    def _views(self) -> Views:
+        config = self.config
+        work = self.session.work("views of the images", len(self.drawn) * (1 + config.views), VIEW_COST)
+        geometry = training_geometry(upright=config.flips == "horizontal")
+        with self.session.doing(work) as advance:
+            return Views.of(
+                self.sam,
+                self.drawn,
+                self.foreground,
+                geometry,
+                config.views,
+                self.agent.semantic_of,
+                seed=config.seed,
+                advance=advance,
+            )
+
+    def _learners(self, held_out: Tensor) -> tuple[Tensor, Tensor]:
+        """What an SRM learns from: places of views, and rows of the bank, without those that are held out."""
+        image_of_id = {sample.id: number for number, sample in enumerate(self.drawn)}
+        # The plain views come first, in the order of the images.
+        self.plain = torch.tensor([image_of_id[name] for name in self.bank.names])
+        kept = torch.ones(len(self.drawn), dtype=torch.bool)
+        if len(held_out) < len(self.bank):
+            kept[self.plain[held_out]] = False
+        return kept[self.views.image.cpu()].nonzero()[:, 0], kept[self.plain].nonzero()[:, 0]
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    def learning(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {"srm": self.srm, "prompter": self.coach.prompter, "quality": self.coach.quality}
+        parts |= {f"srm_{k}": net for k, net in enumerate(self.fold_srms)}
+        parts |= {f"srm_optimizer_{k}": optimizer for k, optimizer in enumerate(self.srm_optimizers)}
+        return parts | {"coach_optimizer": self.coach.optimizer}
+
+    def start_from(self, origin: Origin) -> None:
+        self.require_sam(origin)
+        origin.fill(self.srm, "model", flags="--text, --clip, --preset")
+        for net in self.fold_srms:
+            net.load_state_dict(self.srm.state_dict())
+        origin.fill(self.coach.prompter, "prompter", flags="--preset")
+        origin.fill(self.coach.quality, "quality", flags="--preset")
+
+    # ------------------------------------------------------------------------------------------------ an episode
+
+    def episode(self) -> dict[str, float]:
+        """Prompt each half by the SRM of the other; SRM learns from the masks, the coach to judge them."""
+        rate = 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * self.stage.fraction))
+        traces = [
+            agent.segment(half, semantic=semantic)
+            for agent, half, semantic in zip(self.fold_agents, self.halves, self.semantic)
+        ]
+        for half, trace in zip(self.halves, traces):
+            self.session.average(
+                foreground_rate=nanmean(places_on(half, trace)), label_accuracy=nanmean(labels_right(half, trace))
+            )
+        self.recalibrate(traces, rate)
+        losses: dict[str, float] = {}
+        for fold, (half, trace) in enumerate(zip(self.halves, traces)):
+            generator = self.session.generator(Stream.COACH, FOLDS * self.stage.step + fold)
+            learnt = self.coach.learn(half, trace.states, trace.recalibrated, rate, generator)
+            losses |= {name: losses.get(name, 0.0) + value / FOLDS for name, value in learnt.items()}
+        self.session.watch(torch.tensor([*losses.values()]))
+        return losses
+
+    def recalibrate(self, traces: Sequence[Trace], rate: float) -> None:
+        """``--srm-updates`` updates of each SRM. One half of a batch are views without a mask (M = 1), as at the start of a prediction, the
+        other half plain images with masks of this episode.
 
         Args:
-            states: of the episode, each of all targets in the order of the bank.
-            recalibrated: (N, h, w) in 0..1, SRM's masks of all targets as at the start of a prediction.
+            traces: of the halves.
             rate: 0..1, factor on the learning rate.
-            generator: on the CPU; of the states and of the clicks that are tried.
-
-        Returns:
-            Mean losses, and ``lead``: the true change of Dice by the click that the quality head prefers.
         """
-        set_rate(self.optimizer, rate)
-        history: dict[str, list[Tensor]] = defaultdict(list)
-        slots = states[-1].labels.shape[1] + MOVES
-        for _ in range(STEPS):
-            rows = torch.randperm(len(self.bank), generator=generator)[:BATCH].to(self.bank.device)
-            snapshots = torch.randperm(len(states), generator=generator)[:SNAPSHOTS].tolist()
-            state_of_srm = as_answer(self.sam, self.bank, rows, recalibrated[rows], slots)
-            others = [state_of_srm, *(with_slots(states[i][rows], slots) for i in snapshots)]
-            # Each target starts from one of these states at random; the masks of all are compared.
-            state = state_of_srm
-            which = torch.randint(len(others), (len(rows),), generator=generator).to(rows.device)
-            for number, other in enumerate(others[1:], start=1):
-                state = other.where(which == number, state)
-            for _ in range(MOVES):
-                state = self._move(state, others, generator, history)
-        means = torch.stack([torch.stack(values).mean() for values in history.values()]).tolist()
-        return {f"strong_{name}": mean for name, mean in zip(history, means)}
+        config, views = self.config, self.views
+        generator, masks = self.session.generator(Stream.SRM, self.stage.step), self._masks(traces)
+        with_mask = config.srm_batch // 2
+        for srm, optimizer, (places, shots) in zip(self.srms, self.srm_optimizers, self.learners):
+            set_rate(optimizer, rate)
+            for _ in range(self.srm_updates):
+                place = places[torch.randint(len(places), (config.srm_batch - with_mask,), generator=generator)]
+                shot = shots[torch.randint(len(shots), (with_mask,), generator=generator)]
+                moment = torch.randint(masks.shape[1], (with_mask,), generator=generator)
+                rows = torch.cat([place, self.plain[shot]]).to(self.device)
+                blank = masks.new_ones(len(place), *masks.shape[-2:])
+                mask = torch.cat([blank, masks[shot.to(self.device), moment.to(self.device)]])
+                semantic = None if views.semantic is None else views.semantic[rows]
+                loss = recalibration_loss(srm(views.features[rows], mask, semantic), views.target[rows])
+                self.session.descend(loss, optimizer, srm.parameters())
+                self.session.average(srm_loss=loss)
 
-    def _move(
-        self,
-        state: ClickState,
-        others: Sequence[ClickState],
-        generator: torch.Generator,
-        history: dict[str, list[Tensor]],
-    ) -> ClickState:
-        """Try clicks from the states, learn from SAM's answers, and go on by one of them."""
-        bank = self.bank
-        advice = self.prompter(observe(bank, state))
-        grid = advice.values.shape[-1]
-        places, labels = self._tries(state, advice.policy.detach(), generator)
-        candidates = CandidateClicks(places, labels, *counterfactual(self.sam, bank, state, places, labels))
-        answers, answers_of_others = candidates.answers(state), answers_of(others, state)
-        dice_before, dice_after = dice(bank, state.rows, state.logits), dice(bank, state.rows, candidates.logits)
-        dice_of_others = dice(bank, state.rows, answers_of_others.logits[:, 1:])
-        guesses, guesses_of_others = self.quality(advice, answers), self.quality(advice, answers_of_others)
-        quality_losses = quality_loss(
-            torch.cat([guesses, guesses_of_others[:, 1:]], 1),
-            torch.cat([dice_before[:, None], dice_after, dice_of_others], 1),
-        )
-        cells = cells_of(places, labels, bank.size, grid)
-        losses = {
-            "belief": belief_loss(advice.truth, bank.known_truth.area[state.rows]),
-            "value": value_loss(advice.values, cells, dice_after - dice_before[:, None]),
-            "quality": quality_losses["huber"],
-            "rank": 8 * quality_losses["rank"],
-        }
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.stack([*losses.values()]).sum().backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        for name, value in losses.items():
-            history[name].append(value.detach())
-        best = guesses.detach()[:, 1:].argmax(1)
-        history["lead"].append((dice_after.gather(1, best[:, None])[:, 0] - dice_before).mean())
-        any_candidate = torch.randint(labels.shape[1], (len(state),), generator=generator).to(best.device)
-        takes_best = (torch.rand(len(state), generator=generator) < 0.7).to(best.device)
-        return candidates.take(state, torch.where(takes_best, best, any_candidate))
+    def _masks(self, traces: Sequence[Trace]) -> Tensor:
+        """(N, T + 1, h, w) in 0..1: the masks of all images of the bank after each click."""
+        parts = [
+            torch.stack([last_mask(half, state) for state in trace.states], 1)
+            for half, trace in zip(self.halves, traces)
+        ]
+        masks = parts[0].new_empty(len(self.bank), *parts[0].shape[1:])
+        for rows, part in zip(self.folds, parts):
+            masks[rows.to(self.device)] = part
+        return masks
 
-    @torch.no_grad()
-    def _tries(self, state: ClickState, policy: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Places (B, M, 2) and labels (B, M): half of them where the value map is highest, the others contradict the answer."""
-        grid = state.logits.shape[-1] // 2
-        allowed = allowed_cells(state, self.bank.size)
-        scores, against = policy[:, :-1].unflatten(1, (2, grid, grid)), contradictions(state, "random", generator)
-        cells = peaks_of_both(scores, TRIES // 2, against, TRIES - TRIES // 2, allowed)
-        return places_of(cells, self.bank.size, grid)
+
+def nanmean(values: Tensor) -> Tensor:
+    """The mean of (B, T) numbers, without those that are NaN."""
+    return values.float().nanmean()

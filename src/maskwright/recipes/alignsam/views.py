@@ -1,0 +1,89 @@
+"""Augmented views of a few training images, encoded once, so that SRM sees more than the images themselves.
+
+Ours; the paper trains on the images as they are. A frozen SAM makes this cheap: a view costs one encoding at the start, and SRM then
+learns from its embedding as often as it likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maskwright.data.augment import Augmentation, strong_view
+from maskwright.data.dataset import Dataset
+from maskwright.data.labels import IGNORE
+from maskwright.data.loader import Loader
+from maskwright.engine.state import seeded
+from maskwright.methods.autoprompt.agent import resized
+from maskwright.methods.autoprompt.scores import Foreground
+from maskwright.sam.sam import Sam
+
+BATCH = 10
+"""Images that are encoded at once."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """V views of N images at the size of SAM's embedding.
+
+    Attributes:
+        features: (V, C, h, w) embeddings F.
+        target: (V, h, w) share of each place that is foreground; 255 where less than half of it is labelled.
+        semantic: (V, h, w) in 0..1, how well each place matches the text; None without a text.
+        image: (V,) int64, the place in 0..N-1 of the image that each shows.
+    """
+
+    features: Tensor
+    target: Tensor
+    semantic: Tensor | None
+    image: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls,
+        sam: Sam,
+        dataset: Dataset,
+        foreground: Foreground,
+        geometry: Augmentation,
+        count: int,
+        semantic: Callable[[Tensor], Tensor | None],
+        *,
+        seed: int,
+        advance: Callable[[float], None],
+    ) -> Views:
+        """Of each image the plain one, and ``count`` that are moved, zoomed, mirrored and recoloured at random.
+
+        Args:
+            sam: encodes.
+            dataset: all samples have a mask.
+            foreground: of this dataset.
+            semantic: canvases (B, 3, S, S) in 0..1 → maps (B, h, w) of the text; None without one.
+            seed: decides everything random.
+            advance: is told how many images were encoded.
+        """
+        ids, parts = torch.tensor(foreground.ids), []
+        plain = Loader(dataset, sam.size, BATCH, shuffle=False)
+        changed = Loader(dataset, sam.size, BATCH, augment=geometry, seed=seed, shuffle=False)
+        moments = range(-(-count * len(dataset) // BATCH))
+        batches = [*((None, batch) for batch in plain.ordered())]
+        for moment, batch in [*batches, *((moment, changed.batch(moment)) for moment in moments)]:
+            images = batch.images
+            if moment is not None:
+                images = strong_view(images, seeded(seed, 0, moment), grey_p=0.0, blur_p=0.2)
+            images = images.to(sam.device)
+            low = sam.encode(images).low.float()
+            known = (batch.target != IGNORE).float()
+            area, counted = (resized(mask, low.shape[-2:]) for mask in (torch.isin(batch.target, ids) * known, known))
+            target = torch.where(counted > 0.5, area / counted.clamp(min=1e-6), 255.0).to(sam.device)
+            parts.append((low, target, semantic(images), torch.as_tensor(batch.indices).to(sam.device)))
+            advance(len(images))
+        features, target, maps, image = zip(*parts)
+        found = [part for part in maps if part is not None]
+        return cls(torch.cat(features), torch.cat(target), torch.cat(found) if found else None, torch.cat(image))

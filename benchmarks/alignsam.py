@@ -9,7 +9,7 @@ r"""What each part of AlignSAM is worth: scores without any prompt, on a test sp
 Three trainings for each seed serve all rows, on the same shots: the presets `paper` and `strong`, and with a text `paper` on the implicit
 branch. A row is one of these agents with a part exchanged; the rows T = 0 .. 20 are moments of one prediction. Controls from the same
 shots: SAM in context (the eight shots whose embeddings are most alike, remembered with their masks), and a plain segmenter (`samix` on
-masks alone, for --control-minutes).
+masks alone, for --control-steps).
 
 All rows are scored at the images' own resolution. Differences to the row "paper" come with their 95 % interval: a paired bootstrap over
 seeds and images. Every run and every row is a folder or a JSON file in OUT; a call that was killed goes on with what is missing.
@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -79,6 +79,8 @@ IN_CONTEXT = 8
 class Config(TrainingOptions):
     """Rows of the table, side by side."""
 
+    free: ClassVar[tuple[str, ...]] = (*TrainingOptions.free, "control_seeds")
+
     scenes: bool = False
     """Render procedural scenes with two named categories, among other shapes, into DATA where they are not there yet."""
     clip: str = "nano-clip"
@@ -95,8 +97,10 @@ class Config(TrainingOptions):
     """Of the preset `strong`."""
     flips: Literal["horizontal", "all"] = "horizontal"
     """Of the preset `strong` and the plain segmenter."""
-    control_minutes: float = 4.0
-    """Length of the plain segmenter's training."""
+    control_steps: int = 300
+    """Of the plain segmenter."""
+    control_seeds: tuple[int, ...] = (0,)
+    """Those of --seeds for which the plain segmenter and the implicit branch are trained too."""
 
 
 Run = Literal["paper", "strong", "implicit", "in context", "segmenter"]
@@ -192,9 +196,7 @@ class Bench:
         if kind == "segmenter":
             shots = self._shots_alone(seed)
             samix.main(
-                samix.Config(
-                    data=shots, labels="masks-only", minutes=config.control_minutes, flips=config.flips, **common
-                )
+                samix.Config(data=shots, labels="masks-only", steps=config.control_steps, flips=config.flips, **common)
             )
         else:
             own = {"preset": "strong", "steps": config.strong_episodes, "flips": config.flips}
@@ -430,7 +432,12 @@ def main(config: Config) -> None:
     settings = config.start()
     bench = Bench(config)
     names = [name for name in config.rows or ROWS if config.text or not ROWS[name].needs_text]
-    wanted = [(name, seed) for seed in config.seeds for name in names]
+    wanted = [
+        (name, seed)
+        for seed in config.seeds
+        for name in names
+        if seed in config.control_seeds or ROWS[name].run not in ("segmenter", "implicit")
+    ]
     figures = summarise(rows_of(config.out, ROWS, wanted, bench.score))
     taken: dict[str, list[float]] = {}
     for path in sorted(config.out.glob("run-*/seconds.json")):

@@ -28,7 +28,7 @@ def test_the_table_and_going_on(
         "shots": 3,
         "episodes": 1,
         "strong_episodes": 1,
-        "control_minutes": 0.05,
+        "control_steps": 2,
     }
     figures, told = figures_of(bench, **settings)
     assert list(figures["rows"]) == list(bench.ROWS)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from maskwright.engine.metrics import BinaryMetrics, SegmentationMetrics
+from maskwright.engine.metrics import BinaryMetrics, SegmentationMetrics, auroc
 from maskwright.engine.saliency import counts_of_levels, e_measure, f_measure
 from maskwright.errors import DataError
 
@@ -43,6 +43,34 @@ def test_equal_to_pysodmetrics_image_by_image(reference) -> None:
         else:
             assert entry["f"] is entry["f_adaptive"] is None
     assert result["images"] == 12
+
+
+def test_presence_and_pixels_of_all_images_by_hand() -> None:
+    metrics = BinaryMetrics()
+    full, half, none = np.ones((1, 4)), np.array([[1, 1, 0, 0]]), np.zeros((1, 4))
+    metrics.update(half, full, "shown", presence=0.9)  # IoU 2 / 4
+    metrics.update(none, none, "empty", presence=0.2)  # IoU 1
+    metrics.update(half, none, "found where nothing is", presence=0.5)  # IoU 0
+    metrics.update(full, half, "shown too", presence=0.5)  # IoU 2 / 4
+    metrics.update(half, np.full((1, 4), 255), "unknown", presence=0.0)
+    result = metrics.compute()
+    assert result["miou"] == pytest.approx((0.5 + 1 + 0 + 0.5) / 4)
+    assert result["miou_present"] == pytest.approx(0.5)
+    assert result["iou_pooled"] == pytest.approx((2 + 2) / (4 + 2 + 4))
+    # Of the four pairs three are in order, and one is a tie.
+    assert result["presence"] == pytest.approx(3.5 / 4)
+    assert [entry["present"] for entry in result["per_image"]] == [True, False, False, True, None]
+    assert measured([(half, full)])["presence"] is None
+
+
+@settings(max_examples=50)
+@given(
+    positive=st.lists(st.integers(0, 5), min_size=1, max_size=9),
+    negative=st.lists(st.integers(0, 5), min_size=1, max_size=9),
+)
+def test_auroc_counts_pairs(positive: list[int], negative: list[int]) -> None:
+    pairs = [(p > n) + (p == n) / 2 for p in positive for n in negative]
+    assert auroc(positive, negative) == pytest.approx(np.mean(pairs))
 
 
 def test_curves_and_pooled_numbers_equal_pysodmetrics(reference) -> None:

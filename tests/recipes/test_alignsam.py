@@ -20,6 +20,7 @@ from maskwright.methods.autoprompt.agent import SelfPrompter
 from maskwright.recipes.alignsam import Config, main
 from maskwright.recipes.alignsam.paper import PaperTrainer
 from maskwright.recipes.alignsam.strong import StrongTrainer
+from maskwright.sam.click_grid import cells_of
 from maskwright.sam.sam import Sam
 from tests.recipes.training import assert_same_run, environment, log, python, same, session_of, started
 
@@ -138,6 +139,16 @@ def test_resumed_equals_uninterrupted(run: Path, scene_folder, tiny_sam_folder, 
     assert_same_run(config.out, run)
     first, second = (load_file(folder / "model" / "srm.safetensors") for folder in (config.out, run))
     assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+def test_training_clicks_on_no_cell_twice(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:
+    """Nor on those of the opening: as in prediction."""
+    trainer = started(settings(scene_folder, tmp_path / "run", tiny_sam_folder, clicks=12), PaperTrainer)
+    rollout = trainer.play()
+    opening = trainer.env.state.points[:, :2]
+    cells = cells_of(opening, torch.zeros(4, 2, dtype=torch.long), trainer.bank.size, 4).tolist()
+    for row, actions in enumerate(rollout.actions.T.tolist()):
+        assert len({*actions, *cells[row]}) == len(actions) + len(set(cells[row]))
 
 
 def test_shots_are_nested_and_drawn_by_the_seed(scene_folder, tiny_sam_folder, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from maskwright.data.scenes import render
-from maskwright.rl.bank import Bank
+from maskwright.rl.bank import Bank, Truth
 from maskwright.rl.clicks import click, dice, first_click, start
 from maskwright.rl.envs import ClickEnv, ClickEnvSettings, ClickVectorEnv
 from maskwright.rl.rewards import DiceReward, Transition, boundary_agreement, foreground_reward, truth_label
@@ -324,6 +324,20 @@ def test_places_only_with_a_labeller_and_another_reward(tiny_sam: Sam, bank: Ban
     on = bank.known_truth.canvas[torch.from_numpy(infos["row"]), y, x]
     assert rewards.tolist() == torch.where(on, 1.0, -1.0).tolist()
     assert torch.equal(env.state.labels[:, 2], on.long())
+
+
+def test_a_place_of_which_nothing_is_known_is_worth_nothing(tiny_sam: Sam, bank: Bank) -> None:
+    truth = bank.known_truth
+    known = truth.known.clone()
+    known[:, :, :20] = False
+    half = replace(bank, truth=Truth.of(truth.canvas, known))
+    rows = torch.arange(len(bank))
+    place = torch.stack([torch.full((len(bank),), 10.0), torch.linspace(1, bank.size - 1, len(bank))], 1)
+    state = start(tiny_sam, bank, rows, *first_click(bank, rows)[:2])
+    zero = torch.zeros(len(bank))
+    step = Transition(bank, state, state, place, rows * 0, zero, zero, rows < 0)
+    assert (foreground_reward(step).abs() == 1).all()
+    assert (foreground_reward(replace(step, bank=half)) == 0).all()
 
 
 def test_costs_and_the_bonus_never_turn_the_sign(tiny_sam: Sam, bank: Bank) -> None:

@@ -80,6 +80,33 @@ def test_ratios_move_and_are_clipped() -> None:
     assert 0.05 < told["clipped"] <= 1.0
 
 
+def test_a_policy_that_has_moved_far_enough_moves_no_further() -> None:
+    states = torch.randn(5, 6, 8, 4, 4, generator=torch.Generator().manual_seed(1))
+    rollout = collect(policy(), states, lambda _, actions: actions.float() / 8 - 1)
+
+    def moved(epochs: int, max_kl: float | None) -> tuple[nn.Module, dict[str, float]]:
+        net = policy()
+        told = update(net, torch.optim.Adam(net.parameters(), 0.02), rollout, Settings(epochs=epochs, max_kl=max_kl))
+        return net, told
+
+    _, free = moved(10, None)
+    assert free["ppo_epochs"] == 10
+    held, told = moved(10, 0.1)
+    stopped = int(told["ppo_epochs"])
+    assert 0 < stopped < 10
+    assert told["kl"] > 0.1
+    # The same as the whole update with so many epochs, the last of which was within the bound.
+    same, before = moved(stopped, None)
+    assert all(torch.equal(a, b) for a, b in zip(held.parameters(), same.parameters(), strict=True))
+    assert before["kl"] <= 0.1
+    # By the definition, of the network as it is now.
+    with torch.no_grad():
+        logits, _ = held(rollout.states.flatten(0, 1))
+    now = log_probabilities(logits, rollout.allowed.flatten(0, 1)).gather(1, rollout.actions.flatten()[:, None])[:, 0]
+    log_ratio = now - rollout.log_probs.flatten()
+    assert told["kl"] == pytest.approx(float((log_ratio.exp() - 1 - log_ratio).mean()), rel=1e-4)
+
+
 def test_the_losses_by_hand() -> None:
     """One step, two episodes, a net that says the same of every state."""
 

@@ -24,7 +24,13 @@ from maskwright.methods.autoprompt.agent import (
     resized,
     value_at,
 )
-from maskwright.methods.autoprompt.scores import foreground_bank, foreground_of, places_on, scores_on_canvas
+from maskwright.methods.autoprompt.scores import (
+    foreground_bank,
+    foreground_of,
+    labels_right,
+    places_on,
+    scores_on_canvas,
+)
 from maskwright.methods.clicks import agent as clicks
 from maskwright.methods.clicks.agent import ClickAgent, observe
 from maskwright.nets.place_policy import PlacePolicy
@@ -32,7 +38,7 @@ from maskwright.nets.prompter import Prompter
 from maskwright.nets.quality import QualityHead
 from maskwright.nets.recalibrate import SemanticRecalibration
 from maskwright.recipes.alignsam.report import film
-from maskwright.rl.bank import Bank
+from maskwright.rl.bank import Bank, Truth
 from maskwright.sam.click_grid import cells_of
 from maskwright.sam.sam import Sam
 
@@ -132,6 +138,53 @@ def test_the_policy_decides_on_the_places(agent, bank) -> None:
     assert not torch.equal(draws[0], draws[2])
 
 
+@pytest.mark.parametrize("places", ["srm", "disagreement"])
+def test_places_by_srm_need_no_policy(agent, bank, places) -> None:
+    plain = SelfPrompter(agent.sam, agent.srm, None, grid=GRID)
+    trace = plain.segment(bank, SelfPromptRules(CLICKS, places=places))
+    judge, rows, taken = Recalibrator(agent.srm, None), torch.arange(len(bank)), torch.zeros(5, GRID**2).bool()
+    for number, before in enumerate(trace.states[:-1]):
+        opening = before.points[:, : OPENING + number]
+        cells = cells_of(opening, torch.zeros(opening.shape[:2], dtype=torch.long), bank.size, GRID)
+        taken = taken.scatter(1, cells, True)
+        mask = last_mask(bank, before)
+        srm = judge.logits(bank, rows, mask).detach().sigmoid()
+        scores = resized(srm if places == "srm" else (srm - mask).abs(), (GRID, GRID)).flatten(1)
+        found = cells_of(trace.last.points[:, OPENING + number], torch.zeros(5, dtype=torch.long), bank.size, GRID)
+        torch.testing.assert_close(
+            scores.gather(1, found[:, None])[:, 0], scores.masked_fill(taken, -1).amax(1), atol=1e-6, rtol=0
+        )
+    with pytest.raises(ValueError, match="this agent has no policy to ask for places"):
+        plain.segment(bank, SelfPromptRules(CLICKS))
+
+
+def test_labels_before_the_first_click_ignore_the_masks(agent, bank) -> None:
+    first = Recalibrator(agent.srm, None).logits(bank, torch.arange(5), torch.ones(5, 4, 4)).detach()
+    last = agent.segment(bank, SelfPromptRules(CLICKS, labels="srm_first")).last
+    for slot in range(OPENING, OPENING + CLICKS):
+        assert torch.equal(last.labels[:, slot], (value_at(first, last.points[:, slot], bank.size) > 0).long())
+
+
+def test_the_mean_of_both_masks(agent, bank) -> None:
+    trace = agent.segment(bank, SelfPromptRules(CLICKS, average=True))
+    srm = Recalibrator(agent.srm, None).logits(bank, torch.arange(5), last_mask(bank, trace.last)).detach().sigmoid()
+    mean = (trace.last.logits.sigmoid() + resized(srm, (16, 16))) / 2
+    torch.testing.assert_close(trace.answer.logits.sigmoid(), mean, atol=1e-5, rtol=0)
+    assert torch.equal(trace.answer.points, trace.last.points)
+
+
+def test_where_nothing_is_seen_nothing_is_said(agent, bank) -> None:
+    """An SRM that is nowhere sure of foreground, and one that always is somewhere."""
+    for bias, empty in ((-50.0, True), (50.0, False)):
+        torch.nn.init.constant_(agent.srm.mask.bias, bias)
+        trace = agent.segment(bank, SelfPromptRules(CLICKS, absence=True))
+        assert (trace.presence > 0.5).tolist() == [not empty] * 5
+        assert (trace.answer.clicks == (0 if empty else OPENING + CLICKS)).all()
+        assert (trace.answer.logits < 0).all() == empty
+        if not empty:
+            torch.testing.assert_close(trace.answer.logits, trace.last.logits)
+
+
 def test_refining_starts_from_the_best_answer_so_far(agent, bank) -> None:
     """With a judge whose preference is known, and no click after it, the answer is that judge's favourite."""
     torch.manual_seed(1)
@@ -203,6 +256,25 @@ def test_bank_of_a_foreground(scene_folder, tiny_sam: Sam) -> None:
     assert len(shown) == int((discs.flatten(1).float().mean(1) >= 2.5e-4).sum()) < 12
     assert len(foreground_bank(tiny_sam, dataset, disc, both=True, limit=3)) == 3
     assert 0 < share.max() < 1
+
+
+def test_places_and_labels_against_the_truth(agent, bank) -> None:
+    trace, truth = agent.segment(bank), bank.known_truth
+    known = truth.known.clone()
+    known[:, :, 40:] = False
+    half = replace(bank, truth=Truth.of(truth.canvas, known))
+    on, right = places_on(half, trace), labels_right(half, trace)
+    assert on.shape == (5, CLICKS)
+    assert right.shape == (5, OPENING + CLICKS)
+    for row in range(5):
+        for slot, (x, y) in enumerate(trace.last.points[row].long().tolist()):
+            value, label = bool(truth.canvas[row, y, x]), int(trace.last.labels[row, slot])
+            expected = float("nan") if x >= 40 else float(label == value)
+            assert right[row, slot].item() == pytest.approx(expected, nan_ok=True)
+            if slot >= OPENING:
+                assert on[row, slot - OPENING].item() == pytest.approx(
+                    float("nan") if x >= 40 else float(value), nan_ok=True
+                )
 
 
 def test_scores_are_those_of_the_last_masks(agent, bank) -> None:

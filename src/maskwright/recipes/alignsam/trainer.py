@@ -59,7 +59,8 @@ class Trainer(Trainable):
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device
         # Config has filled them in.
-        assert config.clicks is not None and config.srm_updates is not None
+        assert config.clicks is not None
+        assert config.srm_updates is not None
         self.clicks, self.srm_updates = config.clicks, config.srm_updates
         (self.stage,) = session.plan(config.length, Part("episodes", "training"))
         # Errors in the words are raised before anything that takes time.

@@ -91,7 +91,7 @@ class Config(TrainingOptions):
     """Categories that are foreground."""
     shots: int = 50
     """Training images."""
-    episodes: int = 25
+    episodes: int = 12
     """Of the preset `paper`: times that every image is played."""
     strong_episodes: int = 12
     """Of the preset `strong`."""

@@ -44,6 +44,9 @@ WEIGHT_DECAY = 0.1
 VIEW_COST = 0.02
 """Time of encoding a view relative to an episode: an estimate, for the time left."""
 
+VIEWS_SHARE = 0.3
+"""By the clock: share of the time that views may take."""
+
 
 class StrongTrainer(Trainer):
     """SRM, value map and quality head."""
@@ -84,7 +87,7 @@ class StrongTrainer(Trainer):
         work = self.session.work("views of the images", len(self.drawn) * (1 + config.views), VIEW_COST)
         geometry = training_geometry(upright=config.flips == "horizontal")
         with self.session.doing(work) as advance:
-            return Views.of(
+            views = Views.of(
                 self.sam,
                 self.drawn,
                 self.foreground,
@@ -93,7 +96,10 @@ class StrongTrainer(Trainer):
                 self.agent.semantic_of,
                 seed=config.seed,
                 advance=advance,
+                is_over=self.session.deadline(VIEWS_SHARE),
             )
+        work.total = work.done
+        return views
 
     def _learners(self, held_out: Tensor) -> tuple[Tensor, Tensor]:
         """What an SRM learns from: places of views, and rows of the bank, without those that are held out."""
@@ -115,9 +121,8 @@ class StrongTrainer(Trainer):
 
     def start_from(self, origin: Origin) -> None:
         self.require_sam(origin)
+        # The halves' SRMs start untrained: the earlier one may have learnt from what they are to be held out from.
         origin.fill(self.srm, "model", flags="--text, --clip, --preset")
-        for net in self.fold_srms:
-            net.load_state_dict(self.srm.state_dict())
         origin.fill(self.coach.prompter, "prompter", flags="--preset")
         origin.fill(self.coach.quality, "quality", flags="--preset")
 

@@ -6,13 +6,15 @@ learns from its embedding as often as it likes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from maskwright.data.augment import Augmentation, strong_view
+from maskwright.data.batch import Batch
 from maskwright.data.dataset import Dataset
 from maskwright.data.labels import IGNORE
 from maskwright.data.loader import Loader
@@ -57,8 +59,9 @@ class Views:
         *,
         seed: int,
         advance: Callable[[float], None],
+        is_over: Callable[[], bool],
     ) -> Views:
-        """Of each image the plain one, and ``count`` that are moved, zoomed, mirrored and recoloured at random.
+        """Of each image the plain one, in their order, and after them ``count`` that are moved, zoomed, mirrored and recoloured at random.
 
         Args:
             sam: encodes.
@@ -67,16 +70,21 @@ class Views:
             semantic: canvases (B, 3, S, S) in 0..1 → maps (B, h, w) of the text; None without one.
             seed: decides everything random.
             advance: is told how many images were encoded.
+            is_over: whether there is no time for further ones; the plain ones are always there.
         """
         ids, parts = torch.tensor(foreground.ids), []
         plain = Loader(dataset, sam.size, BATCH, shuffle=False)
         changed = Loader(dataset, sam.size, BATCH, augment=geometry, seed=seed, shuffle=False)
         moments = range(-(-count * len(dataset) // BATCH))
-        batches = [*((None, batch) for batch in plain.ordered())]
-        for moment, batch in [*batches, *((moment, changed.batch(moment)) for moment in moments)]:
-            images = batch.images
-            if moment is not None:
-                images = strong_view(images, seeded(seed, 0, moment), grey_p=0.0, blur_p=0.2)
+
+        def recoloured() -> Iterator[tuple[Batch, Tensor]]:
+            for moment in moments:
+                if is_over():
+                    return
+                batch = changed.batch(moment)
+                yield batch, strong_view(batch.images, seeded(seed, 0, moment), grey_p=0.0, blur_p=0.2)
+
+        for batch, images in itertools.chain(((batch, batch.images) for batch in plain.ordered()), recoloured()):
             images = images.to(sam.device)
             low = sam.encode(images).low.float()
             known = (batch.target != IGNORE).float()

@@ -125,7 +125,6 @@ class Row:
     needs_text: bool = False
 
 
-PLAIN = {"refine": False, "average": False, "absence": False}
 ROWS = {
     "paper": Row(moment=15),
     "without RL: random places": Row(rules={"places": "random"}),
@@ -144,10 +143,12 @@ ROWS = {
     "T = 20": Row(moment=20),
     "implicit branch": Row("implicit", moment=15, needs_text=True),
     "strong": Row("strong"),
-    "strong: without refinement": Row("strong", {"refine": False}),
-    "strong: without averaging": Row("strong", {"average": False}),
-    "strong: clicks alone": Row("strong", PLAIN),
-    "strong: clicks alone, random places": Row("strong", PLAIN | {"places": "random"}),
+    "strong: random places": Row("strong", {"places": "random"}),
+    "strong: label: SRM with M = 1": Row("strong", {"labels": "srm_first"}),
+    "strong: T = 0": Row("strong", moment=0),
+    "strong: T = 1": Row("strong", moment=1),
+    "strong: T = 5": Row("strong", moment=5),
+    "strong: T = 20": Row("strong", moment=20),
     "strong: SRM's mask alone": Row("strong", output="srm"),
     "SAM in context": Row("in context"),
     "plain segmenter": Row("segmenter"),
@@ -272,7 +273,7 @@ class Bench:
             same = [other for other in ROWS.values() if other.run == row.run and not other.rules]
             wanted = {key_of(other): other for other in same if self.config.text or not other.needs_text}
             wanted = {key: other for key, other in wanted.items() if other.moment is not None or other.output != "mask"}
-            self.moments[row.run, seed] = self._traced(row.run, seed, PLAIN | {"clicks": MOST_CLICKS}, wanted)
+            self.moments[row.run, seed] = self._traced(row.run, seed, {"clicks": MOST_CLICKS}, wanted)
         return self.moments[row.run, seed][key_of(row)]
 
     def _traced(

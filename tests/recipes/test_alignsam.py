@@ -223,22 +223,21 @@ def test_strong_resumes(strong: Path, scene_folder, tiny_sam_folder, tmp_path: P
     config.resume = True
     main(config)
     assert_same_run(config.out, strong)
-    for name in ("model", "prompter", "quality"):
-        first, second = (load_file(folder / "model" / f"{name}.safetensors") for folder in (config.out, strong))
-        assert all(torch.equal(first[key], second[key]) for key in second), name
+    first, second = (load_file(folder / "model" / "model.safetensors") for folder in (config.out, strong))
+    assert all(torch.equal(first[key], second[key]) for key in second)
 
 
 def test_strong_needs_no_policy(strong: Path, scene_folder) -> None:
-    assert {"strong_lead", "label_accuracy", "srm_loss"} <= log(strong)[0].keys()
+    assert {"foreground_rate", "label_accuracy", "srm_loss"} <= log(strong)[0].keys()
     predictor = maskwright.load(strong)
     network = predictor.network
     assert isinstance(network, SelfPrompter)
     assert network.policy is None
-    assert network.rules.refine
+    assert not (strong / "model" / "srm.safetensors").exists()
     dataset = Dataset.load(scene_folder).split("test")
     for prediction in predictor.predict(dataset.image_path(sample) for sample in dataset):
         record = prediction.record()
-        assert len(record["clicks"]) <= 2 + 3 + 4
+        assert len(record["clicks"]) <= 2 + 3
         assert (record["presence"] <= 0.5) == (not record["clicks"])
     assert maskwright.evaluate(strong, dataset, "test")["fr"] is not None
 
@@ -329,6 +328,5 @@ def test_strong_starts_from_strong(run: Path, strong: Path, scene_folder, tiny_s
     trainer = started(config, StrongTrainer)
     # Those of the halves start untrained: the earlier SRM knows all images.
     assert [same(srm, strong / "model" / "model.safetensors") for srm in trainer.srms] == [True, False, False]
-    assert same(trainer.coach.quality, strong / "model" / "quality.safetensors")
     with pytest.raises(WeightsError, match=r"its model is another network"):
         started(settings(scene_folder, tmp_path / "x", tiny_sam_folder, init=run, preset="strong"), StrongTrainer)

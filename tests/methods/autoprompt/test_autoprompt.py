@@ -17,8 +17,6 @@ from maskwright.methods.autoprompt.agent import (
     Recalibrator,
     SelfPrompter,
     SelfPromptRules,
-    answers_of,
-    as_answer,
     extremes,
     last_mask,
     resized,
@@ -31,11 +29,7 @@ from maskwright.methods.autoprompt.scores import (
     places_on,
     scores_on_canvas,
 )
-from maskwright.methods.clicks import agent as clicks
-from maskwright.methods.clicks.agent import ClickAgent, observe
 from maskwright.nets.place_policy import PlacePolicy
-from maskwright.nets.prompter import Prompter
-from maskwright.nets.quality import QualityHead
 from maskwright.nets.recalibrate import SemanticRecalibration
 from maskwright.recipes.alignsam.report import film
 from maskwright.rl.bank import Bank, Truth
@@ -165,14 +159,6 @@ def test_labels_before_the_first_click_ignore_the_masks(agent, bank) -> None:
         assert torch.equal(last.labels[:, slot], (value_at(first, last.points[:, slot], bank.size) > 0).long())
 
 
-def test_the_mean_of_both_masks(agent, bank) -> None:
-    trace = agent.segment(bank, SelfPromptRules(CLICKS, average=True))
-    srm = Recalibrator(agent.srm, None).logits(bank, torch.arange(5), last_mask(bank, trace.last)).detach().sigmoid()
-    mean = (trace.last.logits.sigmoid() + resized(srm, (16, 16))) / 2
-    torch.testing.assert_close(trace.answer.logits.sigmoid(), mean, atol=1e-5, rtol=0)
-    assert torch.equal(trace.answer.points, trace.last.points)
-
-
 def test_where_nothing_is_seen_nothing_is_said(agent, bank) -> None:
     """An SRM that is nowhere sure of foreground, and one that always is somewhere."""
     for bias, empty in ((-50.0, True), (50.0, False)):
@@ -183,33 +169,6 @@ def test_where_nothing_is_seen_nothing_is_said(agent, bank) -> None:
         assert (trace.answer.logits < 0).all() == empty
         if not empty:
             torch.testing.assert_close(trace.answer.logits, trace.last.logits)
-
-
-def test_refining_starts_from_the_best_answer_so_far(agent, bank) -> None:
-    """With a judge whose preference is known, and no click after it, the answer is that judge's favourite."""
-    torch.manual_seed(1)
-    prompter, quality = Prompter(agent.sam.width), QualityHead()
-    refiner = ClickAgent(agent.sam, prompter, quality, clicks.ClickRules(clicks=0))
-    strong = SelfPrompter(
-        agent.sam, agent.srm, agent.policy, rules=SelfPromptRules(CLICKS, refine=True), refiner=refiner
-    )
-    trace = strong.segment(bank)
-    own = as_answer(agent.sam, bank, torch.arange(5), trace.recalibrated, 1)
-    torch.testing.assert_close(own.logits, 8 * (2 * resized(trace.recalibrated, (16, 16)) - 1))
-    candidates = torch.stack([own.logits, *(state.logits for state in trace.states)], 1)
-    advice = prompter(observe(bank, trace.last))
-    guesses = quality(advice, answers_of([own, *trace.states], trace.last))[:, 1:]
-    best = guesses.argmax(1)
-    torch.testing.assert_close(trace.answer.logits, candidates[torch.arange(5), best])
-    # An image is still answered alone, and clicks that follow belong to the answer.
-    refiner.rules = clicks.ClickRules(clicks=2, looks=2, accept="always", stop=False)
-    trace = strong.segment(bank)
-    assert torch.equal(trace.answer.clicks, trace.answer.tokens)
-    for row in range(len(bank)):
-        alone = strong.segment(bank.select(torch.tensor([row])))
-        torch.testing.assert_close(alone.answer.logits[0], trace.answer.logits[row], atol=1e-3, rtol=1e-3)
-    with pytest.raises(ValueError, match="refining needs a click agent with a quality head"):
-        agent.segment(bank, SelfPromptRules(1, refine=True))
 
 
 def test_small_parts_by_hand() -> None:

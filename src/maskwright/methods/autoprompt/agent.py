@@ -7,7 +7,7 @@ All images of a bank are processed in one batch; the answer for an image does no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -15,15 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskwright.data.schema import Fields, OneOf, Truth, Whole
-from maskwright.methods.clicks.agent import ClickAgent, mask_logits, observe
+from maskwright.methods.clicks.agent import mask_logits
 from maskwright.nets.clip_surgery import ClipSurgery
 from maskwright.nets.place_policy import PlacePolicy
-from maskwright.nets.quality import Answers
 from maskwright.nets.recalibrate import SemanticRecalibration
 from maskwright.rl.bank import LOGIT_STRIDE, Bank
 from maskwright.rl.clicks import ClickState, click, start, start_mask
 from maskwright.sam.click_grid import cells_of, places_of
-from maskwright.sam.prompts import PADDING
 from maskwright.sam.sam import Sam
 
 OPENING = 2
@@ -45,9 +43,6 @@ class SelfPromptRules:
         labels: source of the clicks' labels: SRM, given the last mask (``srm``) or as it was before the first click (``srm_first``); the
             map of CLIP Surgery (foreground above 0.5); the last mask; or all ``positive``, the first clicks too. The last three are
             baselines.
-        refine: afterwards the quality head chooses between SRM's mask and all answers of SAM, and a click agent corrects the best of
-            them until it stops.
-        average: the answer is the mean of SAM's probabilities and of SRM's, given SAM's last mask.
         absence: where SRM takes no place for foreground the answer is an empty mask, and nothing is clicked on. Without it every
             image gets a click that says "here it is".
     """
@@ -55,8 +50,6 @@ class SelfPromptRules:
     clicks: int = 15
     places: Places = "policy"
     labels: Labels = "srm"
-    refine: bool = False
-    average: bool = False
     absence: bool = False
 
 
@@ -65,12 +58,8 @@ RULES = Fields(
         "clicks": Whole(0, 1000),
         "places": OneOf(get_args(Places)),
         "labels": OneOf(get_args(Labels)),
-        "refine": Truth(),
-        "average": Truth(),
         "absence": Truth(),
-    },
-    # Models of version 0.1 lack them: none of them does either.
-    optional=frozenset({"average", "absence"}),
+    }
 )
 """``SelfPromptRules`` as JSON."""
 
@@ -83,7 +72,7 @@ class Trace:
         states: after the opening and after each of the T clicks, T + 1 in all.
         recalibrated: (B, h, w) probabilities of SRM before the first click.
         semantic: (B, h, w) in 0..1, how well each place matches the text; None without a text.
-        answer: the final answer, by ``SelfPromptRules.refine``, ``average`` and ``absence``; without them the last state.
+        answer: the final answer: the last state, or with ``SelfPromptRules.absence`` an empty mask without clicks.
     """
 
     states: list[ClickState]
@@ -139,7 +128,6 @@ class SelfPrompter(nn.Module):
         policy: trained for this SAM; None where no rules ask for its places.
         clip, names: for SRM's explicit branch, the foreground in words. Several names are one foreground: the union of their regions.
         rules: see there.
-        refiner: a click agent with a quality head, for ``SelfPromptRules.refine``.
         grid: g, cells to click on along a side of the canvas; with a policy its own.
     """
 
@@ -151,18 +139,14 @@ class SelfPrompter(nn.Module):
         clip: ClipSurgery | None = None,
         names: Sequence[str] = (),
         rules: SelfPromptRules | None = None,
-        refiner: ClickAgent | None = None,
         grid: int = 10,
     ) -> None:
         super().__init__()
         if (srm.branch == "explicit") != (clip is not None and len(names) > 0):
             raise ValueError("the explicit branch, and it alone, needs a CLIP and names")
         self.sam, self.srm, self.policy, self.clip = sam, srm, policy, clip
-        self.names, self.rules, self.refiner = tuple(names), rules or SelfPromptRules(), refiner
+        self.names, self.rules = tuple(names), rules or SelfPromptRules()
         self.grid = grid if policy is None else policy.grid
-        if refiner is not None:
-            # As sub-modules, so that they move to other devices with the rest.
-            self.prompter, self.quality = refiner.prompter, refiner.quality
 
     @torch.no_grad()
     def semantic(self, bank: Bank, batch: int = 32) -> Tensor | None:
@@ -232,35 +216,11 @@ class SelfPrompter(nn.Module):
             place, _ = places_of(cell, bank.size, self.grid)
             state = click(self.sam, bank, state, place, self._label(bank, state, place, now, semantic, rules.labels))
             states.append(state)
-        return self._answered(bank, rows, Trace(states, recalibrated, semantic, state), rules, recalibrator)
-
-    def _answered(
-        self, bank: Bank, rows: Tensor, trace: Trace, rules: SelfPromptRules, recalibrator: Recalibrator
-    ) -> Trace:
-        """The same with the final answer."""
-        answer = self._refine(bank, rows, trace) if rules.refine else trace.last
-        if rules.average:
-            second = recalibrator.logits(bank, rows, last_mask(bank, answer)).sigmoid()
-            mean = (answer.logits.sigmoid() + resized(second, answer.logits.shape[-2:])) / 2
-            answer = replace(answer, logits=mean.clamp(1e-6, 1 - 1e-6).logit())
+        answer = state
         if rules.absence:
-            slots = answer.labels.shape[1]
-            answer = as_answer(self.sam, bank, rows, trace.recalibrated, slots).where(trace.presence <= 0.5, answer)
-        return replace(trace, answer=answer)
-
-    def _refine(self, bank: Bank, rows: Tensor, trace: Trace) -> ClickState:
-        """Choose the best answer so far, and let the click agent correct it."""
-        agent = self.refiner
-        if agent is None or agent.prompter is None or agent.quality is None:
-            raise ValueError("refining needs a click agent with a quality head (preset strong)")
-        states = [as_answer(self.sam, bank, rows, trace.recalibrated, agent.rules.clicks), *trace.states]
-        guesses = agent.quality(agent.prompter(observe(bank, trace.last)), answers_of(states, trace.last))
-        best = guesses[:, 1:].argmax(1)
-        slots = trace.last.labels.shape[1] + agent.rules.clicks
-        state_to_refine = with_slots(states[0], slots)
-        for number, state in enumerate(states[1:], start=1):
-            state_to_refine = with_slots(state, slots).where(best == number, state_to_refine)
-        return agent.refine(bank, state_to_refine).last
+            nothing = as_answer(self.sam, bank, rows, recalibrated, state.labels.shape[1])
+            answer = nothing.where(recalibrated.flatten(1).amax(1) <= 0.5, state)
+        return Trace(states, recalibrated, semantic, answer)
 
     def place_scores(
         self,
@@ -315,22 +275,6 @@ def as_answer(sam: Sam, bank: Bank, rows: Tensor, probabilities: Tensor, slots: 
     """SRM's own mask (B, h, w) in 0..1, as if SAM had given it: states without a click."""
     area = resized(probabilities, (bank.size // LOGIT_STRIDE, bank.size // LOGIT_STRIDE))
     return start_mask(sam, bank, rows, mask_logits(area), slots=max(1, slots))
-
-
-def answers_of(states: Sequence[ClickState], now: ClickState) -> Answers:
-    """The input of the quality head: the present answer first, then those of other states of the same B targets."""
-    candidates = [now, *states]
-    logits = torch.stack([state.logits for state in candidates], 1)
-    iou, stability = (torch.stack([getattr(state, name) for state in candidates], 1) for name in ("iou", "stability"))
-    return Answers(logits, iou, stability, now.clicks)
-
-
-def with_slots(state: ClickState, slots: int) -> ClickState:
-    """The same states with ``slots`` slots for prompts."""
-    extra = slots - state.labels.shape[1]
-    return replace(
-        state, points=F.pad(state.points, (0, 0, 0, extra)), labels=F.pad(state.labels, (0, extra), value=PADDING)
-    )
 
 
 def resized(maps: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:

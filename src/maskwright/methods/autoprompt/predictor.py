@@ -14,7 +14,7 @@ from torch import Tensor
 from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import Size, resize_matrix, unwarp_logits
 from maskwright.data.labels import IGNORE
-from maskwright.data.schema import Fields, Items, Kind, Maybe, Text, Whole
+from maskwright.data.schema import Items, Kind, Maybe, Text, Whole
 from maskwright.engine.base_predictor import Canvas
 from maskwright.engine.metrics import BinaryMetrics
 from maskwright.engine.model import CLIP_BESIDE, SAM_BESIDE, Model
@@ -26,15 +26,9 @@ from maskwright.engine.weights import require_finite
 from maskwright.errors import MaskwrightError
 from maskwright.methods.autoprompt.agent import OPENING, RULES, SelfPrompter, SelfPromptRules, Trace
 from maskwright.methods.autoprompt.scores import Foreground, foreground_of
-from maskwright.methods.clicks import agent as clicks
-from maskwright.methods.clicks.agent import ClickAgent
 from maskwright.nets.clip_surgery import ClipSurgery
 from maskwright.nets.place_policy import DESCRIPTION as PLACE_POLICY
 from maskwright.nets.place_policy import PlacePolicy
-from maskwright.nets.prompter import DESCRIPTION as PROMPTER
-from maskwright.nets.prompter import Prompter
-from maskwright.nets.quality import DESCRIPTION as QUALITY
-from maskwright.nets.quality import QualityHead
 from maskwright.nets.recalibrate import DESCRIPTION as SRM
 from maskwright.nets.recalibrate import SemanticRecalibration
 from maskwright.rl.bank import Bank
@@ -279,23 +273,17 @@ def load_self_prompter(model: Model) -> AutoPromptPredictor:
         WeightsError: files that are missing or damaged, tensors that do not fit, or a SAM or CLIP other than those that
             the agent was trained for.
     """
-    parts = model.parts(_FIELDS, optional=["grid"])
+    parts = model.parts(_FIELDS)
     source, size, signature = (parts["sam"][name] for name in ("source", "size", "signature"))
     if (parts["srm"]["branch"] == "explicit") != (parts["clip"] is not None and len(parts["text"]) > 0):
         model.refuse(["srm.branch, clip and text: the explicit branch, and it alone, needs a CLIP and names"])
     described = parts["policy"]
     policy = None if described is None else model.build(lambda: PlacePolicy(**described))
     srm = model.build(lambda: SemanticRecalibration(**parts["srm"]), "model" if policy is None else "srm")
-    rules, refiner = SelfPromptRules(**parts["rules"]), parts["refiner"]
     sam = Sam.load(source, size=size)
     model.require_weights("SAM", source, sam.signature(configured=model.version > 1), signature, EARLIER.get(signature))
     clip = _clip_of(model, parts["clip"], parts["text"])
-    agent = None
-    if refiner is not None:
-        prompter = model.build(lambda: Prompter(**refiner["prompter"]), "prompter")
-        quality = model.build(lambda: QualityHead(**refiner["quality"]), "quality")
-        agent = ClickAgent(sam, prompter, quality, clicks.ClickRules(**refiner["rules"]))
-    network = SelfPrompter(sam, srm, policy, clip, parts["text"], rules, agent, parts.get("grid", 10))
+    network = SelfPrompter(sam, srm, policy, clip, parts["text"], SelfPromptRules(**parts["rules"]), parts["grid"])
     return AutoPromptPredictor(network, parts["foreground"], model)
 
 
@@ -308,7 +296,6 @@ _FIELDS: dict[str, Kind] = {
     "grid": Whole(2, 512),
     "srm": SRM,
     "rules": RULES,
-    "refiner": Maybe(Fields({"prompter": PROMPTER, "quality": QUALITY, "rules": clicks.RULES})),
 }
 
 

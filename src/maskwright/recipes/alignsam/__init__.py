@@ -5,7 +5,7 @@ with ``--text``) stay frozen and encode every image once. Small networks learn: 
 chooses the places to click on.
 
 ``config`` holds the settings, ``trainer`` the loop in the order of ``main`` below. An episode of it is in ``paper`` (as published) or in
-``strong`` (ours, with ``views`` and ``coach``). ``report`` writes the files that a run ends with.
+``strong`` (ours, with ``views``). ``report`` writes the files that a run ends with.
 """
 
 from __future__ import annotations

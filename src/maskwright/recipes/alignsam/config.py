@@ -28,8 +28,8 @@ class Config:
     """What the dataset is read as, where several formats fit."""
     image_reading: tyro.conf.OmitArgPrefixes[ImageReading] = PLAIN
     preset: Literal["strong", "paper"] = "strong"
-    """`strong`: clicks where SRM contradicts SAM; learns from augmented views, answers "nothing here", and a value map with a quality head
-    chooses among all masks and corrects the best. `paper`: as published, with a policy for the places, learnt by PPO."""
+    """`strong`: clicks where SRM contradicts SAM, learns from augmented views and held-out masks, and answers "nothing here". `paper`: as
+    published, with a policy for the places, learnt by PPO."""
     shots: int = 50
     """Training images with masks to use, drawn by the seed; those of a smaller number are among those of a larger. 0: all."""
     text: tuple[str, ...] = ()

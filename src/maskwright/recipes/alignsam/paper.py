@@ -108,10 +108,11 @@ class PaperTrainer(Trainer):
         rollout = self.play()
         losses = ppo.update(self.policy, self.optimizer, rollout, self.ppo)
         self.session.watch(torch.tensor([*losses.values()]))
-        reward = float(rollout.rewards.mean())
-        # +1 on the foreground, −1 off it: the share of places on it is half-way in between.
-        self.session.show(reward=reward)
-        return {"reward": reward, "foreground_rate": (reward + 1) / 2} | losses
+        rewards = rollout.rewards
+        self.session.show(reward=float(rewards.mean()))
+        # +1 on the foreground, −1 off it, 0 where that is unknown.
+        rate = float((rewards > 0).sum() / (rewards != 0).sum().clamp(min=1))
+        return {"reward": float(rewards.mean()), "foreground_rate": rate} | losses
 
     def play(self) -> ppo.Rollout:
         """One episode on all images."""
@@ -157,8 +158,10 @@ class PaperTrainer(Trainer):
         slot = before.tokens
         rows = torch.arange(len(slot), device=self.device)
         column, row = after.points[rows, slot].long().unbind(1)
-        truth = self.bank.known_truth.canvas[after.rows, row, column]
-        self.session.average(label_accuracy=(after.labels[rows, slot] == truth).float().mean())
+        truth = self.bank.known_truth
+        known = truth.known[after.rows, row, column]
+        right = (after.labels[rows, slot] == truth.canvas[after.rows, row, column]) & known
+        self.session.average(label_accuracy=right.sum() / known.sum().clamp(min=1))
 
     def srm_step(self, mask: Tensor, generator: torch.Generator) -> None:
         """Passes of SRM over all images, given their present masks (N, h, w)."""

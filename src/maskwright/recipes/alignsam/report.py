@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from maskwright.data.geometry import on_canvas
 from maskwright.data.labels import IGNORE, Point
@@ -31,8 +30,6 @@ from maskwright.rl.clicks import ClickState, start
 CHARTS = {
     "Share of clicks on the foreground, and of clicks that SRM labels right": ("foreground_rate", "label_accuracy"),
     "Losses": ("srm_loss", "value_loss"),
-    "Strong: change of Dice by the click that the quality head prefers": ("strong_lead",),
-    "Strong: losses": ("strong_belief", "strong_value", "strong_quality", "strong_rank"),
     "Policy: entropy": ("entropy",),
     "Policy: share of ratios beyond the clip": ("clipped",),
 }
@@ -56,7 +53,7 @@ def reserve_ending(trainer: Trainer, probe: int = 4) -> None:
     image = (time.monotonic() - began) / len(rows) / 60
     timer.reserves.setdefault("validation", 0 if trainer.val is None else len(bank) * image)
     # The table scores the bank with several numbers of clicks, 2.5 times as many as the agent has in all; then the film strips.
-    timer.reserves["report"] = len(bank) * image * (4 + 2 * trainer.agent.rules.refine) + FILMS * image
+    timer.reserves["report"] = len(bank) * image * 4 + FILMS * image
     timer.reserves["charts"] = (2 + 6 * seconds_of_chart()) / 60
 
 
@@ -106,7 +103,7 @@ def write_model(trainer: Trainer) -> None:
     clip = None
     if agent.clip is not None:
         clip = weights_beside(config.clip, agent.clip.size, agent.clip.signature(config.text))
-    policy, refiner = agent.policy, agent.refiner
+    policy = agent.policy
     description = describe(
         "alignsam",
         ("background", trainer.foreground.name),
@@ -122,20 +119,10 @@ def write_model(trainer: Trainer) -> None:
         grid=agent.grid,
         srm=agent.srm.description(),
         rules=asdict(agent.rules),
-        refiner=None,
     )
-    networks: dict[str, nn.Module] = {} if policy is None else {"policy": policy}
-    networks["srm"] = agent.srm
-    if refiner is not None and refiner.prompter is not None and refiner.quality is not None:
-        description["refiner"] = {
-            "prompter": refiner.prompter.description(),
-            "quality": refiner.quality.description(),
-            "rules": asdict(refiner.rules),
-        }
-        networks |= {"prompter": refiner.prompter, "quality": refiner.quality}
-    first, *others = networks
-    beside = {name: networks[name].state_dict() for name in others}
-    trainer.session.run.save_model(networks[first].state_dict(), description, _card(trainer), beside)
+    srm = agent.srm.state_dict()
+    model, beside = (srm, {}) if policy is None else (policy.state_dict(), {"srm": srm})
+    trainer.session.run.save_model(model, description, _card(trainer), beside)
 
 
 def _card(trainer: Trainer) -> str:
@@ -187,14 +174,12 @@ def write_report(trainer: Trainer) -> None:
 
 
 def _score_table(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
-    agent, plain = trainer.agent, replace(trainer.agent.rules, refine=False, average=False, absence=False)
+    agent, plain = trainer.agent, trainer.agent.rules
     rows: dict[str, dict[str, Any]] = {}
     for clicks in sorted({0, 1, 5, 10, trainer.clicks}):
         if clicks <= trainer.clicks:
             rows[f"{clicks} clicks"] = scores_on_canvas(agent, bank, replace(plain, clicks=clicks))
     rows["random places"] = scores_on_canvas(agent, bank, replace(plain, places="random"))
-    if agent.rules != plain:
-        rows = {"the agent: the best of them, refined": scores_on_canvas(agent, bank), **rows}
     rows["SRM's mask alone"] = scores_on_canvas(
         agent,
         bank,
@@ -222,7 +207,6 @@ def _films(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
     pictures = []
     for place, name in enumerate(part.names):
         states = [trace.states[moment] for moment in moments]
-        states += [] if trace.answer is trace.last else [trace.answer]
         on = int((trace.last.labels[place] == 1).sum())
         off = OPENING + clicks - on
         caption = f"{name}: IoU {scores[targets[place]]['iou']:.2f}; {on} clicks on the foreground, {off} off it"
@@ -230,7 +214,6 @@ def _films(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
     report.pictures(
         f"Where it clicked ({split} images, from the worst to the best)",
         f"Left the truth, then SAM's mask after the first {OPENING} clicks and after {', '.join(map(str, moments[1:]))} more. "
-        + ("and at last the one that was chosen and refined. " if trace.answer is not trace.last else "")
         + "Coloured dots were labelled foreground, black ones background.",
         pictures,
     )

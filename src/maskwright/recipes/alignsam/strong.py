@@ -6,8 +6,8 @@ As published, SRM says what is foreground and SAM draws it from clicks. Otherwis
   learns where the foreground is, which SRM knows already.
 - SRM sees F beside F ⊙ M, learns from augmented views of the images, and less often. It also learns from the images without foreground
   that were drawn on the way to ``--shots``, so that "nothing here" is an answer.
-- Two more SRMs learn from one half of the images each. What they say of the other half is as wrong as predictions on new images are;
-  from these masks SRM learns to correct, and the coach (see there) to judge.
+- Two more SRMs learn from one half of the images each, and prompt SAM on the other half. Their mistakes are those of predictions on new
+  images; from these masks SRM learns to correct.
 
 All random numbers are functions of (seed, stream, episode), so a resumed run repeats an uninterrupted one exactly.
 """
@@ -28,11 +28,10 @@ from maskwright.engine.session import rated_groups, set_rate
 from maskwright.methods.autoprompt.agent import SelfPrompter, SelfPromptRules, Trace, last_mask
 from maskwright.methods.autoprompt.scores import labels_right, places_on
 from maskwright.nets.recalibrate import SemanticRecalibration, recalibration_loss
-from maskwright.recipes.alignsam.coach import Coach
 from maskwright.recipes.alignsam.trainer import Stream, Trainer
 from maskwright.recipes.alignsam.views import Views
 
-RULES = SelfPromptRules(places="disagreement", labels="srm", refine=True, average=True, absence=True)
+RULES = SelfPromptRules(places="disagreement", absence=True)
 """How ``strong`` makes masks."""
 
 FOLDS = 2
@@ -49,9 +48,9 @@ VIEWS_SHARE = 0.3
 
 
 class StrongTrainer(Trainer):
-    """SRM, value map and quality head."""
+    """SRM alone."""
 
-    networks: ClassVar = {"model": "srm", "prompter": "prompter", "quality": "quality"}
+    networks: ClassVar = {"model": "srm"}
 
     def build(self) -> SelfPrompter:
         config = self.config
@@ -59,16 +58,13 @@ class StrongTrainer(Trainer):
             SemanticRecalibration(self.sam.width, self.branch, unmasked=True).to(self.device) for _ in range(1 + FOLDS)
         ]
         self.srm, *self.fold_srms = self.srms
-        self.coach = Coach(self.sam)
-        self.modules = {"srm": self.srm, "prompter": self.coach.prompter, "quality": self.coach.quality}
+        self.modules = {"srm": self.srm}
         self.srm_optimizers = [
-            torch.optim.AdamW(rated_groups([(net.parameters(), config.srm_lr)]), weight_decay=WEIGHT_DECAY)
-            for net in self.srms
+            torch.optim.AdamW(rated_groups([(srm.parameters(), config.srm_lr)]), weight_decay=WEIGHT_DECAY)
+            for srm in self.srms
         ]
-        rules = replace(RULES, clicks=self.clicks)
-        self.agent = self._prompted_by(self.srm, rules)
-        # The coach learns from what is there before it acts.
-        self.fold_agents = [self._prompted_by(net, replace(rules, refine=False)) for net in self.fold_srms]
+        self.agent = self._prompted_by(self.srm)
+        self.fold_agents = [self._prompted_by(srm) for srm in self.fold_srms]
         self.views = self._views()
         rows = torch.arange(len(self.bank))
         # With a single image there is nothing to hold out.
@@ -78,9 +74,9 @@ class StrongTrainer(Trainer):
         self.learners = [self._learners(rows[:0]), *map(self._learners, self.folds)]
         return self.agent
 
-    def _prompted_by(self, srm: SemanticRecalibration, rules: SelfPromptRules) -> SelfPrompter:
-        config = self.config
-        return SelfPrompter(self.sam, srm, None, self.clip, config.text, rules, self.coach.agent, grid=config.grid)
+    def _prompted_by(self, srm: SemanticRecalibration) -> SelfPrompter:
+        rules = replace(RULES, clicks=self.clicks)
+        return SelfPrompter(self.sam, srm, None, self.clip, self.config.text, rules, grid=self.config.grid)
 
     def _views(self) -> Views:
         config = self.config
@@ -114,39 +110,27 @@ class StrongTrainer(Trainer):
     # ------------------------------------------------------------------------------------------------ checkpoints
 
     def learning(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {"srm": self.srm, "prompter": self.coach.prompter, "quality": self.coach.quality}
-        parts |= {f"srm_{k}": net for k, net in enumerate(self.fold_srms)}
-        parts |= {f"srm_optimizer_{k}": optimizer for k, optimizer in enumerate(self.srm_optimizers)}
-        return parts | {"coach_optimizer": self.coach.optimizer}
+        parts: dict[str, Any] = {"srm": self.srm} | {f"srm_{k}": srm for k, srm in enumerate(self.fold_srms)}
+        return parts | {f"srm_optimizer_{k}": optimizer for k, optimizer in enumerate(self.srm_optimizers)}
 
     def start_from(self, origin: Origin) -> None:
         self.require_sam(origin)
         # The halves' SRMs start untrained: the earlier one may have learnt from what they are to be held out from.
         origin.fill(self.srm, "model", flags="--text, --clip, --preset")
-        origin.fill(self.coach.prompter, "prompter", flags="--preset")
-        origin.fill(self.coach.quality, "quality", flags="--preset")
 
     # ------------------------------------------------------------------------------------------------ an episode
 
     def episode(self) -> dict[str, float]:
-        """Prompt each half by the SRM of the other; SRM learns from the masks, the coach to judge them."""
+        """Prompt each half by the SRM of the other; SRM learns from the masks."""
         rate = 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * self.stage.fraction))
         traces = [
             agent.segment(half, semantic=semantic)
             for agent, half, semantic in zip(self.fold_agents, self.halves, self.semantic)
         ]
-        for half, trace in zip(self.halves, traces):
-            self.session.average(
-                foreground_rate=nanmean(places_on(half, trace)), label_accuracy=nanmean(labels_right(half, trace))
-            )
         self.recalibrate(traces, rate)
-        losses: dict[str, float] = {}
-        for fold, (half, trace) in enumerate(zip(self.halves, traces)):
-            generator = self.session.generator(Stream.COACH, FOLDS * self.stage.step + fold)
-            learnt = self.coach.learn(half, trace.states, trace.recalibrated, rate, generator)
-            losses |= {name: losses.get(name, 0.0) + value / FOLDS for name, value in learnt.items()}
-        self.session.watch(torch.tensor([*losses.values()]))
-        return losses
+        places = torch.cat([places_on(half, trace).flatten() for half, trace in zip(self.halves, traces)])
+        right = torch.cat([labels_right(half, trace).flatten() for half, trace in zip(self.halves, traces)])
+        return {"foreground_rate": float(places.nanmean()), "label_accuracy": float(right.nanmean())}
 
     def recalibrate(self, traces: Sequence[Trace], rate: float) -> None:
         """``--srm-updates`` updates of each SRM. One half of a batch are views without a mask (M = 1), as at the start of a prediction, the
@@ -183,8 +167,3 @@ class StrongTrainer(Trainer):
         for rows, part in zip(self.folds, parts):
             masks[rows.to(self.device)] = part
         return masks
-
-
-def nanmean(values: Tensor) -> Tensor:
-    """The mean of (B, T) numbers, without those that are NaN."""
-    return values.float().nanmean()

@@ -37,7 +37,6 @@ class Stream(IntEnum):
 
     ACTIONS = 0
     SRM = 1
-    COACH = 2
 
 
 class Trainer(Trainable):

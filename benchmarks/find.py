@@ -37,6 +37,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.geometry import squash
 from maskwright.data.masks import label_values
 from maskwright.data.scenes import CATEGORY_NAMES, render
+from maskwright.engine.metrics import auroc
 from maskwright.methods.find.candidates import propose
 from maskwright.methods.find.clues import FEATURES, KINDS
 from maskwright.methods.find.examples import encode_both
@@ -280,15 +281,6 @@ def _summary(tally: Tally) -> dict[str, Any]:
     }
     told["ms"] = round(1000 * tally.seconds / tally.searched, 1)
     return told
-
-
-def auroc(positive: list[float], negative: list[float]) -> float:
-    """The share of pairs in which the positive has the higher score; ties count half."""
-    from scipy.stats import rankdata
-
-    ranks = rankdata([*positive, *negative])
-    count = len(positive)
-    return float((ranks[:count].sum() - count * (count + 1) / 2) / (count * len(negative)))
 
 
 def _mcc(present: list[float], absent: list[float]) -> float:

@@ -13,6 +13,7 @@ About 15 minutes of one core. Nothing that results are measured on is learnt fro
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from find_episodes import Subject, subjects
 from maskwright.engine.budget import progress
+from maskwright.engine.metrics import auroc
 from maskwright.methods.find.candidates import propose
 from maskwright.methods.find.clues import FEATURES
 from maskwright.methods.find.scorer import BUNDLED, HIDDEN, Scorer, ScorerNet, seen_of
@@ -246,13 +248,7 @@ def _correlation(a: Tensor, b: Tensor) -> float:
 
 
 def _auroc(positive: Tensor, negative: Tensor) -> float:
-    if not len(positive) or not len(negative):
-        return float("nan")
-    both = torch.cat([positive, negative])
-    ranks = both.argsort().argsort().double() + 1
-    return float(
-        (ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative))
-    )
+    return auroc(positive.numpy(), negative.numpy()) if len(positive) and len(negative) else math.nan
 
 
 if __name__ == "__main__":

@@ -14,10 +14,6 @@ def find(script: Callable[[str, str], ModuleType]) -> ModuleType:
     return script("benchmarks", "find")
 
 
-def test_auroc_counts_pairs_and_ties_as_halves(find: ModuleType) -> None:
-    assert find.auroc([0.9, 0.5], [0.1, 0.5]) == pytest.approx((1 + 1 + 1 + 0.5) / 4)
-
-
 def test_crops_show_something_or_nothing(find: ModuleType) -> None:
     values = np.zeros((90, 120), np.uint8)
     values[30:60, 40:80] = 1

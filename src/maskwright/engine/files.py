@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
 import shutil
@@ -50,7 +51,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     broken: list[str] = []
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
-        if value.is_floating_point() and not bool(value.isfinite().all()):
+        # The least and the greatest carry a NaN along, and a large tensor is looked through without another of its size.
+        if value.is_floating_point() and value.numel() and not all(math.isfinite(float(v)) for v in value.aminmax()):
             broken.append(name)
         pointer = value.untyped_storage().data_ptr()
         contents[name] = value.clone() if pointer in pointers else value  # safetensors refuses memory that is shared

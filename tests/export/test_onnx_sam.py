@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from maskwright import api, cli
+from maskwright import api
 from maskwright.errors import DataError, WeightsError
 from maskwright.export.onnx_models import picture
 from maskwright.export.onnx_sam import OnnxSam

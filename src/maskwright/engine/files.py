@@ -104,3 +104,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def stamp_of(path: Path) -> dict[str, int]:
+    """Length and time of modification of a file, by which it is seen to have changed; of a zarr store those of its metadata."""
+    files = [path]
+    if path.is_dir():
+        files = [path / name for name in ("zarr.json", ".zarray", ".zattrs", ".zgroup") if (path / name).exists()]
+    statuses = [file.stat() for file in files]
+    return {"bytes": sum(s.st_size for s in statuses), "modified": max(s.st_mtime_ns for s in statuses)}

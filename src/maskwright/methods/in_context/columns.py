@@ -60,9 +60,13 @@ class Columns:
             self._room[name][before:after] = value.to(self._room[name])
         self.tensors = {name: whole[:after] for name, whole in self._room.items()}
 
+    def go_into_files(self, size: int) -> bool:
+        """Whether columns of ``size`` bytes lie in files; they stay there, too."""
+        return self.folder is not None and (size > self.limit or bool(self._files))
+
     def _make_room(self, rows: int) -> None:
         size = {name: rows * column[0].nbytes for name, column in self._shapes().items()}
-        if self.folder is None or (sum(size.values()) <= self.limit and not self._files):
+        if self.folder is None or not self.go_into_files(sum(size.values())):
             for name, column in self.tensors.items():
                 self._room[name] = column.new_empty(rows, *column.shape[1:])
                 self._room[name][: len(column)] = column

@@ -376,7 +376,9 @@ class Labeller(Answerer):
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict) -> None:
         """The counterpart of ``state``."""
-        pool = {k: v.to(self.sam.device) for k, v in tensors.get("pool", {}).items()}
+        pool = tensors.get("pool", {})
+        if not self.pool.columns.go_into_files(sum(value.nbytes for value in pool.values())):
+            pool = {name: value.to(self.sam.device) for name, value in pool.items()}
         self.pool.load_state_dict(pool, tensors.get("pool_index"))
         self.masks = {
             index: PseudoMask(tensors["masks"]["maps"][i].clone(), state["confidence"][i], state["references"][i])

@@ -156,7 +156,7 @@ def test_a_resumed_policy_is_the_uninterrupted_one(
                 samix.main(replace(config, resume=stop != stops[0]))
     samix.main(replace(config, resume=True))
     assert_same_run(config.out, whole)
-    assert (config.out / "last" / "pool_index.safetensors").exists() == large
+    assert any((config.out / "last").rglob("*pool_index*")) == large
     # The policy is taken home with the model.
     description = json.loads((whole / "model" / "config.json").read_text())["in_context"]["policy"]
     policies = [load_policy(description, run / "model" / "selector.safetensors") for run in (whole, config.out)]

@@ -63,6 +63,15 @@ def peak_bytes_of(process: int | str) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
+def private_bytes() -> int:
+    """What this process holds now in memory of its own: without mapped files, which the system can take back. 0 where it does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
+
+
 def machine() -> dict[str, Any]:
     """What the figures depend on besides the code."""
     return {

@@ -13,7 +13,9 @@ from types import ModuleType
 import hypothesis
 import pytest
 import torch
+from filelock import FileLock
 
+from maskwright import cli
 from maskwright.data.labels import Kind
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.sam.sam import Sam
@@ -71,6 +73,17 @@ def tiny_sam_folder(_tiny_sam: Sam, tmp_path_factory: pytest.TempPathFactory) ->
     """The same weights on disk, for ``Sam.load`` and the recipes' ``--sam``. Leave it as it is."""
     folder = tmp_path_factory.mktemp("tiny-sam")
     _tiny_sam.model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sam_onnx(tiny_sam_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in ONNX, exported once for all processes of a test run, since the decoder takes a while to be traced. Leave it as it is."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny-sam-onnx"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            assert cli.main(["sam", "export", str(tiny_sam_folder), "--out", str(folder)]) == 0
     return folder
 
 

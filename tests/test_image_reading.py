@@ -141,6 +141,20 @@ def test_pages_and_channels_from_refusal_to_prediction(satellite: Path, tmp_path
     assert 0 <= scores["dice"] <= 1
 
 
+def test_counting_and_weakening_take_a_page(satellite: Path, tmp_path: Path) -> None:
+    chosen = ("--page", "1", "--channels", "2,0,1")
+    counted = command("data", "stats", satellite, *chosen, "--json")
+    assert counted.returncode == 0, counted.stderr
+    assert json.loads(counted.stdout)["splits"]["train"]["images"] == 2
+    out = tmp_path / "weak"
+    weakened = command("data", "weaken", satellite, "--out", out, "--box", "1", *chosen)
+    assert weakened.returncode == 0, weakened.stderr
+    checked = command("data", "check", out, *chosen)
+    assert checked.returncode == 0, checked.stdout
+    reading = api.ImageReading(page=1, channels=(2, 0, 1))
+    assert api.weaken(satellite, tmp_path / "again", box=1.0, image_reading=reading).image_reading == reading
+
+
 def test_a_training_refuses_pages_in_one_go(satellite: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         maskwright.train("samix", data=satellite, out=tmp_path / "run", **SMALL)

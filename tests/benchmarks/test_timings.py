@@ -77,22 +77,30 @@ def test_distillation_cost(benchmark, figures_of, tiny_sam_folder: Path) -> None
     assert "similarities, batched" in told
 
 
-def test_selection_cost(benchmark, figures_of) -> None:
+def test_selection_cost(benchmark, figures_of, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = benchmark("selection_cost")
+    monkeypatch.setattr(bench, "in_own_process", lambda call, *given: call(*given))
+    monkeypatch.setattr(bench.pools, "LARGE", 30)
     sizes = {"entries": (20, 40), "channels": 16, "references": 3, "shortlist": 8}
     figures, told = figures_of(bench, **sizes, **SMALLEST)
     assert tuple(figures["selectors"]) == bench.SELECTORS
     for cells in figures["selectors"].values():
         assert [cell["entries"] for cell in cells.values()] == [20, 40]
         assert all(cell["seconds"] > 0 for cell in cells.values())
-    assert "Choosing 3 references for 1 queries" in told
+    policy = figures["selectors"]["policy"]
+    assert "found" not in policy["20"]
+    assert policy["40"]["found"] == 1
+    assert "Choosing 3 references for one query" in told
 
 
-def test_every_selector_of_the_cost_chooses_different_references(benchmark) -> None:
+def test_every_selector_of_the_cost_chooses_different_references(benchmark, tmp_path: Path) -> None:
     bench = benchmark("selection_cost")
     config = bench.Config(channels=16, references=3, shortlist=8)
+    vectors = bench.vectors_of(config)
+    pool = bench.make_pool(vectors, 20, str(tmp_path))
     for name in bench.SELECTORS:
-        chosen = bench.chooser(name, config, 20)()
+        _, choose = bench.chooser(name, config, pool, vectors)
+        chosen = choose()
         assert chosen.shape == (1, 3)
         assert chosen.unique().numel() == 3
 

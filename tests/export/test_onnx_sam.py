@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from maskwright import api, cli
+from maskwright import api
 from maskwright.errors import DataError, WeightsError
 from maskwright.export.onnx_models import picture
 from maskwright.export.onnx_sam import OnnxSam
@@ -26,11 +26,8 @@ SIZE = (96, 160)  # (H, W)
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, tiny_sam_folder: Path) -> Path:
-    """A folder with the tiny SAM in ONNX. Leave it as it is."""
-    folder = tmp_path_factory.mktemp("sams") / "tiny"
-    assert cli.main(["sam", "export", str(tiny_sam_folder), "--out", str(folder)]) == 0
-    return folder
+def exported(tiny_sam_onnx: Path) -> Path:
+    return tiny_sam_onnx
 
 
 @pytest.fixture

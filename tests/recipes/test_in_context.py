@@ -19,8 +19,8 @@ from maskwright.data.labels import Kind
 from maskwright.data.mask_files import read_mask
 from maskwright.errors import MaskwrightError, WeightsError
 from maskwright.methods.in_context import files as in_context_files
+from maskwright.methods.in_context import pool, selection
 from maskwright.methods.in_context import predictor as in_context
-from maskwright.methods.in_context import selection
 from maskwright.methods.in_context.judging import PredictMasks
 from maskwright.methods.in_context.predictor import InContextPredictor
 from maskwright.nets.selector_names import SelectorName
@@ -123,6 +123,24 @@ def test_an_answer_is_the_one_done_by_hand(run: Path, scene_folder: Path):
             assert reference.object_similarity == pytest.approx(float(nearness), abs=1e-2)
             assert reference.probability is not None
             assert 0 < reference.probability <= 1
+
+
+@torch.no_grad()
+def test_with_an_index_of_the_pool_the_answer_is_the_same(
+    run: Path, scene_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    images, answers = canvases(scene_folder), []
+    for large in (10_000, 2):
+        monkeypatch.setattr(pool, "LARGE", large)
+        predictor = api.load(run, in_context=True, looks=0, device="cpu")
+        assert (predictor.context.answerer.pool.index is not None) == (large == 2)
+        always(predictor, 2)
+        answers.append(predictor.context.segment(images))
+    torch.testing.assert_close(answers[0][0], answers[1][0], rtol=1e-4, atol=1e-5)
+    for one, other in zip(answers[0][1], answers[1][1], strict=True):
+        assert [r.place for r in one.references] == [r.place for r in other.references]
+        # Given the same choice before it, and the same others to choose from.
+        assert [r.probability for r in one.references] == pytest.approx([r.probability for r in other.references])
 
 
 def test_a_batch_is_its_images_one_by_one(run: Path, scene_folder: Path, monkeypatch: pytest.MonkeyPatch):

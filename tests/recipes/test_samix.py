@@ -19,6 +19,7 @@ from maskwright.data.images import image_size
 from maskwright.data.labels import Kind, Labels
 from maskwright.data.mask_files import read_mask
 from maskwright.errors import DataError, MaskwrightError, RunError
+from maskwright.methods.in_context import columns, pool, pool_index
 from maskwright.methods.in_context.selection import load_policy
 from maskwright.nets.selector_names import SelectorName
 from maskwright.recipes import samix
@@ -125,15 +126,20 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 LEARNT = RESUMED | {"steps": 15, "warm_up": 2, "selector": "policy", "policy_warm_up": 3, "sam_every": 2}
 
 
-# In the policy's warm-up, at its end, and in stage 2.
-@pytest.mark.parametrize("stops", [[3], [5, 8]])
+# In the policy's warm-up, at its end, and in stage 2; with the pool looked at as a whole, and as very large ones are.
+@pytest.mark.parametrize(("stops", "large"), [([3], False), ([5, 8], False), ([5, 8], True)])
 def test_a_resumed_policy_is_the_uninterrupted_one(
     stops: list[int],
+    large: bool,
     scene_folder: Path,
     tmp_path: Path,
     tiny_sam_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
+    if large:
+        monkeypatch.setattr(pool, "LARGE", 3)
+        monkeypatch.setattr(pool_index, "CELLED", 4)
+        monkeypatch.setattr(columns, "IN_MEMORY", 0)
     whole = samix.main(settings(scene_folder, tmp_path / "whole", tiny_sam_folder, **LEARNT))
     (warmed,) = (line for line in log(whole) if "oracle_dice" in line)
     assert warmed["step"] == 5
@@ -150,6 +156,7 @@ def test_a_resumed_policy_is_the_uninterrupted_one(
                 samix.main(replace(config, resume=stop != stops[0]))
     samix.main(replace(config, resume=True))
     assert_same_run(config.out, whole)
+    assert any((config.out / "last").rglob("*pool_index*")) == large
     # The policy is taken home with the model.
     description = json.loads((whole / "model" / "config.json").read_text())["in_context"]["policy"]
     policies = [load_policy(description, run / "model" / "selector.safetensors") for run in (whole, config.out)]

@@ -218,7 +218,7 @@ def test_images_are_kept_by_what_is_in_them_and_the_oldest_is_dropped(serving: O
         assert client.get(f"/api/images/{ids[0]}").status_code == 200
     # The first was asked for all along, so the second one is gone, its file too.
     assert [client.get(f"/api/images/{each}").status_code for each in ids] == [200, 404, 200]
-    files = [path.name for path in Path(client.sent._folder.name).iterdir()]  # type: ignore[attr-defined]
+    files = [path.name for path in Path(client.sent._folder.path).iterdir()]  # type: ignore[attr-defined]
     assert sorted(files) == sorted([ids[0], ids[2]])
     again = client.get(f"/api/images/{ids[1]}").json()["error"]
     assert "send it again" in again
@@ -264,7 +264,7 @@ def test_what_is_no_image_is_refused_and_not_kept(serving: Open, content: bytes)
     answer = client.post("/api/images", content=content, headers={"content-type": "image/png"})
     assert answer.status_code == 422
     assert "the image" in answer.json()["error"]
-    folder = Path(client.sent._folder.name)  # type: ignore[attr-defined]
+    folder = Path(client.sent._folder.path)  # type: ignore[attr-defined]
     assert list(folder.iterdir()) == []
     assert str(folder) not in answer.text
 

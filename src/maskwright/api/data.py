@@ -210,12 +210,13 @@ def fix(
         return write_fixed(data, out, mending, progress=call)
 
 
-def stats(data: str | Path | Dataset, *, format: ReadName | None = None) -> Stats:
+def stats(data: str | Path | Dataset, *, format: ReadName | None = None, image_reading: ImageReading = PLAIN) -> Stats:
     """What is in a dataset: images and objects by split and kind of label, categories, sizes, ignored pixels.
 
     Args:
         data: a folder, a JSON, XML or YAML file, or a ``Dataset``.
         format: what it is read as, where several fit: one of ``maskwright.api.FORMATS``. Left out: what is there decides.
+        image_reading: which page, channels and range of intensity of the image files count. Left out: what the files say.
 
     Raises:
         DataError: files that cannot be read, or category ids without a name; all at once.
@@ -225,7 +226,7 @@ def stats(data: str | Path | Dataset, *, format: ReadName | None = None) -> Stat
     """
     from maskwright.data.stats import stats as counts
 
-    return counts(as_dataset(data, format))
+    return counts(as_dataset(data, format, image_reading))
 
 
 def weaken(
@@ -241,6 +242,7 @@ def weaken(
     seed: int = 0,
     split: str = "train",
     format: ReadName | None = None,
+    image_reading: ImageReading = PLAIN,
 ) -> Dataset:
     """Turn masks into weaker labels, for studies; every image of the split keeps exactly one kind.
 
@@ -253,6 +255,7 @@ def weaken(
         seed: decides which image gets which kind.
         split: whose masks are weakened; other splits stay as they are.
         format: what it is read as, where several fit: one of ``maskwright.api.FORMATS``. Left out: what is there decides.
+        image_reading: which page, channels and range of intensity of the image files count. Left out: what the files say.
 
     Returns:
         The new dataset.
@@ -267,7 +270,7 @@ def weaken(
 
     shares = {Kind.MASK: mask, Kind.SCRIBBLE: scribble, Kind.BOX: box, Kind.POINT: point, Kind.TAG: tag}
     rest = max(0.0, 1 - sum(shares.values())) if none is None else none
-    return write_weakened(as_dataset(data, format), out, shares | {Kind.NONE: rest}, seed, split)
+    return write_weakened(as_dataset(data, format, image_reading), out, shares | {Kind.NONE: rest}, seed, split)
 
 
 def convert(

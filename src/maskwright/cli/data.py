@@ -151,6 +151,7 @@ class Stats:
     """Dataset: a folder, or its JSON, XML or YAML file."""
     format: Format = None
     """What the dataset is read as, where several formats fit; left out, what is there decides."""
+    image_reading: Reading = field(default_factory=ImageReading)
     json: bool = False
     """Print JSON."""
     cache: Annotated[Path | None, OPTIONAL] = None
@@ -161,7 +162,7 @@ class Stats:
 
         use_cache(self.cache)
         with busy("counting"):
-            numbers = stats(self.data, format=self.format).as_dict()
+            numbers = stats(self.data, format=self.format, image_reading=self.image_reading).as_dict()
         if self.json:
             print(json.dumps(numbers, indent=1))
         else:
@@ -194,6 +195,7 @@ class Weaken:
     """Whose masks are weakened; other splits stay as they are."""
     format: Format = None
     """What the dataset is read as, where several formats fit; left out, what is there decides."""
+    image_reading: Reading = field(default_factory=ImageReading)
 
     def __call__(self) -> None:
         from maskwright.api import busy, weaken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -17,17 +18,34 @@ def write_atomic(path: str | Path, content: bytes | str) -> Path:
     Raises:
         DataError: the folder cannot be written to.
     """
-    path = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    aside = _aside(path)
+    return write_by_rename(Path(path), lambda aside: aside.write_bytes(data))
+
+
+def write_by_rename(path: Path, write: Callable[[Path], object], suffix: str = "") -> Path:
+    """Have ``write`` make a file or a folder under a temporary name, which takes the place of what is at ``path``.
+
+    Args:
+        path: folders above it are made as needed.
+        write: is called with the temporary path.
+        suffix: of that path, for writers that go by it; left out, nobody who lists a folder takes it for a file of that kind.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
+    aside = _aside(path, suffix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(data)
+        write(aside)
+        if path.is_dir() and aside.is_dir():
+            shutil.rmtree(path)
         os.replace(aside, path)
     except OSError as error:
         remedy = "free space or choose a folder you may write to"
         raise DataError([f"{path}: cannot be written ({reason_of(error)}); {remedy}"]) from None
     finally:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
         _discard(aside)
     return path
 
@@ -72,8 +90,8 @@ def reason_of(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{uuid4().hex}.part")
+def _aside(path: Path, suffix: str = "") -> Path:
+    return path.with_name(f".{uuid4().hex}.part{suffix}")
 
 
 def _discard(path: Path) -> None:

@@ -73,7 +73,7 @@ def weaken(
         samples[i] = replace(samples[i], labels=_weaker(dataset, samples[i], kind))
     with new_folder(folder) as aside:
         write(copy_files(dataset.with_samples(samples), aside))
-    return Dataset.load(folder)
+    return Dataset.load(folder, image_reading=dataset.image_reading)
 
 
 def mask_to_boxes(values: np.ndarray, mask: Mask, min_area: int = MIN_AREA) -> tuple[Box, ...]:

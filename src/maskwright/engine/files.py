@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
 import shutil
@@ -50,7 +51,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     broken: list[str] = []
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
-        if value.is_floating_point() and not bool(value.isfinite().all()):
+        # The least and the greatest carry a NaN along, and a large tensor is looked through without another of its size.
+        if value.is_floating_point() and value.numel() and not all(math.isfinite(float(v)) for v in value.aminmax()):
             broken.append(name)
         pointer = value.untyped_storage().data_ptr()
         contents[name] = value.clone() if pointer in pointers else value  # safetensors refuses memory that is shared
@@ -102,3 +104,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def stamp_of(path: Path) -> dict[str, int]:
+    """Length and time of modification of a file, by which it is seen to have changed; of a zarr store those of its metadata."""
+    files = [path]
+    if path.is_dir():
+        files = [path / name for name in ("zarr.json", ".zarray", ".zattrs", ".zgroup") if (path / name).exists()]
+    statuses = [file.stat() for file in files]
+    return {"bytes": sum(s.st_size for s in statuses), "modified": max(s.st_mtime_ns for s in statuses)}

@@ -37,7 +37,7 @@ from maskwright.data.large.outlines import Outlines
 from maskwright.data.large.vectors import Feature, feature_of, write_geojson, write_geopackage
 from maskwright.data.large.writing import write_tiff, write_zarr
 from maskwright.engine.base_predictor import BasePredictor, FoundObject
-from maskwright.engine.files import disk
+from maskwright.engine.files import disk, stamp_of
 from maskwright.engine.locks import FolderLock
 from maskwright.engine.prediction_folder import Job, Summary
 from maskwright.engine.processes import Alone, Processes
@@ -259,7 +259,7 @@ def _plan(predictor: BasePredictor, job: Job, folder: Path, settings: LargeSetti
         geo = image.geo.scaled(level.scale) if image.geo else None
         mine = {
             "file": str(job.path),
-            **_stamp(job.path),
+            **stamp_of(job.path),
             "size": list(size),
             "level": number,
             "scale": level.scale,
@@ -290,15 +290,6 @@ def _same(path: Path, head: Mapping[str, Any]) -> bool:
     mine = json.loads(strict_json({**head, **free}, "head"))
     theirs = {name: found.get(name) for name in mine}
     return mine == {**theirs, "maskwright": None, "model": {**found["model"], "folder": None}}
-
-
-def _stamp(path: Path) -> dict[str, int]:
-    """Length and time of modification of a file; of a zarr store those of its metadata."""
-    files = [path]
-    if path.is_dir():
-        files = [path / name for name in ("zarr.json", ".zarray", ".zattrs", ".zgroup") if (path / name).exists()]
-    statuses = [file.stat() for file in files]
-    return {"bytes": sum(s.st_size for s in statuses), "modified": max(s.st_mtime_ns for s in statuses)}
 
 
 # ---------------------------------------------------------------------------------------------------------------- areas

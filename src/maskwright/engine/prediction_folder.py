@@ -38,7 +38,7 @@ from maskwright.data.large.opening import SUFFIXES, is_zarr
 from maskwright.data.lookahead import ahead
 from maskwright.data.pictures import palette
 from maskwright.engine.base_predictor import BasePredictor
-from maskwright.engine.files import disk
+from maskwright.engine.files import disk, stamp_of
 from maskwright.engine.locks import FolderLock
 from maskwright.engine.prediction import Prediction
 from maskwright.engine.processes import Alone, Processes
@@ -299,7 +299,7 @@ def _rows(
 
 def _write(prediction: Prediction, job: Job, folder: Path, beside: _Beside) -> dict[str, Any]:
     height, width = prediction.mask.shape
-    stamp, companion = _stamp(job.path), None if job.companion is None else _stamp(job.companion)
+    stamp, companion = stamp_of(job.path), None if job.companion is None else stamp_of(job.companion)
     mask = prediction.save(folder, name=job.name, overlay=beside.overlays)
     image = _image_of(job) if beside.images else None
     if image:
@@ -402,14 +402,9 @@ def _is_predicted(folder: Path, job: Job, row: dict[str, Any] | None, beside: _B
     wanted = (beside.overlays, "overlay"), (beside.images, "image")
     if any(needed and not (row.get(key) and (folder / row[key]).is_file()) for needed, key in wanted):
         return False
-    if row.get("given") != (None if job.companion is None else _stamp(job.companion)):
+    if row.get("given") != (None if job.companion is None else stamp_of(job.companion)):
         return False
-    return job.path.exists() and {key: row[key] for key in ("bytes", "modified")} == _stamp(job.path)
-
-
-def _stamp(path: Path) -> dict[str, int]:
-    status = path.stat()
-    return {"bytes": status.st_size, "modified": status.st_mtime_ns}
+    return job.path.exists() and {key: row[key] for key in ("bytes", "modified")} == stamp_of(job.path)
 
 
 def _write_index(folder: Path, head: dict[str, Any], rows: dict[str, dict[str, Any]]) -> None:

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from maskwright.nets.selector_names import Heuristic
 
+SIMILAR = 32
+"""How many of the most similar entries ``diverse`` chooses from."""
+
 
 def select(
     name: Heuristic,
@@ -70,7 +73,7 @@ def _repeat_allowed(order: Tensor, allowed: Tensor, count: int) -> Tensor:
     return order.gather(1, column)
 
 
-def _farthest_first(score: Tensor, vectors: Tensor, count: int, shortlist: int = 32) -> Tensor:
+def _farthest_first(score: Tensor, vectors: Tensor, count: int, shortlist: int = SIMILAR) -> Tensor:
     """Start with the most similar; then, among the ``shortlist`` most similar, always the one farthest from those chosen."""
     near = score.topk(min(shortlist, score.shape[1]), dim=1)
     usable = near.values > -torch.inf

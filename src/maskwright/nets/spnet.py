@@ -63,6 +63,9 @@ class Entries:
         """Index the leading dimensions."""
         return Entries(self.memory[index], self.whole[index], self.foreground[index], self.kind[index])
 
+    def to(self, device: torch.device) -> Entries:
+        return Entries(*(part.to(device) for part in (self.memory, self.whole, self.foreground, self.kind)))
+
 
 @dataclass(frozen=True)
 class Shortlist:

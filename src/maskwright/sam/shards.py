@@ -26,8 +26,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from maskwright.data.files import reason_of
 from maskwright.errors import WeightsError
-from maskwright.sam.store_files import reason, unreadable, unwritable
+from maskwright.sam.store_files import unreadable, unwritable
 
 SHARD_BYTES = 4 << 30
 """A shard that is as large is not written to any more."""
@@ -175,7 +176,7 @@ def _writer(folder: Path, shard_bytes: int) -> _Writer:
             raise WeightsError(f"{path}: its lock is held although it is new; give another folder")
         return _Writer(path, lock)
     except OSError as error:
-        raise WeightsError(f"{folder}: cannot be written: {reason(error)}; give another folder") from error
+        raise WeightsError(f"{folder}: cannot be written: {reason_of(error)}; give another folder") from error
 
 
 def _lock(path: Path) -> FileLock | None:

@@ -23,10 +23,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from maskwright.data.files import reason_of
 from maskwright.data.image_reading import PLAIN, ImageReading
 from maskwright.errors import DataError, WeightsError
 from maskwright.sam.shards import Shards
-from maskwright.sam.store_files import Entries, OneFileEach, reason, write_aside
+from maskwright.sam.store_files import Entries, OneFileEach, write_aside
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +212,7 @@ class EmbeddingStore:
         except (FileExistsError, NotADirectoryError):
             raise WeightsError(f"{self.folder}: is not a folder; give another for the embeddings") from None
         except (OSError, UnicodeDecodeError) as error:
-            raise WeightsError(f"{path}: cannot be read ({reason(error)}); give another folder") from error
+            raise WeightsError(f"{path}: cannot be read ({reason_of(error)}); give another folder") from error
         if others:
             raise WeightsError(f"{self.folder}: holds something else than embeddings; give a new or empty folder")
         differences = [] if text is None else _differences(text, self.signature)
@@ -230,7 +231,7 @@ class EmbeddingStore:
         try:
             self._files.clear()
         except OSError as error:
-            raise WeightsError(f"{self.folder}: cannot be emptied: {reason(error)}") from error
+            raise WeightsError(f"{self.folder}: cannot be emptied: {reason_of(error)}") from error
 
     def _file_digest(self, path: Path) -> bytes:
         try:
@@ -241,7 +242,7 @@ class EmbeddingStore:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").digest()
         except OSError as error:
-            raise DataError([f"{path}: cannot be read ({reason(error)}); restore the file"]) from error
+            raise DataError([f"{path}: cannot be read ({reason_of(error)}); restore the file"]) from error
         self._digests[path] = (stat.st_size, stat.st_mtime_ns, digest)
         return digest
 

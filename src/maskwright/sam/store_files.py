@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from maskwright.data.files import reason_of
 from maskwright.errors import WeightsError
 
 
@@ -80,7 +81,7 @@ def write_aside(path: Path, content: bytes) -> None:
 
 
 def unreadable(path: Path, error: OSError) -> WeightsError:
-    return WeightsError(f"{path}: cannot be read: {reason(error)}; mend the disk or give another folder")
+    return WeightsError(f"{path}: cannot be read: {reason_of(error)}; mend the disk or give another folder")
 
 
 def unwritable(path: Path, size: int, error: OSError) -> WeightsError:
@@ -89,8 +90,4 @@ def unwritable(path: Path, size: int, error: OSError) -> WeightsError:
             f"{path}: the disk is full ({size / 2**20:.1f} MiB for one entry); free space, or give a folder on another disk, "
             "or store float16"
         )
-    return WeightsError(f"{path}: cannot be written: {reason(error)}; give another folder")
-
-
-def reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+    return WeightsError(f"{path}: cannot be written: {reason_of(error)}; give another folder")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from maskwright.data.images import image_size
 from maskwright.errors import DataError
+from maskwright.serve.scratch import ScratchFolder
 from maskwright.serve.tiles import Pictures
 from maskwright.serve.wire import Size, WireError
 
@@ -37,13 +37,13 @@ class SentImages:
 
     def __init__(self, pictures: Pictures, kept: int = KEPT, kept_bytes: int = KEPT_BYTES) -> None:
         self.pictures, self.kept, self.kept_bytes = pictures, kept, kept_bytes
-        self._folder = tempfile.TemporaryDirectory(prefix="maskwright-images-")
+        self._folder = ScratchFolder()
         self._mutex = threading.Lock()
         self._images: OrderedDict[str, tuple[Size, int]] = OrderedDict()
         self._on_their_way = 0
 
     def close(self) -> None:
-        self._folder.cleanup()
+        self._folder.close()
 
     def path(self, image: str) -> Path:
         """The file of an image, which becomes the most recently used. Raises WireError where it is not there (any more)."""
@@ -65,7 +65,7 @@ class SentImages:
             WireError: no image that can be read, or too much is on its way at once.
         """
         digest, received = hashlib.sha256(), 0
-        aside = Path(self._folder.name, f"{uuid4().hex}.part")
+        aside = Path(self._folder.path, f"{uuid4().hex}.part")
         try:
             with aside.open("wb") as file:
                 async for piece in pieces:
@@ -82,7 +82,7 @@ class SentImages:
 
     def add(self, content: bytes) -> str:
         """Keep an image; returns its id. Raises WireError where it cannot be read."""
-        aside = Path(self._folder.name, f"{uuid4().hex}.part")
+        aside = Path(self._folder.path, f"{uuid4().hex}.part")
         try:
             aside.write_bytes(content)
             return self._take(aside, hashlib.sha256(content).hexdigest()[:32])
@@ -114,4 +114,4 @@ class SentImages:
         return image
 
     def _path(self, image: str) -> Path:
-        return Path(self._folder.name, image)
+        return Path(self._folder.path, image)

@@ -65,11 +65,11 @@ def test_a_mask_image_poses_as_a_weakly_labelled_one(labeller: Labeller):
         assert queries.judge.has_truth.all()
         assert not queries.judge.present()[1:].any()
         # Six of ten rows; four other images have each category.
-        assert queries.allowed.sum(1).tolist() == [4] * 6
+        assert queries.candidates.allowed.sum(1).tolist() == [4] * 6
         above = queries.judge.truth[:, 0, 0] == 1
         assert (queries.judge.truth[above, : GRID // 4] == 1).all()
         assert (queries.judge.truth[~above, GRID // 2 :] == 1).all()
-        places = queries.allowed.nonzero()[:, 1].view(6, 4)[:, :2]
+        places = queries.candidates.allowed.nonzero()[:, 1].view(6, 4)[:, :2]
         logits, iou = queries.predict_masks(torch.arange(6), places)
         assert logits.shape == (6, GRID, GRID)
         assert iou.shape == (6,)
@@ -85,7 +85,7 @@ def test_the_truth_of_a_query_changes_nothing_but_its_judge(labeller: Labeller):
     assert second is not None
     for name in ("whole", "foreground", "kind"):
         assert torch.equal(getattr(first.query, name), getattr(second.query, name))
-    rows, places = torch.arange(8), first.allowed.nonzero()[:, 1].view(8, 4)[:, :2]
+    rows, places = torch.arange(8), first.candidates.allowed.nonzero()[:, 1].view(8, 4)[:, :2]
     assert torch.equal(first.predict_masks(rows, places)[0], second.predict_masks(rows, places)[0])
     assert not torch.equal(first.judge.truth, second.judge.truth)
 
@@ -177,7 +177,7 @@ def test_the_best_set_of_a_round_makes_the_pseudo_mask(labeller: Labeller):
         assert queries is not None
         entries = labeller.pool.entries()
         found = labeller.policy.step(
-            queries.query, entries, queries.allowed, queries.predict_masks, queries.judge, seeded()
+            queries.query, entries, queries.candidates.allowed, queries.predict_masks, queries.judge, seeded()
         )
     best = queries.best(found)
     assert 0 < len(best.rows) == int(found.decided.sum())
@@ -201,7 +201,12 @@ def test_only_weakly_labelled_rows_with_a_best_set_are_told(labeller: Labeller):
     queries = draw_policy_batch(labeller, batch, labeller.sam.encode(batch.images).detach(), seeded(), WEAK)
     assert queries is not None
     found = labeller.policy.step(
-        queries.query, labeller.pool.entries(), queries.allowed, queries.predict_masks, queries.judge, seeded()
+        queries.query,
+        labeller.pool.entries(),
+        queries.candidates.allowed,
+        queries.predict_masks,
+        queries.judge,
+        seeded(),
     )
     assert found.decided.any()
     assert not len(queries.best(found).rows)

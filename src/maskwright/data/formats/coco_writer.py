@@ -11,7 +11,7 @@ from typing import Any
 from maskwright.data.fields import names_a_file
 from maskwright.data.files import write_atomic
 from maskwright.data.formats import rle
-from maskwright.data.formats.contents import mask_kinds, weak_labels
+from maskwright.data.formats.contents import cuts, mask_kinds, weak_labels
 from maskwright.data.formats.objects import Scores, objects_of
 from maskwright.data.labels import IGNORE, Sample, Samples
 from maskwright.data.manifest import copy_files
@@ -20,7 +20,7 @@ from maskwright.errors import DataError
 
 def loss(dataset: Samples) -> list[str]:
     """What of a dataset COCO cannot hold, one line each."""
-    lost = weak_labels(dataset, ("scribbles", "points", "tags"))
+    lost = weak_labels(dataset, ("scribbles", "points", "tags")) + cuts(dataset)
     if count := mask_kinds(dataset)["semantic"]:
         lost.append(f"{count} semantic masks (each category of an image becomes one object, {IGNORE} is dropped)")
     return lost

@@ -17,3 +17,9 @@ def weak_labels(dataset: Samples, names: Iterable[str]) -> list[str]:
     """A line for each of these fields of ``Labels`` that is in use, with its count."""
     counts = {name: sum(len(getattr(sample.labels, name)) for sample in dataset) for name in names}
     return [f"{count} {name}" for name, count in counts.items() if count]
+
+
+def cuts(dataset: Samples) -> list[str]:
+    """A line on the boxes of objects that a crop cut, where there are any: of all formats the manifest alone says so."""
+    count = sum(bool(box.cut) for sample in dataset for box in sample.labels.boxes)
+    return [f"where crops cut the objects of {count} boxes (they become boxes of whole objects)"] if count else []

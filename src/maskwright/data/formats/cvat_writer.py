@@ -9,7 +9,7 @@ import numpy as np
 
 from maskwright.data.files import write_atomic
 from maskwright.data.formats import rle
-from maskwright.data.formats.contents import mask_kinds
+from maskwright.data.formats.contents import cuts, mask_kinds
 from maskwright.data.formats.objects import Found, objects_of
 from maskwright.data.formats.safe_xml import require_writable
 from maskwright.data.labels import IGNORE, Sample, Samples
@@ -19,7 +19,7 @@ from maskwright.data.pictures import palette
 
 def loss(dataset: Samples) -> list[str]:
     """What of a dataset CVAT cannot hold, one line each."""
-    lost = []
+    lost = cuts(dataset)
     if count := mask_kinds(dataset)["semantic"]:
         lost.append(f"{count} semantic masks (each category of an image becomes one object, {IGNORE} is dropped)")
     if count := sum(len(line.points) == 1 for sample in dataset for line in sample.labels.scribbles):

@@ -13,7 +13,7 @@ import numpy as np
 
 from maskwright.data.files import write_atomic
 from maskwright.data.formats import brush
-from maskwright.data.formats.contents import mask_kinds, weak_labels
+from maskwright.data.formats.contents import cuts, mask_kinds, weak_labels
 from maskwright.data.formats.objects import Scores, objects_of
 from maskwright.data.formats.safe_xml import require_writable
 from maskwright.data.labels import IGNORE, Sample, Samples
@@ -28,7 +28,7 @@ _CONTROLS = (("brush", "BrushLabels"), ("box", "RectangleLabels"), ("point", "Ke
 
 def loss(dataset: Samples) -> list[str]:
     """What of a dataset Label Studio cannot hold, one line each."""
-    lost = weak_labels(dataset, ("scribbles",))
+    lost = weak_labels(dataset, ("scribbles",)) + cuts(dataset)
     if count := mask_kinds(dataset)["semantic"]:
         lost.append(f"{count} semantic masks (each category of an image becomes one object, {IGNORE} is dropped)")
     return lost

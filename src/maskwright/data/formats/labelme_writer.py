@@ -13,7 +13,7 @@ from PIL import Image
 
 from maskwright.data.fields import names_a_file
 from maskwright.data.files import place_file, write_atomic
-from maskwright.data.formats.contents import mask_kinds
+from maskwright.data.formats.contents import cuts, mask_kinds
 from maskwright.data.formats.objects import objects_of
 from maskwright.data.labels import IGNORE, Sample, Samples
 from maskwright.errors import DataError
@@ -26,7 +26,7 @@ _VERSION = "5.4.1"  # The first digits of LabelMe's files that have shapes of ty
 
 def loss(dataset: Samples) -> list[str]:
     """What of a dataset LabelMe cannot hold, one line each."""
-    lost = []
+    lost = cuts(dataset)
     if count := mask_kinds(dataset)["semantic"]:
         lost.append(f"{count} semantic masks (each category of an image becomes one object, {IGNORE} is dropped)")
     if count := sum(len(line.points) == 1 for sample in dataset for line in sample.labels.scribbles):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from maskwright.data.fields import names_a_file
 from maskwright.data.files import place_file, write_atomic
-from maskwright.data.formats.contents import weak_labels
+from maskwright.data.formats.contents import cuts, weak_labels
 from maskwright.data.formats.safe_xml import require_writable
 from maskwright.data.formats.splits import split_of
 from maskwright.data.formats.voc_masks import colormap
@@ -27,7 +27,7 @@ _MOST = IGNORE - 1  # Ids of 8 bits, 255 being "undecided".
 
 def loss(dataset: Samples) -> list[str]:
     """What of a dataset Pascal VOC cannot hold, one line each."""
-    lost = weak_labels(dataset, ("scribbles", "points", "tags"))
+    lost = weak_labels(dataset, ("scribbles", "points", "tags")) + cuts(dataset)
     many = sum(sample.labels.mask is not None and _objects(dataset, sample.labels.mask) > _MOST for sample in dataset)
     if many:
         lost.append(f"the objects of {many} masks with more than {_MOST} (their categories are kept)")

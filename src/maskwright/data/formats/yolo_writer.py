@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from maskwright.data.files import place_file, write_atomic
-from maskwright.data.formats.contents import mask_kinds, weak_labels
+from maskwright.data.formats.contents import cuts, mask_kinds, weak_labels
 from maskwright.data.formats.objects import objects_of
 from maskwright.data.formats.outlines import polygon_of
 from maskwright.data.formats.rle import Part, polygon_part
@@ -22,7 +22,7 @@ _SPLITS = ("train", "val", "test")
 
 def loss(dataset: Samples) -> list[str]:
     """What of a dataset YOLO cannot hold, one line each."""
-    lost = weak_labels(dataset, ("scribbles", "points", "tags"))
+    lost = weak_labels(dataset, ("scribbles", "points", "tags")) + cuts(dataset)
     if count := mask_kinds(dataset)["semantic"]:
         lost.append(f"{count} semantic masks (each category of an image becomes one object, {IGNORE} is dropped)")
     if count := sum(len(sample.labels.boxes) for sample in dataset if sample.labels.mask):

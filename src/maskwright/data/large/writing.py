@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maskwright.data.files import reason_of
+from maskwright.data.files import write_by_rename
 from maskwright.data.large import packages
 from maskwright.data.large.image import Georeference
-from maskwright.errors import DataError
 
 TILE = 512
 """Pixels along a tile of a TIFF, and along a chunk of a zarr array."""
@@ -49,8 +45,8 @@ def write_tiff(
         MissingPackageError: the extra ``large``, or ``geo``, is not installed.
     """
     if geo is not None:
-        return _by_rename(path, lambda aside: _write_geotiff(aside, strips, size, dtype, geo))
-    return _by_rename(path, lambda aside: _write_ome_tiff(aside, strips, size, dtype, mpp))
+        return write_by_rename(path, lambda aside: _write_geotiff(aside, strips, size, dtype, geo), path.suffix)
+    return write_by_rename(path, lambda aside: _write_ome_tiff(aside, strips, size, dtype, mpp), path.suffix)
 
 
 def _write_ome_tiff(
@@ -134,7 +130,7 @@ def write_zarr(
             ],
         }
 
-    return _by_rename(path, write)
+    return write_by_rename(path, write, path.suffix)
 
 
 def _of_height(strips: Iterable[NDArray[Any]], height: int) -> Iterator[NDArray[Any]]:
@@ -147,22 +143,3 @@ def _of_height(strips: Iterable[NDArray[Any]], height: int) -> Iterator[NDArray[
             waiting = waiting[height:]
     if waiting is not None and len(waiting):
         yield waiting
-
-
-def _by_rename(path: Path, write: Callable[[Path], None]) -> Path:
-    # The suffix stays: writers go by it.
-    aside = path.with_name(f".{uuid4().hex}.part{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(aside)
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(aside, path)
-    except OSError as error:
-        remedy = "free space or choose a folder you may write to"
-        raise DataError([f"{path}: cannot be written ({reason_of(error)}); {remedy}"]) from error
-    finally:
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        aside.unlink(missing_ok=True)
-    return path

@@ -18,7 +18,7 @@ from maskwright.data.labels import Kind
 from maskwright.data.shapes import touched_cells
 from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.judging import PredictMasks
-from maskwright.methods.in_context.pool import ReferencePool
+from maskwright.methods.in_context.pool import Candidates, ReferencePool, needed
 from maskwright.methods.in_context.pseudo_masks import RowPrompts, Rows
 from maskwright.methods.in_context.selection import ReferencePolicy
 from maskwright.nets.selector import select
@@ -121,29 +121,41 @@ class Answerer:
             (N,) bool, the rows for which there is any reference; and (N, T) places in the pool, 0 where there is none.
         """
         places = torch.zeros(len(rows), self.references, dtype=torch.long, device=query.whole.device)
-        if not len(self.pool):
+        if not len(self.pool) or not len(rows):
             return torch.zeros(len(rows), dtype=torch.bool, device=places.device), places
-        allowed = self.pool.allowed(rows.sample, rows.category, rows.kind)
-        has_references = allowed.any(1)
+        candidates = self.candidates(rows, query, generator)
+        has_references = candidates.allowed.any(1)
         at = has_references.nonzero()[:, 0]
-        if len(at) and self.selector == "policy":
+        if not len(at):
+            return has_references, places
+        query, entries, allowed = query[at], candidates.entries, candidates.allowed[at]
+        if self.selector == "policy":
             assert self.policy is not None
-            predict_part = None if predict_masks is None else (lambda some, sets: predict_masks(at[some], sets))
-            places[at] = self.policy.choose(query[at], self.pool.entries(), allowed[at], predict_part)
-        elif len(at):
-            assert self.selector != "policy"
-            entries, query = self.pool.entries(), query[at]
-            places[at] = select(
+
+            def predict_part(some: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
+                assert predict_masks is not None
+                return predict_masks(at[some], candidates.in_pool(sets))
+
+            chosen = self.policy.choose(query, entries, allowed, None if predict_masks is None else predict_part)
+        else:
+            chosen = select(
                 self.selector,
                 query.whole,
                 query.foreground,
                 entries.whole,
                 entries.foreground,
-                allowed[at],
+                allowed,
                 self.references,
                 generator,
             )
+        places[at] = candidates.in_pool(chosen)
         return has_references, places
+
+    def candidates(self, rows: Rows, query: Query, generator: torch.Generator | None = None) -> Candidates:
+        """The entries of the pool that the selector chooses from for N rows; ``generator``: on the CPU, for the selector ``random``."""
+        shortlist = self.policy.settings.shortlist_size if self.policy is not None else 0
+        near, drawn = needed(self.selector, self.references, shortlist)
+        return self.pool.candidates(rows.sample, rows.category, rows.kind, query, near, drawn, generator)
 
     def answer(
         self, embedding: Embedding, rows: Rows, prompts: RowPrompts, has_references: Tensor, memory: Memory | None

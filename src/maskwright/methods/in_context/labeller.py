@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.answerer import Answerer
 from maskwright.methods.in_context.closer import answer_boxes
 from maskwright.methods.in_context.episodes import box_loss, episode_loss, practice_batch, sample_rows
+from maskwright.methods.in_context.pool import ReferencePool
 from maskwright.methods.in_context.pseudo_masks import RowPrompts, Rows
 from maskwright.methods.in_context.selection import ReferencePolicy
 from maskwright.methods.in_context.streams import Stream
@@ -114,6 +116,7 @@ class Labeller(Answerer):
         weak_weight: weight of the losses on boxes, points and scribbles.
         generator: (stream, number) → stateless random numbers, a function of both alone.
         closer_look: pseudo-masks of boxes are SAM's answers on crops around them; SAM still learns on whole images.
+        folder: of a pool that is too large for the memory; see ``ReferencePool``.
 
     Attributes:
         masks: the newest pseudo-masks, by position in the dataset.
@@ -131,8 +134,10 @@ class Labeller(Answerer):
         generator: Callable[[Stream, int], torch.Generator],
         policy: ReferencePolicy | None = None,
         closer_look: bool = False,
+        folder: Path | None = None,
     ) -> None:
-        super().__init__(sam, categories, selector=selector, references=references, policy=policy)
+        pool = ReferencePool(folder=folder)
+        super().__init__(sam, categories, selector=selector, references=references, policy=policy, pool=pool)
         self.closer_look = closer_look
         self.blend, self.weak_weight, self.generator = blend, weak_weight, generator
         self.masks: dict[int, PseudoMask] = {}
@@ -359,6 +364,8 @@ class Labeller(Answerer):
         tensors: dict[str, dict[str, Tensor]] = {}
         if len(self.pool):
             tensors["pool"] = self.pool.state_dict()
+        if self.pool.index is not None:
+            tensors["pool_index"] = self.pool.index.state_dict()
         if order:
             tensors["masks"] = {"maps": torch.stack([self.masks[i].maps for i in order])}
         return tensors, {
@@ -369,7 +376,10 @@ class Labeller(Answerer):
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict) -> None:
         """The counterpart of ``state``."""
-        self.pool.load_state_dict({k: v.to(self.sam.device) for k, v in tensors.get("pool", {}).items()})
+        pool = tensors.get("pool", {})
+        if not self.pool.columns.go_into_files(sum(value.nbytes for value in pool.values())):
+            pool = {name: value.to(self.sam.device) for name, value in pool.items()}
+        self.pool.load_state_dict(pool, tensors.get("pool_index"))
         self.masks = {
             index: PseudoMask(tensors["masks"]["maps"][i].clone(), state["confidence"][i], state["references"][i])
             for i, index in enumerate(state["index"])

@@ -14,10 +14,14 @@ from maskwright.data.labels import IGNORE, Kind
 from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.judging import Judge, PredictMasks
 from maskwright.methods.in_context.labeller import Labeller, ReferenceSets
-from maskwright.methods.in_context.selection import Round
+from maskwright.methods.in_context.pool import Candidates, needed
+from maskwright.methods.in_context.selection import PolicySettings, Round
 from maskwright.nets.losses import box_projection_loss
 from maskwright.nets.spnet import Query
 from maskwright.sam.sam import Embedding
+
+DRAWN = 256
+"""Random entries of a large pool among a query's candidates: so many that those that the policy tries at random are hardly ever similar."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +31,21 @@ class PolicyBatch:
     Attributes:
         rows: the N rows of the batch that are the queries.
         query: their pooled features.
-        allowed: (N, E) bool, the entries of the pool that each may refer to.
-        predict_masks: SAM's answers to the queries.
+        candidates: the entries of the pool that each may refer to.
+        predict_masks: SAM's answers to the queries, by numbers of candidates.
         judge: what their rewards are computed from.
     """
 
     rows: pseudo.Rows
     query: Query
-    allowed: Tensor
+    candidates: Candidates
     predict_masks: PredictMasks
     judge: Judge
 
     def best(self, round: Round) -> ReferenceSets:
         """The best sets of a round, for the pseudo-masks of the weakly labelled rows (SAMIX: the set with the largest advantage)."""
         at = (round.decided & ~self.judge.has_truth).nonzero()[:, 0]
-        return ReferenceSets(self.rows[at], round.places[at])
+        return ReferenceSets(self.rows[at], self.candidates.in_pool(round.places[at]))
 
 
 @torch.no_grad()
@@ -76,12 +80,11 @@ def draw_policy_batch(
     is_mask = rows.kind == Kind.MASK
     weak_kind = torch.tensor([int(k) for k in kinds])[torch.randint(len(kinds), (len(rows),), generator=generator)]
     rows = replace(rows, kind=torch.where(is_mask, weak_kind.to(is_mask.device), rows.kind))
-    allowed = pool.allowed(rows.sample, rows.category, rows.kind)
-    at = (allowed.sum(1) > 1).nonzero()[:, 0]
+    at = (pool.choices(rows.sample, rows.category, rows.kind) > 1).nonzero()[:, 0]
     at = at[torch.randperm(len(at), generator=generator)[:most].to(at.device)]
     if not len(at):
         return None
-    rows, is_mask, allowed = rows[at], is_mask[at], allowed[at]
+    rows, is_mask = rows[at], is_mask[at]
     is_point = (rows.kind == Kind.POINT) | (rows.kind == Kind.SCRIBBLE)
     boxes, points = ~is_mask | (rows.kind == Kind.BOX), ~is_mask | is_point
     prompts = pseudo.weak_prompts(batch, rows, size, boxes=boxes, points=points)
@@ -91,10 +94,14 @@ def draw_policy_batch(
         if maturity > 0.5:
             prompts = prompts.with_hint(pseudo.teacher_logits(teacher, rows), ~prompts.hinted.any(1))
     query = labeller.query(embedding, rows, prompts, teacher)
+    settings = labeller.policy.settings if labeller.policy is not None else PolicySettings()
+    near, _ = needed("policy", labeller.references, settings.shortlist_size)
+    candidates = pool.candidates(rows.sample, rows.category, rows.kind, query, near, DRAWN, generator)
+    answers = labeller.mask_predictor(embedding, rows, prompts)
     truth, counted = pseudo.truth_of(batch.target, rows, labeller.map_size)
     label_loss = label_losses(batch.target, rows, prompts)
     judge = Judge(is_mask, truth, counted, view, label_loss, ~is_mask & ~pseudo.is_unlocated(rows.kind))
-    return PolicyBatch(rows, query, allowed, labeller.mask_predictor(embedding, rows, prompts), judge)
+    return PolicyBatch(rows, query, candidates, lambda some, sets: answers(some, candidates.in_pool(sets)), judge)
 
 
 def label_losses(target: Tensor, rows: pseudo.Rows, prompts: pseudo.RowPrompts) -> Callable[[Tensor, Tensor], Tensor]:

@@ -126,14 +126,16 @@ class InContextSegmenter:
     def _evidence(self, rows: pseudo.Rows, query: Query, places: Tensor, iou: Tensor) -> list[Evidence]:
         pool, policy = self.answerer.pool, self.answerer.policy
         entries = pool.entries()
+        at = places.to(entries.whole.device)
         whole, foreground = (
-            torch.cosine_similarity(vector[:, None], of_entries[places], dim=-1)
+            torch.cosine_similarity(vector[:, None], of_entries[at].to(vector.device), dim=-1)
             for vector, of_entries in ((query.whole, entries.whole), (query.foreground, entries.foreground))
         )
         probability: list[list[float | None]] = [[None] * places.shape[1]] * len(places)
         if policy is not None and len(places):
-            allowed = pool.allowed(rows.sample, rows.category, rows.kind)
-            probability = policy.probability(query, entries, allowed, places).tolist()
+            candidates = self.answerer.candidates(rows, query)
+            numbers = candidates.numbers_of(places)
+            probability = policy.probability(query, candidates.entries, candidates.allowed, numbers).tolist()
         columns = zip(
             rows.image.tolist(),
             rows.category.tolist(),

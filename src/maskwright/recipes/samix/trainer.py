@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -144,6 +145,7 @@ class Trainer(Trainable):
             generator=session.generator,
             policy=self.policy,
             closer_look=config.closer_look,
+            folder=Path(config.out),
         )
         self.sam.requires_grad_(False)
         self.sam_parameters = setup.trainable_parameters(self.sam, config.tune_decoder) if adapts else []
@@ -330,8 +332,8 @@ class Trainer(Trainable):
             return {}, None
         result = policy.step(
             queries.query,
-            self.labeller.pool.entries(),
-            queries.allowed,
+            queries.candidates.entries,
+            queries.candidates.allowed,
             queries.predict_masks,
             queries.judge,
             generator,
@@ -348,8 +350,8 @@ class Trainer(Trainable):
         if queries is not None:
             scores = policy.assess(
                 queries.query,
-                self.labeller.pool.entries(),
-                queries.allowed,
+                queries.candidates.entries,
+                queries.candidates.allowed,
                 queries.predict_masks,
                 queries.judge,
                 "similar",

@@ -44,7 +44,7 @@ class Trainer(Trainable):
 
     Attributes:
         bank: the training images that show foreground and background, ``--shots`` of them.
-        drawn: the same as a dataset, and those without foreground that were drawn on the way.
+        drawn: the same as a dataset, and those without foreground that were drawn on the way, at most as many.
         val: images of the validation split; None where there are none.
         agent: what is trained.
         clicks, srm_updates: see ``Config``.
@@ -113,7 +113,10 @@ class Trainer(Trainable):
             )
         ids = [sample.id for sample in order_of_samples]
         last = len(ids) if shots is None else ids.index(bank.names[-1]) + 1
-        return order_of_samples.with_samples(list(order_of_samples)[:last]), bank
+        shown, drawn = set(bank.names), list(order_of_samples)[:last]
+        # Of crops of large images most may be without foreground.
+        empty = [sample.id for sample in drawn if sample.id not in shown][: len(bank)]
+        return order_of_samples.with_samples([sample for sample in drawn if sample.id in shown | set(empty)]), bank
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

@@ -115,8 +115,8 @@ class Trainer(Trainable):
         last = len(ids) if shots is None else ids.index(bank.names[-1]) + 1
         shown, drawn = set(bank.names), list(order_of_samples)[:last]
         # Of crops of large images most may be without foreground.
-        empty = [sample.id for sample in drawn if sample.id not in shown][: len(bank)]
-        return order_of_samples.with_samples([sample for sample in drawn if sample.id in shown | set(empty)]), bank
+        others = [sample.id for sample in drawn if sample.id not in shown][: len(bank)]
+        return order_of_samples.with_samples([sample for sample in drawn if sample.id in shown.union(others)]), bank
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
@@ -74,6 +74,8 @@ def test_soft_edges_are_cut_where_they_were(seed: int, softener: str, white: int
 def test_a_second_level_is_not_taken_for_an_edge(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = SOFTENERS["resized"](ellipses(seed, 255)).copy()
+    # Of an object of three pixels nobody could say whether it is one, or a speck beside the grey one.
+    assume((values >= 192).sum() >= 100)
     x, y = rng.integers(0, 40, 2)
     values[y : y + 8, x : x + 12] = rng.integers(100, 160)
     assert convention_of(values).name == "ids"

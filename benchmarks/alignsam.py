@@ -55,6 +55,7 @@ from maskwright.methods.autoprompt.agent import OPENING, Trace, resized
 from maskwright.methods.autoprompt.predictor import AutoPromptPredictor, foreground_mask
 from maskwright.methods.autoprompt.scores import Foreground, foreground_bank, foreground_of
 from maskwright.recipes import alignsam, samix
+from maskwright.recipes.alignsam.trainer import shuffled
 from maskwright.rl.bank import Bank
 from maskwright.sam.click_grid import places_of
 from maskwright.sam.sam import Sam
@@ -223,15 +224,12 @@ class Bench:
 
     def shots(self, seed: int) -> Dataset:
         """The images that every training of a seed learns from."""
-        train = self.dataset.split("train")
-        masked = [sample for sample in train if sample.labels.mask is not None]
-        order = np.random.default_rng(seed).permutation(len(masked)).tolist()
-        drawn = train.with_samples([masked[i] for i in order])
+        drawn = shuffled(self.dataset.split("train"), seed)
         bank = foreground_bank(self.sam, drawn, self.foreground, both=True, limit=self.config.shots or None)
         return drawn.with_samples([sample for sample in drawn if sample.id in set(bank.names)])
 
     def _shots_alone(self, seed: int) -> Path:
-        """A dataset whose training images are the shots, with the foreground as its only category."""
+        """A dataset whose training images are the shots."""
         folder = self.config.out / f"shots-s{seed}"
         if not (folder / manifest.NAME).is_file():
             shutil.rmtree(folder, ignore_errors=True)

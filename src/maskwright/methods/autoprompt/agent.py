@@ -7,7 +7,7 @@ All images of a bank are processed in one batch; the answer for an image does no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -216,11 +216,11 @@ class SelfPrompter(nn.Module):
             place, _ = places_of(cell, bank.size, self.grid)
             state = click(self.sam, bank, state, place, self._label(bank, state, place, now, semantic, rules.labels))
             states.append(state)
-        answer = state
-        if rules.absence:
-            nothing = as_answer(self.sam, bank, rows, recalibrated, state.labels.shape[1])
-            answer = nothing.where(recalibrated.flatten(1).amax(1) <= 0.5, state)
-        return Trace(states, recalibrated, semantic, answer)
+        trace = Trace(states, recalibrated, semantic, state)
+        if not rules.absence:
+            return trace
+        nothing = as_answer(self.sam, bank, rows, recalibrated, state.labels.shape[1])
+        return replace(trace, answer=nothing.where(trace.presence <= 0.5, state))
 
     def place_scores(
         self,
@@ -283,6 +283,17 @@ def resized(maps: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
     if maps.shape[-2] >= height and maps.shape[-1] >= width:
         return F.adaptive_avg_pool2d(maps, (height, width))
     return F.interpolate(maps[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
+
+
+def foreground_share(area: Tensor, counted: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
+    """What SRM learns: (B, h, w) share of each place's labelled part that is foreground; 255 where less than half is labelled.
+
+    Args:
+        area, counted: (B, H, W) in 0..1, what is foreground, and what is labelled.
+        size: h and w.
+    """
+    area, counted = resized(area, size), resized(counted, size)
+    return torch.where(counted > 0.5, area / counted.clamp(min=1e-6), 255.0)
 
 
 def value_at(maps: Tensor, place: Tensor, size: int) -> Tensor:

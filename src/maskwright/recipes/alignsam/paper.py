@@ -20,8 +20,8 @@ from maskwright.methods.autoprompt.agent import (
     Recalibrator,
     SelfPrompter,
     SelfPromptRules,
+    foreground_share,
     last_mask,
-    resized,
     start_with_clicks,
 )
 from maskwright.nets.place_policy import PlacePolicy
@@ -31,7 +31,7 @@ from maskwright.rl import ppo
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState
 from maskwright.rl.envs import ClickEnvSettings, ClickVectorEnv
-from maskwright.rl.rewards import foreground_reward
+from maskwright.rl.rewards import foreground_reward, is_known, truth_label
 from maskwright.sam.click_grid import cells_of
 from maskwright.sam.sam import Sam
 
@@ -55,7 +55,8 @@ class PaperTrainer(Trainer):
             self.sam, self.srm, self.policy, self.clip, config.text, SelfPromptRules(clicks=self.clicks)
         )
         self.recalibrator = Recalibrator(self.srm, agent.semantic(self.bank))
-        self.target = self._target()
+        truth = self.bank.known_truth
+        self.target = foreground_share(truth.area, truth.counted, self.bank.embedding.low.shape[-2:])
         self.env = ClickVectorEnv(
             self.sam,
             self.bank,
@@ -81,12 +82,6 @@ class PaperTrainer(Trainer):
             max_kl=config.max_kl,
         )
         return agent
-
-    def _target(self) -> Tensor:
-        """(N, h, w) share of each place of SRM that is foreground; 255 where less than half of it is labelled."""
-        truth, size = self.bank.known_truth, self.bank.embedding.low.shape[-2:]
-        area, counted = resized(truth.area, size), resized(truth.counted, size)
-        return torch.where(counted > 0.5, area / counted.clamp(min=1e-6), 255.0)
 
     def start_from(self, origin: Origin) -> None:
         self.require_sam(origin)
@@ -157,10 +152,9 @@ class PaperTrainer(Trainer):
         """Average for the log how often SRM's label of the click is right."""
         slot = before.tokens
         rows = torch.arange(len(slot), device=self.device)
-        column, row = after.points[rows, slot].long().unbind(1)
-        truth = self.bank.known_truth
-        known = truth.known[after.rows, row, column]
-        right = (after.labels[rows, slot] == truth.canvas[after.rows, row, column]) & known
+        place = after.points[rows, slot]
+        known = is_known(self.bank, after.rows, place)
+        right = (after.labels[rows, slot] == truth_label(self.bank, after, place)) & known
         self.session.average(label_accuracy=right.sum() / known.sum().clamp(min=1))
 
     def srm_step(self, mask: Tensor, generator: torch.Generator) -> None:

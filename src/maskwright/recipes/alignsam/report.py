@@ -174,16 +174,16 @@ def write_report(trainer: Trainer) -> None:
 
 
 def _score_table(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
-    agent, plain = trainer.agent, trainer.agent.rules
+    agent, rules = trainer.agent, trainer.agent.rules
     rows: dict[str, dict[str, Any]] = {}
     for clicks in sorted({0, 1, 5, 10, trainer.clicks}):
         if clicks <= trainer.clicks:
-            rows[f"{clicks} clicks"] = scores_on_canvas(agent, bank, replace(plain, clicks=clicks))
-    rows["random places"] = scores_on_canvas(agent, bank, replace(plain, places="random"))
+            rows[f"{clicks} clicks"] = scores_on_canvas(agent, bank, replace(rules, clicks=clicks))
+    rows["random places"] = scores_on_canvas(agent, bank, replace(rules, places="random"))
     rows["SRM's mask alone"] = scores_on_canvas(
         agent,
         bank,
-        replace(plain, clicks=0),
+        replace(rules, clicks=0),
         maps=lambda trace, part: resized(trace.recalibrated, (part.size, part.size)),
     )
     report.table(

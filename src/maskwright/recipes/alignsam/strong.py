@@ -66,6 +66,9 @@ class StrongTrainer(Trainer):
         self.agent = self._prompted_by(self.srm)
         self.fold_agents = [self._prompted_by(srm) for srm in self.fold_srms]
         self.views = self._views()
+        # Of each row of the bank its plain view: these come first, in the order of the images.
+        image_of_id = {sample.id: number for number, sample in enumerate(self.drawn)}
+        self.plain = torch.tensor([image_of_id[name] for name in self.bank.names])
         rows = torch.arange(len(self.bank))
         # With a single image there is nothing to hold out.
         self.folds = [part if len(part) else rows for part in (rows[k::FOLDS] for k in range(FOLDS))]
@@ -99,9 +102,6 @@ class StrongTrainer(Trainer):
 
     def _learners(self, held_out: Tensor) -> tuple[Tensor, Tensor]:
         """What an SRM learns from: places of views, and rows of the bank, without those that are held out."""
-        image_of_id = {sample.id: number for number, sample in enumerate(self.drawn)}
-        # The plain views come first, in the order of the images.
-        self.plain = torch.tensor([image_of_id[name] for name in self.bank.names])
         kept = torch.ones(len(self.drawn), dtype=torch.bool)
         if len(held_out) < len(self.bank):
             kept[self.plain[held_out]] = False

@@ -98,9 +98,7 @@ class Trainer(Trainable):
     def _shots(self, dataset: Dataset) -> tuple[Dataset, Bank]:
         """The training images that are drawn, and as a bank, encoded once, ``--shots`` of them that show foreground and background."""
         train = dataset.split("train")
-        masked = [sample for sample in train if sample.labels.mask is not None]
-        order = np.random.default_rng(self.config.seed).permutation(len(masked)).tolist()
-        order_of_samples = train.with_samples([masked[i] for i in order])
+        order_of_samples = shuffled(train, self.config.seed)
         shots = self.config.shots or None
         bank = foreground_bank(self.sam, order_of_samples, self.foreground, both=True, limit=shots)
         if shots and len(bank) < shots:
@@ -153,3 +151,9 @@ class Trainer(Trainable):
         """Scores on the canvas, without any prompt."""
         scores = scores_on_canvas(self.agent, bank)
         return {name: scores[name] for name in ("miou", "mae", "f", "e", "fr") if scores[name] is not None}
+
+
+def shuffled(train: Dataset, seed: int) -> Dataset:
+    """The images with masks, in the order in which ``--shots`` are drawn from them."""
+    masked = [sample for sample in train if sample.labels.mask is not None]
+    return train.with_samples([masked[i] for i in np.random.default_rng(seed).permutation(len(masked)).tolist()])

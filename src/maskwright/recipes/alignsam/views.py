@@ -19,7 +19,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.labels import IGNORE
 from maskwright.data.loader import Loader
 from maskwright.engine.state import seeded
-from maskwright.methods.autoprompt.agent import resized
+from maskwright.methods.autoprompt.agent import foreground_share
 from maskwright.methods.autoprompt.scores import Foreground
 from maskwright.sam.sam import Sam
 
@@ -88,8 +88,7 @@ class Views:
             images = images.to(sam.device)
             low = sam.encode(images).low.float()
             known = (batch.target != IGNORE).float()
-            area, counted = (resized(mask, low.shape[-2:]) for mask in (torch.isin(batch.target, ids) * known, known))
-            target = torch.where(counted > 0.5, area / counted.clamp(min=1e-6), 255.0).to(sam.device)
+            target = foreground_share(torch.isin(batch.target, ids) * known, known, low.shape[-2:]).to(sam.device)
             parts.append((low, target, semantic(images), torch.as_tensor(batch.indices).to(sam.device)))
             advance(len(images))
         features, target, maps, image = zip(*parts)

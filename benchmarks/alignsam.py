@@ -284,7 +284,7 @@ class Bench:
         metrics = {key: BinaryMetrics() for key in wanted}
         right: dict[str, list[float]] = {key: [] for key in wanted}
         begun = time.monotonic()
-        with progress(len(bank), f"{kind}, seed {seed}") as advance:
+        with progress(len(bank) * len(wanted), f"{kind}, seed {seed}") as advance:
             for rows in torch.arange(len(bank)).split(BATCH):
                 part = bank.select(rows)
                 trace = agent.network.segment(part, rules, generator)

@@ -6,8 +6,10 @@ r"""Does a click agent make masks better? Dice after each click for every way to
 
 The first click is the oracle's, in the middle of the object; nothing after it sees the truth, but for the oracle's rows.
 Trained are, each for `--minutes` on the same images: the recipe with all its stages (`full`, once for each seed), imitation of the
-oracle's clicks, and Stable-Baselines3's PPO on pixels with the published settings. "Value map" is the full run before its
-reinforcement; it shares the quality head. Captured = (agent - first click) / (oracle - first click) after the last click.
+oracle's clicks, Stable-Baselines3's PPO on pixels with the published settings, and a plain segmenter (`samix` on masks alone).
+"Value map" is the full run before its reinforcement; it shares the quality head. Two rows say what the masks alone are worth,
+without a further click: the agent's belief, and the segmenter, whose answer is all that it takes for the category at the first
+click. Captured = (agent - first click) / (oracle - first click) after the last click.
 Intervals are paired bootstraps over seeds and images; targets of one image are resampled together.
 
 `--refine MASKS` also refines masks (a folder that `maskwright predict` wrote for the same split): Dice before and after.
@@ -22,10 +24,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 import tyro
+from numpy.typing import NDArray
 
 from frame import (
     Rows,
@@ -46,13 +50,15 @@ from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import progress
 from maskwright.engine.checkpoints import read_checkpoint
 from maskwright.engine.metrics import paired_bootstrap
+from maskwright.engine.predictor import Predictor
 from maskwright.engine.weights import load_state
 from maskwright.methods.clicks.agent import ClickAgent, ClickRules
 from maskwright.methods.clicks.predictor import ClickPredictor
 from maskwright.methods.clicks.scores import LOST, belief_dice, curve
 from maskwright.nets.prompter import Prompter
-from maskwright.recipes import clicks
+from maskwright.recipes import clicks, samix
 from maskwright.rl.bank import Bank
+from maskwright.rl.clicks import first_click
 
 SCENES = {"train": 400, "val": 60, "test": 100, "size": 256, "categories": ("disc", "star", "ring", "leaf")}
 
@@ -85,13 +91,14 @@ class Row:
         run: whose agent acts.
         rules: of it, by the agent's own rules.
         stage: ``settled``: as the run left it; ``values`` and ``reinforced``: its policy before and after reinforcement.
-        belief: score the agent's belief instead of SAM's answers: what it has learnt about objects from the masks.
+        answer: what is scored. ``sam``: SAM's answers; ``belief``: the agent's belief, what it has learnt about objects from the masks;
+            ``segmenter``: the mask of a plain segmenter. The last two take no further click.
     """
 
     run: str
     rules: Callable[[ClickRules], ClickRules]
     stage: str = "settled"
-    belief: bool = False
+    answer: Literal["sam", "belief", "segmenter"] = "sam"
 
 
 def _kept(**changed: Any) -> Callable[[ClickRules], ClickRules]:
@@ -100,7 +107,8 @@ def _kept(**changed: Any) -> Callable[[ClickRules], ClickRules]:
 
 ROWS = {
     "no further click": Row("full", _kept(clicks=0)),
-    "belief alone, no further click": Row("full", _kept(clicks=0), belief=True),
+    "belief alone, no further click": Row("full", _kept(clicks=0), answer="belief"),
+    "plain segmenter, no further click": Row("full", _kept(clicks=0), answer="segmenter"),
     "published PPO": Row("sb3", lambda own: own),
     "random": Row("full", _kept(places="random")),
     "random + accept": Row("full", _kept(places="random", accept="quality")),
@@ -146,6 +154,19 @@ class Bench:
         config, out = self.config, self.config.out / f"run-{name}-s{seed}"
         if not (out / "report.html").is_file():
             length = {"steps": config.steps} if config.steps else {"minutes": config.minutes}
+            if name == "segmenter":
+                samix.main(
+                    samix.Config(
+                        data=config.data,
+                        out=out,
+                        sam=config.sam,
+                        labels="masks-only",
+                        seed=seed,
+                        resume=out.exists(),
+                        **length,
+                    )
+                )
+                return out
             own = RUNS[name].get("learner", "own") == "own"
             clicks.main(
                 clicks.Config(
@@ -200,8 +221,10 @@ def score(bench: Bench, name: str, seed: int) -> dict[str, Any]:
             shown = done
 
         found = curve(agent, bank, rules, seed=seed, progress=tell)
-    if row.belief:
+    if row.answer == "belief":
         found = replace(found, dice=belief_dice(agent, bank)[:, None])
+    elif row.answer == "segmenter":
+        found = replace(found, dice=segmenter_dice(bench.load(bench.run("segmenter", seed)), bank)[:, None])
     # Rows without a further click are as long as the others.
     dice = np.pad(found.dice, ((0, 0), (0, bench.config.clicks + 1 - found.dice.shape[1])), mode="edge")
     return {
@@ -211,6 +234,22 @@ def score(bench: Bench, name: str, seed: int) -> dict[str, Any]:
         "kept": float(found.kept.mean()),
         "rules": asdict(rules),
     }
+
+
+def segmenter_dice(segmenter: Predictor, bank: Bank) -> NDArray[np.float64]:
+    """(N,) Dice on the canvas of all that a segmenter takes for the category at the oracle's first click; where it takes that place
+    for background, for its most frequent category."""
+    truth, scores = bank.known_truth, np.empty(len(bank))
+    predictions = segmenter.predict(pixels.permute(1, 2, 0).numpy() for pixels in bank.pixels)
+    masks = [prediction.mask for prediction in predictions]
+    places = first_click(bank, torch.arange(len(bank)))[0].floor().long()
+    for row, (image, (x, y)) in enumerate(zip(bank.image.tolist(), places.tolist(), strict=True)):
+        mask = masks[image]
+        category = mask[y, x] or np.bincount(mask[mask > 0], minlength=2).argmax()
+        answer = torch.from_numpy(mask == category) & truth.known[row]
+        total = answer.sum() + truth.canvas[row].sum()
+        scores[row] = 2 * (answer & truth.canvas[row]).sum() / total
+    return scores
 
 
 def refined(bench: Bench, seed: int) -> dict[str, Any]:
@@ -240,8 +279,9 @@ def summarise(rows: Rows) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name, mine in grouped.items():
         scores = dice[name]
-        # The belief is compared with the same first answers as all other rows.
-        against = seeds["no further click"] if ROWS[name].belief and "no further click" in seeds else seeds[name]
+        # What is no answer of SAM is compared with the same first answers as all other rows.
+        is_sam = ROWS[name].answer == "sam" or "no further click" not in seeds
+        against = seeds[name] if is_sam else seeds["no further click"]
         first = against.mean(0)[:, 0]
         images = [target.rpartition("/")[0] for target in mine[0]["targets"]]
         figures[name] = {

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from maskwright.nets.recalibrate import SelfAttention, SemanticRecalibration, recalibration_loss
+from maskwright.sam.sam import Embedding
 
 
 def inputs(batch: int, height: int = 6, width: int = 7, seed: int = 0) -> tuple[torch.Tensor, ...]:
@@ -117,6 +118,22 @@ def test_it_learns_what_its_maps_show(net) -> None:
         optimizer.step()
     assert float(loss.detach()) < 0.35 * first
     assert ((answer(net, maps) > 0) == (target > 0)).float().mean() > 0.95
+
+
+def test_fine_features_are_both_levels_place_by_place() -> None:
+    """A place of F is beside the 2 x 2 places of the finer level that lie in it, and no others."""
+    g = torch.Generator().manual_seed(0)
+    embedding = Embedding(torch.zeros(2, 2, 24, 28), torch.randn(2, 4, 12, 14, generator=g), torch.randn(2, 16, 6, 7))
+    plain, fine = (SemanticRecalibration(16, "implicit", 16, unmasked=True, fine=fine) for fine in (False, True))
+    assert torch.equal(plain.features(embedding), embedding.low)
+    found = fine.features(embedding)
+    assert found.shape == (2, 32, 6, 7)
+    assert torch.equal(found[:, :16], embedding.low)
+    expected = embedding.high1[:, :, 6:8, 10:12].flatten(1)
+    assert torch.equal(found[:, 16:, 3, 5], expected)
+    again = SemanticRecalibration(**fine.description())
+    again.load_state_dict(fine.state_dict())
+    assert again(found, torch.rand(2, 6, 7)).shape == (2, 6, 7)
 
 
 def test_description_makes_it_again(net) -> None:

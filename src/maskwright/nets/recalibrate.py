@@ -8,7 +8,7 @@ and a task uses one of them:
 - explicit, for targets with a name: its input is also ``F ⊙ A``, with the map A of that name by ``nets.clip_surgery``.
 
 Ours: with ``unmasked`` F itself is a further input. ``F ⊙ M`` hides foreground that the last mask has missed (M near 0), so nothing
-could find it again.
+could find it again. With ``fine`` SAM's features at half the stride are beside F, for small things and for shapes.
 
 Nothing is normalised over the batch, and attention stays within an image: the output for an image does not depend on the others.
 """
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from maskwright.data.schema import Fields, OneOf, Truth, Whole
 from maskwright.nets.losses import dice_loss, pseudo_mask_loss
+from maskwright.sam.sam import Embedding
 
 Branch = Literal["implicit", "explicit"]
 
@@ -36,9 +37,10 @@ DESCRIPTION = Fields(
         "hidden": Whole(8, 1024),
         "heads": Whole(1, 64),
         "unmasked": Truth(),
+        "fine": Truth(),
     },
-    # Models of version 0.1 lack it: none of them has it.
-    optional=frozenset({"unmasked"}),
+    # Earlier models lack them: none of those has either.
+    optional=frozenset({"unmasked", "fine"}),
 )
 """What ``SemanticRecalibration.description`` gives."""
 
@@ -52,20 +54,31 @@ class SemanticRecalibration(nn.Module):
         hidden: channels within, a multiple of 8 and of ``heads``.
         heads: of the attention.
         unmasked: F is an input too, and the implicit branch has the explicit one's attention, to compare its places.
+        fine: see :meth:`features`.
     """
 
-    def __init__(self, width: int, branch: Branch, hidden: int = 32, heads: int = 2, unmasked: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        branch: Branch,
+        hidden: int = 32,
+        heads: int = 2,
+        unmasked: bool = False,
+        fine: bool = False,
+    ) -> None:
         super().__init__()
         if branch not in get_args(Branch):
             raise ValueError(f"unknown branch {branch!r}; choose one of {', '.join(get_args(Branch))}")
-        self.width, self.branch, self.hidden, self.heads, self.unmasked = width, branch, hidden, heads, unmasked
+        self.width, self.branch, self.hidden, self.heads = width, branch, hidden, heads
+        self.unmasked, self.fine = unmasked, fine
+        channels = width * (1 + fine)
         if branch == "implicit" and not unmasked:
-            self.before = nn.Sequential(_block(width, hidden), _block(hidden, hidden))
+            self.before = nn.Sequential(_block(channels, hidden), _block(hidden, hidden))
             self.attention, self.after = nn.Identity(), nn.Identity()
         else:
             # The network is trained for several steps after every click, so it has to be fast. Reducing the channels of F once, before
             # the products F ⊙ A and F ⊙ M, gives the same result as reducing those of each product, for an eighth of the work.
-            self.project = nn.Conv2d(width, hidden, 1, bias=False)
+            self.project = nn.Conv2d(channels, hidden, 1, bias=False)
             products = 1 + unmasked + (branch == "explicit")
             self.before = nn.Sequential(
                 _block(products * hidden, hidden), _block(hidden, hidden), _block(hidden, hidden)
@@ -76,13 +89,19 @@ class SemanticRecalibration(nn.Module):
 
     def description(self) -> dict[str, int | str | bool]:
         """The arguments that make this network again, as JSON."""
-        return {name: getattr(self, name) for name in ("width", "branch", "hidden", "heads", "unmasked")}
+        return {name: getattr(self, name) for name in ("width", "branch", "hidden", "heads", "unmasked", "fine")}
+
+    def features(self, embedding: Embedding) -> Tensor:
+        """What the network reads of an embedding: (B, C, h, w) in float32, F alone. With ``fine`` (B, 2C, h, w): behind F the level of
+        half its stride, each 2 x 2 of whose places are channels of one."""
+        low = embedding.low.float()
+        return torch.cat([low, F.pixel_unshuffle(embedding.high1.float(), 2)], 1) if self.fine else low
 
     def forward(self, features: Tensor, mask: Tensor, semantic: Tensor | None = None) -> Tensor:
         """Logits of the foreground.
 
         Args:
-            features: (B, C, h, w) image embedding F; any h and w.
+            features: (B, C, h, w) image embedding F, or with ``fine`` (B, 2C, h, w), as :meth:`features` gives it; any h and w.
             mask: (B, h, w) in 0..1, the last mask's probability M at that size.
             semantic: (B, h, w) in 0..1, the name's map A; for the explicit branch, and for it alone.
 

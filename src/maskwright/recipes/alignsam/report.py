@@ -208,8 +208,9 @@ def _films(trainer: Trainer, report: Report, bank: Bank, split: str) -> None:
     for place, name in enumerate(part.names):
         states = [trace.states[moment] for moment in moments]
         on = int((trace.last.labels[place] == 1).sum())
-        off = OPENING + clicks - on
-        caption = f"{name}: IoU {scores[targets[place]]['iou']:.2f}; {on} clicks on the foreground, {off} off it"
+        caption = f"{name}: IoU {scores[targets[place]]['iou']:.2f}; {on} clicks on the foreground, {OPENING + clicks - on} off it"
+        if not int(trace.answer.tokens[place]):
+            caption += '; the answer is "nothing here"'
         pictures.append(Picture(film(part, states, place), caption))
     report.pictures(
         f"Where it clicked ({split} images, from the worst to the best)",

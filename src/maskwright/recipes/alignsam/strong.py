@@ -55,7 +55,8 @@ class StrongTrainer(Trainer):
     def build(self) -> SelfPrompter:
         config = self.config
         self.srms = [
-            SemanticRecalibration(self.sam.width, self.branch, unmasked=True).to(self.device) for _ in range(1 + FOLDS)
+            SemanticRecalibration(self.sam.width, self.branch, unmasked=True, fine=True).to(self.device)
+            for _ in range(1 + FOLDS)
         ]
         self.srm, *self.fold_srms = self.srms
         self.modules = {"srm": self.srm}
@@ -88,6 +89,7 @@ class StrongTrainer(Trainer):
         with self.session.doing(work) as advance:
             views = Views.of(
                 self.sam,
+                self.srm.features,
                 self.drawn,
                 self.foreground,
                 geometry,

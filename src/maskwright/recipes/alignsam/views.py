@@ -21,7 +21,7 @@ from maskwright.data.loader import Loader
 from maskwright.engine.state import seeded
 from maskwright.methods.autoprompt.agent import foreground_share
 from maskwright.methods.autoprompt.scores import Foreground
-from maskwright.sam.sam import Sam
+from maskwright.sam.sam import Embedding, Sam
 
 BATCH = 10
 """Images that are encoded at once."""
@@ -32,7 +32,7 @@ class Views:
     """V views of N images at the size of SAM's embedding.
 
     Attributes:
-        features: (V, C, h, w) embeddings F.
+        features: (V, C, h, w) what SRM reads of the embeddings; see ``SemanticRecalibration.features``.
         target: (V, h, w) share of each place that is foreground; 255 where less than half of it is labelled.
         semantic: (V, h, w) in 0..1, how well each place matches the text; None without a text.
         image: (V,) int64, the place in 0..N-1 of the image that each shows.
@@ -51,6 +51,7 @@ class Views:
     def of(
         cls,
         sam: Sam,
+        features: Callable[[Embedding], Tensor],
         dataset: Dataset,
         foreground: Foreground,
         geometry: Augmentation,
@@ -65,6 +66,7 @@ class Views:
 
         Args:
             sam: encodes.
+            features: of an embedding, what is kept of it.
             dataset: all samples have a mask.
             foreground: of this dataset.
             semantic: canvases (B, 3, S, S) in 0..1 → maps (B, h, w) of the text; None without one.
@@ -86,11 +88,11 @@ class Views:
 
         for batch, images in itertools.chain(((batch, batch.images) for batch in plain.ordered()), recoloured()):
             images = images.to(sam.device)
-            low = sam.encode(images).low.float()
+            seen = features(sam.encode(images))
             known = (batch.target != IGNORE).float()
-            target = foreground_share(torch.isin(batch.target, ids) * known, known, low.shape[-2:]).to(sam.device)
-            parts.append((low, target, semantic(images), torch.as_tensor(batch.indices).to(sam.device)))
+            target = foreground_share(torch.isin(batch.target, ids) * known, known, seen.shape[-2:]).to(sam.device)
+            parts.append((seen, target, semantic(images), torch.as_tensor(batch.indices).to(sam.device)))
             advance(len(images))
-        features, target, maps, image = zip(*parts)
+        seen, target, maps, image = zip(*parts)
         found = [part for part in maps if part is not None]
-        return cls(torch.cat(features), torch.cat(target), torch.cat(found) if found else None, torch.cat(image))
+        return cls(torch.cat(seen), torch.cat(target), torch.cat(found) if found else None, torch.cat(image))

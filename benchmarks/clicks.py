@@ -109,7 +109,7 @@ ROWS = {
     "no further click": Row("full", _kept(clicks=0)),
     "belief alone, no further click": Row("full", _kept(clicks=0), answer="belief"),
     "plain segmenter, no further click": Row("full", _kept(clicks=0), answer="segmenter"),
-    "published PPO": Row("sb3", lambda own: own),
+    "PPO on pixels": Row("sb3", lambda own: own),
     "random": Row("full", _kept(places="random")),
     "random + accept": Row("full", _kept(places="random", accept="quality")),
     "random + look-ahead, SAM's IoU accepts": Row("full", _kept(places="random", accept="iou", looks=24)),

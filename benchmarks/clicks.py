@@ -5,8 +5,8 @@ r"""Does a click agent make masks better? Dice after each click for every way to
     python benchmarks/clicks.py --data runs/scenes --scenes --out runs/bench-clicks/scenes --json scenes.json
 
 The first click is the oracle's, in the middle of the object; nothing after it sees the truth, but for the oracle's rows.
-Trained are, each for `--minutes` on the same images: the recipe with all its stages (`full`, once for each seed), imitation of the
-oracle's clicks, Stable-Baselines3's PPO on pixels with the published settings, and a plain segmenter (`samix` on masks alone).
+Trained are, each for `--minutes` on the same images: the recipe with all its stages (`full`) and a plain segmenter (`samix` on masks
+alone), once for each seed; imitation of the oracle's clicks, and Stable-Baselines3's PPO on pixels with the published settings.
 "Value map" is the full run before its reinforcement; it shares the quality head. Two rows say what the masks alone are worth,
 without a further click: the agent's belief, and the segmenter, whose answer is all that it takes for the category at the first
 click. Captured = (agent - first click) / (oracle - first click) after the last click.
@@ -74,7 +74,7 @@ class Config(TrainingOptions):
     steps: int | None = None
     """Train so many steps instead."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the full agent; the others are trained with the first."""
+    """Of the full agent and the plain segmenter; the others are trained with the first."""
     clicks: int = 4
     """Corrective clicks after the first."""
     refine: Path | None = None

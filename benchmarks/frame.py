@@ -198,7 +198,9 @@ def show(table: Table, facts: dict[str, Any]) -> None:
         console.width = 1000  # a file has lines of any length: nothing is folded
     console.print(shown)
     threads = f"{facts['threads']} thread{'s' if facts['threads'] > 1 else ''}"
-    console.print(f"{facts['cpu']}, {facts['cores']} cores, {threads}, torch {facts['torch']}. {table.notes}", soft_wrap=True)
+    console.print(
+        f"{facts['cpu']}, {facts['cores']} cores, {threads}, torch {facts['torch']}. {table.notes}", soft_wrap=True
+    )
 
 
 def interval(difference: Sequence[float] | None, digits: int = 3) -> str:

@@ -4,8 +4,8 @@ As published, SRM says what is foreground and SAM draws it from clicks. Otherwis
 
 - The places are those where SRM contradicts SAM most, instead of a policy's: a policy that is rewarded for places on the foreground
   learns where the foreground is, which SRM knows already.
-- SRM sees F beside F ⊙ M, learns from augmented views of the images, and less often. It also learns from the images without foreground
-  that were drawn on the way to ``--shots``, so that "nothing here" is an answer.
+- SRM sees F beside F ⊙ M, and SAM's features at half the stride; it learns from augmented views of the images, and less often. It also
+  learns from the images without foreground that were drawn on the way to ``--shots``, so that "nothing here" is an answer.
 - Two more SRMs learn from one half of the images each, and prompt SAM on the other half. Their mistakes are those of predictions on new
   images; from these masks SRM learns to correct.
 

@@ -58,7 +58,7 @@ from maskwright.methods.clicks.scores import LOST, belief_dice, curve
 from maskwright.nets.prompter import Prompter
 from maskwright.recipes import clicks, samix
 from maskwright.rl.bank import Bank
-from maskwright.rl.clicks import first_click
+from maskwright.rl.clicks import canvas_dice, first_click
 
 SCENES = {"train": 400, "val": 60, "test": 100, "size": 256, "categories": ("disc", "star", "ring", "leaf")}
 
@@ -154,34 +154,21 @@ class Bench:
         config, out = self.config, self.config.out / f"run-{name}-s{seed}"
         if not (out / "report.html").is_file():
             length = {"steps": config.steps} if config.steps else {"minutes": config.minutes}
+            common = {"data": config.data, "out": out, "sam": config.sam, "seed": seed, **length}
             if name == "segmenter":
-                samix.main(
-                    samix.Config(
-                        data=config.data,
-                        out=out,
-                        sam=config.sam,
-                        labels="masks-only",
-                        seed=seed,
-                        resume=out.exists(),
-                        **length,
+                samix.main(samix.Config(labels="masks-only", resume=out.exists(), **common))
+            else:
+                own = RUNS[name].get("learner", "own") == "own"
+                clicks.main(
+                    clicks.Config(
+                        clicks=config.clicks,
+                        keep="last",  # so that the stages that are compared are those of the newest checkpoint
+                        resume=own and out.exists(),
+                        overwrite=not own and out.exists(),
+                        **common,
+                        **RUNS[name],
                     )
                 )
-                return out
-            own = RUNS[name].get("learner", "own") == "own"
-            clicks.main(
-                clicks.Config(
-                    data=config.data,
-                    out=out,
-                    sam=config.sam,
-                    clicks=config.clicks,
-                    seed=seed,
-                    keep="last",  # so that the stages that are compared are those of the newest checkpoint
-                    resume=own and out.exists(),
-                    overwrite=not own and out.exists(),
-                    **length,
-                    **RUNS[name],
-                )
-            )
         return out
 
     def agent(self, name: str, seed: int, stage: str) -> ClickAgent:
@@ -239,17 +226,15 @@ def score(bench: Bench, name: str, seed: int) -> dict[str, Any]:
 def segmenter_dice(segmenter: Predictor, bank: Bank) -> NDArray[np.float64]:
     """(N,) Dice on the canvas of all that a segmenter takes for the category at the oracle's first click; where it takes that place
     for background, for its most frequent category."""
-    truth, scores = bank.known_truth, np.empty(len(bank))
     predictions = segmenter.predict(pixels.permute(1, 2, 0).numpy() for pixels in bank.pixels)
     masks = [prediction.mask for prediction in predictions]
-    places = first_click(bank, torch.arange(len(bank)))[0].floor().long()
-    for row, (image, (x, y)) in enumerate(zip(bank.image.tolist(), places.tolist(), strict=True)):
+    rows, answers = torch.arange(len(bank)), []
+    places = first_click(bank, rows)[0].floor().long()
+    for image, (x, y) in zip(bank.image.tolist(), places.tolist(), strict=True):
         mask = masks[image]
         category = mask[y, x] or np.bincount(mask[mask > 0], minlength=2).argmax()
-        answer = torch.from_numpy(mask == category) & truth.known[row]
-        total = answer.sum() + truth.canvas[row].sum()
-        scores[row] = 2 * (answer & truth.canvas[row]).sum() / total
-    return scores
+        answers.append(torch.from_numpy(mask == category))
+    return canvas_dice(bank, rows, torch.stack(answers).float() - 0.5).numpy().astype(np.float64)
 
 
 def refined(bench: Bench, seed: int) -> dict[str, Any]:
@@ -280,8 +265,8 @@ def summarise(rows: Rows) -> dict[str, Any]:
     for name, mine in grouped.items():
         scores = dice[name]
         # What is no answer of SAM is compared with the same first answers as all other rows.
-        is_sam = ROWS[name].answer == "sam" or "no further click" not in seeds
-        against = seeds[name] if is_sam else seeds["no further click"]
+        first_answers = name if ROWS[name].answer == "sam" else "no further click"
+        against = seeds.get(first_answers, seeds[name])
         first = against.mean(0)[:, 0]
         images = [target.rpartition("/")[0] for target in mine[0]["targets"]]
         figures[name] = {

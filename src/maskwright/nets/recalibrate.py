@@ -91,11 +91,12 @@ class SemanticRecalibration(nn.Module):
         """The arguments that make this network again, as JSON."""
         return {name: getattr(self, name) for name in ("width", "branch", "hidden", "heads", "unmasked", "fine")}
 
-    def features(self, embedding: Embedding) -> Tensor:
-        """What the network reads of an embedding: (B, C, h, w) in float32, F alone. With ``fine`` (B, 2C, h, w): behind F the level of
-        half its stride, each 2 x 2 of whose places are channels of one."""
-        low = embedding.low.float()
-        return torch.cat([low, F.pixel_unshuffle(embedding.high1.float(), 2)], 1) if self.fine else low
+    def features(self, embedding: Embedding, images: Tensor | slice = slice(None)) -> Tensor:
+        """What the network reads of an embedding, or of some of its images: (B, C, h, w) in float32, F alone. With ``fine``
+        (B, 2C, h, w): behind F the level of half its stride, each 2 x 2 of whose places are channels of one."""
+        # Only the levels that are read are gathered: this is done at every click.
+        low = embedding.low[images].float()
+        return torch.cat([low, F.pixel_unshuffle(embedding.high1[images].float(), 2)], 1) if self.fine else low
 
     def forward(self, features: Tensor, mask: Tensor, semantic: Tensor | None = None) -> Tensor:
         """Logits of the foreground.

@@ -110,7 +110,7 @@ class Recalibrator:
     def logits(self, bank: Bank, rows: Tensor, mask: Tensor) -> Tensor:
         """(B, h, w) logits of the foreground for targets (B,) with their last masks (B, h, w); see ``last_mask``."""
         image = bank.image[rows]
-        features = self.srm.features(bank.embedding[image])
+        features = self.srm.features(bank.embedding, image)
         return self.srm(features, mask, None if self.semantic is None else self.semantic[image])
 
     @torch.no_grad()

@@ -5,12 +5,15 @@ r"""Does a click agent make masks better? Dice after each click for every way to
     python benchmarks/clicks.py --data runs/scenes --scenes --out runs/bench-clicks/scenes --json scenes.json
 
 The first click is the oracle's, in the middle of the object; nothing after it sees the truth, but for the oracle's rows.
-Trained are, each for `--minutes` on the same images: the recipe with all its stages (`full`) and a plain segmenter (`samix` on masks
-alone), once for each seed; imitation of the oracle's clicks, and Stable-Baselines3's PPO on pixels with the published settings.
-"Value map" is the full run before its reinforcement; it shares the quality head. Two rows say what the masks alone are worth,
-without a further click: the agent's belief, and the segmenter, whose answer is all that it takes for the category at the first
-click. Captured = (agent - first click) / (oracle - first click) after the last click.
+Trained are, each for `--minutes` on the same images: the recipe (`full`) and a plain segmenter (`samix` on masks alone), once for each
+seed; the recipe with a share of reinforcement, imitation of the oracle's clicks, and Stable-Baselines3's PPO on pixels with the
+published settings. Two rows say what the masks alone are worth, without a further click: the agent's belief, and the segmenter, whose
+answer is all that it takes for the category at the first click. "SAM" at the end of a row's name: its answers are SAM's masks; the
+agent's own are those of SAM and belief, fused. Captured = (row - first answer) / (oracle - first answer) after the last click.
 Intervals are paired bootstraps over seeds and images; targets of one image are resampled together.
+
+Before it come, for the first seed: the agent on other beginnings (`--no-beginnings`: not), and how many clicks a user needs to IoU .80,
+.85 and .90, with and without the agent (`--no-noc`: not).
 
 `--refine MASKS` also refines masks (a folder that `maskwright predict` wrote for the same split): Dice before and after.
 
@@ -20,7 +23,7 @@ Every run and every row is a folder or a JSON file in OUT; a call that was kille
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +33,7 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
+from torch import Tensor
 
 from frame import (
     Rows,
@@ -43,22 +47,23 @@ from frame import (
     publish,
     refuse_unknown,
     rows_of,
+    show,
 )
 from maskwright.api import evaluate, load
 from maskwright.data.dataset import Dataset
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import progress
-from maskwright.engine.checkpoints import read_checkpoint
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.predictor import Predictor
-from maskwright.engine.weights import load_state
 from maskwright.methods.clicks.agent import ClickAgent, ClickRules
+from maskwright.methods.clicks.openings import imperfect_masks, loose_boxes, stray_click
 from maskwright.methods.clicks.predictor import ClickPredictor
-from maskwright.methods.clicks.scores import LOST, belief_dice, curve
-from maskwright.nets.prompter import Prompter
+from maskwright.methods.clicks.scores import LOST, Curve, belief_dice, clicks_named, curve, ious_by_user_clicks
 from maskwright.recipes import clicks, samix
 from maskwright.rl.bank import Bank
-from maskwright.rl.clicks import canvas_dice, first_click
+from maskwright.rl.clicks import SLOTS, ClickState, canvas_dice, first_click, start, start_box, start_mask
+from maskwright.rl.oracle import NOC_GOALS, NOC_MOST, clicks_to_reach
+from measure import machine
 
 SCENES = {"train": 400, "val": 60, "test": 100, "size": 256, "categories": ("disc", "star", "ring", "leaf")}
 
@@ -79,8 +84,12 @@ class Config(TrainingOptions):
     """Corrective clicks after the first."""
     refine: Path | None = None
     """Masks of the split to refine."""
+    beginnings: bool = True
+    """Also begin with a click anywhere on the object, a loose box, a poor mask."""
+    noc: bool = True
+    """Also count a user's clicks."""
 
-    free: ClassVar[tuple[str, ...]] = (*TrainingOptions.free, "refine")
+    free: ClassVar[tuple[str, ...]] = (*TrainingOptions.free, "refine", "beginnings", "noc")
 
 
 @dataclass(frozen=True)
@@ -88,51 +97,62 @@ class Row:
     """A row of the table.
 
     Attributes:
+        rules: what they change of the agent's, all its clicks being allowed and SAM's masks its answers; None: its rules as they are.
         run: whose agent acts.
-        rules: of it, by the agent's own rules.
-        stage: ``settled``: as the run left it; ``values`` and ``reinforced``: its policy before and after reinforcement.
-        answer: what is scored. ``sam``: SAM's answers; ``belief``: the agent's belief, what it has learnt about objects from the masks;
-            ``segmenter``: the mask of a plain segmenter. The last two take no further click.
+        control: another answer without a further click. ``belief``: what the agent has learnt about objects from the masks;
+            ``segmenter``: the mask of a plain segmenter.
     """
 
-    run: str
-    rules: Callable[[ClickRules], ClickRules]
-    stage: str = "settled"
-    answer: Literal["sam", "belief", "segmenter"] = "sam"
+    rules: dict[str, Any] | None
+    run: str = "full"
+    control: Literal["belief", "segmenter"] | None = None
+
+    def applied(self, agent: ClickAgent, clicks: int) -> ClickRules:
+        """The rules that the row's agent acts by."""
+        return (
+            agent.rules
+            if self.rules is None
+            else replace(agent.rules, **{"clicks": clicks, "answer": "sam", **self.rules})
+        )
 
 
-def _kept(**changed: Any) -> Callable[[ClickRules], ClickRules]:
-    return lambda own: replace(own, **{"looks": 1, "stop": False, "accept": "always", **changed})
-
+KEPT = {"looks": 1, "stop": False, "accept": "always"}
+LOOKS = {"looks": 24, "accept": "quality", "stop": False}
 
 ROWS = {
-    "no further click": Row("full", _kept(clicks=0)),
-    "belief alone, no further click": Row("full", _kept(clicks=0), answer="belief"),
-    "plain segmenter, no further click": Row("full", _kept(clicks=0), answer="segmenter"),
-    "PPO on pixels": Row("sb3", lambda own: own),
-    "random": Row("full", _kept(places="random")),
-    "random + accept": Row("full", _kept(places="random", accept="quality")),
-    "random + look-ahead, SAM's IoU accepts": Row("full", _kept(places="random", accept="iou", looks=24)),
-    "random + look-ahead + accept": Row("full", _kept(places="random", accept="quality", looks=24)),
-    "entropy + accept": Row("full", _kept(places="entropy", accept="quality")),
-    "imitation": Row("imitation", _kept(), "values"),
-    "value map": Row("full", _kept(), "values"),
-    "value map, SAM's IoU accepts": Row("full", _kept(accept="iou"), "values"),
-    "+ accept": Row("full", _kept(accept="quality"), "values"),
-    "+ look-ahead": Row("full", _kept(accept="quality", looks=24), "values"),
-    "+ stop": Row("full", _kept(accept="quality", looks=24, stop=True), "values"),
-    "+ RL": Row("full", _kept(accept="quality", looks=24, stop=True), "reinforced"),
-    "value map + RL, every click kept": Row("full", _kept(stop=True), "reinforced"),
-    "the agent (settled)": Row("full", lambda own: own),
-    "oracle": Row("full", _kept(places="oracle")),
-    "oracle + undo": Row("full", _kept(places="oracle", accept="truth")),
-    "look-ahead, truth accepts": Row("full", lambda own: replace(own, accept="truth", looks=24, stop=False)),
+    "no further click, SAM": Row(KEPT | {"clicks": 0}),
+    "belief alone, no further click": Row(KEPT | {"clicks": 0}, control="belief"),
+    "plain segmenter, no further click": Row(KEPT | {"clicks": 0}, control="segmenter"),
+    "PPO on pixels, SAM": Row(None, "sb3"),
+    "random, SAM": Row(KEPT | {"places": "random"}),
+    "random + accept, SAM": Row(KEPT | {"places": "random", "accept": "quality"}),
+    "random + look-ahead, SAM's IoU accepts, SAM": Row(LOOKS | {"places": "random", "accept": "iou"}),
+    "random + look-ahead + accept, SAM": Row(LOOKS | {"places": "random"}),
+    "random + look-ahead + accept": Row(LOOKS | {"places": "random", "answer": "fused"}),
+    "entropy + accept, SAM": Row(KEPT | {"places": "entropy", "accept": "quality"}),
+    "imitation, SAM": Row(KEPT, "imitation"),
+    "value map, SAM": Row(KEPT),
+    "value map + look-ahead, SAM's IoU accepts, SAM": Row(LOOKS | {"accept": "iou"}),
+    "value map + accept, SAM": Row(KEPT | {"accept": "quality"}),
+    "value map + look-ahead + accept, SAM": Row(LOOKS),
+    "+ stop, SAM": Row(LOOKS | {"stop": True}),
+    "+ reinforcement, SAM": Row(LOOKS | {"stop": True}, "reinforced"),
+    "the agent, all its clicks": Row(LOOKS | {"stop": True, "answer": "fused"}),
+    "the agent (settled)": Row(None),
+    "oracle, SAM": Row(KEPT | {"places": "oracle"}),
+    "oracle + undo, SAM": Row(KEPT | {"places": "oracle", "accept": "truth"}),
+    "look-ahead, truth accepts, SAM": Row(LOOKS | {"accept": "truth"}),
+    "oracle": Row(KEPT | {"places": "oracle", "answer": "fused"}),
 }
 """In the order of the table; each "+" is the row above it and one thing more."""
 
+ORACLE = "oracle, SAM"
+"""Of whose gain a row captures a share."""
+
 RUNS: dict[str, dict[str, Any]] = {
     "full": {},
-    "imitation": {"learn": "imitation", "rl_share": 0.0},
+    "reinforced": {"rl_share": 0.15},
+    "imitation": {"learn": "imitation"},
     "sb3": {"learner": "sb3"},
 }
 """The trainings, by what they change of the recipe's settings."""
@@ -162,7 +182,6 @@ class Bench:
                 clicks.main(
                     clicks.Config(
                         clicks=config.clicks,
-                        keep="last",  # so that the stages that are compared are those of the newest checkpoint
                         resume=own and out.exists(),
                         overwrite=not own and out.exists(),
                         **common,
@@ -171,22 +190,11 @@ class Bench:
                 )
         return out
 
-    def agent(self, name: str, seed: int, stage: str) -> ClickAgent:
-        """The agent of a run, at one of its stages."""
-        out = self.run(name, seed)
-        model = self.load(out)
+    def agent(self, name: str, seed: int) -> ClickAgent:
+        """The agent of a run."""
+        model = self.load(self.run(name, seed))
         assert isinstance(model, ClickPredictor)
-        agent = model.agent
-        if stage == "settled" or agent.prompter is None:
-            return agent
-        checkpoint = read_checkpoint(out)
-        if checkpoint is None:
-            raise SystemExit(f"{out}: its last checkpoint is missing; delete the run to make it anew")
-        tensors = checkpoint.tensors
-        group = "reference" if stage == "values" and "reference" in tensors else "prompter"
-        prompter = Prompter(**agent.prompter.description())
-        load_state(prompter, tensors[group], group)
-        return ClickAgent(agent.sam, prompter.eval().requires_grad_(False), agent.quality, agent.rules)
+        return model.agent
 
     def bank(self, agent: ClickAgent) -> Bank:
         if self._bank is None:
@@ -197,9 +205,33 @@ class Bench:
 def score(bench: Bench, name: str, seed: int) -> dict[str, Any]:
     """One row with one seed: Dice of every target after every click."""
     row = ROWS[name]
-    agent = bench.agent(row.run, seed, row.stage)
-    bank, rules = bench.bank(agent), row.rules(agent.rules)
-    with progress(len(bank), f"{name}, seed {seed}") as advance:
+    agent = bench.agent(row.run, seed)
+    bank, rules = bench.bank(agent), row.applied(agent, bench.config.clicks)
+    began = time.monotonic()
+    found = scored(agent, bank, rules, f"{name}, seed {seed}", seed=seed)
+    took = time.monotonic() - began
+    if row.control == "belief":
+        found = replace(found, dice=belief_dice(agent, bank)[:, None])
+    elif row.control == "segmenter":
+        found = replace(found, dice=segmenter_dice(bench.load(bench.run("segmenter", seed)), bank)[:, None])
+    # Rows with fewer clicks are as long as the others.
+    dice = np.pad(found.dice, ((0, 0), (0, bench.config.clicks + 1 - found.dice.shape[1])), mode="edge")
+    looks = 1 if rules.accept == "always" else rules.looks
+    return {
+        "targets": list(bank.names),
+        "first": found.first.round(5).tolist(),
+        "dice": dice.round(5).tolist(),
+        "clicks": float(found.clicks.mean()),
+        "kept": float(found.kept.mean()),
+        "sam_calls": 1 + looks * float(found.clicks.mean()),
+        "ms": 1e3 * took / len(bank),
+        "rules": asdict(rules),
+    }
+
+
+def scored(agent: ClickAgent, bank: Bank, rules: ClickRules, title: str, **options: Any) -> Curve:
+    """The curve of an agent, with a bar."""
+    with progress(len(bank), title) as advance:
         shown = 0
 
         def tell(done: int, total: int) -> None:
@@ -207,20 +239,7 @@ def score(bench: Bench, name: str, seed: int) -> dict[str, Any]:
             advance(done - shown)
             shown = done
 
-        found = curve(agent, bank, rules, seed=seed, progress=tell)
-    if row.answer == "belief":
-        found = replace(found, dice=belief_dice(agent, bank)[:, None])
-    elif row.answer == "segmenter":
-        found = replace(found, dice=segmenter_dice(bench.load(bench.run("segmenter", seed)), bank)[:, None])
-    # Rows without a further click are as long as the others.
-    dice = np.pad(found.dice, ((0, 0), (0, bench.config.clicks + 1 - found.dice.shape[1])), mode="edge")
-    return {
-        "targets": list(bank.names),
-        "dice": dice.round(5).tolist(),
-        "clicks": float(found.clicks.mean()),
-        "kept": float(found.kept.mean()),
-        "rules": asdict(rules),
-    }
+        return curve(agent, bank, rules, progress=tell, **options)
 
 
 def segmenter_dice(segmenter: Predictor, bank: Bank) -> NDArray[np.float64]:
@@ -264,40 +283,46 @@ def summarise(rows: Rows) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name, mine in grouped.items():
         scores = dice[name]
-        # What is no answer of SAM is compared with the same first answers as all other rows.
-        first_answers = name if ROWS[name].answer == "sam" else "no further click"
-        against = seeds.get(first_answers, seeds[name])
-        first = against.mean(0)[:, 0]
+        against = np.stack([np.array(row["first"]) for row in mine])
+        first = against.mean(0)
         images = [target.rpartition("/")[0] for target in mine[0]["targets"]]
         figures[name] = {
+            "first": float(first.mean()),
             "dice": scores.mean(0).tolist(),
-            "gains": [
-                paired_bootstrap(seeds[name][..., k], against[..., 0], images=images) for k in range(1, scores.shape[1])
-            ],
+            "gain": paired_bootstrap(seeds[name][..., -1], against, images=images),
             "lost": float((scores[:, -1] < first - LOST).mean()),
-            "clicks": float(np.mean([row["clicks"] for row in mine])),
-            "kept": float(np.mean([row["kept"] for row in mine])),
+            **{fact: float(np.mean([row[fact] for row in mine])) for fact in ("clicks", "kept", "sam_calls", "ms")},
             "seeds": [float(np.array(row["dice"])[:, -1].mean()) for row in mine],
         }
-        if "oracle" in dice:
-            room = dice["oracle"][:, -1].mean() - dice["oracle"][:, 0].mean()
+        if ORACLE in dice:
+            room = dice[ORACLE][:, -1].mean() - dice[ORACLE][:, 0].mean()
             gain = scores[:, -1].mean() - first.mean()
             figures[name]["captured"] = float(gain / room) if room > 1e-6 else None
     return figures
 
 
 def table(config: Config, figures: dict[str, Any], refinements: dict[int, dict[str, Any]]) -> Table:
-    numbers = [str(number + 1) for number in range(config.clicks + 1)]
     notes = [
         f"Masks refined, seed {seed}: {r['before']:.3f} to {r['after']:.3f}, {interval(r['gain'])}, lost {r['lost']:.0%}."
         for seed, r in refinements.items()
     ]
     return Table(
         f"Clicks on {config.data_name}, split {config.split}, SAM {config.sam}",
-        ["", *numbers, "gain", "lost", "clicks / kept", "captured", "seeds"],
+        [
+            "",
+            "first",
+            *clicks_named(config.clicks + 1),
+            "gain",
+            "lost",
+            "placed / kept",
+            "SAM calls",
+            "ms",
+            "captured",
+            "seeds",
+        ],
         [_cells(name, row) for name, row in figures.items()],
-        f"Dice by clicks, the first one the oracle's. Lost: share of targets that end more than {LOST} lower. "
-        + " ".join(notes),
+        "Dice of SAM's answer to the first click, an oracle's, and after so many clicks of the row's own. "
+        f"Lost: share of targets that end more than {LOST} lower. " + " ".join(notes),
     )
 
 
@@ -305,10 +330,12 @@ def _cells(name: str, row: dict[str, Any]) -> list[str]:
     captured = row.get("captured")
     return [
         name,
-        *(f"{value:.3f}" for value in row["dice"]),
-        interval(row["gains"][-1]),
+        *(f"{value:.3f}" for value in (row["first"], *row["dice"])),
+        interval(row["gain"]),
         f"{row['lost']:.0%}",
         f"{row['clicks']:.1f} / {row['kept']:.1f}",
+        f"{row['sam_calls']:.0f}",
+        f"{row['ms']:.0f}",
         "" if captured is None else f"{captured:.2f}",
         each_seed(row["seeds"]),
     ]
@@ -326,7 +353,79 @@ def main(config: Config) -> None:
     ]
     figures = summarise(rows_of(config.out, ROWS, wanted, partial(score, bench)))
     refinements = {} if config.refine is None else refine(bench, config.refine)
-    publish(config, table(config, figures, refinements), settings, rows=figures, refined=refinements)
+    further: dict[str, Any] = {}
+    seed = config.seeds[0]
+    if config.beginnings:
+        further["beginnings"] = kept(config.out / f"beginnings-s{seed}.json", partial(begun_otherwise, bench, seed))
+        show(beginnings_table(further["beginnings"]), machine())
+    if config.noc:
+        further["noc"] = kept(config.out / f"noc-s{seed}.json", partial(users_clicks, bench, seed))
+        show(noc_table(further["noc"]), machine())
+    publish(config, table(config, figures, refinements), settings, rows=figures, refined=refinements, **further)
+
+
+def begun_otherwise(bench: Bench, seed: int) -> dict[str, Any]:
+    """By beginning: what the agent makes of SAM's answer, or of the mask."""
+    agent = bench.agent("full", seed)
+    bank, slots = bench.bank(agent), SLOTS + agent.rules.most_clicks
+
+    def stray(rows: Tensor) -> ClickState:
+        place, label, _ = stray_click(bank, rows, draws)
+        return start(agent.sam, bank, rows, place, label, slots=slots)
+
+    def box(rows: Tensor) -> ClickState:
+        return start_box(agent.sam, bank, rows, loose_boxes(bank, rows, draws), slots=slots)
+
+    def mask(rows: Tensor) -> ClickState:
+        return start_mask(agent.sam, bank, rows, imperfect_masks(bank, rows, draws), slots=slots)
+
+    found = {}
+    for name, begin in (("a click anywhere on the object", stray), ("a loose box", box), ("a poor mask", mask)):
+        draws = torch.Generator().manual_seed(seed)
+        found[name] = scored(agent, bank, agent.rules, name, begin=begin).summary()
+    return found
+
+
+def beginnings_table(found: dict[str, Any]) -> Table:
+    rows = [
+        [name, f"{row['first']:.3f}", f"{row['dice'][-1]:.3f}", interval(row["gain"]), f"{row['lost']:.0%}"]
+        for name, row in found.items()
+    ]
+    return Table("Other beginnings", ["", "before", "the agent", "gain", "lost"], rows, "Dice.")
+
+
+USERS: dict[str, dict[str, Any]] = {
+    "SAM alone": {"clicks": 0, "answer": "sam"},
+    "SAM and belief fused": {"clicks": 0, "answer": "fused"},
+    "the agent (settled)": {},
+}
+"""What answers a user's clicks, by what it changes of the agent's rules."""
+
+
+def users_clicks(bench: Bench, seed: int) -> dict[str, Any]:
+    """By what answers a user: mean clicks to each IoU, and the share of objects that 20 clicks did not bring there."""
+    agent = bench.agent("full", seed)
+    bank, found = bench.bank(agent), {}
+    for name, changed in USERS.items():
+        ious = torch.from_numpy(ious_by_user_clicks(agent, bank, replace(agent.rules, **changed)))
+        found[name] = {"clicks": {}, "failures": {}}
+        for goal in NOC_GOALS:
+            counts = clicks_to_reach(ious, goal)
+            found[name]["clicks"][f"{goal:.2f}"] = float(counts.clamp(max=NOC_MOST).float().mean())
+            found[name]["failures"][f"{goal:.2f}"] = float((counts > NOC_MOST).float().mean())
+    return found
+
+
+def noc_table(found: dict[str, Any]) -> Table:
+    goals = [f"{goal:.2f}" for goal in NOC_GOALS]
+    rows = [
+        [name, *(f"{row['clicks'][goal]:.2f}" for goal in goals), *(f"{row['failures'][goal]:.0%}" for goal in goals)]
+        for name, row in found.items()
+    ]
+    columns = ["", *(f"NoC@{goal[2:]}" for goal in goals), *(f"failures@{goal[2:]}" for goal in goals)]
+    return Table(
+        "A user's clicks", columns, rows, f"Mean clicks to the IoU, {NOC_MOST} at most; the user is RITM's oracle."
+    )
 
 
 def refine(bench: Bench, masks: Path) -> dict[int, dict[str, Any]]:

@@ -36,17 +36,24 @@ def test_the_table_refinement_and_going_on(
     figures, told = figures_of(bench, **settings)
     assert list(figures["rows"]) == list(bench.ROWS)
     assert {path.name for path in out.glob("run-*")} == {
-        f"run-{name}-s0" for name in ("full", "imitation", "sb3", "segmenter")
+        f"run-{name}-s0" for name in ("full", "reinforced", "imitation", "sb3", "segmenter")
     }
-    # All rows begin with the same first click, but for those that are no answer of SAM.
-    first = [row["dice"][0] for name, row in figures["rows"].items() if bench.ROWS[name].answer == "sam"]
+    first = [row["first"] for row in figures["rows"].values()]
     assert first == pytest.approx([first[0]] * len(first))  # the same first click everywhere
     for row in figures["rows"].values():
         assert len(row["dice"]) == 3
-        assert len(row["gains"]) == 2
-    nothing = figures["rows"]["no further click"]
+        assert row["gain"][0] == pytest.approx(row["dice"][-1] - row["first"], abs=1e-4)
+    nothing = figures["rows"]["no further click, SAM"]
     assert nothing["dice"] == pytest.approx([first[0]] * 3)
-    assert (nothing["lost"], nothing["clicks"]) == (0, 0)
+    assert (nothing["lost"], nothing["clicks"], nothing["sam_calls"]) == (0, 0, 1)
+    assert figures["rows"]["oracle, SAM"]["captured"] in (None, 1.0)
+    assert len(figures["beginnings"]) == 3
+    for found in figures["noc"].values():
+        clicks, failures = (list(found[name].values()) for name in ("clicks", "failures"))
+        assert clicks == sorted(clicks)
+        assert failures == sorted(failures)
+    for title in ("Other beginnings", "A user's clicks"):
+        assert title in told
     # The masks to refine are the truth itself.
     assert figures["refined"]["0"]["before"] == pytest.approx(1.0, abs=0.02)
     assert "Masks refined, seed 0" in told
@@ -55,7 +62,7 @@ def test_the_table_refinement_and_going_on(
         raise AssertionError("the run was finished")
 
     monkeypatch.setattr(bench.clicks, "main", trained_again)
-    (out / "row-random-s0.json").unlink()
+    (out / "row-random--SAM-s0.json").unlink()
     assert figures_of(bench, **settings)[0]["rows"] == figures["rows"]
     with pytest.raises(SystemExit, match="made with other clicks"):
         bench.main(bench.Config(**settings | {"clicks": 3}))
@@ -65,21 +72,36 @@ def test_figures_by_hand(benchmark) -> None:
     bench = benchmark("clicks")
 
     def row(*dice: list[float]) -> dict[str, Any]:
-        return {"dice": list(dice), "targets": ["a/1", "b/1"], "clicks": 1.0, "kept": 0.5}
+        facts = {"clicks": 1.0, "kept": 0.5, "sam_calls": 2.0, "ms": 3.0}
+        return {"dice": list(dice), "first": [each[0] for each in dice], "targets": ["a/1", "b/1"], **facts}
 
     figures = bench.summarise(
         {
-            ("random", 0): row([0.4, 0.2], [0.6, 0.6]),
-            ("random", 1): row([0.4, 0.4], [0.6, 0.8]),
-            ("oracle", 0): row([0.4, 0.8], [0.6, 1.0]),
+            ("random, SAM", 0): row([0.4, 0.2], [0.6, 0.6]),
+            ("random, SAM", 1): row([0.4, 0.4], [0.6, 0.8]),
+            ("oracle, SAM", 0): row([0.4, 0.8], [0.6, 1.0]),
         }
     )
-    assert figures["random"]["dice"] == pytest.approx([0.5, 0.5])
-    assert figures["random"]["seeds"] == pytest.approx([0.4, 0.6])
-    assert figures["random"]["lost"] == 0.5  # the first target ends .1 lower, the mean over the seeds
-    assert figures["random"]["gains"][0][0] == pytest.approx(0.0)
-    assert figures["random"]["captured"] == pytest.approx(0.0)
-    assert figures["oracle"]["captured"] == pytest.approx(1.0)
+    assert figures["random, SAM"]["dice"] == pytest.approx([0.5, 0.5])
+    assert figures["random, SAM"]["seeds"] == pytest.approx([0.4, 0.6])
+    assert figures["random, SAM"]["lost"] == 0.5  # the first target ends .1 lower, the mean over the seeds
+    assert figures["random, SAM"]["gain"][0] == pytest.approx(0.0)
+    assert figures["random, SAM"]["captured"] == pytest.approx(0.0)
+    assert figures["oracle, SAM"]["captured"] == pytest.approx(1.0)
     shown = bench.table(bench.Config(data=Path("a/full.json"), out=Path("out"), clicks=1), figures, {})
     assert shown.title.startswith("Clicks on full, split test")
-    assert shown.rows[1] == ["oracle", "0.500", "0.900", "+0.400 (+0.400 .. +0.400)", "0%", "1.0 / 0.5", "1.00", ""]
+    assert shown.rows[1] == [
+        *(
+            "oracle, SAM",
+            "0.500",
+            "0.500",
+            "0.900",
+            "+0.400 (+0.400 .. +0.400)",
+            "0%",
+            "1.0 / 0.5",
+            "2",
+            "3",
+            "1.00",
+            "",
+        )
+    ]

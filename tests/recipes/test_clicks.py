@@ -89,6 +89,7 @@ def test_a_run_leaves_an_agent_a_report_and_a_film(run: Path):
         "config.json",
         "model.safetensors",
         "quality.safetensors",
+        "fusion.safetensors",
         "README.md",
     }
     assert config["recipe"] == "clicks"
@@ -99,6 +100,12 @@ def test_a_run_leaves_an_agent_a_report_and_a_film(run: Path):
         "masks refined",
     }
     assert config["rules"]["mask_margin"] in calibration.MASK_MARGINS
+    trials = [trial for trial in config["settled"]["trials"] if trial["policy"] == "values"]
+    ends = {(trial["answer"], trial["most_clicks"]) for trial in trials}
+    assert ends == {("sam", 2), ("fused", 0), ("fused", 1), ("fused", 2)}
+    assert len(trials) == len(calibration.MARGINS) * len(ends)
+    assert (config["rules"]["answer"], config["rules"]["clicks"]) in ends
+    assert config["rules"]["mask_clicks"] == 2
     assert not any(name.startswith("model.sam") for name in tensors(run))
     html = (run / "report.html").read_text()
     assert "http://" not in html.replace("http://www.w3.org", "")
@@ -419,7 +426,8 @@ def test_a_new_training_starts_from_this_one(run: Path, scenes: Path, tiny_sam_f
     assert same(trainer.quality, run / "model" / "quality.safetensors", calibrated)
     assert torch.equal(trainer.quality.knots, clicks.trainer.QualityHead(trainer.prompter.hidden).knots.to("cpu"))
     record = json.loads((config.out / "config.json").read_text())["origin"]
-    assert (record["folder"], record["taken"]) == (str(run), ["model", "quality"])
+    assert (record["folder"], record["taken"]) == (str(run), ["model", "quality", "fusion"])
+    assert same(trainer.fusion, run / "model" / "fusion.safetensors")
     other = tmp_path / "other-sam"
     shutil.copytree(tiny_sam_folder, other)
     weights = load_file(other / "model.safetensors")
@@ -432,6 +440,20 @@ def test_a_new_training_starts_from_this_one(run: Path, scenes: Path, tiny_sam_f
     with pytest.raises(RunError, match="--learner sb3 always starts anew"):
         clicks.main(settings(scenes, tmp_path / "x", tiny_sam_folder, init=run, learner="sb3"))
     assert not (tmp_path / "x").exists()
+
+
+def test_an_agent_from_before_answers_were_fused_answers_with_sams_masks(run: Path, scenes: Path, tmp_path: Path):
+    shutil.copytree(run / "model", tmp_path / "model")
+    (tmp_path / "model" / "fusion.safetensors").unlink()
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    del config["fusion"], config["rules"]["answer"], config["rules"]["mask_clicks"]
+    config["rules"]["clicks"] = 1
+    seal(tmp_path / "model", config)
+    predictor = load(tmp_path / "model", device="cpu")
+    assert predictor.agent.fusion is None
+    assert predictor.agent.rules.answer == "sam"
+    (found,) = predictor.predict([np.zeros((64, 64, 3), np.uint8)], click=[(30, 30)])
+    assert found.mask.shape == (64, 64)
 
 
 def test_an_agent_for_weights_that_were_bundled_once_names_their_version(run: Path, tmp_path: Path):

@@ -13,6 +13,12 @@ from torch import Tensor
 CHUNK_BYTES = 100 << 20
 """Memory that the maps of one chunk of a batch may take; larger batches go through in several chunks."""
 
+NOC_GOALS = (0.80, 0.85, 0.90)
+"""IoUs of which it is counted how many clicks they take (NoC)."""
+
+NOC_MOST = 20
+"""Clicks that are made for it at most, as in RITM; a goal that they do not reach counts as so many."""
+
 _LARGEST_SIDE = 32_767  # beyond it a squared distance does not fit into int32
 
 
@@ -100,3 +106,17 @@ def _squared_distance(regions: Tensor) -> Tensor:
 
 def _largest(values: Tensor) -> int:
     return int(values.max()) if values.numel() else 0
+
+
+def clicks_to_reach(ious: Tensor, goal: float) -> Tensor:
+    """NoC (RITM, section 4): how many clicks it took to reach an IoU.
+
+    Args:
+        ious: ``(N, T)`` after each click.
+        goal: the IoU.
+
+    Returns:
+        ``(N,)`` int64: 1 to T, and T + 1 where none of them reached it.
+    """
+    reached = ious >= goal
+    return torch.where(reached.any(1), reached.int().argmax(1) + 1, ious.shape[1] + 1)

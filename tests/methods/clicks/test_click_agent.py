@@ -20,11 +20,23 @@ from maskwright.methods.clicks.agent import (
     mask_logits,
     peaks,
 )
-from maskwright.methods.clicks.scores import Curve, belief_dice, curve, head_room
+from maskwright.methods.clicks.scores import Curve, belief_dice, curve, head_room, ious_by_user_clicks
+from maskwright.methods.zero_shot.prompted import ask_clicks
+from maskwright.nets.fusion import Fusion
 from maskwright.nets.prompter import Prompter
 from maskwright.nets.quality import QualityHead
 from maskwright.rl.bank import Bank
-from maskwright.rl.clicks import ClickState, canvas_dice, click, counterfactual, dice, first_click, oracle_click, start
+from maskwright.rl.clicks import (
+    ClickState,
+    canvas_dice,
+    click,
+    counterfactual,
+    dice,
+    first_click,
+    oracle_click,
+    start,
+    start_mask,
+)
 from maskwright.sam.click_grid import cells_of
 from maskwright.sam.sam import Sam
 
@@ -39,7 +51,8 @@ def agent(tiny_sam: Sam) -> ClickAgent:
     torch.manual_seed(0)
     prompter, quality = Prompter(tiny_sam.width, hidden=16), QualityHead(hidden=16)
     torch.nn.init.normal_(prompter.heads.weight, std=0.5)
-    return ClickAgent(tiny_sam, prompter, quality, ClickRules(clicks=3, looks=4, spread=0.5))
+    fusion = Fusion(tiny_sam.width, hidden=16, channels=8)
+    return ClickAgent(tiny_sam, prompter, quality, ClickRules(clicks=3, looks=4, spread=0.5), fusion)
 
 
 def started(sam: Sam, bank: Bank) -> ClickState:
@@ -195,6 +208,67 @@ def test_scores_are_those_of_the_states(agent: ClickAgent, bank: Bank):
     assert summary["gain"][1] <= summary["gain"][0] <= summary["gain"][2]
 
 
+def test_an_answer_is_sams_mask_or_the_fused_one_and_a_mask_that_no_click_improved(agent: ClickAgent, bank: Bank):
+    done = agent.refine(bank, started(agent.sam, bank))
+    logits, dice_of_sam = agent.conclude(bank, done)
+    assert torch.equal(logits, done.last.logits)
+    assert torch.equal(dice_of_sam, done.quality[:, -1])
+    fused = replace(agent.rules, answer="fused")
+    logits, expected_dice = agent.conclude(bank, done, fused)
+    assert torch.equal(logits, agent.answer(bank, done.last).logits)
+    assert not torch.allclose(logits, done.last.logits)
+    assert ((expected_dice >= 0) & (expected_dice <= 1)).all()
+    found = curve(agent, bank, fused)
+    assert torch.allclose(
+        torch.from_numpy(found.dice[:, -1]).float(), canvas_dice(bank, done.last.rows, logits), atol=1e-2
+    )
+    assert found.of_sam().dice.tolist() == curve(agent, bank).dice.tolist()
+    assert found.first.tolist() == found.of_sam().dice[:, 0].tolist()
+    # A mask that was given is answered to the bit, unless a click improved it.
+    given = start_mask(agent.sam, bank, torch.arange(len(bank)), mask_logits(bank.known_truth.area))
+    kept = agent.refine(bank, given, replace(fused, mask_margin=2.0))
+    assert torch.equal(agent.conclude(bank, kept, fused)[0], given.logits)
+    unchanged = curve(agent, bank, replace(fused, mask_margin=2.0), begin=lambda rows: given[rows])
+    assert (unchanged.dice == unchanged.first[:, None]).all()
+    agent.fusion = None
+    with pytest.raises(ValueError, match="no network that fuses"):
+        agent.conclude(bank, done, fused)
+
+
+def test_fewer_clicks_are_the_beginning_of_the_same_curve(agent: ClickAgent, bank: Bank):
+    rules = replace(agent.rules, answer="fused", stop=False)
+    whole, short = curve(agent, bank, rules), curve(agent, bank, replace(rules, clicks=1))
+    for name in ("dice", "sam", "clicks"):
+        assert getattr(whole.until(1), name).tolist() == getattr(short, name).tolist()
+    assert curve(agent, bank, replace(rules, clicks=0)).dice.shape == (len(bank), 1)
+
+
+def test_masks_have_a_number_of_clicks_of_their_own(agent: ClickAgent, bank: Bank):
+    rules = replace(agent.rules, clicks=0, mask_clicks=2, stop=False)
+    given = start_mask(agent.sam, bank, torch.arange(len(bank)), mask_logits(bank.known_truth.area))
+    assert agent.refine(bank, given, rules).clicks.tolist() == [2] * len(bank)
+    assert agent.refine(bank, started(agent.sam, bank), rules).clicks.tolist() == [0] * len(bank)
+
+
+def test_a_users_clicks_without_an_agent_are_those_of_the_zero_shot_scores(agent: ClickAgent, bank: Bank):
+    rules = replace(agent.rules, clicks=0, answer="sam")
+    found = ious_by_user_clicks(agent, bank, rules, goal=2.0, most=4, batch=3)
+    truth = bank.known_truth
+    for row in range(len(bank)):
+        alone = truth.canvas[row : row + 1]
+        embedding = bank.embed(torch.tensor([row]))
+        expected = ask_clicks(agent.sam, embedding, alone, torch.ones_like(alone), 4).iou[0]
+        assert found[row] == pytest.approx(expected.tolist(), abs=0.02)
+
+
+def test_a_content_user_clicks_no_more(agent: ClickAgent, bank: Bank):
+    seen = []
+    found = ious_by_user_clicks(agent, bank, goal=0.0, most=5, progress=lambda done, total: seen.append((done, total)))
+    assert (found == found[:, :1]).all()
+    assert seen == [(len(bank), len(bank))]
+    assert (ious_by_user_clicks(agent, bank, goal=2.0, most=2)[:, 0] == found[:, 0]).all()
+
+
 def test_with_the_truth_as_judge_no_target_gets_worse(agent: ClickAgent, bank: Bank):
     oracle = replace(agent.rules, places="oracle", looks=1, accept="always", stop=False)
     undoing = replace(oracle, accept="truth")
@@ -239,7 +313,8 @@ def test_head_room_is_the_share_of_the_oracles_gain(first: float, share: float):
 
     def made(last: float) -> Curve:
         one = np.zeros(1, int)
-        return Curve(one, np.array([[first, last]]), one, one, np.zeros((1, 2)))
+        dice = np.array([[first, last]])
+        return Curve(one, dice, dice, one, one)
 
     found = head_room(made(first + 0.5 * share), made(first + 0.5))
     assert found == pytest.approx(share, abs=1e-6)

@@ -32,8 +32,9 @@ from maskwright.methods.zero_shot.objects import (
     on_device,
     read_view,
 )
-from maskwright.methods.zero_shot.prompted import ask_boxes, ask_clicks, clicks_to_reach, look_at_boxes, look_at_clicks
+from maskwright.methods.zero_shot.prompted import ask_boxes, ask_clicks, look_at_boxes, look_at_clicks
 from maskwright.methods.zero_shot.report import score_table
+from maskwright.rl.oracle import clicks_to_reach
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Embedding, Masks, Sam
 

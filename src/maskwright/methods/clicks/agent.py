@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskwright.data.schema import Fields, OneOf, Real, Truth, Whole
+from maskwright.data.schema import Fields, Maybe, OneOf, Real, Truth, Whole
+from maskwright.nets.fusion import Fusion
 from maskwright.nets.prompter import Advice, Observation, Prompter
 from maskwright.nets.quality import Answers, QualityHead
 from maskwright.rl.bank import Bank
@@ -24,6 +25,7 @@ from maskwright.sam.sam import Sam
 
 Places = Literal["policy", "random", "entropy", "oracle"]
 Accept = Literal["always", "iou", "quality", "truth"]
+Answer = Literal["sam", "fused"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class ClickRules:
     """How an agent acts.
 
     Attributes:
-        clicks: how many it may place.
+        clicks: how many it may place after a user's clicks or box.
+        mask_clicks: the same on a mask of another source, where nothing is answered without a click; None: ``clicks``.
         looks: candidates that SAM answers, in one decode, for each click; the best is placed. 1: no look-ahead.
         places: source of the candidates. ``random`` and ``entropy`` contradict the present mask: positive off it, negative on
             it. ``oracle`` needs the truth.
@@ -44,6 +47,8 @@ class ClickRules:
             are tried until the clicks are used up.
         spread: share of the candidates that lie all over the image, contradicting the answer, instead of where the policy is
             highest: among more diverse answers the quality head finds better ones.
+        answer: what the agent answers with: the mask that SAM gave to the last click (``sam``), or that mask and the prompter's
+            belief in one (``fused``, see ``nets/fusion.py``).
     """
 
     clicks: int = 4
@@ -54,6 +59,13 @@ class ClickRules:
     mask_margin: float = 0.0
     stop: bool = True
     spread: float = 0.0
+    answer: Answer = "sam"
+    mask_clicks: int | None = None
+
+    @property
+    def most_clicks(self) -> int:
+        """Clicks for which there must be room."""
+        return max(self.clicks, self.mask_clicks or 0)
 
 
 RULES = Fields(
@@ -66,7 +78,10 @@ RULES = Fields(
         "mask_margin": Real(-1e6, 1e6),
         "stop": Truth(),
         "spread": Real(0, 1),
-    }
+        "answer": OneOf(get_args(Answer)),
+        "mask_clicks": Maybe(Whole(0, 1000)),
+    },
+    optional=frozenset({"answer", "mask_clicks"}),
 )
 """``ClickRules`` as JSON."""
 
@@ -110,10 +125,10 @@ class CandidateClicks:
 
 @dataclass(frozen=True)
 class Refinement:
-    """The answers for B targets, click by click.
+    """What became of B targets, click by click.
 
     Attributes:
-        states: the agent's answers after 0, 1, ... clicks.
+        states: after 0, 1, ... clicks of the agent, with SAM's masks; ``ClickAgent.answer`` gives the agent's own.
         quality: (B, clicks + 1) the quality head's calibrated Dice of them, 0..1; 0 without a quality head.
         clicks: (B,) clicks that were placed; ``kept``: (B,) those that were not undone.
     """
@@ -128,16 +143,69 @@ class Refinement:
         return self.states[-1]
 
 
+@dataclass(frozen=True)
+class AgentAnswer:
+    """The fused answer for B targets.
+
+    Attributes:
+        logits: (B, h, w).
+        guesses: (B,) the quality head's guesses of their Dice before calibration; 0 without a quality head.
+    """
+
+    logits: Tensor
+    guesses: Tensor
+
+
 class ClickAgent:
     """A trained agent.
 
     Args:
         sam: frozen; makes the masks.
-        prompter, quality: trained for this SAM; ``quality`` may be None unless ``rules.accept`` is ``quality``.
+        prompter, quality, fusion: trained for this SAM; ``quality`` may be None unless ``rules.accept`` is ``quality``, and
+            ``fusion`` unless ``rules.answer`` is ``fused``.
     """
 
-    def __init__(self, sam: Sam, prompter: Prompter | None, quality: QualityHead | None, rules: ClickRules) -> None:
-        self.sam, self.prompter, self.quality, self.rules = sam, prompter, quality, rules
+    def __init__(
+        self,
+        sam: Sam,
+        prompter: Prompter | None,
+        quality: QualityHead | None,
+        rules: ClickRules,
+        fusion: Fusion | None = None,
+    ) -> None:
+        self.sam, self.prompter, self.quality, self.rules, self.fusion = sam, prompter, quality, rules, fusion
+
+    def conclude(self, bank: Bank, refinement: Refinement, rules: ClickRules | None = None) -> tuple[Tensor, Tensor]:
+        """What the agent answers by the rules: logits (B, h, w), and the quality head's calibrated Dice (B,), 0 without a quality head.
+
+        A given mask that no click improved is answered as it was.
+        """
+        state, dice = refinement.last, refinement.quality[:, -1]
+        if (rules or self.rules).answer == "sam":
+            return state.logits, dice
+        answer, is_own = self.answer(bank, state), state.tokens > 0
+        guesses = answer.guesses if self.quality is None else self.quality.calibrated(answer.guesses)
+        logits = torch.where(is_own[:, None, None], answer.logits.to(state.logits), state.logits)
+        return logits, torch.where(is_own, guesses, dice)
+
+    @torch.no_grad()
+    def answer(self, bank: Bank, state: ClickState) -> AgentAnswer:
+        """SAM's mask and the belief, fused, in B states, whatever the rules say of ``answer``.
+
+        Raises:
+            ValueError: it has no network for that.
+        """
+        if self.prompter is None or self.fusion is None:
+            raise ValueError("this agent has no network that fuses SAM's answer and a belief")
+        observation = observe(bank, state)
+        advice = self.prompter(observation)
+        logits = self.fusion(observation, advice)
+        guesses = torch.zeros_like(state.iou)
+        if self.quality is not None:
+            both = torch.stack([state.logits, logits.to(state.logits)], 1)
+            iou = state.iou[:, None].expand(-1, 2)
+            guesses = self.quality(advice, Answers(both, iou, stability(both), state.clicks))[:, 1]
+        return AgentAnswer(logits, guesses)
 
     @torch.no_grad()
     def refine(
@@ -164,10 +232,12 @@ class ClickAgent:
         clicks = kept = torch.zeros(count, dtype=torch.long, device=device)
         barred = self._no_cells(state)
         is_over = state.done.clone()
-        margins = torch.where(state.tokens == 0, rules.mask_margin, rules.margin)
+        is_mask = state.tokens == 0
+        margins = torch.where(is_mask, rules.mask_margin, rules.margin)
+        most = torch.where(is_mask, rules.clicks if rules.mask_clicks is None else rules.mask_clicks, rules.clicks)
         quality = torch.zeros(count, device=device)
-        for number in range(rules.clicks):
-            index = (~is_over).nonzero()[:, 0]
+        for number in range(int(most.max())):
+            index = (~is_over & (number < most)).nonzero()[:, 0]
             if len(index):
                 part = state[index]
                 advice = self.prompter(observe(bank, part)) if self.prompter else None

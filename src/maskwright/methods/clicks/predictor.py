@@ -37,6 +37,8 @@ from maskwright.methods.clicks.mask_folder import MaskFolder
 from maskwright.methods.clicks.scores import curve_table, curves_by_rules, head_room
 from maskwright.methods.clicks.windows import objects_of, window_about
 from maskwright.methods.semantic.scores import semantic_scores, semantic_table
+from maskwright.nets.fusion import DESCRIPTION as FUSION
+from maskwright.nets.fusion import Fusion
 from maskwright.nets.prompter import DESCRIPTION as PROMPTER
 from maskwright.nets.prompter import Prompter
 from maskwright.nets.quality import DESCRIPTION as QUALITY
@@ -47,6 +49,9 @@ from maskwright.sam.sam import Embedding, Sam
 from maskwright.sam.weights import EARLIER
 
 LABELS = {"bg": 0, "fg": 1}
+
+ORACLE_CLICKS = 4
+"""Clicks of the oracle that agents are compared with, after the user's; more where the agent itself may place more."""
 
 AT_ONCE = 2**30
 """Bytes of images, embeddings and masks that are scored at a time."""
@@ -65,6 +70,15 @@ class ClickPrediction(Prediction):
     def record(self) -> dict[str, Any]:
         rounded = {name: [[round(x, 1), round(y, 1), label] for x, y, label in c] for name, c in self.clicks.items()}
         return super().record() | {"clicks": rounded}
+
+
+@dataclass(frozen=True)
+class _Corrected:
+    """How B targets were refined, and the answers: logits (B, h, w) and their Dice (B,) as the agent expects it."""
+
+    refinement: Refinement
+    logits: Tensor
+    dice: Tensor
 
 
 class ClickPredictor(Predictor):
@@ -86,6 +100,7 @@ class ClickPredictor(Predictor):
             "sam": agent.sam,
             "prompter": agent.prompter,
             "quality": agent.quality,
+            "fusion": agent.fusion,
             "policy": getattr(agent, "policy", None),
         }
         super().__init__(nn.ModuleDict({name: part for name, part in parts.items() if part is not None}), model)
@@ -175,12 +190,11 @@ class ClickPredictor(Predictor):
         labels = [LABELS[each] for each in label] if label else [1] * len(click or ())
         bank = self._bank(canvases, list(range(len(canvases))))
         state = self._prompted(bank, canvases, list(zip(click or (), labels)), box)
-        refinement = self.agent.refine(bank, state)
-        require_finite(refinement.last.logits, refinement.quality)
+        corrected = self._corrected(bank, state)
         for place, canvas in enumerate(canvases):
-            logits = self._image_logits(refinement.last.logits[place], canvas.size)
+            logits = self._image_logits(corrected.logits[place], canvas.size)
             mask = (logits > 0).cpu().numpy().astype(np.uint8) * self.categories.index(name)
-            yield self._prediction(canvas, mask, refinement, {name: place})
+            yield self._prediction(canvas, mask, corrected, {name: place})
 
     # ------------------------------------------------------------------------------------------------ crops
 
@@ -256,11 +270,11 @@ class ClickPredictor(Predictor):
         share = self._share_of_cells(mask, canvas.size)
         if float(share.mean()) < MIN_SHARE:
             raise DataError([f"the object is less than {MIN_SHARE:.3%} of the image, too small for a click agent"])
-        refinement = self._refine_targets([canvas], [(0, 1, share)], embedding)
+        found = self._refine_targets([canvas], [(0, 1, share)], embedding)
         corrected = mask.astype(np.uint8)
-        if int(refinement.kept[0]):
-            corrected = (self._image_logits(refinement.last.logits[0], canvas.size) > 0).cpu().numpy().astype(np.uint8)
-        return self._prediction(canvas, corrected, refinement, {self.categories[1]: 0})
+        if int(found.refinement.kept[0]):
+            corrected = (self._image_logits(found.logits[0], canvas.size) > 0).cpu().numpy().astype(np.uint8)
+        return self._prediction(canvas, corrected, found, {self.categories[1]: 0})
 
     def _bank(self, canvases: Sequence[Canvas], images: list[int], embedding: Embedding | None = None) -> Bank:
         pixels = torch.from_numpy(np.stack([canvas.pixels for canvas in canvases])).permute(0, 3, 1, 2).contiguous()
@@ -281,7 +295,7 @@ class ClickPredictor(Predictor):
     ) -> ClickState:
         """SAM's answers to the same prompt on every image, click after click."""
         rows = torch.arange(len(canvases), device=bank.device)
-        slots = max(SLOTS, 2 + len(clicks) + self.agent.rules.clicks)
+        slots = max(SLOTS, 2 + len(clicks) + self.agent.rules.most_clicks)
         matrices = [resize_matrix(canvas.size, self.size) for canvas in canvases]
 
         def on_canvas(points: Sequence[float]) -> Tensor:
@@ -320,31 +334,35 @@ class ClickPredictor(Predictor):
                 share = F.avg_pool2d((squashed == category).float()[None, None], LOGIT_STRIDE)[0, 0]
                 if float(share.mean()) >= MIN_SHARE:
                     targets.append((image, category, share))
-        refinement = self._refine_targets(canvases, targets) if targets else None
+        found = self._refine_targets(canvases, targets) if targets else None
         for image, (canvas, mask) in enumerate(zip(canvases, masks)):
             places = {category: place for place, (owner, category, _) in enumerate(targets) if owner == image}
-            if refinement is not None:
-                changed = {category: place for category, place in places.items() if int(refinement.kept[place])}
+            if found is not None:
+                changed = {category: place for category, place in places.items() if int(found.refinement.kept[place])}
                 if changed:
-                    logits = {category: refinement.last.logits[place] for category, place in changed.items()}
+                    logits = {category: found.logits[place] for category, place in changed.items()}
                     mask = self._redrawn(canvas, mask, logits)
             by_name = {self.categories[category]: place for category, place in places.items()}
-            yield self._prediction(canvas, mask, refinement, by_name)
+            yield self._prediction(canvas, mask, found, by_name)
 
     def _refine_targets(
         self,
         canvases: Sequence[Canvas],
         targets: Sequence[tuple[int, int, Tensor]],
         embedding: Embedding | None = None,
-    ) -> Refinement:
+    ) -> _Corrected:
         """The agent's refinement of masks ``(image, category, share of each cell)``."""
         bank = self._bank(canvases, [image for image, _, _ in targets], embedding)
         rows = torch.arange(len(targets), device=bank.device)
         logits = mask_logits(torch.stack([share for *_, share in targets])).to(bank.device)
-        slots = max(SLOTS, self.agent.rules.clicks)
-        refinement = self.agent.refine(bank, start_mask(self.agent.sam, bank, rows, logits, slots=slots))
-        require_finite(refinement.last.logits, refinement.quality)
-        return refinement
+        slots = max(SLOTS, self.agent.rules.most_clicks)
+        return self._corrected(bank, start_mask(self.agent.sam, bank, rows, logits, slots=slots))
+
+    def _corrected(self, bank: Bank, state: ClickState) -> _Corrected:
+        refinement = self.agent.refine(bank, state)
+        logits, dice = self.agent.conclude(bank, refinement)
+        require_finite(logits, dice)
+        return _Corrected(refinement, logits, dice)
 
     def _redrawn(self, canvas: Canvas, mask: NDArray[np.uint8], logits: dict[int, Tensor]) -> NDArray[np.uint8]:
         """The mask with the categories of ``logits`` drawn anew around the others; a pixel goes to the category with the highest logit."""
@@ -362,19 +380,19 @@ class ClickPredictor(Predictor):
         return unwarp_logits(logits[None, None].float(), matrix, [size], canvas=self.size)[0][0]
 
     def _prediction(
-        self, canvas: Canvas, mask: NDArray[np.uint8], refinement: Refinement | None, places: Mapping[str, int]
+        self, canvas: Canvas, mask: NDArray[np.uint8], found: _Corrected | None, places: Mapping[str, int]
     ) -> ClickPrediction:
-        """A mask with the clicks that led to it; ``places`` of the image's categories in the refinement."""
+        """A mask with the clicks that led to it; ``places`` of the image's categories among the targets."""
         clicks, scores = {}, {}
-        if refinement is not None:
-            first, last = refinement.states[0], refinement.last
+        if found is not None:
+            first, last = found.refinement.states[0], found.refinement.last
             scale = np.array([canvas.size[0] / self.size, canvas.size[1] / self.size])
             for name, place in places.items():
                 new = slice(int(first.tokens[place]), int(last.tokens[place]))
                 points = last.points[place, new].cpu().numpy() * scale
                 labels = ["fg" if label else "bg" for label in last.labels[place, new].tolist()]
                 clicks[name] = [(float(x), float(y), label) for (x, y), label in zip(points, labels)]
-                scores[name] = float(refinement.quality[place, -1])
+                scores[name] = float(found.dice[place])
         return ClickPrediction(canvas.id, canvas.image, mask, self.categories, scores, clicks)
 
     def _mask_of(self, canvas: Canvas) -> NDArray[np.uint8]:
@@ -434,19 +452,19 @@ class ClickPredictor(Predictor):
             # On crops that are chosen as those of a training are.
             digest = Fingerprint.of(part).digest
             part, _ = cropped(part, digest, {name: round(self.crop) for name in {sample.split for sample in part}})
-        clicks = self.agent.rules.clicks
+        clicks = max(self.agent.rules.clicks, ORACLE_CLICKS)
         rules = {"agent": self.agent.rules, "oracle": ClickRules(clicks, 1, "oracle", "always", stop=False)}
         curves, targets, tiny = curves_by_rules(self.agent, part, rules, memory=AT_ONCE, batch=batch, progress=progress)
         agent, oracle = curves["agent"], curves["oracle"]
         return {
-            "clicks": clicks,
+            "clicks": self.agent.rules.clicks,
             "rules": asdict(self.agent.rules),
             "curves": {name: each.summary() for name, each in curves.items()},
             "head_room": head_room(agent, oracle),
             "tiny": tiny,
             "per_target": [
-                {"target": target, "dice": dice.tolist(), "clicks": int(count)}
-                for target, dice, count in zip(targets, agent.dice, agent.clicks)
+                {"target": target, "first": float(first), "dice": dice.tolist(), "clicks": int(count)}
+                for target, first, dice, count in zip(targets, agent.first, agent.dice, agent.clicks)
             ],
         }
 
@@ -486,7 +504,7 @@ def load_agent(model: Model) -> ClickPredictor:
     """
     learner = model.config.get("learner")
     fields = {"learner": OneOf(("own", "sb3")), "sam": SAM_BESIDE, "settled": Anything()}
-    parts = model.parts(fields | (_SB3 if learner == "sb3" else _OWN))
+    parts = model.parts(fields | (_SB3 if learner == "sb3" else _OWN), optional=["fusion"])
     source, size, signature = (parts["sam"][name] for name in ("source", "size", "signature"))
     sam = Sam.load(source, size=size)
     now = sam.signature(configured=model.version > 1)
@@ -495,7 +513,7 @@ def load_agent(model: Model) -> ClickPredictor:
     return ClickPredictor(agent, model)
 
 
-_OWN: dict[str, Kind] = {"prompter": PROMPTER, "quality": Maybe(QUALITY), "rules": RULES}
+_OWN: dict[str, Kind] = {"prompter": PROMPTER, "quality": Maybe(QUALITY), "fusion": Maybe(FUSION), "rules": RULES}
 _SB3: dict[str, Kind] = {
     "pixel_policy": Fields({"grid": Whole(2, 128), "pixels": Whole(36, 512)}),
     "clicks": Whole(0, 1000),
@@ -507,7 +525,10 @@ def _own_agent(sam: Sam, model: Model, parts: Mapping[str, Any]) -> ClickAgent:
     quality = None
     if parts["quality"] is not None:
         quality = model.build(lambda: QualityHead(**parts["quality"]), "quality")
-    return ClickAgent(sam, prompter, quality, ClickRules(**parts["rules"]))
+    fusion = None
+    if parts.get("fusion") is not None:
+        fusion = model.build(lambda: Fusion(**parts["fusion"]), "fusion")
+    return ClickAgent(sam, prompter, quality, ClickRules(**parts["rules"]), fusion)
 
 
 def _pixel_agent(sam: Sam, model: Model, parts: Mapping[str, Any]) -> ClickAgent:

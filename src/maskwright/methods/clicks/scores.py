@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from maskwright.data.dataset import Dataset
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.scoring import ScoreTable
-from maskwright.methods.clicks.agent import ClickAgent, ClickRules, observe
+from maskwright.methods.clicks.agent import ClickAgent, ClickRules, Refinement, observe
+from maskwright.nets.fusion import doubled
 from maskwright.rl.bank import MIN_SHARE, Bank
-from maskwright.rl.clicks import SLOTS, ClickState, canvas_dice, first_click, start
+from maskwright.rl.clicks import SLOTS, ClickState, canvas_dice, click, first_click, oracle_click, start
+from maskwright.rl.oracle import NOC_GOALS, NOC_MOST
 
 LOST = 0.02
 """A target that ends this much Dice below its first answer counts as lost."""
@@ -29,16 +30,30 @@ class Curve:
 
     Attributes:
         images: (N,) numbers of the images that the targets lie in.
-        dice: (N, T + 1) on the canvas, after 0, 1, ... T further clicks.
-        clicks, kept: (N,) further clicks that were placed, and those that were not undone.
-        guesses: (N, T + 1) the quality head's calibrated Dice; 0 without a quality head.
+        dice: (N, T + 1) on the canvas, of the agent's answer after 0, 1, ... T clicks of its own.
+        sam: (N, T + 1) the same of SAM's masks; ``sam[:, 0]`` is SAM's answer to the user's prompt, with which all are compared.
+        clicks, kept: (N,) clicks that the agent placed, and those that were not undone.
     """
 
     images: NDArray[np.int64]
     dice: NDArray[np.float64]
+    sam: NDArray[np.float64]
     clicks: NDArray[np.int64]
     kept: NDArray[np.int64]
-    guesses: NDArray[np.float64]
+
+    @property
+    def first(self) -> NDArray[np.float64]:
+        """(N,) Dice of SAM's answer to the user's prompt."""
+        return self.sam[:, 0]
+
+    def until(self, clicks: int) -> Curve:
+        """The scores of an agent that places no more than so many clicks."""
+        dice, sam = self.dice[:, : clicks + 1], self.sam[:, : clicks + 1]
+        return replace(self, dice=dice, sam=sam, clicks=self.clicks.clip(max=clicks), kept=self.kept.clip(max=clicks))
+
+    def of_sam(self) -> Curve:
+        """The scores of an agent that answers with SAM's masks."""
+        return replace(self, dice=self.sam)
 
     @staticmethod
     def cat(parts: Sequence[Curve]) -> Curve:
@@ -50,11 +65,12 @@ class Curve:
         return Curve(**joined | {"images": np.concatenate(images)})
 
     def summary(self) -> dict[str, Any]:
-        """JSON-able: the mean curve, the gain over the first answer with its 95 % interval over images, and what it cost."""
-        first, last = self.dice[:, 0], self.dice[:, -1]
+        """JSON-able: the mean curve, the gain over SAM's first answer with its 95 % interval over images, and what it cost."""
+        first, last = self.first, self.dice[:, -1]
         gain, low, high = paired_bootstrap(last, first, images=self.images)
         return {
             "targets": len(first),
+            "first": float(first.mean()),
             "dice": [float(value) for value in self.dice.mean(0)],
             "intervals": [list(paired_bootstrap(column, first, images=self.images)) for column in self.dice.T],
             "gain": [gain, low, high],
@@ -96,12 +112,22 @@ def curve(
     for rows in torch.arange(len(bank), device=bank.device).split(batch):
         state = begin(rows) if begin else first_answers(agent, bank, rows, rules.clicks)
         refinement = agent.refine(bank, state, rules, generator)
-        dice = torch.stack([canvas_dice(bank, rows, each.logits) for each in refinement.states], 1)
-        parts.append((dice, refinement.clicks, refinement.kept, refinement.quality))
+        sam = torch.stack([canvas_dice(bank, rows, each.logits) for each in refinement.states], 1)
+        dice = sam if rules.answer == "sam" else _fused_dice(agent, bank, refinement)
+        parts.append((dice, sam, refinement.clicks, refinement.kept))
         if progress:
             progress(int(rows[-1]) + 1, len(bank))
-    dice, clicks, kept, guesses = (torch.cat(column).cpu().numpy() for column in zip(*parts))
-    return Curve(bank.image.cpu().numpy(), dice.astype(np.float64), clicks, kept, guesses.astype(np.float64))
+    dice, sam, clicks, kept = (torch.cat(column).cpu().numpy() for column in zip(*parts))
+    return Curve(bank.image.cpu().numpy(), dice.astype(np.float64), sam.astype(np.float64), clicks, kept)
+
+
+def _fused_dice(agent: ClickAgent, bank: Bank, refinement: Refinement) -> torch.Tensor:
+    """(B, T + 1) Dice of what the agent would answer after each click. A mask that was given and not improved stays as it is."""
+    columns = []
+    for state in refinement.states:
+        fused = canvas_dice(bank, state.rows, agent.answer(bank, state).logits)
+        columns.append(torch.where(state.tokens > 0, fused, canvas_dice(bank, state.rows, state.logits)))
+    return torch.stack(columns, 1)
 
 
 @torch.no_grad()
@@ -114,8 +140,56 @@ def belief_dice(agent: ClickAgent, bank: Bank, *, batch: int = 16) -> NDArray[np
     parts = []
     for rows in torch.arange(len(bank), device=bank.device).split(batch):
         belief = agent.prompter(observe(bank, first_answers(agent, bank, rows, 0))).truth[:, None]
-        logits = F.interpolate(belief, scale_factor=2, mode="bilinear", align_corners=False)[:, 0]
-        parts.append(canvas_dice(bank, rows, logits))
+        parts.append(canvas_dice(bank, rows, doubled(belief)[:, 0]))
+    return torch.cat(parts).cpu().numpy().astype(np.float64)
+
+
+@torch.no_grad()
+def ious_by_user_clicks(
+    agent: ClickAgent,
+    bank: Bank,
+    rules: ClickRules | None = None,
+    *,
+    goal: float = max(NOC_GOALS),
+    most: int = NOC_MOST,
+    batch: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float64]:
+    """IoU of what a user sees after each of their own clicks, where the agent corrects SAM's answer after every one of them.
+
+    The user is RITM's oracle: each click goes into the middle of what is most wrong in the agent's answer. SAM is given the user's
+    clicks; those of the agent are its own each time, as in ``predict --click``.
+
+    Args:
+        rules: left out, the agent's own. With ``ClickRules(clicks=0)`` there is no agent: SAM alone.
+        goal: of the IoU; a user who sees it is content.
+        most: clicks of the user, at most.
+        progress: called as ``progress(done, total)``.
+
+    Returns:
+        (N, most) on the canvas. After the user is content the IoU stays as it is.
+    """
+    rules = rules or agent.rules
+    parts = []
+    for rows in torch.arange(len(bank), device=bank.device).split(batch):
+        ious = torch.zeros(len(rows), most, device=bank.device)
+        place, label, _ = first_click(bank, rows)
+        users = start(agent.sam, bank, rows, place, label, slots=most + rules.most_clicks)
+        going = torch.arange(len(rows), device=bank.device)
+        for number in range(most):
+            part = users[going]
+            logits, _ = agent.conclude(bank, agent.refine(bank, part, rules), rules)
+            dice = canvas_dice(bank, part.rows, logits)
+            ious[going, number:] = (dice / (2 - dice))[:, None]
+            place, label, is_wrong = oracle_click(bank, replace(part, logits=logits))
+            goes_on = (ious[going, number] < goal) & is_wrong
+            if number + 1 == most or not bool(goes_on.any()):
+                break
+            going = going[goes_on]
+            users = users.put(going, click(agent.sam, bank, users[going], place[goes_on], label[goes_on]))
+        parts.append(ious)
+        if progress:
+            progress(int(rows[-1]) + 1, len(bank))
     return torch.cat(parts).cpu().numpy().astype(np.float64)
 
 
@@ -165,12 +239,12 @@ def _advance(
 
 def head_room(agent: Curve, oracle: Curve) -> float | None:
     """(agent - first answer) / (oracle - first answer) of the mean Dice after the last click; None without head-room."""
-    first, best = float(oracle.dice[:, 0].mean()), float(oracle.dice[:, -1].mean())
+    first, best = float(oracle.first.mean()), float(oracle.dice[:, -1].mean())
     return None if best - first < 1e-6 else (float(agent.dice[:, -1].mean()) - first) / (best - first)
 
 
 def curve_table(curves: Mapping[str, Mapping[str, Any]], captured: float | None, tiny: int) -> ScoreTable:
-    """Dice by clicks, a row for each way to place them.
+    """Dice by clicks, a row for each way to place them. A row with fewer clicks than the others ends with its last answer.
 
     Args:
         curves: what ``Curve.summary`` gives, by name.
@@ -178,14 +252,29 @@ def curve_table(curves: Mapping[str, Mapping[str, Any]], captured: float | None,
         tiny: targets that were too small to be scored.
     """
     count = max(len(each["dice"]) for each in curves.values())
-    columns = ["Dice after click", *(str(n + 1) for n in range(count)), "gain", "from", "to", "lost", "clicks"]
-    rows = [[name, *each["dice"], *each["gain"], each["lost"], each["clicks"]] for name, each in curves.items()]
+    columns = ["Dice", "SAM's first answer", *clicks_named(count), "gain", "from", "to", "lost", "clicks"]
+    rows = [
+        [name, each["first"], *padded(each["dice"], count), *each["gain"], each["lost"], each["clicks"]]
+        for name, each in curves.items()
+    ]
     targets = next(iter(curves.values()))["targets"]
-    note = f"{targets} targets, the first click is the oracle's. Gain over it with its 95 % interval. "
-    note += f"Lost: share of targets that end more than {LOST} lower. Clicks: those after the first."
+    note = f"{targets} targets, the first click is an oracle's, in the middle of the object. Then: after so many clicks of the row's own. "
+    note += (
+        f"Gain over SAM's first answer with its 95 % interval. Lost: share of targets that end more than {LOST} lower."
+    )
     if tiny:
         objects = f"{tiny} smaller {'object was' if tiny == 1 else 'objects were'}"
         note += f" {objects} left out: they take less than {MIN_SHARE:.3%} of the canvas."
     if captured is not None:
         note += f" The agent captures {captured:.0%} of what the oracle, which sees the truth, gains."
     return ScoreTable(columns, rows, note)
+
+
+def clicks_named(count: int) -> list[str]:
+    """Heads of the columns of a curve of ``count`` values."""
+    return [f"{clicks} click{'' if clicks == 1 else 's'}" for clicks in range(count)]
+
+
+def padded(values: Sequence[float], count: int) -> list[float]:
+    """A curve that goes on with its last value."""
+    return [*values, *[values[-1]] * (count - len(values))]

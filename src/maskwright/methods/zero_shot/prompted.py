@@ -190,17 +190,3 @@ def _clicked(
     clicks_so_far[torch.arange(len(truths), device=truths.device), row, column] |= is_click
     labels = torch.where(is_click, labels, PADDING)
     return prompts.join(Prompts.of_points(points[:, None, None], labels[:, None, None])), is_click
-
-
-def clicks_to_reach(ious: Tensor, goal: float) -> Tensor:
-    """NoC (RITM, section 4): how many clicks it took to reach an IoU.
-
-    Args:
-        ious: ``(N, T)`` after each click.
-        goal: the IoU.
-
-    Returns:
-        ``(N,)`` int64: 1 to T, and T + 1 where none of them reached it.
-    """
-    reached = ious >= goal
-    return torch.where(reached.any(1), reached.int().argmax(1) + 1, ious.shape[1] + 1)

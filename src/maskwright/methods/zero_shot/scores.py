@@ -27,20 +27,14 @@ from maskwright.methods.zero_shot.prompted import (
     ClickAnswers,
     ask_boxes,
     ask_clicks,
-    clicks_to_reach,
     look_at_boxes,
     look_at_clicks,
 )
 from maskwright.methods.zero_shot.report import ObjectAnswer, write_report
+from maskwright.rl.oracle import NOC_GOALS, NOC_MOST, clicks_to_reach
 from maskwright.sam.sam import Embedding, Sam
 
 TRIVIAL = ("ellipse", "filled_box", "all_foreground")
-
-NOC_GOALS = (0.80, 0.85, 0.90)
-"""IoUs of which it is counted how many clicks they take (NoC)."""
-
-NOC_MOST = 20
-"""Clicks that are made for it at most, as in RITM; a goal that they do not reach counts as so many."""
 
 
 def evaluate_sam(

@@ -1,8 +1,9 @@
-"""Calibration on training images that were held out: of the quality head's guesses, and the choice of policy and margins."""
+"""Calibration on training images that were held out: of the quality head's guesses, and the choice of policy, margins, answer and number
+of clicks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from maskwright.methods.clicks.agent import CandidateClicks, ClickAgent, ClickRules
 from maskwright.methods.clicks.openings import imperfect_masks
-from maskwright.methods.clicks.scores import curve, first_answers
+from maskwright.methods.clicks.scores import Curve, curve, first_answers
 from maskwright.nets.quality import QualityHead
 from maskwright.rl.bank import Bank
 from maskwright.rl.clicks import ClickState, dice, start_mask
@@ -31,8 +32,8 @@ class Calibration:
 
     Attributes:
         policy: name of the candidate that was chosen.
-        rules: the agent's, with its margins.
-        trials: policies and margins that were tried, with their scores.
+        rules: the agent's, with its margins, its kind of answer and its number of clicks.
+        trials: what was tried, with the scores.
         held_out: number of held-out targets.
         reliability: the quality head's raw guesses, and the true Dice; None without a quality head.
     """
@@ -50,6 +51,8 @@ class Calibration:
             "policy": self.policy,
             "margin": self.rules.margin,
             "mask_margin": self.rules.mask_margin,
+            "answer": self.rules.answer,
+            "clicks": self.rules.clicks,
             "held_out": self.held_out,
         }
 
@@ -58,14 +61,16 @@ def calibrate(
     candidates: Mapping[str, ClickAgent],
     bank: Bank,
     slots: int,
+    cost: float,
     generator: Callable[[], torch.Generator],
 ) -> Calibration:
-    """Calibrate the quality head, then choose the policy and the margins.
+    """Calibrate the quality head, then choose the policy, the margins, what the agent answers with, and how many clicks it places.
 
     Args:
-        candidates: agents by the name of their policy, with the same quality head; the guesses on the last one's masks are calibrated.
+        candidates: agents by the name of their policy, with the same other networks; the guesses on the last one's masks are calibrated.
         bank: held-out targets, with truth.
         slots: room for prompts in the states of masks to refine.
+        cost: what a click must bring, in units of Dice.
         generator: makes the random numbers of the masks to refine, the same at each call.
     """
     agent = list(candidates.values())[-1]
@@ -76,15 +81,30 @@ def calibrate(
         trials = []
         for name, candidate in candidates.items():
             for margin in MARGINS if quality is not None else (0.0,):
-                scores = curve(candidate, bank, replace(candidate.rules, margin=margin)).summary()
-                trials.append({"policy": name, "margin": margin, **scores})
-        best = max(trials, key=lambda trial: _worth(trial, 0.25, 0.1))
+                found = curve(candidate, bank, replace(candidate.rules, margin=margin))
+                tried = {"policy": name, "margin": margin}
+                trials += [tried | ended | scores.summary() for ended, scores in _endings(found, candidate.rules)]
+        best = max(trials, key=lambda trial: _worth(trial, 0.25, 0.1) - cost * trial["clicks"])
         agent = candidates[best["policy"]]
-        rules = replace(agent.rules, margin=best["margin"])
+        rules = replace(
+            agent.rules,
+            margin=best["margin"],
+            answer=best["answer"],
+            clicks=best["most_clicks"],
+            mask_clicks=agent.rules.clicks,
+        )
         masks = _mask_trials(agent, rules, bank, slots, generator) if quality is not None else []
     mask_margin = max(masks, key=lambda trial: _worth(trial, 0.5, 0.1))["margin"] if masks else 0.0
     rules = replace(rules, mask_margin=mask_margin)
     return Calibration(best["policy"], rules, trials + masks, len(bank), reliability)
+
+
+def _endings(found: Curve, rules: ClickRules) -> Iterator[tuple[dict[str, Any], Curve]]:
+    """An agent that answers with SAM's masks, and those that answer with the fused one and place no, one, ... clicks: all in one curve."""
+    yield {"answer": "sam", "most_clicks": rules.clicks}, found.of_sam()
+    if rules.answer == "fused":
+        for clicks in range(rules.clicks + 1):
+            yield {"answer": "fused", "most_clicks": clicks}, found.until(clicks)
 
 
 def _calibrate_quality(
@@ -101,7 +121,11 @@ def _calibrate_quality(
 
     rules = replace(agent.rules, stop=False)
     for rows in torch.arange(len(bank), device=bank.device).split(16):
-        agent.refine(bank, first_answers(agent, bank, rows, rules.clicks), rules, watch=watch)
+        refinement = agent.refine(bank, first_answers(agent, bank, rows, rules.clicks), rules, watch=watch)
+        for state in refinement.states if rules.answer == "fused" else ():
+            answer = agent.answer(bank, state)
+            guesses.append(answer.guesses)
+            true.append(dice(bank, state.rows, answer.logits))
     reliability = torch.cat(guesses).cpu().numpy(), torch.cat(true).cpu().numpy()
     quality.calibrate(*reliability)
     return reliability
@@ -120,7 +144,8 @@ def _mask_trials(
             return start_mask(agent.sam, bank, rows, imperfect_masks(bank, rows, draws, severity), slots=slots)
 
         scores = curve(agent, bank, replace(rules, mask_margin=margin), begin=begin).summary()
-        trials.append({"policy": "masks refined", "margin": margin, **scores})
+        ended = {"answer": rules.answer, "most_clicks": rules.mask_clicks}
+        trials.append({"policy": "masks refined", "margin": margin, **ended, **scores})
     return trials
 
 

@@ -54,12 +54,15 @@ class Config:
     """Rounds of DAgger: in each the expert makes half as many moves as in the one before. 1: the expert makes all moves."""
     quality: bool = True
     """Train a quality head that judges masks, and undo clicks that make them worse. `--no-quality`: every click is kept."""
+    fusion: bool = True
+    """Train a network that makes one answer of SAM's mask and of what was learnt about the objects; on held-out images it is seen whether
+    that answer is better than SAM's mask, and after how many clicks. `--no-fusion`: the agent answers with SAM's masks."""
     stop: bool = True
     """The agent may stop before it has placed all its clicks."""
-    rl_share: float = 0.15
-    """Share of the training, at its end, in which the policy learns by reinforcement (GRPO); 0: none."""
+    rl_share: float = 0.0
+    """Share of the training, at its end, in which the policy learns by reinforcement (GRPO): it has gained nothing that showed."""
     clicks: int = 4
-    """Corrective clicks after the first prompt."""
+    """Corrective clicks after the first prompt, at most: on held-out images fewer may prove to be as good."""
     looks: int = 24
     """Candidate clicks that SAM answers, in one decode, for each click that is placed."""
     spread: float = 0.5

@@ -17,7 +17,7 @@ from maskwright.engine.report import Picture, Report, seconds_of_chart
 from maskwright.engine.run import read_metrics
 from maskwright.methods.clicks.agent import ClickRules
 from maskwright.methods.clicks.pictures import frames, write_gif
-from maskwright.methods.clicks.scores import LOST, Curve, curve, first_answers, head_room
+from maskwright.methods.clicks.scores import LOST, Curve, clicks_named, curve, first_answers, head_room, padded
 from maskwright.recipes.clicks.calibration import MARGINS, MASK_MARGINS
 from maskwright.recipes.clicks.trainer import (
     CALIBRATION_SHARE,
@@ -56,8 +56,9 @@ def reserve_ending(trainer: Trainer, probe: int = 4) -> None:
     began = time.monotonic()
     curve(agent, trainer.held_out.select(rows), replace(agent.rules, stop=False))
     target = (time.monotonic() - began) / len(rows) / 60
-    # Calibration tries margins of two policies, and of masks; see ``calibration.calibrate``.
-    trials = 1 + 2 * len(MARGINS) + len(MASK_MARGINS) if config.quality else 2
+    # Calibration tries margins of one or two policies, and of masks; see ``calibration.calibrate``.
+    policies = 2 if config.rl_share else 1
+    trials = 1 + policies * len(MARGINS) + len(MASK_MARGINS) if config.quality else policies
     trials = 0 if config.learner == "sb3" else trials
     assert timer.length.minutes is not None
     affordable = int(CALIBRATION_SHARE * timer.length.minutes / (max(1, trials) * target))
@@ -79,7 +80,7 @@ def conclude(trainer: Trainer, scores: dict[str, Any]) -> None:
     session.outcome = Outcome(
         "Dice",
         scores["agent"]["dice"][-1],
-        {"no agent, the first click alone": scores["agent"]["dice"][0]},
+        {"no agent, the first click alone": scores["agent"]["first"]},
         step=best.step,
         steps=session.clock,
         keep=trainer.config.keep if best.step is not None else "last",
@@ -125,8 +126,9 @@ def _card(trainer: Trainer, scores: dict[str, Any]) -> str:
         agent, oracle = scores["agent"], scores["oracle"]
         gain, low, high = agent["gain"]
         lines += [
-            f"Validation, {agent['targets']} targets: Dice {agent['dice'][0]:.3f} after the first click, {agent['dice'][-1]:.3f} "
-            f"after up to {config.clicks} of its own (gain {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}); "
+            f"Validation, {agent['targets']} targets: SAM's answer to the first click has Dice {agent['first']:.3f}, the agent's "
+            f"{agent['dice'][-1]:.3f}, after up to {trainer.rules.clicks} clicks of its own (gain {gain:+.3f}, 95 % interval {low:+.3f} "
+            f"to {high:+.3f}); "
             f"{agent['lost']:.0%} lose more than {LOST}. An oracle that sees the truth: {oracle['dice'][-1]:.3f}."
         ]
         lines += (
@@ -154,13 +156,14 @@ def validate(trainer: Trainer, limit: int = LIMIT) -> dict[str, Any]:
         bank = bank.select(index.to(bank.device))
     agent, clicks = trainer.agent(), trainer.config.clicks
     curves: dict[str, Curve] = {
-        "agent": curve(agent, bank),
+        "agent": (found := curve(agent, bank)),
+        "SAM's masks after the same clicks": found.of_sam(),
         "every click kept": curve(agent, bank, ClickRules(clicks, 1, accept="always", stop=False)),
         "oracle": curve(agent, bank, ClickRules(clicks, 1, "oracle", "always", stop=False)),
     }
     scores: dict[str, Any] = {name: each.summary() for name, each in curves.items()}
     scores["head_room"] = head_room(curves["agent"], curves["oracle"])
-    scores["per_target"] = curves["agent"].dice
+    scores["per_target"] = np.column_stack([curves["agent"].first, curves["agent"].dice])
     scores["bank"] = bank
     return scores
 
@@ -170,7 +173,7 @@ def log_scores(trainer: Trainer, scores: dict[str, Any]) -> None:
     if scores:
         trainer.session.run.log_once(
             trainer.stage.step,
-            val_first=scores["agent"]["dice"][0],
+            val_first=scores["agent"]["first"],
             val_dice=scores["agent"]["dice"][-1],
             val_oracle=scores["oracle"]["dice"][-1],
         )
@@ -193,7 +196,9 @@ def write_report(trainer: Trainer, scores: dict[str, Any]) -> None:
         [
             trial["policy"],
             trial["margin"],
-            trial["dice"][0],
+            trial["answer"],
+            trial["most_clicks"],
+            trial["first"],
             trial["dice"][-1],
             *trial["gain"],
             trial["lost"],
@@ -202,10 +207,12 @@ def write_report(trainer: Trainer, scores: dict[str, Any]) -> None:
         for trial in trainer.calibration["trials"]
     ]
     calibration = trainer.calibration
-    choice = f"Chosen: policy {calibration['policy']}, margin {calibration['margin']}; for masks {calibration['mask_margin']}."
-    columns = ["policy", "margin", "first Dice", "last Dice", "gain", "from", "to", f"lose > {LOST}", "clicks kept"]
+    choice = f"Chosen: policy {calibration['policy']}, margin {calibration['margin']}, answer {calibration['answer']} after up to "
+    choice += f"{calibration['clicks']} clicks; margin for masks {calibration['mask_margin']}."
+    columns = ["policy", "margin", "answer", "clicks", "SAM's first Dice", "last Dice"]
+    columns += ["gain", "from", "to", f"lose > {LOST}", "clicks kept"]
     if rows:
-        report.table("Policies and margins that were tried on held-out training images", columns, rows, choice)
+        report.table("What was tried on held-out training images", columns, rows, choice)
     _calibration(report, trainer)
     _films(report, trainer, scores)
     report.save(config.out / "report.html")
@@ -213,24 +220,23 @@ def write_report(trainer: Trainer, scores: dict[str, Any]) -> None:
 
 def _score_sections(report: Report, scores: dict[str, Any]) -> None:
     names = [name for name in scores if isinstance(scores[name], dict)]
-    series = {name: (np.arange(len(scores[name]["dice"])) + 1, np.array(scores[name]["dice"])) for name in names}
+    count = max(len(scores[name]["dice"]) for name in names)
+    series = {name: (np.arange(count), np.array(padded(scores[name]["dice"], count))) for name in names}
     captured = scores["head_room"]
     note = (
         ""
         if captured is None
         else f"The agent captures {captured:.0%} of what the oracle, which sees the truth, gains."
     )
-    report.curves("Dice by clicks (validation)", series, x="clicks, the first one included", y="Dice", note=note)
+    report.curves("Dice by clicks (validation)", series, x="clicks of its own", y="Dice", note=note)
     rows = []
     for name in names:
         summary = scores[name]
-        row = [name, *summary["dice"], *summary["gain"], summary["lost"], summary["clicks"], summary["kept"]]
-        rows.append(row)
-    count = len(scores[names[0]]["dice"])
-    columns = ["", *(str(n + 1) for n in range(count)), "gain", "from", "to", f"lose > {LOST}", "clicks", "kept"]
-    report.table(
-        "Dice by clicks (validation)", columns, rows, "The gain is over the first answer, with its 95 % interval."
-    )
+        dice = [summary["first"], *padded(summary["dice"], count)]
+        rows.append([name, *dice, *summary["gain"], summary["lost"], summary["clicks"], summary["kept"]])
+    columns = ["", "SAM's first answer", *clicks_named(count), "gain", "from", "to", f"lose > {LOST}", "clicks", "kept"]
+    note = "The gain is over SAM's first answer, with its 95 % interval."
+    report.table("Dice by clicks (validation)", columns, rows, note)
 
 
 def _training_sections(report: Report, metrics: list[dict[str, float]], marks: dict[str, float]) -> None:
@@ -271,19 +277,22 @@ def _films(report: Report, trainer: Trainer, scores: dict[str, Any], each: int =
         return
     bank, per_target = scores["bank"], scores["per_target"]
     gains = per_target[:, -1] - per_target[:, 0]
+    agent = trainer.agent()
     order = np.argsort(-gains, kind="stable")
     middle = order[len(order) // 4 :: max(1, len(order) // (2 * each))][:each]
     animated: list[np.ndarray] = []
     for title, targets in (("gained most", order[:each]), ("lost most", order[::-1][:each]), ("others", middle)):
         rows = torch.as_tensor(targets.copy(), device=bank.device)
-        refinement = trainer.agent().refine(bank, first_answers(trainer.agent(), bank, rows, trainer.rules.clicks))
+        refinement = agent.refine(bank, first_answers(agent, bank, rows, trainer.rules.clicks))
+        answered = replace(refinement.last, logits=agent.conclude(bank, refinement)[0])
         cards = []
         for place, target in enumerate(targets):
-            pictures = frames(bank, refinement.states, place)
+            pictures = frames(bank, [*refinement.states, answered], place)
             dice = ", ".join(f"{value:.2f}" for value in per_target[target])
             cards.append(Picture(side_by_side(pictures), f"{bank.names[target]}: Dice {dice}"))
             if title == "gained most":
                 animated += pictures[1:]
-        note = "Truth, the answer to the first click, then after each click of the agent. Green: on the object, red: off it."
+        note = "Truth, SAM's answer to the first click, its answer after each click of the agent, and what the agent answers. "
+        note += "Green: on the object, red: off it."
         report.pictures(f"Validation: {title}", note, cards, side=480)
     write_gif(trainer.config.out / GIF, animated)

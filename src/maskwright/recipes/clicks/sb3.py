@@ -68,6 +68,8 @@ class Sb3Trainer(Trainer):
             "policy": "sb3",
             "margin": 0.0,
             "mask_margin": 0.0,
+            "answer": "sam",
+            "clicks": self.config.clicks,
             "held_out": len(self.held_out),
         }
 

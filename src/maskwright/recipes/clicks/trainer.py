@@ -43,6 +43,7 @@ from maskwright.methods.clicks.episodes import Episodes
 from maskwright.methods.clicks.openings import draw_openings
 from maskwright.methods.clicks.scores import curve
 from maskwright.methods.clicks.visited_states import VisitedStates
+from maskwright.nets.fusion import Fusion, answer_loss
 from maskwright.nets.prompter import Advice, Observation, Prompter
 from maskwright.nets.quality import QualityHead, belief_loss, quality_loss, value_loss
 from maskwright.recipes.clicks.calibration import calibrate
@@ -88,7 +89,7 @@ class Trainer(Trainable):
     """Networks, data and optimisers of one run. Methods in the order in which ``main`` calls them."""
 
     recipe = "clicks"
-    networks: ClassVar = {"model": "prompter", "quality": "quality"}
+    networks: ClassVar = {"model": "prompter", "quality": "quality", "fusion": "fusion"}
 
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device
@@ -120,16 +121,18 @@ class Trainer(Trainable):
         self.val = self._bank(dataset, list(evenly_spread(val, config.validation_images)), config.held_out)
         self.prompter = Prompter(self.sam.width, stop_value=config.cost).to(self.device)
         self.quality = QualityHead(self.prompter.hidden).to(self.device)
-        session.precision.lower([*self.sam.networks(), self.prompter, self.quality])
+        self.fusion = Fusion(self.sam.width, self.prompter.hidden).to(self.device)
+        session.precision.lower([*self.sam.networks(), self.prompter, self.quality, self.fusion])
         self.reference: Prompter | None = None
-        self.supervised_parameters = [*self.prompter.parameters(), *self.quality.parameters()]
+        learning = (self.prompter, self.quality, self.fusion)
+        self.supervised_parameters = [parameter for network in learning for parameter in network.parameters()]
         self.optimizer = torch.optim.AdamW(self.supervised_parameters, lr=config.lr, weight_decay=config.weight_decay)
         self.rl_optimizer = torch.optim.AdamW(self.prompter.policy_parameters(), lr=config.rl_lr, weight_decay=0.0)
         length = replace(config.length, steps_per_epoch=math.ceil(len(self.bank) / config.batch))
         (self.stage,) = session.plan(length, Part("fit", "training"))
         self.validations = Validations(config.validations, VALIDATION_COST * len(self._val_part()))
         self.calibration_targets = CALIBRATION_TARGETS
-        modules = {"prompter": self.prompter, "quality": self.quality}
+        modules = {"prompter": self.prompter, "quality": self.quality, "fusion": self.fusion}
         self.best = Best(modules, config.keep, config.patience, lambda: self.reference is not None)
         self.visited_states = VisitedStates(int(VISITED_SHARE * config.memory * 2**30), 0, {})
         self.episodes = Episodes(config.batch, config.clicks, self.device)
@@ -139,6 +142,7 @@ class Trainer(Trainable):
             spread=config.spread,
             accept="quality" if config.quality else "always",
             stop=config.stop,
+            answer="fused" if config.fusion else "sam",
         )
         self.calibration: dict[str, Any] = {}
         self.reliability: tuple[np.ndarray, np.ndarray] | None = None
@@ -158,6 +162,7 @@ class Trainer(Trainable):
         parts: dict[str, Any] = {
             "prompter": self.prompter,
             "quality": self.quality,
+            "fusion": self.fusion,
             "optimizer": self.optimizer,
             "rl_optimizer": self.rl_optimizer,
             "visited": self.visited_states,
@@ -170,7 +175,7 @@ class Trainer(Trainable):
         return {"has_reference": self.reference is not None}
 
     def start_from(self, origin: Origin) -> None:
-        """Prompter and quality head, if there is one; its calibration is fitted anew at the end."""
+        """Prompter, quality head and fusion, where there are any; the calibration is fitted anew at the end."""
         if origin.config.get("learner", "own") != "own":
             raise origin.refuse("was trained with --learner sb3, whose network is another; give a run of --learner own")
         then = origin.config.get("sam", {}).get("signature")
@@ -178,6 +183,8 @@ class Trainer(Trainable):
         origin.fill(self.prompter, "model", flags="--size")
         if self.config.quality and "quality" in origin.tensors:
             origin.fill(self.quality, "quality", flags="--quality", fresh=("knots", "levels"))
+        if self.config.fusion and "fusion" in origin.tensors:
+            origin.fill(self.fusion, "fusion", flags="--fusion")
 
     def restore(self, values: Mapping[str, Any]) -> None:
         if values["has_reference"]:
@@ -269,6 +276,8 @@ class Trainer(Trainable):
             "truth": belief_loss(advice.truth, self.bank.known_truth.area[sample["rows"]]),
             "critic": F.huber_loss(advice.critic, sample["dice"], delta=0.1) * 2,
         }
+        if self.config.fusion:
+            losses["answer"] = answer_loss(self.fusion(observation, advice), self.bank.known_truth.area[sample["rows"]])
         if self.config.learn == "imitation":
             losses["imitation"] = 0.3 * F.cross_entropy(advice.policy, sample["cells"][:, -1])
         else:
@@ -357,6 +366,7 @@ class Trainer(Trainable):
             {name: self.agent(prompter) for name, prompter in candidates.items()},
             bank.select(index.to(self.device)),
             self.slots,
+            self.config.cost,
             lambda: generator(Stream.MASKS_TO_REFINE, 0),
         )
         self.prompter = candidates[calibration.policy]
@@ -364,17 +374,23 @@ class Trainer(Trainable):
         self.calibration = calibration.summary()
 
     def agent(self, prompter: Prompter | None = None) -> ClickAgent:
-        return ClickAgent(
-            self.sam, prompter or self.prompter, self.quality if self.config.quality else None, self.rules
-        )
+        quality = self.quality if self.config.quality else None
+        fusion = self.fusion if self.config.fusion else None
+        return ClickAgent(self.sam, prompter or self.prompter, quality, self.rules, fusion)
 
     def exported(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Tensor]] | None]:
         """The agent for a model folder: its description, its tensors, and those of further files by name."""
-        quality = self.config.quality
+        further = {"quality": self.quality} if self.config.quality else {}
+        further |= {"fusion": self.fusion} if self.config.fusion else {}
         description = {
             "learner": "own",
             "prompter": self.prompter.description(),
-            "quality": self.quality.description() if quality else None,
+            "quality": self.quality.description() if "quality" in further else None,
+            "fusion": self.fusion.description() if "fusion" in further else None,
             "rules": asdict(self.rules),
         }
-        return description, self.prompter.state_dict(), {"quality": self.quality.state_dict()} if quality else None
+        return (
+            description,
+            self.prompter.state_dict(),
+            {name: part.state_dict() for name, part in further.items()} or None,
+        )

@@ -54,14 +54,14 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.scene_dataset import write_scenes
 from maskwright.engine.budget import progress
 from maskwright.engine.metrics import paired_bootstrap
-from maskwright.engine.predictor import Predictor
 from maskwright.methods.clicks.agent import ClickAgent, ClickRules
 from maskwright.methods.clicks.openings import imperfect_masks, loose_boxes, stray_click
+from maskwright.methods.clicks.own_size import OwnSize, dice_of
 from maskwright.methods.clicks.predictor import ClickPredictor
 from maskwright.methods.clicks.scores import LOST, Curve, belief_dice, clicks_named, curve, ious_by_user_clicks
 from maskwright.recipes import clicks, samix
 from maskwright.rl.bank import Bank
-from maskwright.rl.clicks import SLOTS, ClickState, canvas_dice, first_click, start, start_box, start_mask
+from maskwright.rl.clicks import SLOTS, ClickState, first_click, start, start_box, start_mask
 from maskwright.rl.oracle import NOC_GOALS, NOC_MOST, clicks_to_reach
 from measure import machine
 
@@ -167,6 +167,7 @@ class Bench:
             write_scenes(config.data, **SCENES)
         self.dataset = Dataset.load(config.data)
         self._bank: Bank | None = None
+        self.own_size = OwnSize(self.dataset.split(config.split))
         self.load = caching_loader()
 
     def run(self, name: str, seed: int) -> Path:
@@ -208,12 +209,12 @@ def score(bench: Bench, name: str, seed: int) -> dict[str, Any]:
     agent = bench.agent(row.run, seed)
     bank, rules = bench.bank(agent), row.applied(agent, bench.config.clicks)
     began = time.monotonic()
-    found = scored(agent, bank, rules, f"{name}, seed {seed}", seed=seed)
+    found = scored(agent, bank, rules, f"{name}, seed {seed}", seed=seed, measure=bench.own_size.dice)
     took = time.monotonic() - began
     if row.control == "belief":
-        found = replace(found, dice=belief_dice(agent, bank)[:, None])
+        found = replace(found, dice=belief_dice(agent, bank, measure=bench.own_size.dice)[:, None])
     elif row.control == "segmenter":
-        found = replace(found, dice=segmenter_dice(bench.load(bench.run("segmenter", seed)), bank)[:, None])
+        found = replace(found, dice=segmenter_dice(bench, seed, bank)[:, None])
     # Rows with fewer clicks are as long as the others.
     dice = np.pad(found.dice, ((0, 0), (0, bench.config.clicks + 1 - found.dice.shape[1])), mode="edge")
     looks = 1 if rules.accept == "always" else rules.looks
@@ -242,18 +243,21 @@ def scored(agent: ClickAgent, bank: Bank, rules: ClickRules, title: str, **optio
         return curve(agent, bank, rules, progress=tell, **options)
 
 
-def segmenter_dice(segmenter: Predictor, bank: Bank) -> NDArray[np.float64]:
-    """(N,) Dice on the canvas of all that a segmenter takes for the category at the oracle's first click; where it takes that place
-    for background, for its most frequent category."""
-    predictions = segmenter.predict(pixels.permute(1, 2, 0).numpy() for pixels in bank.pixels)
-    masks = [prediction.mask for prediction in predictions]
-    rows, answers = torch.arange(len(bank)), []
-    places = first_click(bank, rows)[0].floor().long()
-    for image, (x, y) in zip(bank.image.tolist(), places.tolist(), strict=True):
-        mask = masks[image]
-        category = mask[y, x] or np.bincount(mask[mask > 0], minlength=2).argmax()
-        answers.append(torch.from_numpy(mask == category))
-    return canvas_dice(bank, rows, torch.stack(answers).float() - 0.5).numpy().astype(np.float64)
+def segmenter_dice(bench: Bench, seed: int, bank: Bank) -> NDArray[np.float64]:
+    """(N,) Dice of all that the segmenter takes for the category at the oracle's first click; where it takes that place for background,
+    for its most frequent category."""
+    segmenter, part = bench.load(bench.run("segmenter", seed)), bench.dataset.split(bench.config.split)
+    predictions = segmenter.predict(part.image_path(sample) for sample in part)
+    masks = {sample.id: prediction.mask for sample, prediction in zip(part, predictions, strict=True)}
+    places = first_click(bank, torch.arange(len(bank)))[0] / bank.size
+    scores = []
+    for name, (x, y) in zip(bank.names, places.tolist(), strict=True):
+        truth, known = bench.own_size.truth(name)
+        height, width = truth.shape
+        mask = masks[name.rpartition("/")[0]]
+        category = mask[int(y * height), int(x * width)] or np.bincount(mask[mask > 0], minlength=2).argmax()
+        scores.append(dice_of((mask == category) & known, truth))
+    return np.array(scores)
 
 
 def refined(bench: Bench, seed: int) -> dict[str, Any]:
@@ -382,7 +386,7 @@ def begun_otherwise(bench: Bench, seed: int) -> dict[str, Any]:
     found = {}
     for name, begin in (("a click anywhere on the object", stray), ("a loose box", box), ("a poor mask", mask)):
         draws = torch.Generator().manual_seed(seed)
-        found[name] = scored(agent, bank, agent.rules, name, begin=begin).summary()
+        found[name] = scored(agent, bank, agent.rules, name, begin=begin, measure=bench.own_size.dice).summary()
     return found
 
 

@@ -28,6 +28,8 @@ from maskwright.methods.clicks import predictor
 from maskwright.recipes import clicks
 from maskwright.recipes.clicks import calibration
 from maskwright.recipes.clicks.trainer import Trainer
+from maskwright.rl.bank import Bank
+from maskwright.rl.clicks import first_click
 from maskwright.sam.sam import Sam
 from maskwright.sam.weights import EARLIER
 from tests.recipes.training import (
@@ -375,12 +377,32 @@ def test_masks_that_nothing_was_mended_in_stay_as_they_are(run: Path, scenes: Pa
 def test_evaluation_is_the_curve_from_the_oracles_click(run: Path, scenes: Path):
     scores = evaluate(run, Dataset.load(scenes), "val")
     assert scores["curves"].keys() == {"agent", "oracle"}
-    assert len(scores["curves"]["agent"]["dice"]) == 3
-    assert scores["curves"]["agent"]["dice"][0] == pytest.approx(scores["curves"]["oracle"]["dice"][0])
+    agent, oracle = scores["curves"]["agent"], scores["curves"]["oracle"]
+    assert len(agent["dice"]) == scores["clicks"] + 1
+    assert len(oracle["dice"]) == predictor.ORACLE_CLICKS + 1
+    assert agent["first"] == pytest.approx(oracle["first"]) == pytest.approx(oracle["dice"][0])
     assert len(scores["per_target"]) == scores["curves"]["agent"]["targets"]
     table = load(run, device="cpu").score_table(scores)
     assert [row[0] for row in table.rows] == ["agent", "oracle"]
     assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def test_a_target_is_scored_as_the_mask_that_a_user_gets(run: Path, scenes: Path):
+    agent, part = load(run, device="cpu"), Dataset.load(scenes).split("test")
+    agent.agent.rules = replace(agent.agent.rules, answer="fused", clicks=1)
+    bank = Bank.of_dataset(agent.agent.sam, part)
+    places = first_click(bank, torch.arange(len(bank)))[0] / bank.size
+    samples = {sample.id: sample for sample in part}
+    found = evaluate(agent, Dataset.load(scenes), "test")["per_target"]
+    assert [entry["target"] for entry in found] == list(bank.names)
+    for entry, (x, y) in zip(found, places.tolist()):
+        sample = samples[entry["target"].rpartition("/")[0]]
+        truth = read_mask(part.mask_path(sample)) == 1
+        height, width = truth.shape
+        (predicted,) = agent.predict([part.image_path(sample)], click=[(x * width, y * height)])
+        mine = predicted.mask == 1
+        total = mine.sum() + truth.sum()
+        assert entry["dice"][-1] == pytest.approx(2 * (mine & truth).sum() / total if total else 1.0, abs=1e-6)
 
 
 def test_evaluation_with_masks_scores_what_the_agent_makes_of_them(run: Path, scenes: Path, tmp_path: Path, capsys):

@@ -65,8 +65,9 @@ def paint(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fusion", [False, True])
 def test_it_gains_nine_tenths_of_what_the_oracle_gains(
-    tiny_sam_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fusion: bool, tiny_sam_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(FrozenDecoder, "decode", paint)
     data = bright_boxes(tmp_path / "data", train=100, val=10, test=40)
@@ -79,7 +80,8 @@ def test_it_gains_nine_tenths_of_what_the_oracle_gains(
             steps=120,
             batch=12,
             tries=12,
-            rl_share=0.1,
+            rl_share=0.0 if fusion else 0.1,
+            fusion=fusion,
             device="cpu",
         )
     )

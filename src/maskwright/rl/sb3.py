@@ -1,4 +1,5 @@
-"""Stable-Baselines3 in the batched environment: ``PPO("CnnPolicy", Sb3ClickVecEnv(env))`` trains without processes.
+"""Stable-Baselines3 in the batched environment: ``PPO("CnnPolicy", Sb3ClickVecEnv(env))`` trains without processes, and with
+``SamFeatures`` an agent sees what SAM sees.
 
 The package is optional (``pip install 'maskwright[sb3]'``), and is imported here alone.
 """
@@ -9,21 +10,27 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from torch import Tensor, nn
 
 from maskwright.errors import MissingPackageError
+from maskwright.rl.bank import Bank
 from maskwright.rl.envs import ClickVectorEnv
 
 try:
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.policies import ActorCriticCnnPolicy
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
     from stable_baselines3.common.vec_env import VecEnv
     from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 except ImportError as error:
     raise MissingPackageError("--learner sb3 and Sb3ClickVecEnv need Stable-Baselines3", "sb3", error) from error
 
-__all__ = ["PPO", "ActorCriticCnnPolicy", "BaseCallback", "Sb3ClickVecEnv"]
+__all__ = ["PPO", "ActorCriticCnnPolicy", "BaseCallback", "SamFeatures", "Sb3ClickVecEnv"]
 
 
 class Sb3ClickVecEnv(VecEnv):
@@ -91,3 +98,51 @@ class Sb3ClickVecEnv(VecEnv):
         """The infos of each environment; of one that was reset within the step, those of its new episode."""
         names = [name for name in infos if not name.startswith(("_", "final_"))]
         return [{name: infos[name][number] for name in names} for number in range(self.num_envs)]
+
+
+class SamFeatures(BaseFeaturesExtractor):
+    """What a policy sees of ``observation="sam"``: the embedding of the target's image, the last logits, their entropy, and the clicks.
+
+    The number of the target itself is not seen: from it a policy could learn the training images by heart, and would know nothing of
+    others. For Stable-Baselines3's ``MultiInputPolicy``::
+
+        kwargs = {"features_extractor_class": SamFeatures, "features_extractor_kwargs": {"bank": env.bank}}
+        PPO("MultiInputPolicy", Sb3ClickVecEnv(env), policy_kwargs=kwargs)
+
+    A policy that was trained so acts on other images once ``features_extractor.bank`` is set to theirs.
+
+    Args:
+        observation_space: of the environment.
+        bank: the targets that the rows of the observations count.
+        features_dim: length of the vector that the policy is given.
+        channels: of the convolutions, a multiple of 8.
+    """
+
+    def __init__(self, observation_space: spaces.Dict, bank: Bank, features_dim: int = 256, channels: int = 32) -> None:
+        super().__init__(observation_space, features_dim)
+        self.bank = bank
+        maps = sum(1 if len(space.shape) == 2 else space.shape[0] for space in self._maps(observation_space).values())
+        side = bank.embedding.low.shape[-1]
+        self.low = nn.Conv2d(bank.embedding.low.shape[1], channels, 1)
+        self.maps = nn.Conv2d(maps, channels, 3, padding=1)
+        self.body = nn.Sequential(
+            nn.GroupNorm(8, channels),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 3, 2, 1),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(channels * ((side + 1) // 2) ** 2, features_dim),
+            nn.GELU(),
+        )
+
+    @staticmethod
+    def _maps(parts: Any) -> dict[str, Any]:
+        return {name: parts[name] for name in ("logits", "entropy", "clicks")}
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        """(B, features_dim). Stable-Baselines3 hands over ``row`` as N zeros and ones."""
+        rows = observations["row"].flatten(1).argmax(1)
+        low = self.bank.embed(rows.to(self.bank.device)).low.float().to(self.low.weight.device)
+        maps = [part if part.ndim == 4 else part[:, None] for part in self._maps(observations).values()]
+        seen = F.adaptive_avg_pool2d(torch.cat(maps, 1), low.shape[-1])
+        return self.body(self.low(low) + self.maps(seen))

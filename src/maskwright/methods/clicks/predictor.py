@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from maskwright.data.crop_dataset import cropped
 from maskwright.data.dataset import Dataset
 from maskwright.data.fingerprint import Fingerprint
-from maskwright.data.geometry import Size, resize_matrix, squash, unwarp_logits, warp_mask, warp_points
+from maskwright.data.geometry import Size, resize_matrix, squash, warp_mask, warp_points
 from maskwright.data.labels import IGNORE
 from maskwright.data.mask_files import read_mask
 from maskwright.data.schema import Anything, Fields, Kind, Maybe, OneOf, Whole
@@ -34,6 +34,7 @@ from maskwright.engine.weights import require_finite
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.methods.clicks.agent import RULES, ClickAgent, ClickRules, Refinement, mask_logits
 from maskwright.methods.clicks.mask_folder import MaskFolder
+from maskwright.methods.clicks.own_size import image_logits
 from maskwright.methods.clicks.scores import curve_table, curves_by_rules, head_room
 from maskwright.methods.clicks.windows import objects_of, window_about
 from maskwright.methods.semantic.scores import semantic_scores, semantic_table
@@ -192,7 +193,7 @@ class ClickPredictor(Predictor):
         state = self._prompted(bank, canvases, list(zip(click or (), labels)), box)
         corrected = self._corrected(bank, state)
         for place, canvas in enumerate(canvases):
-            logits = self._image_logits(corrected.logits[place], canvas.size)
+            logits = image_logits(corrected.logits[place], canvas.size, self.size)
             mask = (logits > 0).cpu().numpy().astype(np.uint8) * self.categories.index(name)
             yield self._prediction(canvas, mask, corrected, {name: place})
 
@@ -273,7 +274,7 @@ class ClickPredictor(Predictor):
         found = self._refine_targets([canvas], [(0, 1, share)], embedding)
         corrected = mask.astype(np.uint8)
         if int(found.refinement.kept[0]):
-            corrected = (self._image_logits(found.logits[0], canvas.size) > 0).cpu().numpy().astype(np.uint8)
+            corrected = (image_logits(found.logits[0], canvas.size, self.size) > 0).cpu().numpy().astype(np.uint8)
         return self._prediction(canvas, corrected, found, {self.categories[1]: 0})
 
     def _bank(self, canvases: Sequence[Canvas], images: list[int], embedding: Embedding | None = None) -> Bank:
@@ -369,15 +370,10 @@ class ClickPredictor(Predictor):
         redrawn = np.where(np.isin(mask, list(logits)), 0, mask).astype(np.uint8)
         free, best = redrawn == 0, np.zeros(mask.shape, np.float32)
         for category, low in logits.items():
-            whole = self._image_logits(low, canvas.size).cpu().numpy()
+            whole = image_logits(low, canvas.size, self.size).cpu().numpy()
             wins = free & (whole > best)
             best[wins], redrawn[wins] = whole[wins], category
         return redrawn
-
-    def _image_logits(self, logits: Tensor, size: Size) -> Tensor:
-        """Logits (h, w) on the image's own pixels (H, W)."""
-        matrix = torch.from_numpy(resize_matrix(size, self.size))[None].float()
-        return unwarp_logits(logits[None, None].float(), matrix, [size], canvas=self.size)[0][0]
 
     def _prediction(
         self, canvas: Canvas, mask: NDArray[np.uint8], found: _Corrected | None, places: Mapping[str, int]

@@ -15,10 +15,14 @@ from maskwright.data.dataset import Dataset
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.scoring import ScoreTable
 from maskwright.methods.clicks.agent import ClickAgent, ClickRules, Refinement, observe
+from maskwright.methods.clicks.own_size import OwnSize
 from maskwright.nets.fusion import doubled
 from maskwright.rl.bank import MIN_SHARE, Bank
 from maskwright.rl.clicks import SLOTS, ClickState, canvas_dice, click, first_click, oracle_click, start
 from maskwright.rl.oracle import NOC_GOALS, NOC_MOST
+
+Measure = Callable[[Bank, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Bank, rows (B,) and logits (B, h, w) → Dice (B,): ``rl.clicks.canvas_dice``, or ``OwnSize.dice``."""
 
 LOST = 0.02
 """A target that ends this much Dice below its first answer counts as lost."""
@@ -30,7 +34,7 @@ class Curve:
 
     Attributes:
         images: (N,) numbers of the images that the targets lie in.
-        dice: (N, T + 1) on the canvas, of the agent's answer after 0, 1, ... T clicks of its own.
+        dice: (N, T + 1) of the agent's answer after 0, 1, ... T clicks of its own.
         sam: (N, T + 1) the same of SAM's masks; ``sam[:, 0]`` is SAM's answer to the user's prompt, with which all are compared.
         clicks, kept: (N,) clicks that the agent placed, and those that were not undone.
     """
@@ -93,6 +97,7 @@ def curve(
     rules: ClickRules | None = None,
     *,
     begin: Callable[[torch.Tensor], ClickState] | None = None,
+    measure: Measure = canvas_dice,
     seed: int = 0,
     batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
@@ -102,6 +107,7 @@ def curve(
     Args:
         rules: left out, the agent's own.
         begin: rows (B,) → their first answers; left out: to the oracle's first click.
+        measure: how good an answer is; left out, its Dice on the canvas.
         seed: of random clicks; they depend on it and on ``batch``.
         batch: targets at a time.
         progress: called as ``progress(done, total)``.
@@ -112,8 +118,8 @@ def curve(
     for rows in torch.arange(len(bank), device=bank.device).split(batch):
         state = begin(rows) if begin else first_answers(agent, bank, rows, rules.clicks)
         refinement = agent.refine(bank, state, rules, generator)
-        sam = torch.stack([canvas_dice(bank, rows, each.logits) for each in refinement.states], 1)
-        dice = sam if rules.answer == "sam" else _fused_dice(agent, bank, refinement)
+        sam = torch.stack([measure(bank, rows, each.logits) for each in refinement.states], 1)
+        dice = sam if rules.answer == "sam" else _fused_dice(agent, bank, refinement, sam, measure)
         parts.append((dice, sam, refinement.clicks, refinement.kept))
         if progress:
             progress(int(rows[-1]) + 1, len(bank))
@@ -121,18 +127,22 @@ def curve(
     return Curve(bank.image.cpu().numpy(), dice.astype(np.float64), sam.astype(np.float64), clicks, kept)
 
 
-def _fused_dice(agent: ClickAgent, bank: Bank, refinement: Refinement) -> torch.Tensor:
+def _fused_dice(
+    agent: ClickAgent, bank: Bank, refinement: Refinement, sam: torch.Tensor, measure: Measure
+) -> torch.Tensor:
     """(B, T + 1) Dice of what the agent would answer after each click. A mask that was given and not improved stays as it is."""
     columns = []
-    for state in refinement.states:
-        fused = canvas_dice(bank, state.rows, agent.answer(bank, state).logits)
-        columns.append(torch.where(state.tokens > 0, fused, canvas_dice(bank, state.rows, state.logits)))
+    for state, of_sam in zip(refinement.states, sam.T):
+        fused = measure(bank, state.rows, agent.answer(bank, state).logits)
+        columns.append(torch.where(state.tokens > 0, fused, of_sam))
     return torch.stack(columns, 1)
 
 
 @torch.no_grad()
-def belief_dice(agent: ClickAgent, bank: Bank, *, batch: int = 16) -> NDArray[np.float64]:
-    """(N,) Dice on the canvas of the agent's belief alone, after the oracle's first click: what it has learnt about objects,
+def belief_dice(
+    agent: ClickAgent, bank: Bank, *, measure: Measure = canvas_dice, batch: int = 16
+) -> NDArray[np.float64]:
+    """(N,) Dice of the agent's belief alone, after the oracle's first click: what it has learnt about objects,
     without any of SAM's further answers. Raises ValueError where the agent has no belief.
     """
     if agent.prompter is None:
@@ -140,7 +150,7 @@ def belief_dice(agent: ClickAgent, bank: Bank, *, batch: int = 16) -> NDArray[np
     parts = []
     for rows in torch.arange(len(bank), device=bank.device).split(batch):
         belief = agent.prompter(observe(bank, first_answers(agent, bank, rows, 0))).truth[:, None]
-        parts.append(canvas_dice(bank, rows, doubled(belief)[:, 0]))
+        parts.append(measure(bank, rows, doubled(belief)[:, 0]))
     return torch.cat(parts).cpu().numpy().astype(np.float64)
 
 
@@ -202,7 +212,7 @@ def curves_by_rules(
     batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Curve], list[str], int]:
-    """The curves of several ways to act, on all targets of a dataset.
+    """The curves of several ways to act, on all targets of a dataset, scored on the images' own pixels.
 
     Args:
         dataset: images with masks.
@@ -218,12 +228,13 @@ def curves_by_rules(
     parts: dict[str, list[Curve]] = {name: [] for name in rules}
     targets: list[str] = []
     images = tiny = 0
+    measure = OwnSize(dataset).dice
     for bank in Bank.parts(agent.sam, dataset, memory=memory):
         for number, (name, each) in enumerate(rules.items()):
             # Targets of this part by one of the rules → images.
             first, share = images + len(bank.pixels) * number / len(rules), len(bank.pixels) / len(rules) / len(bank)
             advance = partial(_advance, progress, len(dataset), first, share)
-            parts[name].append(curve(agent, bank, each, batch=batch, progress=advance))
+            parts[name].append(curve(agent, bank, each, measure=measure, batch=batch, progress=advance))
         targets += bank.names
         images += len(bank.pixels)
         tiny += bank.tiny

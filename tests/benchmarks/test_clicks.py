@@ -63,7 +63,11 @@ def test_the_table_refinement_and_going_on(
 
     monkeypatch.setattr(bench.clicks, "main", trained_again)
     (out / "row-random--SAM-s0.json").unlink()
-    assert figures_of(bench, **settings)[0]["rows"] == figures["rows"]
+    again = figures_of(bench, **settings)[0]["rows"]
+    for rows in (again, figures["rows"]):
+        for row in rows.values():
+            del row["ms"]
+    assert again == figures["rows"]
     with pytest.raises(SystemExit, match="made with other clicks"):
         bench.main(bench.Config(**settings | {"clicks": 3}))
 

@@ -31,7 +31,7 @@ VALIDATION = "Validation: Dice after the agent's clicks, before calibration"
 
 CHARTS = {
     VALIDATION: ("val_agent_dice", "val_smoothed"),
-    "Losses": ("value", "imitation", "truth", "belief", "critic", "quality", "rank"),
+    "Losses": ("value", "imitation", "truth", "belief", "answer", "critic", "quality", "rank"),
     "Change of Dice by a click: the expert's (sees the truth) and the agent's": ("expert_lead", "lead"),
     "Reinforcement: reward and gain of roll-outs": ("reward", "rl_gain"),
     "Reinforcement: clicks of roll-outs": ("rl_clicks",),
@@ -65,8 +65,8 @@ def reserve_ending(trainer: Trainer, probe: int = 4) -> None:
     trainer.calibration_targets = max(4, min(CALIBRATION_TARGETS, len(trainer.held_out), affordable))
     timer.reserves["calibration"] = trials * trainer.calibration_targets * target
     count = 0 if trainer.val is None else len(trainer.val)
-    # Of the agent, of all clicks kept and of an oracle, which look at one click each; and of the film strips.
-    timer.reserves["scores"] = min(count, LIMIT) * target * (1 + 4 / config.looks) + min(count, 12) * target
+    # Of the agent, once more with all its clicks, of all clicks kept and of an oracle, which look at one each; and of the film strips.
+    timer.reserves["scores"] = min(count, LIMIT) * target * (2 + 4 / config.looks) + min(count, 12) * target
     timer.reserves.setdefault("validation", min(count, VALIDATION_TARGETS) * target)
     timer.reserves["report"] = (2 + 10 * seconds_of_chart()) / 60
 
@@ -155,9 +155,13 @@ def validate(trainer: Trainer, limit: int = LIMIT) -> dict[str, Any]:
         index = torch.randperm(len(bank), generator=trainer.session.generator(Stream.VALIDATION, 0))[:limit]
         bank = bank.select(index.to(bank.device))
     agent, clicks = trainer.agent(), trainer.config.clicks
-    curves: dict[str, Curve] = {
-        "agent": (found := curve(agent, bank)),
-        "SAM's masks after the same clicks": found.of_sam(),
+    found = whole = curve(agent, bank)
+    curves: dict[str, Curve] = {"agent": found}
+    if agent.rules.clicks < clicks:
+        whole = curve(agent, bank, replace(agent.rules, clicks=clicks))
+        curves[f"agent, all {clicks} clicks"] = whole
+    curves |= {
+        "SAM's masks after these clicks": whole.of_sam(),
         "every click kept": curve(agent, bank, ClickRules(clicks, 1, accept="always", stop=False)),
         "oracle": curve(agent, bank, ClickRules(clicks, 1, "oracle", "always", stop=False)),
     }

@@ -116,6 +116,12 @@ class Row:
         )
 
 
+AGENT = "the agent (settled)"
+"""Which all rows are compared with."""
+
+ORACLE = "oracle, SAM"
+"""Of whose gain a row captures a share."""
+
 KEPT = {"looks": 1, "stop": False, "accept": "always"}
 LOOKS = {"looks": 24, "accept": "quality", "stop": False}
 
@@ -138,16 +144,13 @@ ROWS = {
     "+ stop, SAM": Row(LOOKS | {"stop": True}),
     "+ reinforcement, SAM": Row(LOOKS | {"stop": True}, "reinforced"),
     "the agent, all its clicks": Row(LOOKS | {"stop": True, "answer": "fused"}),
-    "the agent (settled)": Row(None),
-    "oracle, SAM": Row(KEPT | {"places": "oracle"}),
+    AGENT: Row(None),
+    ORACLE: Row(KEPT | {"places": "oracle"}),
     "oracle + undo, SAM": Row(KEPT | {"places": "oracle", "accept": "truth"}),
     "look-ahead, truth accepts, SAM": Row(LOOKS | {"accept": "truth"}),
     "oracle": Row(KEPT | {"places": "oracle", "answer": "fused"}),
 }
 """In the order of the table; each "+" is the row above it and one thing more."""
-
-ORACLE = "oracle, SAM"
-"""Of whose gain a row captures a share."""
 
 RUNS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -298,6 +301,10 @@ def summarise(rows: Rows) -> dict[str, Any]:
             **{fact: float(np.mean([row[fact] for row in mine])) for fact in ("clicks", "kept", "sam_calls", "ms")},
             "seeds": [float(np.array(row["dice"])[:, -1].mean()) for row in mine],
         }
+        if AGENT in seeds:
+            # Rows of one seed are compared with the agent of that seed, the first.
+            last = seeds[AGENT][: len(mine), :, -1]
+            figures[name]["agent_ahead"] = paired_bootstrap(last, seeds[name][: len(last), :, -1], images=images)
         if ORACLE in dice:
             room = dice[ORACLE][:, -1].mean() - dice[ORACLE][:, 0].mean()
             gain = scores[:, -1].mean() - first.mean()
@@ -317,6 +324,7 @@ def table(config: Config, figures: dict[str, Any], refinements: dict[int, dict[s
             "first",
             *clicks_named(config.clicks + 1),
             "gain",
+            "the agent is ahead by",
             "lost",
             "placed / kept",
             "SAM calls",
@@ -336,6 +344,7 @@ def _cells(name: str, row: dict[str, Any]) -> list[str]:
         name,
         *(f"{value:.3f}" for value in (row["first"], *row["dice"])),
         interval(row["gain"]),
+        interval(row.get("agent_ahead")),
         f"{row['lost']:.0%}",
         f"{row['clicks']:.1f} / {row['kept']:.1f}",
         f"{row['sam_calls']:.0f}",

@@ -83,9 +83,13 @@ def test_figures_by_hand(benchmark) -> None:
         {
             ("random, SAM", 0): row([0.4, 0.2], [0.6, 0.6]),
             ("random, SAM", 1): row([0.4, 0.4], [0.6, 0.8]),
+            ("the agent (settled)", 0): row([0.4, 0.5], [0.6, 0.7]),
+            ("the agent (settled)", 1): row([0.4, 0.5], [0.6, 0.9]),
             ("oracle, SAM", 0): row([0.4, 0.8], [0.6, 1.0]),
         }
     )
+    assert figures["random, SAM"]["agent_ahead"][0] == pytest.approx((0.3 + 0.1 + 0.1 + 0.1) / 4)
+    assert figures["oracle, SAM"]["agent_ahead"] == pytest.approx((-0.3, -0.3, -0.3))
     assert figures["random, SAM"]["dice"] == pytest.approx([0.5, 0.5])
     assert figures["random, SAM"]["seeds"] == pytest.approx([0.4, 0.6])
     assert figures["random, SAM"]["lost"] == 0.5  # the first target ends .1 lower, the mean over the seeds
@@ -94,13 +98,14 @@ def test_figures_by_hand(benchmark) -> None:
     assert figures["oracle, SAM"]["captured"] == pytest.approx(1.0)
     shown = bench.table(bench.Config(data=Path("a/full.json"), out=Path("out"), clicks=1), figures, {})
     assert shown.title.startswith("Clicks on full, split test")
-    assert shown.rows[1] == [
+    assert shown.rows[2] == [
         *(
             "oracle, SAM",
             "0.500",
             "0.500",
             "0.900",
             "+0.400 (+0.400 .. +0.400)",
+            "-0.300 (-0.300 .. -0.300)",
             "0%",
             "1.0 / 0.5",
             "2",

@@ -189,6 +189,26 @@ def test_an_agent_corrects_the_mask_in_hand(opened: Open, folder: Path, tiny_sam
     assert client.models.assistant.encoded == 1  # type: ignore[attr-defined]
 
 
+def test_an_agent_answers_clicks_and_a_box(opened: Open, folder: Path, tiny_sam_folder: Path, tmp_path: Path) -> None:
+    agent = save_agent(tmp_path / "agent", tiny_sam_folder)
+    client = opened(folder, str(tiny_sam_folder), agent=agent, load=True)
+    predictor = load(agent, device="cpu")
+    image = folder / "0.png"
+    for question, prompts in (
+        ({"points": [[40, 30, 1], [80, 50, 0]]}, {"click": [(40, 30), (80, 50)], "label": ["fg", "bg"]}),
+        ({"points": [], "box": [20, 10, 70, 50]}, {"box": (20, 10, 70, 50)}),
+    ):
+        answer = client.post("/api/images/0/correct", json=question).json()
+        (expected,) = predictor.predict([image], **prompts)
+        np.testing.assert_array_equal(pixels_of(answer["mask"], (96, 64)), expected.mask > 0)
+        clicks = [[round(x, 1), round(y, 1), int(label == "fg")] for x, y, label in expected.clicks["thing"]]  # type: ignore[attr-defined]
+        assert answer["clicks"] == clicks
+    mask = {"box": [20, 20, 9, 9], "counts": [0, 81]}
+    for wrong in ({"mask": mask, "points": [[5, 5, 1]]}, {"points": []}, {"points": [[500, 5, 1]]}):
+        assert client.post("/api/images/0/correct", json=wrong).status_code == 422
+    assert client.models.assistant.encoded == 1  # type: ignore[attr-defined]
+
+
 def test_a_mask_that_no_click_improves_stays_to_the_pixel(
     serving: Open, folder: Path, tiny_sam_folder: Path, tmp_path: Path
 ) -> None:

@@ -197,17 +197,30 @@ class Assistant:
         """The labels of an example carried over to another image, see :meth:`SamAnswers.carry_over`."""
         return self._submit(lambda: self.sam.carry_over(example, masks, path, size))
 
-    def correct(self, path: Path, size: Size, mask: Runs, agent: Path) -> Future[dict[str, Any]]:
-        """A mask corrected by a trained click agent, which keeps a click only where its answer is better.
+    def correct(
+        self,
+        path: Path,
+        size: Size,
+        points: Sequence[Sequence[float]],
+        box: Sequence[float] | None,
+        mask: Runs | None,
+        agent: Path,
+    ) -> Future[dict[str, Any]]:
+        """What a trained click agent answers: to clicks and a box, or to a mask, which it corrects where it expects a better one.
 
         Args:
-            size: (width, height) of the image.
+            size: (width, height) of the image; all places are in its pixels.
+            points: x, y, and 1 on the object or 0 off it.
+            mask: given instead of points and box.
             agent: its run.
 
         Returns (in the future):
-            ``{"mask", "clicks", "quality"}``: the clicks that were kept as x, y, and 1 on the object or 0 off it; without any the mask
-            is the given one. An answer in which nothing is left is not kept. ``quality``: the Dice that the agent expects, or None.
+            ``{"mask", "clicks", "quality"}``: the agent's clicks that were kept as x, y, and 1 on the object or 0 off it. A given mask that
+            none of them improved, or of which nothing would be left, comes back as it was; clicks and a box that show nothing give None.
+            ``quality``: the Dice that the agent expects, or None.
         """
+        if (mask is None) == (not points and box is None):
+            raise WireError("give a mask to be corrected, or else points or a box")
 
         def answer() -> dict[str, Any]:
             predictor = self._predictor(agent)
@@ -215,13 +228,18 @@ class Assistant:
                 raise WireError(f"the model of {agent.name} is no click agent")
             # An agent that stands on the same SAM takes the embedding that is there already.
             embedding = self.sam.embedding(path) if agent in self._on_this_sam else None
-            corrected = predictor.correct(self.pictures.pixels(path), mask.whole(size) > 0, embedding)
-            runs, name = Runs.of_mask(corrected.mask > 0), predictor.categories[1]
+            pixels, given = self.pictures.pixels(path), None if mask is None else mask.as_json()
+            if mask is None:
+                places, labels = [(x, y) for x, y, _ in points], ["fg" if on else "bg" for *_, on in points]
+                found = predictor.answer(pixels, places, labels, box, embedding)
+            else:
+                found = predictor.correct(pixels, mask.whole(size) > 0, embedding)
+            runs, name = Runs.of_mask(found.mask > 0), predictor.categories[1]
             if runs is None:
-                return {"mask": mask.as_json(), "clicks": [], "quality": None}
-            clicks = [[round(x, 1), round(y, 1), int(label == "fg")] for x, y, label in corrected.clicks[name]]
-            quality = round(corrected.scores[name], 4) if predictor.agent.quality is not None else None
-            return {"mask": runs.as_json() if clicks else mask.as_json(), "clicks": clicks, "quality": quality}
+                return {"mask": given, "clicks": [], "quality": None}
+            clicks = [[round(x, 1), round(y, 1), int(label == "fg")] for x, y, label in found.clicks[name]]
+            quality = round(found.scores[name], 4) if predictor.agent.quality is not None else None
+            return {"mask": runs.as_json() if clicks or given is None else given, "clicks": clicks, "quality": quality}
 
         return self._submit(answer)
 

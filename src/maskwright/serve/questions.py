@@ -13,7 +13,7 @@ from starlette.responses import Response
 from maskwright.serve.endpoints import Endpoint
 from maskwright.serve.json_http import answer, body_of
 from maskwright.serve.models import Models, answer_of
-from maskwright.serve.schemas import ANSWER, CORRECTION, PROMPTS, json_of, one_of, record, ref, request
+from maskwright.serve.schemas import ANSWER, CORRECTED, CORRECTION, PROMPTS, json_of, one_of, record, request
 from maskwright.serve.wire import Runs, Size, WireError, checked_box, checked_points
 
 IMAGE = "/api/images/{image}"
@@ -71,12 +71,13 @@ class Questions:
                 "POST",
                 f"{IMAGE}/correct",
                 self.correct,
-                "A mask, corrected by the click agent",
+                "The click agent's answer to clicks or a box, or a mask that it corrects",
                 "Questions",
                 json_of(CORRECTION),
-                json_of(request({}, {"mask": ref("Mask")})),
+                json_of(CORRECTED),
                 errors=missing | {404: "no such image, or the server has no agent (--agent)"},
-                text="The agent keeps a click only where it expects a better mask; without clicks the mask is the one that was sent.",
+                text="Of a mask the agent keeps a click of its own only where it expects a better one; without such clicks the mask is "
+                "the one that was sent. Clicks and a box it answers as it has learnt to.",
             ),
         ]
 
@@ -113,5 +114,13 @@ class Questions:
         path, size = self.images.path(image), await run_in_threadpool(self.images.size, image)
         if self.models.agent is None:
             raise WireError("there is no click agent here; start the server with --agent RUN", 404)
-        mask = Runs.of_json(body.get("mask"), size)
-        return answer(await answer_of(self.models.assistant.correct(path, size, mask, self.models.agent)))
+        box, mask = body.get("box"), body.get("mask")
+        question = self.models.assistant.correct(
+            path,
+            size,
+            checked_points(body.get("points", []), size, "points", 3),
+            None if box is None else checked_box(box, size, "box"),
+            None if mask is None else Runs.of_json(mask, size),
+            self.models.agent,
+        )
+        return answer(await answer_of(question))

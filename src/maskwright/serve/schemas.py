@@ -179,10 +179,23 @@ ANSWER: Schema = {
 }
 """SAM's answer, or that a newer question has taken its place."""
 
-CORRECTION: Schema = record(
-    {"mask": ref("Mask"), "clicks": CLICKS, "quality": described(or_null(NUMBER), "the Dice that the agent expects")}
+CORRECTED: Schema = request(
+    {
+        "points": CLICKS,
+        "box": or_null(BOX),
+        "mask": described(or_null(ref("Mask")), "to be corrected, instead of points and box"),
+    }
 )
-"""A click agent's answer; without clicks the mask is the one that was sent."""
+"""A question to a click agent: points and a box, or a mask."""
+
+CORRECTION: Schema = record(
+    {
+        "mask": described(or_null(ref("Mask")), "null: clicks and box show nothing"),
+        "clicks": described(CLICKS, "the agent's own that were kept"),
+        "quality": described(or_null(NUMBER), "the Dice that the agent expects"),
+    }
+)
+"""A click agent's answer; of a mask that was sent and that no click improved it is the same."""
 
 PROPOSALS: Schema = record({"objects": a_list(ref("Proposal"))})
 

@@ -48,6 +48,32 @@ def test_the_agent_corrects_the_selected_mask(window: Window, live: Live) -> Non
     assert page.objects()[0]["mask"] == before["mask"]
 
 
+def test_the_agent_answers_a_draft_and_the_clicks_that_follow(window: Window, live: Live) -> None:
+    page = window("1")
+    page.tool("Smart: SAM answers clicks and boxes")
+    page.click((80, 80))
+    page.settle()
+    button = page.page.get_by_role("button", name="Correct", exact=True)
+    with page.page.expect_response("**/correct"):
+        button.click()
+    page.settle()
+    assert button.get_attribute("aria-pressed") == "true"
+    with page.page.expect_response("**/correct") as answered:
+        page.click((120, 100))
+    points = answered.value.request.post_data_json["points"]
+    assert [on for *_, on in points] == [1, 1]
+    page.settle()
+    page.press("Enter")
+    page.saved()
+    (made,) = page.objects()
+    assert made["mask"] == answered.value.json()["mask"]
+    # The next draft is SAM's again.
+    page.press("n")
+    with page.page.expect_response("**/predict"):
+        page.click((40, 40))
+    page.press("Escape")
+
+
 @pytest.fixture
 def described(browser: Browser, live: Live) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 800})

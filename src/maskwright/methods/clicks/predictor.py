@@ -210,7 +210,7 @@ class ClickPredictor(Predictor):
         click: Sequence[tuple[float, float]] | None,
         box: Sequence[float] | None,
         **options: Any,
-    ) -> Prediction:
+    ) -> ClickPrediction:
         """The prediction of an agent that learnt from crops: it looks at a square about the prompts."""
         assert self.crop is not None
         if problems := list(_outside(canvas, click or (), box)):
@@ -247,6 +247,41 @@ class ClickPredictor(Predictor):
             free = here == 0
             here[free] = found.mask[free]
         return ClickPrediction(canvas.id, canvas.image, corrected, self.categories, {})
+
+    # ------------------------------------------------------------------------------------------------ one image in hand
+
+    @torch.no_grad()
+    def answer(
+        self,
+        pixels: NDArray[np.uint8],
+        click: Sequence[tuple[float, float]],
+        label: Sequence[str],
+        box: Sequence[float] | None = None,
+        embedding: Embedding | None = None,
+    ) -> ClickPrediction:
+        """The object that clicks and a box are about, as one of the first category, whatever it is.
+
+        Args:
+            pixels: the image, (H, W, 3).
+            click: places (x, y) in pixels of the image, and ``label``: ``fg`` or ``bg`` for each.
+            box: x0, y0, x1, y1.
+            embedding: of the image by the agent's SAM, where there is one; left out, it is encoded.
+
+        Raises:
+            DataError: a prompt lies outside of the image.
+            MaskwrightError: neither a click nor a box, or what :meth:`predict` refuses of them.
+        """
+        if problems := list(self._option_problems(click or None, label or None, box, None, None)):
+            raise MaskwrightError("; ".join(problems))
+        canvas = Canvas("", pixels, (pixels.shape[1], pixels.shape[0]), pixels)
+        if self.crop:
+            return self._in_window(canvas, click=click or None, label=label or None, box=box)
+        whole = self._whole(canvas)
+        bank = self._bank([whole], [0], embedding)
+        clicks = [(place, LABELS[each]) for place, each in zip(click, label, strict=True)]
+        found = self._corrected(bank, self._prompted(bank, [whole], clicks, box))
+        mask = (image_logits(found.logits[0], canvas.size, self.size) > 0).cpu().numpy().astype(np.uint8)
+        return self._prediction(whole, mask, found, {self.categories[1]: 0})
 
     # ------------------------------------------------------------------------------------------------ refining
 

@@ -97,8 +97,13 @@ function smartOptions(app) {
   if (smart.box) parts.push(textButton("Closer", () => smart.lookCloser(), { title: "Look closer at the box (C)", "aria-pressed": String(smart.closer === true) }));
   if (smart.isBusy) parts.push(textButton("Cancel", () => smart.cancel(), { title: "Esc" }));
   const target = smart.target ?? (smart.isBusy ? null : smart.refinable()?.id ?? null);
-  if (target && app.project.agent) parts.push(textButton("Correct", () => smart.correct(), { title: "The click agent places the corrective clicks" }));
-  const score = smart.isAnswered ? `SAM's own estimate ${Math.round(100 * smart.candidates[smart.choice].score)} %` : "";
+  if ((target || smart.isBusy) && app.project.agent) {
+    const title = smart.correctable() ? "The click agent corrects the selected mask" : "The click agent answers these clicks and this box, and further ones";
+    parts.push(textButton("Correct", () => smart.correct(), { title, "aria-pressed": String(smart.byAgent) }));
+  }
+  const guess = smart.isAnswered ? Math.round(100 * smart.candidates[smart.choice].score) : 0;
+  const whose = smart.byAgent ? "the agent's estimate" : "SAM's own estimate";
+  const score = guess ? `${whose} ${guess} %` : "";
   const refines = smart.target ? "refines the selected mask" : "";
   const begin = target ? "clicks refine the selected mask; N for a new one" : "click an object, or drag a box around it";
   const told = [refines, score].filter(Boolean).join(" · ") || begin;

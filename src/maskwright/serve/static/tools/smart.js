@@ -42,6 +42,8 @@ export class Smart {
     this.closer = null;
     /** @type {string | null} the mask that is refined */
     this.target = null;
+    /** The click agent answers this draft, not SAM. */
+    this.byAgent = false;
     /** @type {Candidate | null} */
     this.preview = null;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -109,14 +111,18 @@ export class Smart {
     return selection?.kind === "mask" && !labelling.locked.has(selection.id) ? selection : null;
   }
 
-  /** Ask SAM; an answer to an older question is dropped. */
+  /** Ask SAM, or the agent where it has answered before; an answer to an older question is dropped. */
   async ask() {
-    const image = this.app.image, sequence = ++this.sequence;
-    this.choice = 0;
     if (!this.points.length && !this.box) {
       this.clear();
       return;
     }
+    if (this.byAgent) {
+      await this.correct();
+      return;
+    }
+    const image = this.app.image, sequence = ++this.sequence;
+    this.choice = 0;
     const refined = this.target ? this.app.labelling.objects.get(this.target) : null;
     const all = this.points.length === 1 && !this.box && !refined;
     this.waiting = true;
@@ -210,16 +216,28 @@ export class Smart {
     this.ask();
   }
 
-  /** The click agent corrects the selected mask. */
+  /** The mask that the agent would correct; none where it answers the clicks and the box of a draft. @returns {Thing | null} */
+  correctable() {
+    return this.isBusy && !this.target ? null : this.refinable();
+  }
+
+  /** The click agent corrects the selected mask, or answers the draft's clicks and box, these and those to come. */
   async correct() {
-    const target = this.refinable(), image = this.app.image, sequence = ++this.sequence;
-    if (!target) return;
-    this.target = target.id;
+    const target = this.correctable(), image = this.app.image, sequence = ++this.sequence;
+    if (!target && !this.points.length && !this.box) return;
+    this.target = target?.id ?? null;
+    this.byAgent = !target;
+    this.choice = 0;
     this.waiting = true;
     this.#changed();
     try {
-      const answer = await client.correct(image, { mask: target.mask });
+      const answer = await client.correct(image, target ? { mask: target.mask } : { points: this.points, box: this.box });
       if (sequence !== this.sequence || image !== this.app.image) return;
+      if (!target) {
+        this.candidates = answer.mask ? [{ runs: answer.mask, score: answer.quality ?? 0, mask: fromRuns(answer.mask) }] : [];
+        this.app.tell(answer.mask ? "The agent's answer; Enter accepts" : "The agent sees nothing there; click on the object, or draw a box around it");
+        return;
+      }
       if (!answer.clicks.length) {
         this.target = null;
         this.app.tell("The agent finds nothing to correct");
@@ -270,6 +288,7 @@ export class Smart {
     this.points = [];
     this.box = this.start = this.end = this.target = this.preview = null;
     this.closer = null;
+    this.byAgent = false;
     this.candidates = [];
     this.waiting = false;
     this.app.tell("");

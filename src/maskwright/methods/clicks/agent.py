@@ -236,7 +236,7 @@ class ClickAgent:
         margins = torch.where(is_mask, rules.mask_margin, rules.margin)
         most = torch.where(is_mask, rules.clicks if rules.mask_clicks is None else rules.mask_clicks, rules.clicks)
         quality = torch.zeros(count, device=device)
-        for number in range(int(most.max())):
+        for number in range(int(most.max()) if count else 0):
             index = (~is_over & (number < most)).nonzero()[:, 0]
             if len(index):
                 part = state[index]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from maskwright.data.scenes import render
@@ -40,29 +41,36 @@ def ppo(sam: Sam, bank: Bank) -> PPO:
 def test_a_policy_on_sams_features_learns_and_acts_on_other_images(tiny_sam: Sam, bank: Bank):
     agent = ppo(tiny_sam, bank)
     seen = agent.policy.features_extractor
+    assert isinstance(seen, SamFeatures)
     before = [parameter.detach().clone() for parameter in seen.parameters()]
     agent.learn(12)
     assert all(not torch.equal(old, new) for old, new in zip(before, seen.parameters()))
-    others = Bank.of_scenes(tiny_sam, render(3, tiny_sam.size, seed=9, difficulty=0.2), objects=2)
+    others = Bank.of_scenes(tiny_sam, render(9, tiny_sam.size, seed=9, difficulty=0.2), objects=2)
+    assert len(others) > len(bank)
     seen.bank = others
-    envs = ClickVectorEnv(tiny_sam, others, 2, ClickEnvSettings(grid=GRID))
-    observation, _ = envs.reset(seed=0)
+    settings = ClickEnvSettings(grid=GRID, shuffle=False)
+    envs = Sb3ClickVecEnv(
+        ClickVectorEnv(tiny_sam, others, len(others), settings, autoreset_mode=AutoresetMode.SAME_STEP)
+    )
+    observation = envs.reset()
+    assert isinstance(observation, dict)
     actions, _ = agent.policy.predict(observation, deterministic=True)
-    assert actions.shape == (2,)
+    assert actions.shape == (len(others),)
     assert all(0 <= action < 2 * GRID * GRID for action in actions)
 
 
 def test_the_image_is_seen_and_the_number_of_the_target_is_not(tiny_sam: Sam, bank: Bank):
     twice = replace(bank, image=torch.cat([bank.image[:1], bank.image[:1], bank.image[2:]]))
-    envs = ClickVectorEnv(tiny_sam, twice, 3, ClickEnvSettings(grid=GRID))
-    space = envs.single_observation_space
+    envs = ClickVectorEnv(tiny_sam, twice, 3, ClickEnvSettings(grid=GRID), autoreset_mode=AutoresetMode.SAME_STEP)
+    space = Sb3ClickVecEnv(envs).observation_space
+    assert isinstance(space, spaces.Dict)
     torch.manual_seed(0)
     features = SamFeatures(space, twice, 24, 8)
     same = {
         name: torch.from_numpy(np.stack([part.sample()] * 3)) for name, part in space.spaces.items() if name != "row"
     }
     other = int((twice.image != twice.image[0]).nonzero()[0])
-    rows = torch.nn.functional.one_hot(torch.tensor([0, 1, other]), len(twice)).float()
+    rows = torch.tensor([[0.0], [1.0], [float(other)]])
     found = features(same | {"row": rows})
     assert found.shape == (3, 24)
     assert torch.allclose(found[0], found[1], atol=1e-5)

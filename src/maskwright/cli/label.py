@@ -20,7 +20,7 @@ class Listening:
     """Models and addresses that both servers have."""
 
     agent: Annotated[Path | None, OPTIONAL] = None
-    """A run of `clicks`, which corrects masks by clicks of its own."""
+    """A run of `clicks`, which answers clicks and boxes, and corrects masks."""
     sam: str = "nano"
     """SAM that answers clicks and boxes: `nano`, a Hugging Face id, a folder, or an official .pt file."""
     images: Annotated[UseAppendAction[tuple[Path, ...]], OPTIONAL] = ()

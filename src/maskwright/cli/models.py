@@ -74,7 +74,7 @@ class RefinedMasksOptions(OptionGroup):
     """For a click agent (recipe clicks)."""
 
     masks: Annotated[Path | None, OPTIONAL] = None
-    """Score it on refining these masks, instead of its clicks after an oracle's first one."""
+    """Score it on refining these masks, instead of its answers to an oracle's first click."""
 
 
 @dataclass

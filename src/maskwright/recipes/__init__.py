@@ -63,7 +63,7 @@ RECIPES = {
         ),
         Recipe(
             "clicks",
-            "An agent that corrects masks by clicks of its own, after a click, a box or a mask of yours.",
+            "An agent that answers your click or box, and corrects masks, by what it has learnt and by clicks of its own.",
             "maskwright.methods.clicks.predictor:load_agent",
             (
                 ("IMAGE --click X,Y --out DIR", "your click, corrected"),

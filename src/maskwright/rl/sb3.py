@@ -48,10 +48,11 @@ class Sb3ClickVecEnv(VecEnv):
             raise ValueError("Stable-Baselines3 needs an environment with autoreset_mode=AutoresetMode.SAME_STEP")
         self.env = env
         self._actions: np.ndarray | None = None
-        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        super().__init__(env.num_envs, _counted(env.single_observation_space), env.single_action_space)
 
     def reset(self) -> VecEnvObs:
-        observation, infos = self.env.reset(seed=self._seeds[0], options=self._options[0] or None)
+        found, infos = self.env.reset(seed=self._seeds[0], options=self._options[0] or None)
+        observation = _counting(found)
         self.reset_infos = self._listed(infos)
         self._reset_seeds()
         self._reset_options()
@@ -67,8 +68,9 @@ class Sb3ClickVecEnv(VecEnv):
         for number in ended.nonzero()[0]:
             self.reset_infos[number] = dict(listed[number])
             last = {key: value[number] for key, value in infos["final_info"].items() if not key.startswith("_")}
-            listed[number] |= last | {"terminal_observation": infos["final_obs"][number], "TimeLimit.truncated": False}
-        return observation, rewards, ended, listed
+            final = _counting(infos["final_obs"][number])
+            listed[number] |= last | {"terminal_observation": final, "TimeLimit.truncated": False}
+        return _counting(observation), rewards, ended, listed
 
     def close(self) -> None:
         self.env.close()
@@ -100,6 +102,25 @@ class Sb3ClickVecEnv(VecEnv):
         return [{name: infos[name][number] for name in names} for number in range(self.num_envs)]
 
 
+def _counted(space: spaces.Space) -> spaces.Space:
+    """An observation's space in which the row is a number. Stable-Baselines3 makes N zeros and ones of a ``Discrete`` one, so that a policy
+    could not be shown other targets than as many as it was trained on."""
+    if not isinstance(space, spaces.Dict):
+        return space
+    return spaces.Dict({**space.spaces, "row": spaces.Box(0, _LARGEST_ROW, (1,), np.int64)})
+
+
+def _counting(observation: Any) -> Any:
+    """An observation, or those of a batch, in that space."""
+    if not isinstance(observation, dict):
+        return observation
+    return observation | {"row": np.asarray(observation["row"], np.int64)[..., None]}
+
+
+_LARGEST_ROW = 2**24 - 1
+"""Stable-Baselines3 hands rows on as float32, which holds whole numbers so far."""
+
+
 class SamFeatures(BaseFeaturesExtractor):
     """What a policy sees of ``observation="sam"``: the embedding of the target's image, the last logits, their entropy, and the clicks.
 
@@ -109,10 +130,11 @@ class SamFeatures(BaseFeaturesExtractor):
         kwargs = {"features_extractor_class": SamFeatures, "features_extractor_kwargs": {"bank": env.bank}}
         PPO("MultiInputPolicy", Sb3ClickVecEnv(env), policy_kwargs=kwargs)
 
-    A policy that was trained so acts on other images once ``features_extractor.bank`` is set to theirs.
+    A policy that was trained so acts on other images once ``features_extractor.bank`` is set to theirs; it is given observations of a
+    ``Sb3ClickVecEnv``. ``PPO.save`` keeps the arguments of a policy, and with them the whole bank.
 
     Args:
-        observation_space: of the environment.
+        observation_space: of the ``Sb3ClickVecEnv``.
         bank: the targets that the rows of the observations count.
         features_dim: length of the vector that the policy is given.
         channels: of the convolutions, a multiple of 8.
@@ -140,8 +162,8 @@ class SamFeatures(BaseFeaturesExtractor):
         return {name: parts[name] for name in ("logits", "entropy", "clicks")}
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        """(B, features_dim). Stable-Baselines3 hands over ``row`` as N zeros and ones."""
-        rows = observations["row"].flatten(1).argmax(1)
+        """(B, features_dim)."""
+        rows = observations["row"].long().flatten()
         low = self.bank.embed(rows.to(self.bank.device)).low.float().to(self.low.weight.device)
         maps = [part if part.ndim == 4 else part[:, None] for part in self._maps(observations).values()]
         seen = F.adaptive_avg_pool2d(torch.cat(maps, 1), low.shape[-1])

@@ -1,4 +1,4 @@
-"""The models that a server was started with: SAM, a trained run that proposes, a click agent that corrects."""
+"""The models that a server was started with: SAM, a trained run that proposes, a click agent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Models:
         sam: what :meth:`maskwright.Sam.load` takes.
         pictures: gives the images' pixels.
         run: a trained run that proposes masks of whole images.
-        agent: a run of ``clicks``, which corrects masks.
+        agent: a run of ``clicks``, which answers clicks and boxes, and corrects masks.
 
     Attributes:
         recipe: that made the run; empty without one.
@@ -43,7 +43,7 @@ class Models:
     def __init__(self, sam: str, pictures: Pictures, run: Path | None = None, agent: Path | None = None) -> None:
         self.recipe = "" if run is None else recipe_of(run)
         if self.recipe == AGENT:
-            raise MaskwrightError(f"{run}: is a click agent, which corrects masks; give it with --agent")
+            raise MaskwrightError(f"{run}: is a click agent; give it with --agent")
         if agent is not None and recipe_of(agent) != AGENT:
             raise MaskwrightError(f"{agent}: is no click agent (`maskwright train {AGENT}`); give it with --run")
         self.sam, self.pictures, self.run, self.agent = sam, pictures, run, agent

@@ -84,7 +84,7 @@ def label(
     Args:
         data: a folder of images, or a dataset whose labels can be written.
         run: a trained run that proposes masks.
-        agent: a run of ``clicks``, which corrects masks.
+        agent: a run of ``clicks``, which answers clicks and boxes, and corrects masks.
         suggestions: what `maskwright next` or `maskwright audit` wrote about the dataset: the images are done in that order.
         sam: answers clicks and boxes.
         images: further folders in which the images of Label Studio's tasks are looked for.

@@ -212,7 +212,7 @@ def test_an_answer_is_sams_mask_or_the_fused_one_and_a_mask_that_no_click_improv
     done = agent.refine(bank, started(agent.sam, bank))
     logits, dice_of_sam = agent.conclude(bank, done)
     assert torch.equal(logits, done.last.logits)
-    assert torch.equal(dice_of_sam, done.quality[:, -1])
+    assert torch.equal(dice_of_sam, done.quality)
     fused = replace(agent.rules, answer="fused")
     logits, expected_dice = agent.conclude(bank, done, fused)
     assert torch.equal(logits, agent.answer(bank, done.last).logits)
@@ -238,7 +238,7 @@ def test_an_answer_is_sams_mask_or_the_fused_one_and_a_mask_that_no_click_improv
 def test_fewer_clicks_are_the_beginning_of_the_same_curve(agent: ClickAgent, bank: Bank):
     rules = replace(agent.rules, answer="fused", stop=False)
     whole, short = curve(agent, bank, rules), curve(agent, bank, replace(rules, clicks=1))
-    for name in ("dice", "sam", "clicks"):
+    for name in ("dice", "sam", "clicks", "kept"):
         assert getattr(whole.until(1), name).tolist() == getattr(short, name).tolist()
     assert curve(agent, bank, replace(rules, clicks=0)).dice.shape == (len(bank), 1)
 
@@ -314,7 +314,7 @@ def test_head_room_is_the_share_of_the_oracles_gain(first: float, share: float):
     def made(last: float) -> Curve:
         one = np.zeros(1, int)
         dice = np.array([[first, last]])
-        return Curve(one, dice, dice, one, one)
+        return Curve(one, dice, dice, one, np.zeros((1, 2), int))
 
     found = head_room(made(first + 0.5 * share), made(first + 0.5))
     assert found == pytest.approx(share, abs=1e-6)

@@ -63,6 +63,14 @@ def test_the_agent_answers_a_draft_and_the_clicks_that_follow(window: Window, li
     points = answered.value.request.post_data_json["points"]
     assert [on for *_, on in points] == [1, 1]
     page.settle()
+    # Pressed again it is SAM who answers, and pressed once more the agent.
+    with page.page.expect_response("**/predict"):
+        button.click()
+    page.settle()
+    assert button.get_attribute("aria-pressed") == "false"
+    with page.page.expect_response("**/correct"):
+        button.click()
+    page.settle()
     page.press("Enter")
     page.saved()
     (made,) = page.objects()

@@ -1,4 +1,5 @@
-"""The click agent: it proposes clicks, has SAM answer them, keeps an answer that is better and undoes one that is not.
+"""The click agent: it proposes clicks, has SAM answer them, keeps an answer that is better and undoes one that is not. In the end it
+answers with SAM's mask, or with that and what it has learnt about the objects.
 
 Only ``places="oracle"`` and ``accept="truth"`` use the truth; they are there to compare the agent with.
 """
@@ -129,7 +130,7 @@ class Refinement:
 
     Attributes:
         states: after 0, 1, ... clicks of the agent, with SAM's masks; ``ClickAgent.answer`` gives the agent's own.
-        quality: (B, clicks + 1) the quality head's calibrated Dice of them, 0..1; 0 without a quality head.
+        quality: (B,) the quality head's calibrated Dice, 0..1, of the last of these masks; 0 without a quality head, or without a click.
         clicks: (B,) clicks that were placed; ``kept``: (B,) those that were not undone.
     """
 
@@ -180,7 +181,7 @@ class ClickAgent:
 
         A given mask that no click improved is answered as it was.
         """
-        state, dice = refinement.last, refinement.quality[:, -1]
+        state, dice = refinement.last, refinement.quality
         if (rules or self.rules).answer == "sam":
             return state.logits, dice
         answer, is_own = self.answer(bank, state), state.tokens > 0
@@ -228,7 +229,7 @@ class ClickAgent:
         """
         rules = rules or self.rules
         count, device = len(state), state.rows.device
-        history, qualities = [state], [torch.zeros(count, device=device)]
+        history = [state]
         clicks = kept = torch.zeros(count, dtype=torch.long, device=device)
         barred = self._no_cells(state)
         is_over = state.done.clone()
@@ -255,8 +256,6 @@ class ClickAgent:
                 if guesses is not None and self.quality is not None:
                     dice = self.quality.calibrated(guesses)
                     dice_of_best = dice.gather(1, (best + 1)[:, None])[:, 0]
-                    if number == 0:
-                        qualities[0] = qualities[0].index_copy(0, index, dice[:, 0])
                     quality = quality.index_copy(0, index, torch.where(is_better, dice_of_best, dice[:, 0]))
                 # A click that was undone is not proposed again from the same state.
                 cells_so_far = torch.zeros_like(barred[index]).scatter(1, cells, True) | barred[index]
@@ -264,8 +263,7 @@ class ClickAgent:
                 if rules.stop:
                     is_over = is_over.index_copy(0, index, is_over[index] | should_stop | ~is_better)
             history.append(state)
-            qualities.append(quality)
-        return Refinement(history, torch.stack(qualities, 1), clicks, kept)
+        return Refinement(history, quality, clicks, kept)
 
     # ------------------------------------------------------------------------------------------------ one click
 

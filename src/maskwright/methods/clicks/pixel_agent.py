@@ -82,7 +82,7 @@ class PixelAgent(ClickAgent):
             observation, *_ = env.step(actions)
             history.append(env.state)
         clicks = torch.full_like(state.rows, rules.clicks)
-        quality = torch.zeros(len(state), rules.clicks + 1, device=state.rows.device)
+        quality = torch.zeros(len(state), device=state.rows.device)
         return Refinement(history, quality, clicks, clicks)
 
     def description(self) -> dict[str, Any]:

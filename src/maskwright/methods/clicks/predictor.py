@@ -1,7 +1,8 @@
 """A trained click agent on a user's images: from a click, a box, or masks of another source.
 
 ``predict(images, click=[(x, y)], label=["fg"])``, ``predict(images, box=(x0, y0, x1, y1))`` or
-``predict(images, masks=folder)``: the agent corrects SAM's answer to the prompt, or the masks of the folder, by clicks of its own.
+``predict(images, masks=folder)``: the agent answers the prompt with SAM's mask and what it has learnt about the objects, and corrects
+the masks of the folder by clicks of its own.
 """
 
 from __future__ import annotations
@@ -559,6 +560,8 @@ def _own_agent(sam: Sam, model: Model, parts: Mapping[str, Any]) -> ClickAgent:
     fusion = None
     if parts.get("fusion") is not None:
         fusion = model.build(lambda: Fusion(**parts["fusion"]), "fusion")
+    elif parts["rules"].get("answer") == "fused":
+        model.refuse(["rules.answer: is 'fused', and the model has no fusion"])
     return ClickAgent(sam, prompter, quality, ClickRules(**parts["rules"]), fusion)
 
 

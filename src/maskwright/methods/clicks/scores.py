@@ -36,7 +36,8 @@ class Curve:
         images: (N,) numbers of the images that the targets lie in.
         dice: (N, T + 1) of the agent's answer after 0, 1, ... T clicks of its own.
         sam: (N, T + 1) the same of SAM's masks; ``sam[:, 0]`` is SAM's answer to the user's prompt, with which all are compared.
-        clicks, kept: (N,) clicks that the agent placed, and those that were not undone.
+        clicks: (N,) clicks that the agent placed.
+        kept: (N, T + 1) those of them that were not undone, so far.
     """
 
     images: NDArray[np.int64]
@@ -52,8 +53,8 @@ class Curve:
 
     def until(self, clicks: int) -> Curve:
         """The scores of an agent that places no more than so many clicks."""
-        dice, sam = self.dice[:, : clicks + 1], self.sam[:, : clicks + 1]
-        return replace(self, dice=dice, sam=sam, clicks=self.clicks.clip(max=clicks), kept=self.kept.clip(max=clicks))
+        first = {name: getattr(self, name)[:, : clicks + 1] for name in ("dice", "sam", "kept")}
+        return replace(self, **first, clicks=self.clicks.clip(max=clicks))
 
     def of_sam(self) -> Curve:
         """The scores of an agent that answers with SAM's masks."""
@@ -80,7 +81,7 @@ class Curve:
             "gain": [gain, low, high],
             "lost": float((last < first - LOST).mean()),
             "clicks": float(self.clicks.mean()),
-            "kept": float(self.kept.mean()),
+            "kept": float(self.kept[:, -1].mean()),
         }
 
 
@@ -120,7 +121,8 @@ def curve(
         refinement = agent.refine(bank, state, rules, generator)
         sam = torch.stack([measure(bank, rows, each.logits) for each in refinement.states], 1)
         dice = sam if rules.answer == "sam" else _fused_dice(agent, bank, refinement, sam, measure)
-        parts.append((dice, sam, refinement.clicks, refinement.kept))
+        kept = torch.stack([each.tokens - state.tokens for each in refinement.states], 1)
+        parts.append((dice, sam, refinement.clicks, kept))
         if progress:
             progress(int(rows[-1]) + 1, len(bank))
     dice, sam, clicks, kept = (torch.cat(column).cpu().numpy() for column in zip(*parts))

@@ -1,4 +1,4 @@
-"""Clicks: an agent that places corrective clicks for a frozen SAM, and never makes the mask worse.
+"""Clicks: an agent that answers a user's click on a frozen SAM better than SAM does, by corrective clicks and by what it has learnt.
 
 After "SAM2 Click Agent", which learns by PPO and whose clicks lower the mean Dice. Here the truth of the training images is used in
 full: from every visited state many clicks are tried in one decode, and the true change of Dice of each is a regression target, so

@@ -18,7 +18,7 @@ from maskwright.errors import canvas_rule, crop_rules, require, validation_rules
 
 @dataclass
 class Config:
-    """Train an agent that corrects masks by clicks."""
+    """Train an agent that answers clicks, boxes and masks better than SAM does, by corrective clicks and by what it has learnt."""
 
     data: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
     """Dataset with masks: a folder, or its manifest (see `maskwright data check`)."""
@@ -60,7 +60,8 @@ class Config:
     stop: bool = True
     """The agent may stop before it has placed all its clicks."""
     rl_share: float = 0.0
-    """Share of the training, at its end, in which the policy learns by reinforcement (GRPO): it has gained nothing that showed."""
+    """Share of the training, at its end, in which the policy learns by reinforcement (GRPO); 0: none, as it brought no
+    gain that could be told from chance."""
     clicks: int = 4
     """Corrective clicks after the first prompt, at most: on held-out images fewer may prove to be as good."""
     looks: int = 24

@@ -91,7 +91,7 @@ def conclude(trainer: Trainer, scores: dict[str, Any]) -> None:
 
 
 def write_model(trainer: Trainer, scores: dict[str, Any]) -> None:
-    """``RUN/model``: prompter and quality head, and the name and signature of the SAM that they are for."""
+    """``RUN/model``: prompter, quality head and fusion, and the name and signature of the SAM that they are for."""
     config, sam = trainer.config, trainer.sam
     parts, state, beside = trainer.exported()
     weights = weights_beside(config.sam, sam.size, sam.signature())
@@ -116,8 +116,8 @@ def _card(trainer: Trainer, scores: dict[str, Any]) -> str:
     lines = [
         "# A click agent made with maskwright",
         "",
-        f"It corrects masks by clicks on SAM 2 (weights `{config.sam}`, canvas {trainer.sam.size}, not part of this folder): "
-        "after a click, a box or a mask it places clicks of its own, undoes those that it thinks made the mask worse, and stops.",
+        f"It answers clicks and boxes on SAM 2 (weights `{config.sam}`, canvas {trainer.sam.size}, not part of this folder), "
+        f"{_acting(trainer)}.",
         f"Recipe: clicks, learnt from {learner}, {trainer.stage.step} steps of {config.batch} states, seed {config.seed}.",
         f"Trained on {trainer.images} images of `{config.data.name}` ({len(trainer.bank)} targets, mirror images included{rest}); "
         f"calibrated on {trainer.calibration['held_out']} targets of other training images.",
@@ -138,12 +138,21 @@ def _card(trainer: Trainer, scores: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _acting(trainer: Trainer) -> str:
+    """How the agent came to act, in words."""
+    rules = trainer.agent().rules
+    answer = "SAM's mask" if rules.answer == "sam" else "SAM's mask and what it has learnt about the objects, in one"
+    own = f"after up to {rules.clicks} clicks of its own" if rules.clicks else "without a click of its own"
+    on_masks = rules.clicks if rules.mask_clicks is None else rules.mask_clicks
+    return f"with {answer}, {own}; masks it corrects by up to {on_masks} clicks, where it expects a better one"
+
+
 LIMIT = 100
 """Targets of the validation at the end, at most."""
 
 
 def validate(trainer: Trainer, limit: int = LIMIT) -> dict[str, Any]:
-    """Scores of the agent, of the oracle and of the agent without look-ahead on the validation split; empty without one.
+    """Scores on the validation split of the agent, of it with all its clicks, of SAM's masks and of the oracle; empty without one.
 
     Args:
         limit: targets at most, drawn by the seed.
@@ -160,14 +169,15 @@ def validate(trainer: Trainer, limit: int = LIMIT) -> dict[str, Any]:
     if agent.rules.clicks < clicks:
         whole = curve(agent, bank, replace(agent.rules, clicks=clicks))
         curves[f"agent, all {clicks} clicks"] = whole
+    if agent.rules.answer == "fused":
+        curves["SAM's masks after these clicks"] = whole.of_sam()
     curves |= {
-        "SAM's masks after these clicks": whole.of_sam(),
-        "every click kept": curve(agent, bank, ClickRules(clicks, 1, accept="always", stop=False)),
+        "SAM's masks, every click kept": curve(agent, bank, ClickRules(clicks, 1, accept="always", stop=False)),
         "oracle": curve(agent, bank, ClickRules(clicks, 1, "oracle", "always", stop=False)),
     }
     scores: dict[str, Any] = {name: each.summary() for name, each in curves.items()}
     scores["head_room"] = head_room(curves["agent"], curves["oracle"])
-    scores["per_target"] = np.column_stack([curves["agent"].first, curves["agent"].dice])
+    scores["per_target"] = np.column_stack([found.sam, found.dice[:, -1]])
     scores["bank"] = bank
     return scores
 

@@ -2,8 +2,8 @@
 
 - ``fit``: ``practise``: the prompter learns the value of clicks, the quality head to judge masks, both from the same decodes.
   More and more of the states are those that the agent itself visits, fewer those of an expert (DAgger, Ross et al. 2011).
-  In the last part of the training ``reinforce``: GRPO on whole roll-outs, close to the policy that was learnt from values.
-- ``calibrate``: on held-out training images guesses are calibrated, and margins and policy chosen.
+  With ``--rl-share`` in the last part of the training ``reinforce``: GRPO on whole roll-outs, close to the policy that the values give.
+- ``calibrate``: on held-out training images guesses are calibrated, and policy, margins, answer and number of clicks chosen.
 
 All random numbers are functions of (seed, stream, step), so a resumed run repeats an uninterrupted one exactly.
 """
@@ -353,7 +353,7 @@ class Trainer(Trainable):
     # ------------------------------------------------------------------------------------------------ calibration
 
     def calibrate(self) -> None:
-        """On held-out images: calibrate the quality head, choose the policy (before or after reinforcement) and the margins."""
+        """On held-out images: calibrate the quality head, choose how the agent acts and what it answers with."""
         self.session.save(force=True)
         self.best.restore()
         if self.best.tensors and not self.best.kept_values:

@@ -94,20 +94,19 @@ function smartOptions(app) {
       textButton(`${smart.choice + 1} of ${smart.candidates.length}`, () => smart.next(1), { title: "Another candidate (. and ,)", disabled: smart.candidates.length < 2 }),
     );
   }
-  if (smart.box) parts.push(textButton("Closer", () => smart.lookCloser(), { title: "Look closer at the box (C)", "aria-pressed": String(smart.closer === true) }));
+  if (smart.box && !smart.byAgent) parts.push(textButton("Closer", () => smart.lookCloser(), { title: "Look closer at the box (C)", "aria-pressed": String(smart.closer === true) }));
   if (smart.isBusy) parts.push(textButton("Cancel", () => smart.cancel(), { title: "Esc" }));
   const target = smart.target ?? (smart.isBusy ? null : smart.refinable()?.id ?? null);
   if ((target || smart.isBusy) && app.project.agent) {
     const title = smart.correctable() ? "The click agent corrects the selected mask" : "The click agent answers these clicks and this box, and further ones";
-    parts.push(textButton("Correct", () => smart.correct(), { title, "aria-pressed": String(smart.byAgent) }));
+    parts.push(textButton("Correct", () => smart.turnToAgent(), { title, "aria-pressed": String(smart.byAgent) }));
   }
-  const guess = smart.isAnswered ? Math.round(100 * smart.candidates[smart.choice].score) : 0;
-  const whose = smart.byAgent ? "the agent's estimate" : "SAM's own estimate";
-  const score = guess ? `${whose} ${guess} %` : "";
+  const chosen = smart.candidates[smart.choice], guess = chosen ? Math.round(100 * chosen.score) : 0;
+  const score = guess ? `${chosen.isAgents ? "the agent's" : "SAM's own"} estimate ${guess} %` : "";
   const refines = smart.target ? "refines the selected mask" : "";
   const begin = target ? "clicks refine the selected mask; N for a new one" : "click an object, or drag a box around it";
   const told = [refines, score].filter(Boolean).join(" · ") || begin;
-  return [...parts, hint(smart.waiting ? "SAM is looking…" : told)];
+  return [...parts, hint(smart.waiting ? `${smart.byAgent ? "The agent" : "SAM"} is looking…` : told)];
 }
 
 /** @param {App} app */

@@ -14,7 +14,7 @@ const REST = 60;
 const FAST = 160;
 
 /**
- * @typedef {{mask: import("../masks.js").Mask, runs: import("../masks.js").Runs, score: number}} Candidate
+ * @typedef {{mask: import("../masks.js").Mask, runs: import("../masks.js").Runs, score: number, isAgents?: boolean}} Candidate
  * @typedef {import("../state.js").Thing} Thing
  */
 
@@ -212,6 +212,10 @@ export class Smart {
       this.app.tell("Draw a box first: SAM looks closer at what is in it");
       return;
     }
+    if (this.byAgent) {
+      this.app.tell("The agent answers this draft; only SAM looks closer");
+      return;
+    }
     this.closer = this.closer !== true;
     this.ask();
   }
@@ -219,6 +223,15 @@ export class Smart {
   /** The mask that the agent would correct; none where it answers the clicks and the box of a draft. @returns {Thing | null} */
   correctable() {
     return this.isBusy && !this.target ? null : this.refinable();
+  }
+
+  /** The agent answers the draft, or, pressed again, SAM does. */
+  turnToAgent() {
+    if (this.byAgent) {
+      this.byAgent = false;
+      return this.ask();
+    }
+    return this.correct();
   }
 
   /** The click agent corrects the selected mask, or answers the draft's clicks and box, these and those to come. */
@@ -234,7 +247,7 @@ export class Smart {
       const answer = await client.correct(image, target ? { mask: target.mask } : { points: this.points, box: this.box });
       if (sequence !== this.sequence || image !== this.app.image) return;
       if (!target) {
-        this.candidates = answer.mask ? [{ runs: answer.mask, score: answer.quality ?? 0, mask: fromRuns(answer.mask) }] : [];
+        this.candidates = answer.mask ? [{ runs: answer.mask, score: answer.quality ?? 0, mask: fromRuns(answer.mask), isAgents: true }] : [];
         this.app.tell(answer.mask ? "The agent's answer; Enter accepts" : "The agent sees nothing there; click on the object, or draw a box around it");
         return;
       }
@@ -244,8 +257,9 @@ export class Smart {
         return;
       }
       this.points = answer.clicks;
-      this.candidates = [{ runs: answer.mask, score: 1, mask: fromRuns(answer.mask) }];
+      this.candidates = [{ runs: answer.mask, score: answer.quality ?? 0, mask: fromRuns(answer.mask), isAgents: true }];
     } catch (error) {
+      if (sequence === this.sequence) this.byAgent = false;
       if (sequence === this.sequence) this.app.tell(error instanceof Error ? error.message : String(error), "error");
     } finally {
       if (sequence === this.sequence) {

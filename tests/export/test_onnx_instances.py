@@ -24,8 +24,7 @@ from maskwright.nets.dense_instances import create
 from maskwright.sam.sam import Sam
 from tests.helpers import TINY_SIZE, tiny_config, tiny_lite_config
 
-# The trunk takes minutes to be traced: one process does it for all tests of this file.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("dense segmenters in ONNX")]
+pytestmark = pytest.mark.slow  # the trunk takes a while to be traced
 
 NAMES = ("background", "one", "two")
 

@@ -383,7 +383,10 @@ def test_evaluation_is_the_curve_from_the_oracles_click(run: Path, scenes: Path)
     assert agent["first"] == pytest.approx(oracle["first"]) == pytest.approx(oracle["dice"][0])
     assert len(scores["per_target"]) == scores["curves"]["agent"]["targets"]
     table = load(run, device="cpu").score_table(scores)
-    assert [row[0] for row in table.rows] == ["agent", "oracle"]
+    assert list(table.columns) == ["Dice", "agent", "oracle"]
+    by_name = {row[0]: row[1:] for row in table.rows}
+    assert by_name["SAM's first answer"] == [agent["first"], oracle["first"]]
+    assert by_name[f"{predictor.ORACLE_CLICKS} clicks"] == [agent["dice"][-1], oracle["dice"][-1]]
     assert all(len(row) == len(table.columns) for row in table.rows)
 
 

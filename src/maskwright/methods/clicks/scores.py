@@ -257,7 +257,7 @@ def head_room(agent: Curve, oracle: Curve) -> float | None:
 
 
 def curve_table(curves: Mapping[str, Mapping[str, Any]], captured: float | None, tiny: int) -> ScoreTable:
-    """Dice by clicks, a row for each way to place them. A row with fewer clicks than the others ends with its last answer.
+    """Dice by clicks, a column for each way to place them. One with fewer clicks than the others ends with its last answer.
 
     Args:
         curves: what ``Curve.summary`` gives, by name.
@@ -265,13 +265,14 @@ def curve_table(curves: Mapping[str, Mapping[str, Any]], captured: float | None,
         tiny: targets that were too small to be scored.
     """
     count = max(len(each["dice"]) for each in curves.values())
-    columns = ["Dice", "SAM's first answer", *clicks_named(count), "gain", "from", "to", "lost", "clicks"]
-    rows = [
-        [name, each["first"], *padded(each["dice"], count), *each["gain"], each["lost"], each["clicks"]]
-        for name, each in curves.items()
+    names = ["SAM's first answer", *clicks_named(count), "gain", "gain, from", "gain, to", "lost", "clicks placed"]
+    columns = [
+        [each["first"], *padded(each["dice"], count), *each["gain"], each["lost"], each["clicks"]]
+        for each in curves.values()
     ]
+    rows = [[name, *values] for name, *values in zip(names, *columns)]
     targets = next(iter(curves.values()))["targets"]
-    note = f"{targets} targets, the first click is an oracle's, in the middle of the object. Then: after so many clicks of the row's own. "
+    note = f"{targets} targets, the first click is an oracle's, in the middle of the object. Then: after so many of the column's own. "
     note += (
         f"Gain over SAM's first answer with its 95 % interval. Lost: share of targets that end more than {LOST} lower."
     )
@@ -280,7 +281,7 @@ def curve_table(curves: Mapping[str, Mapping[str, Any]], captured: float | None,
         note += f" {objects} left out: they take less than {MIN_SHARE:.3%} of the canvas."
     if captured is not None:
         note += f" The agent captures {captured:.0%} of what the oracle, which sees the truth, gains."
-    return ScoreTable(columns, rows, note)
+    return ScoreTable(["Dice", *curves], rows, note)
 
 
 def clicks_named(count: int) -> list[str]:

@@ -226,14 +226,13 @@ def score(bench: Bench, name: str, seed: int) -> dict[str, Any]:
         found = replace(found, dice=segmenter_dice(bench, seed, bank)[:, None])
     # Rows with fewer clicks are as long as the others.
     dice = np.pad(found.dice, ((0, 0), (0, bench.config.clicks + 1 - found.dice.shape[1])), mode="edge")
-    looks = 1 if rules.accept == "always" else rules.looks
     return {
         "targets": list(bank.names),
         "first": found.first.round(5).tolist(),
         "dice": dice.round(5).tolist(),
         "clicks": float(found.clicks.mean()),
         "kept": float(found.kept[:, -1].mean()),
-        "sam_calls": 1 + looks * float(found.clicks.mean()),
+        "sam_calls": 1 + rules.candidates * float(found.clicks.mean()),
         "ms": milliseconds(agent, bank, rules),
         "rules": asdict(rules),
     }

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from maskwright.data.schema import Fields, Whole
 from maskwright.nets.prompter import Advice, Observation
+from maskwright.nets.quality import expected_dice
 
 LOGIT_LIMIT = 10.0
 """SAM's logits are clipped to this size: beyond it they say no more, and in a sum they would outweigh everything."""
@@ -85,6 +86,5 @@ def answer_loss(logits: Tensor, area: Tensor) -> Tensor:
         logits: (B, h, w).
         area: (B, h, w) in 0..1, share of the object in each low-resolution pixel.
     """
-    likely = logits.sigmoid()
-    overlap = 2 * (likely * area).sum((1, 2)) / (likely.sum((1, 2)) + area.sum((1, 2))).clamp(min=1e-3)
+    overlap = expected_dice(area[:, None], logits.sigmoid()[:, None])
     return 2 * F.binary_cross_entropy_with_logits(logits, area) + 0.5 * (1 - overlap).mean()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -91,15 +91,11 @@ class Questions:
     async def predict(self, request: Request) -> Response:
         image, body = request.path_params["image"], await body_of(request)
         path, size = self.images.path(image), await run_in_threadpool(self.images.size, image)
-        points = checked_points(body.get("points", []), size, "points", 3)
-        box, mask = body.get("box"), body.get("mask")
         found = await answer_of(
             self.models.assistant.predict(
                 path,
                 size,
-                points,
-                None if box is None else checked_box(box, size, "box"),
-                None if mask is None else Runs.of_json(mask, size),
+                *_prompts_of(body, size),
                 several=body.get("all") is True,
                 closer=body.get("closer"),
                 may_lapse="seq" in body,
@@ -114,13 +110,17 @@ class Questions:
         path, size = self.images.path(image), await run_in_threadpool(self.images.size, image)
         if self.models.agent is None:
             raise WireError("there is no click agent here; start the server with --agent RUN", 404)
-        box, mask = body.get("box"), body.get("mask")
-        question = self.models.assistant.correct(
-            path,
-            size,
-            checked_points(body.get("points", []), size, "points", 3),
-            None if box is None else checked_box(box, size, "box"),
-            None if mask is None else Runs.of_json(mask, size),
-            self.models.agent,
-        )
+        question = self.models.assistant.correct(path, size, *_prompts_of(body, size), self.models.agent)
         return answer(await answer_of(question))
+
+
+def _prompts_of(
+    body: Mapping[str, Any], size: Size
+) -> tuple[Sequence[Sequence[float]], Sequence[float] | None, Runs | None]:
+    """Points, box and mask of a question about an image of ``size``, checked."""
+    box, mask = body.get("box"), body.get("mask")
+    return (
+        checked_points(body.get("points", []), size, "points", 3),
+        None if box is None else checked_box(box, size, "box"),
+        None if mask is None else Runs.of_json(mask, size),
+    )

@@ -66,7 +66,17 @@ class ClickRules:
     @property
     def most_clicks(self) -> int:
         """Clicks for which there must be room."""
-        return max(self.clicks, self.mask_clicks or 0)
+        return max(self.clicks, self.clicks_on_masks)
+
+    @property
+    def clicks_on_masks(self) -> int:
+        """``mask_clicks``, or where that is None ``clicks``."""
+        return self.clicks if self.mask_clicks is None else self.mask_clicks
+
+    @property
+    def candidates(self) -> int:
+        """Answers of SAM to each click that is placed: where every click is kept there is nothing to compare."""
+        return 1 if self.accept == "always" else self.looks
 
 
 RULES = Fields(
@@ -177,21 +187,17 @@ class ClickAgent:
         self.sam, self.prompter, self.quality, self.rules, self.fusion = sam, prompter, quality, rules, fusion
 
     def conclude(self, bank: Bank, refinement: Refinement, rules: ClickRules | None = None) -> tuple[Tensor, Tensor]:
-        """What the agent answers by the rules: logits (B, h, w), and the quality head's calibrated Dice (B,), 0 without a quality head.
-
-        A given mask that no click improved is answered as it was.
-        """
+        """What the agent answers by the rules: logits (B, h, w), and the quality head's calibrated Dice (B,), 0 without a quality head."""
         state, dice = refinement.last, refinement.quality
         if (rules or self.rules).answer == "sam":
             return state.logits, dice
-        answer, is_own = self.answer(bank, state), state.tokens > 0
+        answer = self.answer(bank, state)
         guesses = answer.guesses if self.quality is None else self.quality.calibrated(answer.guesses)
-        logits = torch.where(is_own[:, None, None], answer.logits.to(state.logits), state.logits)
-        return logits, torch.where(is_own, guesses, dice)
+        return answer.logits, torch.where(state.tokens > 0, guesses, dice)
 
     @torch.no_grad()
     def answer(self, bank: Bank, state: ClickState) -> AgentAnswer:
-        """SAM's mask and the belief, fused, in B states, whatever the rules say of ``answer``.
+        """SAM's mask and the belief, fused, in B states, whatever the rules say of ``answer``; a given mask without a click stays as it is.
 
         Raises:
             ValueError: it has no network for that.
@@ -200,10 +206,11 @@ class ClickAgent:
             raise ValueError("this agent has no network that fuses SAM's answer and a belief")
         observation = observe(bank, state)
         advice = self.prompter(observation)
-        logits = self.fusion(observation, advice)
+        is_clicked = (state.tokens > 0)[:, None, None]
+        logits = torch.where(is_clicked, self.fusion(observation, advice).to(state.logits), state.logits)
         guesses = torch.zeros_like(state.iou)
         if self.quality is not None:
-            both = torch.stack([state.logits, logits.to(state.logits)], 1)
+            both = torch.stack([state.logits, logits], 1)
             iou = state.iou[:, None].expand(-1, 2)
             guesses = self.quality(advice, Answers(both, iou, stability(both), state.clicks))[:, 1]
         return AgentAnswer(logits, guesses)
@@ -235,7 +242,7 @@ class ClickAgent:
         is_over = state.done.clone()
         is_mask = state.tokens == 0
         margins = torch.where(is_mask, rules.mask_margin, rules.margin)
-        most = torch.where(is_mask, rules.clicks if rules.mask_clicks is None else rules.mask_clicks, rules.clicks)
+        most = torch.where(is_mask, rules.clicks_on_masks, rules.clicks)
         quality = torch.zeros(count, device=device)
         for number in range(int(most.max()) if count else 0):
             index = (~is_over & (number < most)).nonzero()[:, 0]
@@ -297,7 +304,7 @@ class ClickAgent:
                 should_stop = advice.policy[:, -1] > best
         else:
             scores = contradictions(state, rules.places, generator)
-        count = rules.looks if rules.accept != "always" else 1
+        count = rules.candidates
         spread = int(count * rules.spread) if rules.places == "policy" else 0
         if spread:
             cells = peaks_of_both(scores, count - spread, contradictions(state, "spread", None), spread, allowed)

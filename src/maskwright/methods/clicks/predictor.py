@@ -190,13 +190,23 @@ class ClickPredictor(Predictor):
             return
         name = category or self.categories[1]
         labels = [LABELS[each] for each in label] if label else [1] * len(click or ())
-        bank = self._bank(canvases, list(range(len(canvases))))
-        state = self._prompted(bank, canvases, list(zip(click or (), labels)), box)
-        corrected = self._corrected(bank, state)
+        yield from self._answered(canvases, list(zip(click or (), labels)), box, name)
+
+    def _answered(
+        self,
+        canvases: Sequence[Canvas],
+        clicks: list[tuple[tuple[float, float], int]],
+        box: Sequence[float] | None,
+        name: str,
+        embedding: Embedding | None = None,
+    ) -> Iterator[ClickPrediction]:
+        """The answers to the same prompt on every image, as objects of the category ``name``."""
+        bank = self._bank(canvases, list(range(len(canvases))), embedding)
+        found = self._corrected(bank, self._prompted(bank, canvases, clicks, box))
         for place, canvas in enumerate(canvases):
-            logits = image_logits(corrected.logits[place], canvas.size, self.size)
+            logits = image_logits(found.logits[place], canvas.size, self.size)
             mask = (logits > 0).cpu().numpy().astype(np.uint8) * self.categories.index(name)
-            yield self._prediction(canvas, mask, corrected, {name: place})
+            yield self._prediction(canvas, mask, found, {name: place})
 
     # ------------------------------------------------------------------------------------------------ crops
 
@@ -277,12 +287,9 @@ class ClickPredictor(Predictor):
         canvas = Canvas("", pixels, (pixels.shape[1], pixels.shape[0]), pixels)
         if self.crop:
             return self._in_window(canvas, click=click or None, label=label or None, box=box)
-        whole = self._whole(canvas)
-        bank = self._bank([whole], [0], embedding)
         clicks = [(place, LABELS[each]) for place, each in zip(click, label, strict=True)]
-        found = self._corrected(bank, self._prompted(bank, [whole], clicks, box))
-        mask = (image_logits(found.logits[0], canvas.size, self.size) > 0).cpu().numpy().astype(np.uint8)
-        return self._prediction(whole, mask, found, {self.categories[1]: 0})
+        (found,) = self._answered([self._whole(canvas)], clicks, box, self.categories[1], embedding)
+        return found
 
     # ------------------------------------------------------------------------------------------------ refining
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from maskwright.data.dataset import Dataset
 from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.scoring import ScoreTable
-from maskwright.methods.clicks.agent import ClickAgent, ClickRules, Refinement, observe
+from maskwright.methods.clicks.agent import ClickAgent, ClickRules, observe
 from maskwright.methods.clicks.own_size import OwnSize
 from maskwright.nets.fusion import doubled
 from maskwright.rl.bank import MIN_SHARE, Bank
@@ -120,24 +120,16 @@ def curve(
         state = begin(rows) if begin else first_answers(agent, bank, rows, rules.clicks)
         refinement = agent.refine(bank, state, rules, generator)
         sam = torch.stack([measure(bank, rows, each.logits) for each in refinement.states], 1)
-        dice = sam if rules.answer == "sam" else _fused_dice(agent, bank, refinement, sam, measure)
+        dice = sam
+        if rules.answer == "fused":
+            fused = [agent.answer(bank, each).logits for each in refinement.states]
+            dice = torch.stack([measure(bank, rows, logits) for logits in fused], 1)
         kept = torch.stack([each.tokens - state.tokens for each in refinement.states], 1)
         parts.append((dice, sam, refinement.clicks, kept))
         if progress:
             progress(int(rows[-1]) + 1, len(bank))
     dice, sam, clicks, kept = (torch.cat(column).cpu().numpy() for column in zip(*parts))
     return Curve(bank.image.cpu().numpy(), dice.astype(np.float64), sam.astype(np.float64), clicks, kept)
-
-
-def _fused_dice(
-    agent: ClickAgent, bank: Bank, refinement: Refinement, sam: torch.Tensor, measure: Measure
-) -> torch.Tensor:
-    """(B, T + 1) Dice of what the agent would answer after each click. A mask that was given and not improved stays as it is."""
-    columns = []
-    for state, of_sam in zip(refinement.states, sam.T):
-        fused = measure(bank, state.rows, agent.answer(bank, state).logits)
-        columns.append(torch.where(state.tokens > 0, fused, of_sam))
-    return torch.stack(columns, 1)
 
 
 @torch.no_grad()

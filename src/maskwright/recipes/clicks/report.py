@@ -143,8 +143,7 @@ def _acting(trainer: Trainer) -> str:
     rules = trainer.agent().rules
     answer = "SAM's mask" if rules.answer == "sam" else "SAM's mask and what it has learnt about the objects, in one"
     own = f"after up to {rules.clicks} clicks of its own" if rules.clicks else "without a click of its own"
-    on_masks = rules.clicks if rules.mask_clicks is None else rules.mask_clicks
-    return f"with {answer}, {own}; masks it corrects by up to {on_masks} clicks, where it expects a better one"
+    return f"with {answer}, {own}; masks it corrects by up to {rules.clicks_on_masks} clicks, where it expects a better one"
 
 
 LIMIT = 100

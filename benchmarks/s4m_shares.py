@@ -1,32 +1,57 @@
-"""What unlabelled images are worth to an instance segmenter: teacher and student of S⁴M, with queries, at several labelled shares.
+"""What unlabelled images are worth to an instance segmenter: teacher and student of S⁴M at several labelled shares, part by part.
 
-    python benchmarks/s4m_shares.py --data DATA --out runs/s4m --json s4m.json
+    python benchmarks/s4m_shares.py --data DATA/nuclei --flips all --seeds 0 1 2 --out runs/s4m-nuclei --json s4m.json
+    python benchmarks/s4m_shares.py --data DATA/cats --seeds 0 1 2 --out runs/s4m-cats --rows "10%: teacher" "10%: student"
+    python benchmarks/s4m_shares.py --data runs/scenes --scenes --out runs/s4m-scenes --rows "10%: teacher" "10%: student"
 
-DATA holds `nuclei` and `cats`; scenes with several categories are drawn into OUT. All rows are trained alike: same steps
-of each stage, batch and augmentation. At 10 % of the nuclei also: a teacher without distillation; students of the full
-row's teacher without refinement, with SAM shown the teacher's whole mask, and without pasting; and full supervision. Killed,
-it goes on where it stopped; rows that are there are not made again.
+Each seed draws its own labelled images; shares of one seed are nested. A teacher learns from them for `--minutes`, a student of it for
+as long again from them and from all other training images without their labels. Rows at 10 %: the student without one part each; one that
+learns from the labelled images alone for as long, which says what the unlabelled ones are worth; a teacher with structural
+distillation; and a plain U-Net from random weights, in three classes (background, inside, border), whose connected parts are its objects.
+
+AP by COCO's protocol on the test images, beside its ceiling, the AP of the truth itself. Intervals are paired bootstraps over draws
+and images of the mean of the AP of each image, as COCO's own has no parts to resample.
+
+Killed, it goes on where it stopped: every run and every row is a folder or a JSON file in OUT.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import tyro
+from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
+from torch import Tensor, nn
 
-from frame import ResumableOptions, Table, kept, publish, refuse_unknown
+from frame import Rows, Table, TrainingOptions, by_name, each_seed, interval, publish, refuse_unknown, rows_of
 from maskwright import api
+from maskwright.data.augment import Crop
 from maskwright.data.dataset import Dataset
+from maskwright.data.instances import InstanceLoader, is_labelled, read_ids
 from maskwright.data.labels import Labels, Mask, Sample
 from maskwright.data.mask_files import write_mask
 from maskwright.data.scenes import CATEGORY_NAMES, render
+from maskwright.engine.budget import progress
+from maskwright.engine.metrics import paired_bootstrap
+from maskwright.methods.instances import beyond_ap, coco
+from maskwright.methods.instances.coco import Detection
+from maskwright.methods.instances.dense_views import SMALLEST_OBJECT
+from maskwright.methods.instances.prediction import InstancePrediction
+from maskwright.methods.instances.predictor import InstancePredictor
 from maskwright.recipes import s4m
+from maskwright.recipes.s4m.dense import labelled_view, measured_zoom
+from maskwright.recipes.s4m.images import keep_labels
 
 SCENE_CATEGORIES = {
     "round": ("disc", "blob", "flower", "ring", "crescent"),
@@ -35,69 +60,61 @@ SCENE_CATEGORIES = {
 }
 """Every shape of the scenes belongs to one: a tenth of the labels then shows each often enough to be learnt."""
 
-# A young teacher says the same thing several times over, so duplicates are merged in all rows.
-SETTINGS: dict[str, dict[str, Any]] = {
-    # Nuclei are about 13 pixels wide: seen at their own scale they would be three cells of the mask grid.
-    "nuclei": {
-        "decoder": "queries",
-        "size": 128,
-        "crop": 64,
-        "sam_size": 128,
-        "points": 64,
-        "flips": "all",
-        "queries": 40,
-        "merge": 0.5,
-    },
-    # nano draws cats badly: its outline is taken only where the teacher agrees.
-    "cats": {"decoder": "queries", "size": 192, "points": 32, "queries": 30, "accept": 0.5, "merge": 0.5},
-    "scenes": {"decoder": "queries", "size": 128, "points": 32, "queries": 30, "accept": 0.5, "merge": 0.5},
-}
-
 
 @dataclass(frozen=True)
 class Row:
-    """One training; ``of`` is the row whose teacher a student takes."""
+    """One training.
 
-    data: str
+    Attributes:
+        labelled: share of the training images that keep their labels; None: all.
+        changed: of the recipe's settings.
+        of: the row whose model is the teacher.
+        network: `unet` is the plain one.
+    """
+
     labelled: str | None
-    seed: int = 0
     changed: dict[str, Any] = field(default_factory=dict)
     of: str | None = None
+    network: Literal["s4m", "unet"] = "s4m"
 
 
-ROWS = {
-    "nuclei 5%": Row("nuclei", "5%"),
-    "nuclei 5%, seed 1": Row("nuclei", "5%", seed=1),
-    "nuclei 10%": Row("nuclei", "10%"),
-    "nuclei 20%": Row("nuclei", "20%"),
-    "nuclei 30%": Row("nuclei", "30%"),
-    "nuclei 10%, no distillation": Row("nuclei", "10%", changed={"stage": "teacher", "distillation": 0.0}),
-    "nuclei 10%, no refinement": Row("nuclei", "10%", changed={"refinement": False}, of="nuclei 10%"),
-    "nuclei 10%, whole mask shown": Row("nuclei", "10%", changed={"show": "all"}, of="nuclei 10%"),
-    "nuclei 10%, no pasting": Row("nuclei", "10%", changed={"arp": "none"}, of="nuclei 10%"),
-    "nuclei, all labels": Row("nuclei", None, changed={"stage": "teacher", "distillation": 0.0}),
-    "cats 10%": Row("cats", "10%"),
-    "cats 10%, smaller and longer": Row("cats", "10%", changed={"size": 128, "steps": 1400}),
-    "scenes 10%": Row("scenes", "10%"),
+SHARES = ("5%", "10%", "20%", "30%")
+PARTS: dict[str, dict[str, Any]] = {
+    "labelled images alone": {"unsupervised": 0.0},
+    "nothing pasted": {"arp": "none"},
+    "SAM redraws": {"closer_looks": 12, "accept": 0.5},
 }
 
 
+def _rows() -> Iterator[tuple[str, Row]]:
+    for share in SHARES:
+        yield f"{share}: U-Net", Row(share, network="unet")
+        yield f"{share}: teacher", Row(share, {"stage": "teacher"})
+        yield f"{share}: student", Row(share, {"stage": "student"}, of=f"{share}: teacher")
+    for part, changed in PARTS.items():
+        yield f"10%: student, {part}", Row("10%", {"stage": "student", **changed}, of="10%: teacher")
+    yield "10%: teacher, distillation", Row("10%", {"stage": "teacher", "distillation": 1.0})
+    yield "all: U-Net", Row(None, network="unet")
+    yield "all: teacher", Row(None, {"stage": "teacher"})
+
+
+ROWS = dict(_rows())
+"""In the order of the table."""
+
+
 @dataclass(kw_only=True)
-class Config(ResumableOptions):
+class Config(TrainingOptions):
     """Teacher and student at several labelled shares."""
 
-    data: Path
-    """Folder that holds `nuclei` and `cats`."""
-    steps: int = 700
-    """Of each stage."""
+    minutes: float = 4.0
+    """Of each row: of a teacher, and of a student on top of its teacher's."""
+    steps: int | None = None
+    """Train each row for so many steps instead."""
     batch: int = 4
-    burn_in: float = 0.75
-    """Share of stage 2 with the teacher of stage 1: in so few steps the student needs most of them to overtake it."""
-    split: str = "test"
-    only: list[str] = field(default_factory=list)
-    """Rows to make now; the others are shown if they are there. Left out, all."""
-
-    free: ClassVar[tuple[str, ...]] = (*ResumableOptions.free, "data", "only")
+    size: int = 256
+    flips: Literal["horizontal", "all"] = "horizontal"
+    scenes: bool = False
+    """Draw procedural scenes of three categories into DATA where they are not there yet."""
 
 
 def write_instance_scenes(folder: Path, train: int = 800, val: int = 48, test: int = 100, size: int = 128) -> Path:
@@ -127,88 +144,254 @@ def write_instance_scenes(folder: Path, train: int = 800, val: int = 48, test: i
     return folder
 
 
-def folder_of(config: Config, row: str) -> Path:
-    return config.out / row.replace(" ", "_").replace(",", "").replace("%", "")
+class Bench:
+    """Trainings and their scores, each made when it is first needed."""
 
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        if config.scenes:
+            write_instance_scenes(config.data)
+        self.dataset = Dataset.load(config.data)
+        part = self.dataset.split(config.split)
+        self.scored = part.with_samples([sample for sample in part if is_labelled(sample)])
 
-def make(config: Config, name: str) -> dict[str, Any]:
-    """Train and score one row."""
-    row, out = ROWS[name], folder_of(config, name)
-    data = write_instance_scenes(config.out / "scenes") if row.data == "scenes" else config.data / row.data
-    changed = {"steps": config.steps, **row.changed}
-    per_stage = changed["steps"]
-    if row.of is not None:
-        row_of(config, row.of)
-        teacher = folder_of(config, row.of)
-        changed |= {"stage": "student", "teacher": teacher}
-    if changed.get("stage", "both") == "both":
-        changed["steps"] *= 2
-    started = time.process_time()
-    s4m.main(
-        s4m.Config(
-            data=data,
-            out=out,
-            labelled=row.labelled,
-            batch=config.batch,
-            burn_in=config.burn_in,
-            sam=config.sam,
-            seed=row.seed,
-            validations=1,
-            keep="last",
-            resume=True,
-            **SETTINGS[row.data] | changed,
+    def row(self, name: str, seed: int) -> dict[str, Any]:
+        """Train and score one row."""
+        started = time.monotonic()
+        row = ROWS[name]
+        if row.network == "unet":
+            found: Iterable[list[Detection]] = unet_objects(
+                train_unet(self.config, self.dataset, row, seed), self.scored
+            )
+        else:
+            found = objects_of(self.run(name, seed), self.scored)
+        minutes = (time.monotonic() - started) / 60
+        return {"minutes": minutes, **self.scores(list(found), name)}
+
+    def run(self, name: str, seed: int) -> Path:
+        """A finished run; one that was killed goes on."""
+        config, row = self.config, ROWS[name]
+        out = (
+            config.out / f"run-{name.replace('%', '').replace(': ', '-').replace(', ', '-').replace(' ', '-')}-s{seed}"
         )
+        if not (out / "report.html").is_file():
+            teacher: dict[str, Any] = {} if row.of is None else {"teacher": self.run(row.of, seed)}
+            length: dict[str, Any] = {"steps": config.steps} if config.steps else {"minutes": config.minutes}
+            s4m.main(
+                s4m.Config(
+                    data=config.data,
+                    out=out,
+                    labelled=row.labelled,
+                    batch=config.batch,
+                    size=config.size,
+                    flips=config.flips,
+                    sam=config.sam,
+                    seed=seed,
+                    resume=out.exists(),
+                    **length,
+                    **row.changed,
+                    **teacher,
+                )
+            )
+        return out
+
+    def scores(self, detections: list[list[Detection]], title: str) -> dict[str, Any]:
+        """Scores of all images, and the AP of each that shows an object."""
+        names = self.dataset.categories
+        truths, sizes = [], []
+        for sample in self.scored:
+            ids, categories = read_ids(self.scored, sample)
+            truths.append(coco.of_ids(ids, categories))
+            sizes.append((ids.shape[1], ids.shape[0]))
+        images = {}
+        with progress(len(truths), f"{title}: scores") as advance:
+            for sample, true, found, size in zip(self.scored, truths, detections, sizes, strict=True):
+                if true:
+                    images[sample.id] = coco.scores([true], [found], [size], names)["ap"]
+                advance(1)
+        every = coco.scores(truths, detections, sizes, names)
+        more = beyond_ap.scores(truths, detections, sizes, names, InstancePredictor.options["threshold"])
+        shown = {key: every[key] for key in ("ap", "ap50", "ap75", "box_ap")}
+        return {**shown, **{key: more[key] for key in ("ap_all", "f1", "ceiling")}, "images": images}
+
+
+def objects_of(run: Path, part: Dataset) -> Iterator[list[Detection]]:
+    """What the model of a run finds in each image."""
+    for prediction in api.load(run, device="cpu").predict(part.image_path(sample) for sample in part):
+        assert isinstance(prediction, InstancePrediction)
+        yield list(prediction.detections)
+
+
+# ------------------------------------------------------------------------------------------------------------ U-Net
+
+BACKGROUND, INSIDE, BORDER = range(3)
+
+REACH = 4.0
+"""Pixels of the image over which an inside grows at most."""
+
+
+class UNet(nn.Module):
+    """After Ronneberger et al. 2015, with batch normalisation and padding: four halvings, 16 to 256 channels.
+
+    Args:
+        zoom: pixels of the canvas along a pixel of the image.
+    """
+
+    def __init__(self, classes: int, zoom: float) -> None:
+        super().__init__()
+        self.zoom = zoom
+        widths = (16, 32, 64, 128, 256)
+        self.down = nn.ModuleList(_two(inside, outside) for inside, outside in zip((3, *widths), widths))
+        self.up = nn.ModuleList(_two(wide + narrow, narrow) for narrow, wide in pairwise(widths))
+        self.head = nn.Conv2d(widths[0], classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..1, sides multiples of 16 → (B, classes, H, W)."""
+        kept: list[Tensor] = []
+        for number, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if number else x)
+            kept.append(x)
+        for block, skip in zip(reversed(self.up), reversed(kept[:-1])):
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="bilinear"), skip], 1))
+        return self.head(x)
+
+
+def _two(inside: int, outside: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (inside, outside):
+        layers += [
+            nn.Conv2d(channels, outside, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outside),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+def train_unet(config: Config, dataset: Dataset, row: Row, seed: int) -> UNet:
+    """A plain U-Net, from the images, crops and colours that a teacher sees, for as long."""
+    if len(dataset.categories) > 2:
+        raise SystemExit("the row U-Net is for one category; leave it out with --rows")
+    torch.manual_seed(seed)
+    train = keep_labels(dataset.split("train"), row.labelled, seed)
+    labelled = train.with_samples([sample for sample in train if is_labelled(sample)])
+    zoom, upright = measured_zoom(labelled, config.size), config.flips == "horizontal"
+    crop = Crop(
+        config.size / zoom,
+        scale=(0.75, 1.3),
+        centred=0.5,
+        vertical_flip=0.0 if upright else 0.5,
+        quarter_turns=not upright,
     )
-    figures: dict[str, Any] = {"minutes": (time.process_time() - started) / 60, "steps": per_stage}
-    dataset = Dataset.load(data)
-    networks = {"teacher": out / "teacher", "student": out / "model"}
-    if changed.get("stage") == "teacher":
-        networks = {"teacher": out / "model"}
-    for network, folder in networks.items():
-        if folder.is_dir():
-            scores = api.evaluate(api.load(folder, device="cpu"), dataset, config.split)
-            figures[network] = {key: scores[key] for key in ("ap", "ap50", "ap75", "box_ap")}
+    network = UNet(3, zoom).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-4)
+    weight = torch.ones(3)
+    weight[BORDER] = 3.0  # a border is thin
+    generator, began, step, done = torch.Generator().manual_seed(seed), time.monotonic(), 0, 0.0
+    with (
+        InstanceLoader(labelled, config.size, config.batch, augment=crop, seed=seed, workers=1) as loader,
+        progress(100, f"U-Net, {row.labelled or 'all'}, seed {seed}") as advance,
+    ):
+        while done < 1:
+            batch = loader.batch(step)
+            truth = classes_of(batch.instances).where(batch.inside, torch.tensor(-1))
+            logits = network(labelled_view(batch.images, generator))
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(logits, truth, weight, ignore_index=-1).backward()
+            optimizer.step()
+            step += 1
+            before = done
+            done = min(1.0, step / config.steps if config.steps else (time.monotonic() - began) / 60 / config.minutes)
+            for group in optimizer.param_groups:
+                group["lr"] = 2e-3 * (1 - done) ** 0.9
+            advance(int(100 * done) - int(100 * before))
+    return network.eval()
+
+
+def classes_of(ids: Tensor) -> Tensor:
+    """(B, S, S) instance ids → the class of each pixel; a border is a pixel of an object that touches something else within one pixel."""
+    padded = F.pad(ids.float()[:, None], (1, 1, 1, 1), mode="replicate")
+    differs = (F.max_pool2d(padded, 3, 1) != ids[:, None]) | (-F.max_pool2d(-padded, 3, 1) != ids[:, None])
+    return torch.where(ids > 0, torch.where(differs[:, 0], BORDER, INSIDE), BACKGROUND)
+
+
+@torch.inference_mode()
+def unet_objects(network: UNet, part: Dataset) -> Iterator[list[Detection]]:
+    """Connected parts of the inside, grown over the border by the nearest; the score is the mean probability of being an object."""
+    for sample in part:
+        image = part.pixels(sample)
+        height, width = image.shape[:2]
+        sides = [max(16, 16 * round(side * network.zoom / 16)) for side in (height, width)]
+        pixels = np.array(Image.fromarray(image).resize((sides[1], sides[0]), Image.Resampling.BILINEAR))
+        logits = network(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)
+        logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+        yield grown_parts(logits[0].softmax(0).numpy())
+
+
+def grown_parts(probability: NDArray[np.floating]) -> list[Detection]:
+    """Objects of (3, H, W) class probabilities."""
+    best = probability.argmax(0)
+    parts: Any = ndimage.label(best == INSIDE)
+    ids = parts[0]
+    grown: Any = ndimage.distance_transform_edt(ids == 0, return_indices=True)
+    ids = np.where((best == BACKGROUND) | (grown[0] > REACH), 0, ids[tuple(grown[1])])
+    on_object = 1 - probability[BACKGROUND]
+    detections = []
+    for number, place in enumerate(ndimage.find_objects(ids), start=1):
+        mask = ids[place] == number
+        score = float(on_object[place][mask].mean())
+        if mask.sum() >= SMALLEST_OBJECT:
+            detections.append(coco.cut(mask, 1, score, place[1].start, place[0].start))
+    return sorted(detections, key=lambda one: -one.score)
+
+
+# ------------------------------------------------------------------------------------------------------------ table
+
+
+def summarise(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Means over the draws, and how far a row is ahead of the row that its teacher is of."""
+    figures: dict[str, dict[str, Any]] = {}
+    facts = ("ap", "ap50", "ap75", "box_ap", "ap_all", "f1", "ceiling", "minutes")
+    for name, mine in by_name(rows).items():
+        figures[name] = {key: float(np.mean([row[key] for row in mine.values()])) for key in facts}
+        figures[name]["seeds"] = [row["ap"] for row in mine.values()]
+        against = ROWS[name].of
+        common = [seed for seed in mine if (against, seed) in rows]
+        if against is not None and common:
+            ids = sorted(mine[common[0]]["images"])
+            own, other = ([[rows[of, s]["images"][i] for i in ids] for s in common] for of in (name, against))
+            figures[name]["over_teacher"] = [100 * value for value in paired_bootstrap(own, other)]
     return figures
 
 
-def row_of(config: Config, name: str) -> dict[str, Any]:
-    """A row that is there, or else is made."""
-    return kept(path_of(config, name), lambda: make(config, name))
-
-
-def path_of(config: Config, name: str) -> Path:
-    return folder_of(config, name) / "benchmark.json"
-
-
 def main(config: Config) -> None:
-    refuse_unknown("--only", config.only, ROWS)
+    refuse_unknown("--rows", config.rows, ROWS)
     settings = config.start()
-    shown = [name for name in ROWS if not config.only or name in config.only or path_of(config, name).is_file()]
-    figures = {name: row_of(config, name) for name in shown}
+    bench = Bench(config)
+    wanted = [(name, seed) for seed in config.seeds for name in ROWS if not config.rows or name in config.rows]
+    figures = summarise(rows_of(config.out, ROWS, wanted, partial(Bench.row, bench)))
     publish(config, table(config, figures), settings, rows=figures)
 
 
-def table(config: Config, figures: dict[str, Any]) -> Table:
+def table(config: Config, figures: dict[str, dict[str, Any]]) -> Table:
+    length = f"{config.steps} steps" if config.steps else f"{config.minutes:g} minutes"
     return Table(
-        f"AP on {config.split}, {config.steps} steps of each stage, batch {config.batch}",
-        ["row", "teacher AP", "AP50", "student AP", "AP50", "AP75", "box AP", "gain", "CPU minutes"],
-        [_cells(name, figures) for name in figures],
-        "Gain: of the student over its teacher.",
+        f"{config.data_name}, {config.split} split, {length} of each row, batch {config.batch}",
+        ["labelled: row", "AP", "AP50", "AP75", "AP of all", "F1", "over its teacher x 100", "draws", "minutes"],
+        [_cells(name, row) for name, row in figures.items()],
+        "AP: of the best 100 detections of each image; the truth itself has "
+        + ", ".join(sorted({f"{row['ceiling']:.3f}" for row in figures.values()}))
+        + ". Over its teacher: in the mean of the AP of each image.",
     )
 
 
-def _cells(name: str, figures: dict[str, Any]) -> list[str]:
-    row, of = figures[name], ROWS[name].of
-    teacher = row.get("teacher") or (figures[of]["teacher"] if of in figures else None)
-    student = row.get("student")
-    gain = f"{student['ap'] / teacher['ap'] - 1:+.0%}" if teacher and student and teacher["ap"] else "–"
-    shown = [_shown(teacher, "ap"), _shown(teacher, "ap50")]
-    shown += [_shown(student, key) for key in ("ap", "ap50", "ap75", "box_ap")]
-    return [name, *shown, gain, f"{row['minutes']:.1f}"]
-
-
-def _shown(scores: dict[str, float] | None, key: str) -> str:
-    return f"{scores[key]:.3f}" if scores else "–"
+def _cells(name: str, row: dict[str, Any]) -> list[str]:
+    return [
+        name,
+        *(f"{row[key]:.3f}" for key in ("ap", "ap50", "ap75", "ap_all", "f1")),
+        interval(row.get("over_teacher"), digits=1),
+        each_seed(row["seeds"]),
+        f"{row['minutes']:.1f}",
+    ]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +59,25 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], ModuleType]:
 
 
 @pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """What takes long is made once for all processes of a test run: ``made_once(name, make)`` is the folder that ``make`` filled."""
+    base = tmp_path_factory.getbasetemp()
+    # The workers of pytest-xdist share the folder above their own.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, whole = shared / name, shared / f"{name}.made"
+        with FileLock(f"{folder}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed on the way
+                make(folder)
+                whole.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
 def _tiny_sam() -> Sam:
     return Sam.from_config(tiny_config())
 
@@ -77,14 +97,13 @@ def tiny_sam_folder(_tiny_sam: Sam, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def tiny_sam_onnx(tiny_sam_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same in ONNX, exported once for all processes of a test run, since the decoder takes a while to be traced. Leave it as it is."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny-sam-onnx"
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            assert cli.main(["sam", "export", str(tiny_sam_folder), "--out", str(folder)]) == 0
-    return folder
+def tiny_sam_onnx(tiny_sam_folder: Path, made_once: Callable[..., Path]) -> Path:
+    """The same in ONNX; the decoder takes a while to be traced. Leave it as it is."""
+
+    def export(folder: Path) -> None:
+        assert cli.main(["sam", "export", str(tiny_sam_folder), "--out", str(folder)]) == 0
+
+    return made_once("tiny-sam-onnx", export)
 
 
 @pytest.fixture(scope="session")
@@ -113,27 +132,26 @@ def any_sam(request: pytest.FixtureRequest, tiny_sam: Sam, tiny_lite_sam: Sam) -
 
 
 @pytest.fixture(scope="session")
-def scene_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scene_folder(made_once: Callable[..., Path]) -> Path:
     """Procedural scenes at 64 pixels, categories disc and figure. Leave it as it is; copy it to change it.
 
     12 training images (3 with masks, 2 each with boxes, scribbles, points and tags, 1 without labels; all masks in
     ``full.json``), 2 for validation and 4 for testing, with masks.
     """
-    base = tmp_path_factory.getbasetemp()
-    # The workers of pytest-xdist share the folder above their own: whoever is first makes the scenes, by one rename.
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "scenes"
     shares = {Kind.MASK: 3, Kind.BOX: 2, Kind.SCRIBBLE: 2, Kind.POINT: 2, Kind.TAG: 2, Kind.NONE: 1}
-    write_scenes(
-        folder,
-        train=12,
-        val=2,
-        test=4,
-        size=64,
-        categories=("disc", "figure"),
-        difficulty=0.3,
-        shares={kind: count / 12 for kind, count in shares.items()},
+    return made_once(
+        "scenes",
+        lambda folder: write_scenes(
+            folder,
+            train=12,
+            val=2,
+            test=4,
+            size=64,
+            categories=("disc", "figure"),
+            difficulty=0.3,
+            shares={kind: count / 12 for kind, count in shares.items()},
+        ),
     )
-    return folder
 
 
 @pytest.fixture(scope="session")

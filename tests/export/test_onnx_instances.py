@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,18 +30,21 @@ pytestmark = pytest.mark.slow  # the trunk takes a while to be traced
 NAMES = ("background", "one", "two")
 
 
-@pytest.fixture(scope="module", params=[tiny_lite_config, tiny_config], ids=["lite", "hiera"])
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["lite", "hiera"])
+def exported(request: pytest.FixtureRequest, made_once: Callable[..., Path]) -> Path:
     """A run with an untrained segmenter, sharpened so that it sees objects, and its model in ONNX. Leave it as it is."""
-    run = tmp_path_factory.mktemp("runs") / "run"
-    torch.manual_seed(0)
-    network = create(Sam.from_config(request.param()), len(NAMES), TINY_SIZE, 1.5).requires_grad_(False)
-    for head in (network.foreground, network.distance):
-        head.weight.mul_(4)
-    config = describe("s4m", NAMES, TINY_SIZE, segmenter=network.description(), crop=None)
-    save_model(run / "model", network.state_dict(), config, "# card")
-    assert api.export_model(run).differences["logits"] < 1e-4
-    return run
+
+    def make(run: Path) -> None:
+        torch.manual_seed(0)
+        sam = Sam.from_config({"lite": tiny_lite_config, "hiera": tiny_config}[request.param]())
+        network = create(sam, len(NAMES), TINY_SIZE, 1.5).requires_grad_(False)
+        for head in (network.foreground, network.distance):
+            head.weight.mul_(4)
+        config = describe("s4m", NAMES, TINY_SIZE, segmenter=network.description(), crop=None)
+        save_model(run / "model", network.state_dict(), config, "# card")
+        assert api.export_model(run).differences["logits"] < 1e-4
+
+    return made_once(f"instances-{request.param}", make)
 
 
 def test_objects_are_those_of_pytorch(exported: Path):

@@ -65,10 +65,11 @@ def write_instances(
     return folder
 
 
-def instance_scenes(folder: Path, size: int = 64) -> Path:
-    """Procedural scenes with round and other things: 8 training images, of which 4 with labels, 2 for validation, 2 for testing."""
-    names, rounded = ("background", "round", "other"), {"disc", "blob", "flower", "ring", "leaf"}
-    wanted = [0, *(1 if name in rounded else 2 for name in CATEGORY_NAMES[1:])]
+def instance_scenes(folder: Path, size: int = 64, categories: int = 2) -> Path:
+    """Procedural scenes with round and other things, or things of one category: 8 training images, of which 4 with labels, 2 for
+    validation, 2 for testing."""
+    names, rounded = ("background", "round", "other")[: 1 + categories], {"disc", "blob", "flower", "ring", "leaf"}
+    wanted = [0, *(1 if name in rounded else categories for name in CATEGORY_NAMES[1:])]
     scenes = render(12, size, seed=0, max_objects=8, difficulty=0.3)
     own = torch.tensor(wanted)[scenes.categories]
     samples = []

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from maskwright.data.instances import Instances
-from maskwright.methods.instances.dense_loss import DenseLoss, Targets, depths, targets, zoom_for
+from maskwright.methods.instances.dense_loss import DenseLoss, Targets, targets, zoom_for
 from maskwright.methods.instances.dense_pseudo import targets_of
+from maskwright.methods.instances.depth import depths
 from maskwright.nets.dense_instances import Maps
 
 SIDE = 32

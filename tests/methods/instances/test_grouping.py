@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from maskwright.methods.instances.dense_loss import depths
-from maskwright.methods.instances.grouping import group
+from maskwright.methods.instances.depth import depths
+from maskwright.methods.instances.grouping import group, scores_of
 
 
 def flooded(inside: NDArray[np.bool_], depth: NDArray[np.float64], seed: float) -> NDArray[np.int64]:
@@ -94,7 +94,39 @@ def test_category_and_score():
     found = group(probability, depth)
     order = [int(found.ids[16, 16]) - 1, int(found.ids[44, 44]) - 1]
     assert found.categories[order].tolist() == [1, 2]
-    assert found.scores[order].tolist() == pytest.approx([0.9, 0.6])
+    # Nothing is likely outside, so the IoU to be expected is the mean probability inside.
+    assert found.scores[order].tolist() == pytest.approx([0.9, 0.8 * (1 - 0.25 * depths(ids)[ids == 2].mean())])
+
+
+def test_what_is_likely_about_an_object_lowers_its_score_and_what_is_far_does_not():
+    ids = discs((16, 16, 10), (44, 44, 10))
+    distance = ndimage.distance_transform_cdt(ids != 2, "chessboard")
+    ring = (distance > 0) & (distance <= 3)
+    probability = np.where(ids > 0, 1.0, np.where(ring | (distance > 20), 0.4, 0.0))[None]
+    found = group(probability, depths(ids))
+    order = [int(found.ids[16, 16]) - 1, int(found.ids[44, 44]) - 1]
+    area = (ids == 2).sum()
+    assert found.scores[order][1] == pytest.approx(area / (area + 0.4 * ring.sum()))
+    assert found.scores[order][0] < 1
+    wider = group(probability, depths(ids), cell=2.0)
+    assert wider.scores[int(wider.ids[44, 44]) - 1] < 1
+
+
+def test_objects_that_were_joined_or_cut_score_less():
+    apart = np.zeros((32, 32), np.int64)
+    apart[6:26, 6:16], apart[6:26, 16:26] = 1, 2
+    probability, said = (apart > 0)[None].astype(float), depths(apart)
+
+    def scores(ids: NDArray[np.int64]) -> list[float]:
+        areas = np.bincount(ids.reshape(-1))
+        return scores_of(ids, areas, np.ones(len(areas) - 1, int), probability, said, reach=3).tolist()
+
+    assert scores(apart) == pytest.approx([1, 1])
+    joined = (apart > 0).astype(np.int64)
+    assert scores(joined) == pytest.approx([1 - np.abs(depths(joined) - said)[joined > 0].mean()])
+    assert scores(joined)[0] < 0.8
+    cut = np.where((apart == 1) & (np.arange(32)[:, None] > 15), 3, apart)
+    assert max(scores(cut)[0], scores(cut)[2]) < 0.95 < scores(cut)[1]
 
 
 def test_foreground_without_a_seed_is_an_object_and_small_ones_are_left_out():
@@ -102,7 +134,7 @@ def test_foreground_without_a_seed_is_an_object_and_small_ones_are_left_out():
     depth = np.where(ids == 1, depths(ids), 0.3 * (ids > 0))
     found = group((ids > 0)[None].astype(float), depth)
     assert same_parts(found.ids, ids)
-    assert found.scores[found.ids[44, 44] - 1] == pytest.approx(0.3)
+    assert found.scores[found.ids[44, 44] - 1] == pytest.approx(1 - np.abs(depths(ids) - 0.3)[ids == 2].mean())
     larger = group((ids > 0)[None].astype(float), depth, smallest=30)
     assert same_parts(larger.ids, np.where(ids == 3, 0, ids))
     assert len(larger.scores) == len(larger.categories) == 2

@@ -42,7 +42,8 @@ def objects_of(look: Look, image: NDArray[np.uint8], zoom: float) -> list[Detect
         zoom: pixels of the canvas along a pixel of the image.
     """
     probability, depth = maps_by(look, image, zoom)
-    found = group(probability, smoothed(depth, STRIDE / zoom), smallest=SMALLEST_OBJECT)
+    cell = STRIDE / zoom
+    found = group(probability, smoothed(depth, cell), smallest=SMALLEST_OBJECT, cell=cell)
     detections = []
     for number, place in enumerate(ndimage.find_objects(found.ids), start=1):
         mask = np.asarray(found.ids[place] == number)

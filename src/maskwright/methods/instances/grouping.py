@@ -15,11 +15,16 @@ from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
+from maskwright.methods.instances.depth import depths
+
 SEED = 0.5
 """Depth above which a connected part is a seed."""
 
 FOREGROUND = 0.5
 """Probability of the likeliest category above which a pixel belongs to an object."""
+
+REACH = 3
+"""Cells of the maps about an object over which its outline could lie elsewhere."""
 
 _LEVELS = 4095
 _WHOLE = ndimage.generate_binary_structure(2, 2)
@@ -33,7 +38,7 @@ class Groups:
     Attributes:
         ids: (H, W) int32; 0 = background, k = object k.
         categories: (n,) int64, 1..C-1, of objects 1..n: the one of the highest mean probability.
-        scores: (n,) float64 in 0..1: the mean probability of the category on the object times its greatest depth.
+        scores: (n,) float64 in 0..1, see :func:`scores_of`.
     """
 
     ids: NDArray[np.int32]
@@ -53,6 +58,7 @@ def group(
     foreground: float = FOREGROUND,
     seed: float = SEED,
     smallest: int = 1,
+    cell: float = 1.0,
 ) -> Groups:
     """The objects that maps show.
 
@@ -63,6 +69,7 @@ def group(
         seed: connected foreground deeper than this is the heart of one object. Foreground that no seed reaches is an object of its
             own for each connected part.
         smallest: pixels of an object, at least; smaller ones become background.
+        cell: pixels along a cell of the maps that these were enlarged from.
     """
     inside = probability.max(0) > foreground
     labelled: Any = ndimage.label(inside & (depth > seed), _WHOLE)
@@ -79,13 +86,44 @@ def group(
     if not count:
         return Groups(ids, np.zeros(0, np.int64), np.zeros(0))
     flat, on = ids.reshape(-1), np.flatnonzero(ids)
-    labels = flat[on]
-    sums = np.stack([np.bincount(labels, one.reshape(-1)[on], count + 1)[1:] for one in probability])
-    means = sums / areas[1:]
-    deepest = np.zeros(count + 1)
-    np.maximum.at(deepest, labels, depth.reshape(-1)[on])
-    best = means.argmax(0)
-    return Groups(ids, best + 1, (means[best, np.arange(count)] * deepest[1:]).clip(0, 1))
+    sums = np.stack([np.bincount(flat[on], one.reshape(-1)[on], count + 1) for one in probability])
+    categories = sums[:, 1:].argmax(0) + 1
+    return Groups(ids, categories, scores_of(ids, areas, categories, probability, depth, max(1, round(REACH * cell))))
+
+
+def scores_of(
+    ids: NDArray[np.integer],
+    areas: NDArray[np.integer],
+    categories: NDArray[np.integer],
+    probability: NDArray[np.floating],
+    depth: NDArray[np.floating],
+    reach: int,
+) -> NDArray[np.float64]:
+    """How well the objects 1..n agree with the maps that they were read off, (n,) in 0..1.
+
+    The IoU with the true object that the probabilities lead to expect, if it ends within ``reach`` pixels, times one minus the mean
+    difference between the depth that the object has and the depth that the map says: objects that were joined or cut have another.
+    Cellpose (Stringer et al., 2021) drops objects by such an error of its flows. docs/s4m.md has what this gains on nuclei over the mean
+    probability times the greatest depth.
+
+    Args:
+        ids: (H, W), 0 = background.
+        areas: (n + 1,) pixels of the background and of each object.
+        categories: (n,) of each object.
+        probability, depth: see :func:`group`.
+    """
+    # The nearest object of each pixel of the background, counted along a chessboard, which is quick.
+    distance, (y, x) = ndimage.distance_transform_cdt(ids == 0, "chessboard", return_indices=True)
+    about = np.flatnonzero((distance > 0) & (distance <= reach))
+    owners = ids[y.reshape(-1)[about], x.reshape(-1)[about]]
+    on = np.flatnonzero(ids)
+    of_pixel, likely = ids.reshape(-1)[on], probability.reshape(len(probability), -1)
+    count = len(areas)
+    inside = np.bincount(of_pixel, likely[categories[of_pixel - 1] - 1, on], count)[1:]
+    outside = np.bincount(owners, likely[categories[owners - 1] - 1, about], count)[1:]
+    error = np.abs(depths(ids).reshape(-1)[on] - depth.reshape(-1)[on])
+    expected = inside / (areas[1:] + outside)
+    return (expected * (1 - np.bincount(of_pixel, error, count)[1:] / areas[1:])).clip(0, 1)
 
 
 def _grown(

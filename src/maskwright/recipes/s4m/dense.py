@@ -117,17 +117,7 @@ class DenseTrainer(Trainer):
         return losses
 
     def _labelled_view(self, batch: InstanceBatch) -> Tensor:
-        """Labelled images in other colours; weaker than the strong view of images without labels."""
-        return strong_view(
-            batch.images,
-            self.generator(Stream.LABELLED_VIEW),
-            brightness=0.3,
-            contrast=0.3,
-            saturation=0.3,
-            hue=0.05,
-            grey_p=0.1,
-            blur_p=0.1,
-        )
+        return labelled_view(batch.images, self.generator(Stream.LABELLED_VIEW))
 
     def _truth(self, batch: InstanceBatch) -> Targets:
         known = batch.inside & batch.labelled[:, None, None]
@@ -209,6 +199,13 @@ class DenseTrainer(Trainer):
         original = self._teachers_labels(batch).objects
         images, objects, _ = self._pasted(batch, self._refined_labels(batch), None)
         return original, images, objects
+
+
+def labelled_view(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Labelled images (B, 3, S, S) in other colours; weaker than the strong view of images without labels."""
+    return strong_view(
+        images, generator, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05, grey_p=0.1, blur_p=0.1
+    )
 
 
 def measured_zoom(labelled: Dataset, size: int) -> float:

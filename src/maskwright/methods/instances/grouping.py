@@ -113,7 +113,8 @@ def scores_of(
         probability, depth: see :func:`group`.
     """
     # The nearest object of each pixel of the background, counted along a chessboard, which is quick.
-    distance, (y, x) = ndimage.distance_transform_cdt(ids == 0, "chessboard", return_indices=True)
+    nearest: Any = ndimage.distance_transform_cdt(ids == 0, "chessboard", return_indices=True)
+    distance, (y, x) = nearest
     about = np.flatnonzero((distance > 0) & (distance <= reach))
     owners = ids[y.reshape(-1)[about], x.reshape(-1)[about]]
     on = np.flatnonzero(ids)

@@ -23,6 +23,7 @@ class Defaults:
 
     lr: float
     distillation: float
+    certain: float
     show: Literal["points", "all"]
     accept: float
     unsupervised: float
@@ -30,8 +31,8 @@ class Defaults:
 
 
 _DEFAULTS = {
-    "dense": Defaults(2e-3, 0.0, "all", 0.7, 1.0, 0.5),
-    "queries": Defaults(1e-3, 1.0, "points", 0.0, 2.0, 1 / 6),
+    "dense": Defaults(2e-3, 0.0, 0.75, "all", 0.7, 1.0, 0.5),
+    "queries": Defaults(1e-3, 1.0, 0.7, "points", 0.0, 2.0, 1 / 6),
 }
 
 
@@ -66,6 +67,9 @@ class Config:
     )
     """On SAM's encoder: `dense` draws maps that objects are read off, and learns from few images; `queries` is a small Mask2Former, as in
     the paper, which needs many."""
+    pretrained_head: bool = True
+    """With `dense` on `nano`: begin with the bundled head, which knows objects from photographs and drawn scenes. Without: from random
+    weights, as on any other SAM."""
     queries: int = 50
     """Most objects in one view with the segmenter `sam` and --decoder queries; other segmenters have a number of their own."""
     size: int = 256
@@ -109,7 +113,7 @@ class Config:
     """Query pixels per image for structural distillation: one click of SAM on each."""
     unsupervised: Annotated[float | None, default("dense 1, queries 2")] = None
     """Weight of the loss on pseudo-labels."""
-    certain: float = 0.70
+    certain: Annotated[float | None, default("dense 0.75, queries 0.7")] = None
     """Class probability (`dense`: score) above which an object of the teacher becomes a pseudo-label. With `dense` nothing is learnt from
     where the teacher's other objects lie."""
     refinement: bool = True
@@ -193,7 +197,7 @@ class Config:
             f"--teacher-share {self.teacher_share} must lie between 0 and 1": 0 < self.teacher_share < 1,
             **validation_rules(self.validations, self.validation_images, self.patience),
             f"--burn-in {self.burn_in} must lie in 0..1": 0 <= self.decoding.burn_in <= 1,
-            f"--certain {self.certain} must lie in 0..1": 0 <= self.certain <= 1,
+            f"--certain {self.certain} must lie in 0..1": 0 <= self.decoding.certain <= 1,
             f"--decoder dense stands on SAM's encoder: leave --segmenter {self.segmenter} out, or give --decoder queries": (
                 self.decoder == "queries" or self.segmenter == "sam"
             ),
@@ -206,11 +210,14 @@ class Config:
         """What the decoder decides, complete."""
         assert self.lr is not None
         assert self.distillation is not None
+        assert self.certain is not None
         assert self.show is not None
         assert self.accept is not None
         assert self.unsupervised is not None
         assert self.burn_in is not None
-        return Defaults(self.lr, self.distillation, self.show, self.accept, self.unsupervised, self.burn_in)
+        return Defaults(
+            self.lr, self.distillation, self.certain, self.show, self.accept, self.unsupervised, self.burn_in
+        )
 
     @property
     def size_of_crop(self) -> int | None:

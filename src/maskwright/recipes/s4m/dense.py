@@ -27,6 +27,7 @@ from maskwright.engine.origin import Heads, Origin
 from maskwright.engine.scoring import evenly_spread
 from maskwright.engine.session import rated_groups
 from maskwright.errors import RunError
+from maskwright.methods.instances.dense_head import begin_with_head
 from maskwright.methods.instances.dense_loss import DenseLoss, Targets, targets, zoom_for
 from maskwright.methods.instances.dense_pseudo import PseudoLabels, refined, sure_objects, targets_of
 from maskwright.methods.instances.distillation import distillation_loss, query_points, sam_similarities
@@ -54,7 +55,10 @@ class DenseTrainer(Trainer):
         config = self.config
         zoom = config.size / self.crop if self.crop else measured_zoom(self.labelled, config.size)
         torch.manual_seed(config.seed)
-        network = create(self.sam, len(self.categories), config.size, zoom).to(self.device)
+        network = create(self.sam, len(self.categories), config.size, zoom)
+        if config.pretrained_head:
+            begin_with_head(network, self.sam)
+        network.to(self.device)
         self.session.precision.lower([network.backbone])
         self.dense_loss = DenseLoss()
         return network
@@ -176,7 +180,7 @@ class DenseTrainer(Trainer):
 
     def _teachers_labels(self, batch: InstanceBatch) -> PseudoLabels:
         assert self.teacher is not None
-        return sure_objects(self.teacher.model(batch.images), self.config.size, self.config.certain)
+        return sure_objects(self.teacher.model(batch.images), self.config.size, self.config.decoding.certain)
 
     def _pasted(
         self, batch: InstanceBatch, labels: PseudoLabels, donors: InstanceBatch | None

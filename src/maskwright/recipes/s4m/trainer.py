@@ -308,7 +308,7 @@ class Trainer(Trainable):
         """
         config, official = self.config, self.config.parity == "official"
         assert self.teacher is not None
-        objects = candidates(self.teacher.model(batch.images), config.certain)
+        objects = candidates(self.teacher.model(batch.images), config.decoding.certain)
         original = objects.instances(config.size)
         weak = self.has_weak_labels and bool((batch.box_categories > 0).any() or (batch.point_categories > 0).any())
         embedding: Embedding | None = None

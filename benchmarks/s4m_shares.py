@@ -6,8 +6,8 @@
 
 Each seed draws its own labelled images; shares of one seed are nested. A teacher learns from them for `--minutes`, a student of it for
 as long again from them and from all other training images without their labels. Rows at 10 %: the student without one part each; one that
-learns from the labelled images alone for as long, which says what the unlabelled ones are worth; a teacher with structural
-distillation; and a plain U-Net from random weights, in three classes (background, inside, border), whose connected parts are its objects.
+learns from the labelled images alone for as long, which says what the unlabelled ones are worth; teachers whose head begins from random
+weights, or with structural distillation; and a plain U-Net from random weights, in three classes (background, inside, border), whose connected parts are its objects.
 
 AP by COCO's protocol on the test images, beside its ceiling, the AP of the truth itself. Intervals are paired bootstraps over draws
 and images of the mean of the AP of each image, as COCO's own has no parts to resample.
@@ -93,6 +93,7 @@ def _rows() -> Iterator[tuple[str, Row]]:
         yield f"{share}: student", Row(share, {"stage": "student"}, of=f"{share}: teacher")
     for part, changed in PARTS.items():
         yield f"10%: student, {part}", Row("10%", {"stage": "student", **changed}, of="10%: teacher")
+    yield "10%: teacher, head from random weights", Row("10%", {"stage": "teacher", "pretrained_head": False})
     yield "10%: teacher, distillation", Row("10%", {"stage": "teacher", "distillation": 1.0})
     yield "all: U-Net", Row(None, network="unet")
     yield "all: teacher", Row(None, {"stage": "teacher"})

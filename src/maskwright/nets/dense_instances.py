@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskwright.data.schema import Fields, OneOf, Real, Whole
 from maskwright.errors import WeightsError
+from maskwright.nets.maps import doubled
 from maskwright.sam.config_fields import Complete
 from maskwright.sam.pretrained import build_model, closed
 from maskwright.sam.sam import MEAN, STD, Sam
@@ -96,9 +96,9 @@ class DenseSegmenter(nn.Module):
         x: Tensor | None = None
         for stage, narrow, refine in reversed(list(zip(stages, self.narrow, self.refine, strict=True))):
             level = narrow(stage)
-            x = refine(level if x is None else level + _enlarged(x))
+            x = refine(level if x is None else level + doubled(x))
         assert x is not None
-        fine = _enlarged(x)
+        fine = doubled(x)
         if self.lateral is not None:
             fine = torch.cat([fine, self.lateral(found.stride_2.permute(0, 3, 1, 2).float())], 1)
         fine = self.fine(fine)
@@ -122,10 +122,6 @@ def _conv(inside: int, outside: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inside, outside, 3, padding=1, bias=False), nn.GroupNorm(8, outside), nn.ReLU(inplace=True)
     )
-
-
-def _enlarged(maps: Tensor) -> Tensor:
-    return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def create(sam: Sam, categories: int, size: int, zoom: float) -> DenseSegmenter:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskwright.data.schema import Fields, Whole
+from maskwright.nets.maps import answer_maps, doubled
 from maskwright.nets.prompter import Advice, Observation
 from maskwright.nets.quality import expected_dice
 
@@ -65,18 +66,12 @@ class Fusion(nn.Module):
         """
         sam = observation.logits.float().clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
         belief = doubled(advice.truth[:, None])[:, 0]
-        probability = sam.sigmoid()
-        entropy = F.softplus(sam) - probability * sam
-        maps = torch.stack([probability, torch.tanh(sam / 4), torch.tanh(belief / 4), entropy], 1)
+        probability, squashed, entropy = answer_maps(sam).unbind(1)
+        maps = torch.stack([probability, squashed, torch.tanh(belief / 4), entropy], 1)
         seen = (
             doubled(self.features(advice.features)) + self.fine(observation.embedding.high0.float()) + self.maps(maps)
         )
         return self.shares[0] * sam + self.shares[1] * belief + self.correction(seen)[:, 0]
-
-
-def doubled(maps: Tensor) -> Tensor:
-    """(B, C, g, g) → (B, C, 2g, 2g), bilinearly."""
-    return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def answer_loss(logits: Tensor, area: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskwright.data.schema import Fields, Real, Whole
+from maskwright.nets.maps import answer_maps
 from maskwright.sam.click_grid import SPREAD
 from maskwright.sam.prompts import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT
 from maskwright.sam.sam import Embedding
@@ -197,11 +198,7 @@ def state_maps(logits: Tensor, points: Tensor, labels: Tensor, grid: int) -> Ten
     Returns:
         (B, 8, g, g); the places x and y in -1..1, all else in 0..1 but for the logit.
     """
-    logits = logits.float()
-    probability = logits.sigmoid()
-    entropy = F.softplus(logits) - probability * logits
-    answer = torch.stack([probability, torch.tanh(logits / 4), entropy], 1)
-    answer = F.adaptive_avg_pool2d(answer, grid)
+    answer = F.adaptive_avg_pool2d(answer_maps(logits.float()), grid)
     size = 4 * logits.shape[-1]
     spots = click_maps(points, labels, size, grid)
     centres = (torch.arange(grid, device=logits.device) + 0.5) / grid * 2 - 1

@@ -59,7 +59,7 @@ class Config(TrainingOptions):
     masks: int | None = None
     """Keep the masks of only so many training images, drawn by the first seed; the others have no label then."""
     steps: int = 1400
-    batch: int = 8
+    batch: int = 4
     size: int = 256
 
 

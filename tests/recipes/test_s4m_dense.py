@@ -20,6 +20,7 @@ from maskwright.data.labels import Box, Labels, Point
 from maskwright.data.mask_files import read_mask
 from maskwright.errors import MaskwrightError, RunError, WeightsError
 from maskwright.methods.instances.dense_pseudo import PseudoLabels, refined, sure_objects
+from maskwright.methods.instances.depth import depths
 from maskwright.nets.dense_instances import DenseSegmenter, Maps
 from maskwright.recipes import s4m
 from maskwright.recipes.s4m.dense import DenseTrainer
@@ -163,8 +164,9 @@ def maps_of(probability: torch.Tensor, depth: torch.Tensor) -> Maps:
 
 def test_sure_objects_are_kept_and_others_are_doubtful():
     probability, depth = torch.full((2, 2, 32, 32), 0.01), torch.zeros(2, 32, 32)
-    probability[0, 1, 4:12, 4:12], depth[0, 4:12, 4:12] = 0.99, 0.95
-    probability[0, 0, 20:28, 20:28], depth[0, 20:28, 20:28] = 0.9, 0.55
+    square = torch.from_numpy(depths(np.pad(np.ones((8, 8), int), 1))[1:-1, 1:-1])
+    probability[0, 1, 4:12, 4:12], depth[0, 4:12, 4:12] = 0.99, square
+    probability[0, 0, 20:28, 20:28], depth[0, 20:28, 20:28] = 0.6, square
     labels = sure_objects(maps_of(probability, depth), 64, 0.7)
     assert labels.objects.rows.tolist() == [0]
     assert labels.objects.categories.tolist() == [2]

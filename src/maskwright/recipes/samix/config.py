@@ -63,7 +63,7 @@ class Config:
     """Length of the whole training by the clock, from the command to its end: set-up, all stages, validation, model and report included."""
     warm_up: Annotated[int | None, default("a fifth of the training, at most 150")] = None
     """Steps of stage 1 (adapters only), part of the length. By the clock at most half of what is left when the stage begins."""
-    batch: int = 8
+    batch: int = 4
     """Images per step, over all processes."""
     lr: float = 1.2e-3
     """Learning rate of the segmenter's new layers (AdamW); its pretrained encoder learns at half of it."""
@@ -83,9 +83,9 @@ class Config:
     """Steps of the policy before stage 2, on images with masks, part of the length; with --selector policy."""
     policy_lr: float = 1e-4
     """Learning rate of the policy."""
-    coarse_share: float = 0.7
+    coarse_share: float = 0.0
     """Share of stage 2, from its start, in which the segmenter works at half the resolution (not below 128 pixels): a step costs a
-    quarter."""
+    quarter, and teaches less than that."""
     sam_every: int = 6
     """Every so many steps of stage 2 the pseudo-masks of the step's images are renewed and SAM's adapters trained."""
     blend: float = 0.8

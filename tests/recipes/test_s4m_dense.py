@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from maskwright import api
 from maskwright.cli import main
@@ -19,6 +20,7 @@ from maskwright.data.instances import Instances
 from maskwright.data.labels import Box, Labels, Point
 from maskwright.data.mask_files import read_mask
 from maskwright.errors import MaskwrightError, RunError, WeightsError
+from maskwright.methods.instances.dense_head import BUNDLED
 from maskwright.methods.instances.dense_pseudo import PseudoLabels, refined, sure_objects
 from maskwright.methods.instances.depth import depths
 from maskwright.nets.dense_instances import DenseSegmenter, Maps
@@ -257,3 +259,16 @@ def test_it_learns_what_can_be_learnt(tmp_path: Path, tiny_lite_sam_folder: Path
     for stage in ("teacher", "student"):
         assert [line[f"val_{stage}_ap50"] for line in log(run) if f"val_{stage}_ap50" in line][-1] > 0.8
     assert len(keep_labels(Dataset.load(data).split("train"), "50%", 0)) == 24
+
+
+def test_on_nano_it_begins_with_the_bundled_head(data: Path, tmp_path: Path):
+    with_head, without = (
+        trainer(data, tmp_path / name, Path("nano"), stage="teacher", pretrained_head=begins)
+        for name, begins in (("with", True), ("without", False))
+    )
+    assert with_head.has_head
+    assert not without.has_head
+    known = load_file(BUNDLED)["foreground.weight"][0].float()
+    for weight in with_head.network.foreground.weight.detach():
+        torch.testing.assert_close(weight, known)
+    assert not torch.allclose(without.network.foreground.weight[0], known)

@@ -38,8 +38,11 @@ def disk(folder: Path, consequence: str) -> Iterator[None]:
         raise RunError(f"{folder}: {consequence}: {os.strerror(number) if number else error}") from error
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file and bring it to the disk. Tensors that share memory are written once per name.
+
+    Args:
+        facts: more for the file's metadata.
 
     Raises:
         RunError: values are NaN or infinite, as after a training that diverged; nothing is written.
@@ -62,7 +65,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise RunError(f"{path}: not written, since values are NaN or infinite: {', '.join(broken[:3])}{more}")
     with open(path, "wb") as stream:
         mode = os.fstat(stream.fileno()).st_mode & 0o777
-    save_file(contents, path, metadata={"format": "pt"})
+    save_file(contents, path, metadata={"format": "pt", **(facts or {})})
     os.chmod(path, mode)  # safetensors leaves its files readable by their owner alone, whatever the umask
     with open(path, "rb+") as stream:
         os.fsync(stream.fileno())

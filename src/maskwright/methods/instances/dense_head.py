@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
+from maskwright.engine.files import write_tensors
 from maskwright.engine.weights import load_tensors
 from maskwright.nets.dense_instances import CATEGORY_HEADS, DenseSegmenter
 from maskwright.sam.sam import Sam
@@ -24,12 +24,8 @@ _ENCODER = "trunk."
 
 def save_head(network: DenseSegmenter, sam: Sam, path: Path) -> None:
     """Write all but the image encoder of a segmenter of one category, in float16, with the signature of the SAM that it stands on."""
-    head = {
-        name: tensor.half().contiguous()
-        for name, tensor in network.state_dict().items()
-        if not name.startswith(_ENCODER)
-    }
-    save_file(head, path, {_SAM: sam.signature(configured=False)})
+    head = {name: tensor.half() for name, tensor in network.state_dict().items() if not name.startswith(_ENCODER)}
+    write_tensors(path, head, {_SAM: sam.signature(configured=False)})
 
 
 @torch.no_grad()

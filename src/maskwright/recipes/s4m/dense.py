@@ -50,14 +50,15 @@ class DenseTrainer(Trainer):
     """A run with ``--decoder dense``. Methods in the order in which they are called."""
 
     network: DenseSegmenter
+    has_head: bool
+    """Whether networks begin with the bundled head."""
 
     def _create(self) -> DenseSegmenter:
         config = self.config
         zoom = config.size / self.crop if self.crop else measured_zoom(self.labelled, config.size)
         torch.manual_seed(config.seed)
         network = create(self.sam, len(self.categories), config.size, zoom)
-        if config.pretrained_head:
-            begin_with_head(network, self.sam)
+        self.has_head = config.pretrained_head and begin_with_head(network, self.sam)
         network.to(self.device)
         self.session.precision.lower([network.backbone])
         self.dense_loss = DenseLoss()

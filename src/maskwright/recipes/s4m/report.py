@@ -100,7 +100,8 @@ def _card(trainer: Trainer) -> str:
         "",
         f"Categories: {', '.join(trainer.categories[1:])}. Sees: {view}.",
         f"Recipe: s4m (Yoon et al., ICCV 2025), SAM weights `{config.sam}`, {trainer.teacher_stage.step} steps of {config.batch} "
-        f"images as a teacher, {trainer.student_stage.step} as a student, seed {config.seed}.",
+        f"images as a teacher, {trainer.student_stage.step} as a student, seed {config.seed}."
+        + (" Its decoder began with the bundled head of `nano`." if trainer.has_head else ""),
         f"Trained on `{config.data.name}`: {len(trainer.labelled)} labelled images"
         + (f", {len(trainer.unlabelled)} others." if trainer.student_stage.step else "."),
     ]

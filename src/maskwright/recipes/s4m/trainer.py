@@ -69,6 +69,7 @@ class Trainer(Trainable):
     recipe = "s4m"
     network: Any
     networks: ClassVar = {"model": "network"}
+    has_head = False
 
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device

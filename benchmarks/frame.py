@@ -142,10 +142,14 @@ def rows_of(
     """
     rows = {}
     for name, seed in wanted:
-        slug = "".join(c if c.isalnum() else "-" for c in name)
-        rows[name, seed] = kept(out / f"row-{slug}-s{seed}.json", lambda name=name, seed=seed: make(name, seed))
+        rows[name, seed] = kept(out / f"row-{slug(name)}-s{seed}.json", lambda name=name, seed=seed: make(name, seed))
     order = {name: place for place, name in enumerate(names)}
     return dict(sorted(rows.items(), key=lambda item: (order[item[0][0]], item[0][1])))
+
+
+def slug(name: str) -> str:
+    """The name of a row for that of a file."""
+    return "".join(c if c.isalnum() else "-" for c in name)
 
 
 def by_name(rows: Rows) -> dict[str, dict[int, Row]]:

@@ -7,7 +7,9 @@
 Each seed draws its own labelled images; shares of one seed are nested. A teacher learns from them for `--minutes`, a student of it for
 as long again from them and from all other training images without their labels. Rows at 10 %: the student without one part each; one that
 learns from the labelled images alone for as long, which says what the unlabelled ones are worth; teachers whose head begins from random
-weights, or with structural distillation; and a plain U-Net from random weights, in three classes (background, inside, border), whose connected parts are its objects.
+weights, or with structural distillation. A plain U-Net from random weights learns three classes (background, inside, border) from the same
+crops, and its connected parts are objects; it keeps its last weights, the recipe the best of its validations, whose time is part of its
+minutes.
 
 AP by COCO's protocol on the test images, beside its ceiling, the AP of the truth itself. Intervals are paired bootstraps over draws
 and images of the mean of the AP of each image, as COCO's own has no parts to resample.
@@ -69,12 +71,14 @@ class Row:
         labelled: share of the training images that keep their labels; None: all.
         changed: of the recipe's settings.
         of: the row whose model is the teacher.
+        against: the row that it is compared with.
         network: `unet` is the plain one.
     """
 
     labelled: str | None
     changed: dict[str, Any] = field(default_factory=dict)
     of: str | None = None
+    against: str | None = None
     network: Literal["s4m", "unet"] = "s4m"
 
 
@@ -84,19 +88,25 @@ PARTS: dict[str, dict[str, Any]] = {
     "nothing pasted": {"arp": "none"},
     "SAM redraws": {"closer_looks": 12, "accept": 0.5},
 }
+TEACHERS: dict[str, dict[str, Any]] = {
+    "head from random weights": {"pretrained_head": False},
+    "distillation": {"distillation": 1.0},
+}
 
 
 def _rows() -> Iterator[tuple[str, Row]]:
+    teaches, follows = {"stage": "teacher"}, {"stage": "student"}
     for share in SHARES:
-        yield f"{share}: U-Net", Row(share, network="unet")
-        yield f"{share}: teacher", Row(share, {"stage": "teacher"})
-        yield f"{share}: student", Row(share, {"stage": "student"}, of=f"{share}: teacher")
+        teacher = f"{share}: teacher"
+        yield f"{share}: U-Net", Row(share, against=teacher, network="unet")
+        yield teacher, Row(share, teaches)
+        yield f"{share}: student", Row(share, follows, of=teacher, against=teacher)
     for part, changed in PARTS.items():
-        yield f"10%: student, {part}", Row("10%", {"stage": "student", **changed}, of="10%: teacher")
-    yield "10%: teacher, head from random weights", Row("10%", {"stage": "teacher", "pretrained_head": False})
-    yield "10%: teacher, distillation", Row("10%", {"stage": "teacher", "distillation": 1.0})
-    yield "all: U-Net", Row(None, network="unet")
-    yield "all: teacher", Row(None, {"stage": "teacher"})
+        yield f"10%: student, {part}", Row("10%", follows | changed, of="10%: teacher", against="10%: student")
+    for part, changed in TEACHERS.items():
+        yield f"10%: teacher, {part}", Row("10%", teaches | changed, against="10%: teacher")
+    yield "all: U-Net", Row(None, against="all: teacher", network="unet")
+    yield "all: teacher", Row(None, teaches)
 
 
 ROWS = dict(_rows())
@@ -158,8 +168,10 @@ class Bench:
 
     def row(self, name: str, seed: int) -> dict[str, Any]:
         """Train and score one row."""
-        started = time.monotonic()
         row = ROWS[name]
+        if row.of is not None:
+            self.run(row.of, seed)
+        started = time.monotonic()
         if row.network == "unet":
             found: Iterable[list[Detection]] = unet_objects(
                 train_unet(self.config, self.dataset, row, seed), self.scored
@@ -227,8 +239,8 @@ def objects_of(run: Path, part: Dataset) -> Iterator[list[Detection]]:
 
 BACKGROUND, INSIDE, BORDER = range(3)
 
-REACH = 4.0
-"""Pixels of the image over which an inside grows at most."""
+BORDER_REACH = 4.0
+"""Pixels of the canvas over which an inside grows at most."""
 
 
 class UNet(nn.Module):
@@ -242,7 +254,7 @@ class UNet(nn.Module):
         super().__init__()
         self.zoom = zoom
         widths = (16, 32, 64, 128, 256)
-        self.down = nn.ModuleList(_two(inside, outside) for inside, outside in zip((3, *widths), widths))
+        self.down = nn.ModuleList(_two(before, after) for before, after in zip((3, *widths), widths))
         self.up = nn.ModuleList(_two(wide + narrow, narrow) for narrow, wide in pairwise(widths))
         self.head = nn.Conv2d(widths[0], classes, 1)
 
@@ -257,14 +269,11 @@ class UNet(nn.Module):
         return self.head(x)
 
 
-def _two(inside: int, outside: int) -> nn.Sequential:
+def _two(before: int, after: int) -> nn.Sequential:
+    """Two convolutions, from so many channels to so many."""
     layers: list[nn.Module] = []
-    for channels in (inside, outside):
-        layers += [
-            nn.Conv2d(channels, outside, 3, padding=1, bias=False),
-            nn.BatchNorm2d(outside),
-            nn.ReLU(inplace=True),
-        ]
+    for channels in (before, after):
+        layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
@@ -317,31 +326,35 @@ def classes_of(ids: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def unet_objects(network: UNet, part: Dataset) -> Iterator[list[Detection]]:
-    """Connected parts of the inside, grown over the border by the nearest; the score is the mean probability of being an object."""
+    """The objects of each image, see :func:`grown_parts`."""
     for sample in part:
         image = part.pixels(sample)
         height, width = image.shape[:2]
         sides = [max(16, 16 * round(side * network.zoom / 16)) for side in (height, width)]
         pixels = np.array(Image.fromarray(image).resize((sides[1], sides[0]), Image.Resampling.BILINEAR))
         logits = network(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)
-        logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
-        yield grown_parts(logits[0].softmax(0).numpy())
+        yield grown_parts(logits[0].softmax(0).numpy(), (height, width))
 
 
-def grown_parts(probability: NDArray[np.floating]) -> list[Detection]:
-    """Objects of (3, H, W) class probabilities."""
+def grown_parts(probability: NDArray[np.floating], size: tuple[int, int]) -> list[Detection]:
+    """Objects of class probabilities (3, h, w) on a canvas, in an image of ``size`` (H, W).
+
+    Connected parts of the inside, on the canvas, where borders of a pixel keep them apart; grown over the border by the nearest. The score
+    is the mean probability of being an object.
+    """
     best = probability.argmax(0)
     parts: Any = ndimage.label(best == INSIDE)
-    ids = parts[0]
-    grown: Any = ndimage.distance_transform_edt(ids == 0, return_indices=True)
-    ids = np.where((best == BACKGROUND) | (grown[0] > REACH), 0, ids[tuple(grown[1])])
-    on_object = 1 - probability[BACKGROUND]
+    grown: Any = ndimage.distance_transform_edt(parts[0] == 0, return_indices=True)
+    on_canvas = np.where((best == BACKGROUND) | (grown[0] > BORDER_REACH), 0, parts[0][tuple(grown[1])])
+    ids = np.asarray(Image.fromarray(on_canvas.astype(np.int32)).resize(size[::-1], Image.Resampling.NEAREST))
+    score: Any = ndimage.mean(1 - probability[BACKGROUND], on_canvas, np.arange(parts[1] + 1))
     detections = []
     for number, place in enumerate(ndimage.find_objects(ids), start=1):
+        if place is None:  # too small for a pixel of the image
+            continue
         mask = ids[place] == number
-        score = float(on_object[place][mask].mean())
         if mask.sum() >= SMALLEST_OBJECT:
-            detections.append(coco.cut(mask, 1, score, place[1].start, place[0].start))
+            detections.append(coco.cut(mask, 1, float(score[number]), place[1].start, place[0].start))
     return sorted(detections, key=lambda one: -one.score)
 
 
@@ -349,18 +362,18 @@ def grown_parts(probability: NDArray[np.floating]) -> list[Detection]:
 
 
 def summarise(rows: Rows) -> dict[str, dict[str, Any]]:
-    """Means over the draws, and how far a row is ahead of the row that its teacher is of."""
+    """Means over the draws, and how far a row is ahead of the one that it is compared with."""
     figures: dict[str, dict[str, Any]] = {}
     facts = ("ap", "ap50", "ap75", "box_ap", "ap_all", "f1", "ceiling", "minutes")
     for name, mine in by_name(rows).items():
         figures[name] = {key: float(np.mean([row[key] for row in mine.values()])) for key in facts}
         figures[name]["seeds"] = [row["ap"] for row in mine.values()]
-        against = ROWS[name].of
+        against = ROWS[name].against
         common = [seed for seed in mine if (against, seed) in rows]
         if against is not None and common:
             ids = sorted(mine[common[0]]["images"])
             own, other = ([[rows[of, s]["images"][i] for i in ids] for s in common] for of in (name, against))
-            figures[name]["over_teacher"] = [100 * value for value in paired_bootstrap(own, other)]
+            figures[name]["ahead"] = [100 * value for value in paired_bootstrap(own, other)]
     return figures
 
 
@@ -377,11 +390,11 @@ def table(config: Config, figures: dict[str, dict[str, Any]]) -> Table:
     length = f"{config.steps} steps" if config.steps else f"{config.minutes:g} minutes"
     return Table(
         f"{config.data_name}, {config.split} split, {length} of each row, batch {config.batch}",
-        ["labelled: row", "AP", "AP50", "AP75", "AP of all", "F1", "over its teacher x 100", "draws", "minutes"],
+        ["labelled: row", "AP", "AP50", "AP75", "AP of all", "F1", "ahead of", "by x 100", "draws", "minutes"],
         [_cells(name, row) for name, row in figures.items()],
         "AP: of the best 100 detections of each image; the truth itself has "
         + ", ".join(sorted({f"{row['ceiling']:.3f}" for row in figures.values()}))
-        + ". Over its teacher: in the mean of the AP of each image.",
+        + ". Ahead: in the mean of the AP of each image. Minutes are of the call that finished a row.",
     )
 
 
@@ -389,7 +402,8 @@ def _cells(name: str, row: dict[str, Any]) -> list[str]:
     return [
         name,
         *(f"{row[key]:.3f}" for key in ("ap", "ap50", "ap75", "ap_all", "f1")),
-        interval(row.get("over_teacher"), digits=1),
+        (ROWS[name].against or "") if "ahead" in row else "",
+        interval(row.get("ahead"), digits=1),
         each_seed(row["seeds"]),
         f"{row['minutes']:.1f}",
     ]

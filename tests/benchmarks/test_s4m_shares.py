@@ -28,7 +28,7 @@ def test_the_table_and_going_on(benchmark, figures_of, tiny_sam_folder: Path, tm
     figures, told = figures_of(bench, **settings, rows=ROWS, seeds=(0, 1))
     assert tuple(figures["rows"]) == ROWS
     assert all(len(row["seeds"]) == 2 and 0 <= row["ap"] <= row["ceiling"] for row in figures["rows"].values())
-    assert [name for name, row in figures["rows"].items() if "over_teacher" in row] == list(ROWS[2:4])
+    assert [name for name, row in figures["rows"].items() if "ahead" in row] == [ROWS[0], *ROWS[2:4]]
     assert "nuclei, test split, 3 steps of each row, batch 2" in told
 
     (out / "row-10---student--nothing-pasted-s1.json").unlink()
@@ -50,13 +50,16 @@ def test_connected_parts_of_a_plain_network_grow_over_their_borders(benchmark) -
     assert (classes[0, 4:14, [14, 15]] == bench.BORDER).all()
     assert (classes[0, 5:13, 6:14] == bench.INSIDE).all()
     probability = torch.nn.functional.one_hot(classes[0], 3).permute(2, 0, 1).double().numpy()
-    found = bench.grown_parts(0.9 * probability + 0.05)
+    found = bench.grown_parts(0.9 * probability + 0.05, (24, 40))
     assert len(found) == 2  # the third is too small to have an inside
     for one in found:
         x0, y0, x1, y1 = one.box
         assert one.mask.all()
         assert (x0, y0, x1, y1) in ((5, 4, 15, 14), (15, 4, 30, 14))
         assert one.score == pytest.approx(0.95)
+    # On a canvas of twice the image's size, whose borders would be gone at that of the image.
+    smaller = [one.box for one in bench.grown_parts(0.9 * probability + 0.05, (12, 20))]
+    assert sorted(smaller) == [(2, 2, 7, 7), (7, 2, 15, 7)]
 
 
 def test_every_shape_of_the_scenes_is_an_instance_of_its_category(benchmark, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frame import (
+    FORMER_SAMIX,
     Rows,
     Table,
     TrainingOptions,
@@ -198,7 +199,14 @@ class Bench:
         if kind == "segmenter":
             shots = self._shots_alone(seed)
             samix.main(
-                samix.Config(data=shots, labels="masks-only", steps=config.control_steps, flips=config.flips, **common)
+                samix.Config(
+                    data=shots,
+                    labels="masks-only",
+                    steps=config.control_steps,
+                    flips=config.flips,
+                    **FORMER_SAMIX,
+                    **common,
+                )
             )
         else:
             own = {"preset": "strong", "steps": config.strong_episodes, "flips": config.flips}

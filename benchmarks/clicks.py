@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frame import (
+    FORMER_SAMIX,
     Rows,
     Table,
     TrainingOptions,
@@ -188,7 +189,7 @@ class Bench:
             length = {"steps": config.steps} if config.steps else {"minutes": config.minutes}
             common = {"data": config.data, "out": out, "sam": config.sam, "seed": seed, **length}
             if name == "segmenter":
-                samix.main(samix.Config(labels="masks-only", resume=out.exists(), **common))
+                samix.main(samix.Config(labels="masks-only", resume=out.exists(), **FORMER_SAMIX, **common))
             else:
                 own = RUNS[name].get("learner", "own") == "own"
                 clicks.main(

@@ -25,6 +25,10 @@ Rows = dict[tuple[str, int], Row]
 """Rows by name and seed."""
 
 
+FORMER_SAMIX: dict[str, Any] = {"batch": 8, "coarse_share": 0.7}
+"""What `train samix` took by default when the tables were made in which it is a control."""
+
+
 # --------------------------------------------------------------------------------------------------------- options
 
 

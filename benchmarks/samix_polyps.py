@@ -60,6 +60,8 @@ class Config(TrainingOptions):
     """Keep the masks of only so many training images, drawn by the first seed; the others have no label then."""
     steps: int = 1400
     batch: int = 4
+    coarse_share: float = 0.0
+    """Share of the steps at half the resolution."""
     size: int = 256
 
 
@@ -73,6 +75,7 @@ def make(config: Config, full: Dataset, row: str, seed: int) -> dict[str, Any]:
             **_length(config, row),
             keep="last",
             batch=config.batch,
+            coarse_share=config.coarse_share,
             size=config.size,
             sam=config.sam,
             seed=seed,

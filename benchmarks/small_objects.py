@@ -24,8 +24,8 @@ from maskwright.data.mask_files import write_mask
 from slides import Slide, command
 
 WAYS: dict[str, tuple[str, ...]] = {
-    "crops (what `train` takes by itself)": (),
-    "squashed to 256": ("--crop", "0"),
+    "crops (what `train` takes by itself)": ("--batch", "8"),
+    "squashed to 256": ("--crop", "0", "--batch", "8"),
     "squashed to 1024": ("--crop", "0", "--size", "1024", "--batch", "2"),
 }
 
@@ -89,7 +89,9 @@ def row(config: Config, data: Path, way: str) -> dict[str, Any]:
     more = (*length, "--no-sam", "--flips", "all", "--device", "cpu", "--overwrite", "--seed", config.seed)
     more = (*more, "--sam", config.sam, "--size", config.size)
     began = time.monotonic()
-    subprocess.run(command("train", "samix", data, "--out", run, *more, *WAYS[way]), check=True)
+    subprocess.run(
+        command("train", "samix", data, "--out", run, "--coarse-share", "0.7", *more, *WAYS[way]), check=True
+    )
     took = (time.monotonic() - began) / 60
     subprocess.run(command("evaluate", run, data, "--device", "cpu"), check=True)
     scores = json.loads((run / "evaluation-test.json").read_text())

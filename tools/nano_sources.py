@@ -1,4 +1,5 @@
-"""Where ``pretrain_nano.py`` gets its batches from: pictures with object ids, and episodes for answers in context.
+"""Where ``pretrain_nano.py`` and ``pretrain_instance_head.py`` get their batches from: pictures with object ids, and episodes for answers
+in context.
 
 Everything is drawn by two generators that are seeded anew for each step, so a step's batch depends on the seed and the step's number
 alone. New tensors are made on PyTorch's default device.

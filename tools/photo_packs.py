@@ -1,4 +1,4 @@
-"""Packs: one file each with many small photographs and the masks of their objects, for ``pretrain_nano.py``.
+"""Packs: one file each with many small photographs and the masks of their objects, for ``pretrain_nano.py`` and what else learns from them.
 
 A pack is a NumPy archive (``.npz``, no pickles) of N pictures, squashed to squares:
 

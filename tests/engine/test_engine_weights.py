@@ -48,6 +48,16 @@ def test_further_networks_lie_beside_the_model_and_go_with_it(tmp_path: Path) ->
     assert sorted(p.name for p in path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
+def test_a_header_of_any_length_is_no_pickle(tmp_path: Path) -> None:
+    """The first byte of a file is that of its header's length, which may be the one that pickles begin with."""
+    first = set()
+    for letters in range(1, 260, 4):
+        save_file({"n" * letters: torch.ones(2)}, tmp_path / "a.safetensors")
+        first.add((tmp_path / "a.safetensors").read_bytes()[:1])
+        assert len(load_tensors(tmp_path / "a.safetensors")) == 1
+    assert b"\x80" in first
+
+
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
 def test_others_may_read_the_weights_as_the_umask_says(tmp_path: Path) -> None:
     before = os.umask(0o027)

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from maskwright.nets.answer_maps import doubled
 from maskwright.nets.fusion import LOGIT_LIMIT, Fusion, answer_loss
-from maskwright.nets.maps import doubled
 from maskwright.nets.prompter import Advice, Observation
 from maskwright.sam.sam import Embedding
 

@@ -97,3 +97,11 @@ def _aside(path: Path, suffix: str = "") -> Path:
 def _discard(path: Path) -> None:
     with suppress(OSError):  # Gone after a rename; and where its folder cannot be reached, that was reported already.
         path.unlink()
+
+
+def is_pickle(head: bytes) -> bool:
+    """Whether a file that begins so is a pickle, or a zip of PyTorch with one inside. Nine bytes decide.
+
+    A file of safetensors begins with the length of its header, whose first byte may be that of a pickle, and then has a brace.
+    """
+    return head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[8:9] != b"{")

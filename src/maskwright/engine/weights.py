@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from maskwright.data.files import is_pickle
 from maskwright.engine.files import disk, remove, sync_folder, write_synced, write_tensors
 from maskwright.engine.values import plain
 from maskwright.errors import NotFiniteError, RunError, WeightsError
@@ -122,7 +123,7 @@ def require_safetensors(path: Path) -> None:
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         raise WeightsError(f"{path}: {reason}") from error
-    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
+    if is_pickle(head):
         raise WeightsError(
             f"{path}: this is a pickle, not safetensors, and pickles are never loaded because they can run code; "
             "turn an official .pt file into safetensors with `maskwright sam convert`"

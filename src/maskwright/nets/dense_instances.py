@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from maskwright.data.schema import Fields, OneOf, Real, Whole
 from maskwright.errors import WeightsError
-from maskwright.nets.maps import doubled
+from maskwright.nets.answer_maps import doubled
 from maskwright.sam.config_fields import Complete
 from maskwright.sam.pretrained import build_model, closed
 from maskwright.sam.sam import MEAN, STD, Sam

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskwright.data.schema import Fields, Whole
-from maskwright.nets.maps import answer_maps, doubled
+from maskwright.nets.answer_maps import answer_maps, doubled
 from maskwright.nets.prompter import Advice, Observation
 from maskwright.nets.quality import expected_dice
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskwright.data.schema import Fields, Real, Whole
-from maskwright.nets.maps import answer_maps
+from maskwright.nets.answer_maps import answer_maps
 from maskwright.sam.click_grid import SPREAD
 from maskwright.sam.prompts import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT
 from maskwright.sam.sam import Embedding

@@ -24,6 +24,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from maskwright.data.fields import read_json
+from maskwright.data.files import is_pickle
 from maskwright.errors import BUILD_ERRORS, DataError, WeightsError
 from maskwright.sam.config_fields import closed_fields, field_problems
 from maskwright.sam.trunks import TRUNK_TYPES
@@ -288,8 +289,8 @@ def _refuse_pickle(source: str | Path, name: str) -> None:
     if not path.is_file():
         return
     with open(path, "rb") as file:
-        head = file.read(4)
-    if head == b"PK\x03\x04" or head[:1] == b"\x80":
+        head = file.read(9)
+    if is_pickle(head):
         raise WeightsError(
             f"{name}: {path.name} is a pickle, and pickles are never loaded because they can run code; turn an official .pt file into "
             "safetensors with `maskwright sam convert`"

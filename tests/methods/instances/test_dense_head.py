@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from maskwright.errors import WeightsError
 from maskwright.methods.instances.dense_head import BUNDLED, begin_with_head, save_head
@@ -52,6 +53,22 @@ def test_the_bundled_head_stands_on_nano_and_sees_an_object() -> None:
         found = network(image[None]).probability[0, 0] > 0.5
     truth = disc[1::2, 1::2]
     assert (found & truth).sum() / (found | truth).sum() > 0.8
+
+
+def test_the_head_of_another_network_is_told(tiny_lite_sam: Sam, tmp_path: Path) -> None:
+    path, network = tmp_path / "head.safetensors", create(tiny_lite_sam, 2, 64, 1.0)
+    save_head(network, tiny_lite_sam, path)
+    head = load_file(path)
+    for changed, told in (
+        ({name: head[name] for name in head if name != "distance.bias"}, "1 missing: distance.bias"),
+        (head | {"more": torch.ones(1)}, "1 unexpected: more"),
+        (head | {"distance.bias": torch.ones(2)}, "distance.bias: shape"),
+    ):
+        save_file(changed, path, {"sam": tiny_lite_sam.signature(configured=False)})
+        with pytest.raises(WeightsError, match=told):
+            begin_with_head(network, tiny_lite_sam, path)
+    with pytest.raises(ValueError, match="one category, not of 2"):
+        save_head(create(tiny_lite_sam, 3, 64, 1.0), tiny_lite_sam, path)
 
 
 def test_a_damaged_head_is_told(tiny_lite_sam: Sam, tmp_path: Path) -> None:

@@ -129,6 +129,25 @@ def test_objects_that_were_joined_or_cut_score_less():
     assert max(scores(cut)[0], scores(cut)[2]) < 0.95 < scores(cut)[1]
 
 
+def test_scores_where_objects_meet_borders_and_other_categories():
+    side_by_side = np.zeros((20, 40), np.int64)
+    side_by_side[:, :20], side_by_side[:, 20:] = 1, 2  # no background at all
+    probability = np.stack([side_by_side == 1, side_by_side == 2]).astype(float)
+    found = group(probability, depths(side_by_side))
+    assert found.categories.tolist() == [1, 2]
+    assert found.scores.tolist() == pytest.approx([1, 1])
+    # What another category has about an object says nothing of its outline.
+    apart = discs((16, 16, 10), (44, 44, 10))
+    probability = (
+        np.stack([apart == 1, (apart == 2) | (ndimage.distance_transform_cdt(apart != 1) == 1)]).astype(float) * 0.9
+    )
+    found = group(np.where(apart[None] > 0, probability, probability * 0.5), depths(apart))
+    assert found.scores.tolist() == pytest.approx([0.9, 0.9])
+    dot = np.zeros((8, 8), np.int64)
+    dot[3, 3] = 1
+    assert group((dot > 0)[None].astype(float), depths(dot)).scores.tolist() == pytest.approx([1])
+
+
 def test_foreground_without_a_seed_is_an_object_and_small_ones_are_left_out():
     ids = discs((16, 16, 10), (44, 44, 10), (60, 4, 2))
     depth = np.where(ids == 1, depths(ids), 0.3 * (ids > 0))

@@ -43,7 +43,7 @@ def test_thresholds_are_exact():
     found = candidates(queries([0.75, 0.76, 0.74], [9, 9, 9]), certain=torch.tensor(0.75).item())
     assert len(found) <= 2
     assert found.scores.min() > 0.75
-    kept = candidates(queries([0.9, 0.9, 0.9], [5, 5.5, 4.5]))
+    kept = candidates(queries([0.9, 0.9, 0.9], [5, 5.5, 4.5]), 0.7)
     assert len(kept) == 1
     assert kept.logits.sigmoid().sum().item() == pytest.approx(5.5, abs=1e-4)
 
@@ -61,11 +61,11 @@ def test_exactly_at_the_probability_is_not_enough():
 def test_no_object_is_no_label():
     q = queries([0.99], [20])
     classes = q.classes.flip(-1)  # sure that it is nothing
-    assert len(candidates(Queries(classes, q.masks, q.features))) == 0
+    assert len(candidates(Queries(classes, q.masks, q.features), 0.7)) == 0
 
 
 def test_classes_become_category_ids_and_masks_reach_the_canvas():
-    found = candidates(queries([0.9], [32]))
+    found = candidates(queries([0.9], [32]), 0.7)
     assert found.categories.tolist() == [1]
     assert found.rows.tolist() == [0]
     drawn = found.instances(32)
@@ -114,7 +114,7 @@ def test_refinement_keeps_classes_and_batches_over_images(tiny_sam: Sam):
     embedding = tiny_sam.encode(torch.rand(2, 3, 64, 64))
     q = queries([0.9, 0.8], [20, 40], grid=16)
     double = Queries(q.classes.repeat(1, 2, 1, 1), q.masks.repeat(1, 2, 1, 1, 1), q.features)
-    found = candidates(double)
+    found = candidates(double, 0.7)
     refined = refine(found, tiny_sam, embedding, 64, torch.Generator().manual_seed(0))
     assert refined.masks.shape == (4, 64, 64)
     assert refined.rows.tolist() == [0, 0, 1, 1]

@@ -16,7 +16,7 @@ from maskwright.engine.metrics import paired_bootstrap
 from maskwright.engine.scoring import ScoreTable
 from maskwright.methods.clicks.agent import ClickAgent, ClickRules, observe
 from maskwright.methods.clicks.own_size import OwnSize
-from maskwright.nets.maps import doubled
+from maskwright.nets.answer_maps import doubled
 from maskwright.rl.bank import MIN_SHARE, Bank
 from maskwright.rl.clicks import SLOTS, ClickState, canvas_dice, click, first_click, oracle_click, start
 from maskwright.rl.oracle import NOC_GOALS, NOC_MOST

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskwright.data.instances import MIN_PIXELS, Instances, boxes_of
 from maskwright.methods.instances.dense_loss import Targets, targets
-from maskwright.methods.instances.grouping import group, smoothed
+from maskwright.methods.instances.grouping import group
 from maskwright.methods.instances.paste import front
 from maskwright.methods.instances.pseudo_labels import pairwise_iou
 from maskwright.nets.dense_grid import STRIDE
@@ -53,7 +53,7 @@ def sure_objects(maps: Maps, size: int, certain: float) -> PseudoLabels:
     doubtful = (probability > UNSURE[0]) & (probability < UNSURE[1])
     masks, rows, categories, scores = [], [], [], []
     for row, view in enumerate(on_canvas.cpu().numpy()):
-        found = group(view[:-1], smoothed(view[-1], STRIDE), smallest=MIN_PIXELS, cell=STRIDE)
+        found = group(view[:-1], view[-1], smallest=MIN_PIXELS, cell=STRIDE)
         sure = np.flatnonzero(found.scores > certain)
         ids = torch.from_numpy(found.ids).to(logits.device)
         is_sure = torch.zeros(len(found.scores) + 1, dtype=torch.bool, device=logits.device)

@@ -16,7 +16,7 @@ from scipy import ndimage
 from scipy.special import expit
 
 from maskwright.methods.instances.coco import Detection, cut
-from maskwright.methods.instances.grouping import group, smoothed
+from maskwright.methods.instances.grouping import group
 from maskwright.nets.dense_grid import MULTIPLE, STRIDE
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def objects_of(look: Look, image: NDArray[np.uint8], zoom: float) -> list[Detect
         zoom: pixels of the canvas along a pixel of the image.
     """
     probability, depth = maps_by(look, image, zoom)
-    cell = STRIDE / zoom
-    found = group(probability, smoothed(depth, cell), smallest=SMALLEST_OBJECT, cell=cell)
+    found = group(probability, depth, smallest=SMALLEST_OBJECT, cell=STRIDE / zoom)
     detections = []
     for number, place in enumerate(ndimage.find_objects(found.ids), start=1):
         mask = np.asarray(found.ids[place] == number)

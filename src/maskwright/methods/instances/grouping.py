@@ -23,7 +23,7 @@ SEED = 0.5
 FOREGROUND = 0.5
 """Probability of the likeliest category above which a pixel belongs to an object."""
 
-REACH = 3
+OUTLINE_REACH = 3
 """Cells of the maps about an object over which its outline could lie elsewhere."""
 
 _LEVELS = 4095
@@ -46,11 +46,6 @@ class Groups:
     scores: NDArray[np.float64]
 
 
-def smoothed(depth: NDArray[np.floating], sigma: float) -> NDArray[np.floating]:
-    """Depth (H, W) without its grain, so that texture makes no seeds; ``sigma`` in pixels, that of one cell of the maps."""
-    return ndimage.gaussian_filter(depth, sigma, mode="nearest")
-
-
 def group(
     probability: NDArray[np.floating],
     depth: NDArray[np.floating],
@@ -58,7 +53,7 @@ def group(
     foreground: float = FOREGROUND,
     seed: float = SEED,
     smallest: int = 1,
-    cell: float = 1.0,
+    cell: float = 0.0,
 ) -> Groups:
     """The objects that maps show.
 
@@ -69,12 +64,14 @@ def group(
         seed: connected foreground deeper than this is the heart of one object. Foreground that no seed reaches is an object of its
             own for each connected part.
         smallest: pixels of an object, at least; smaller ones become background.
-        cell: pixels along a cell of the maps that these were enlarged from.
+        cell: pixels along a cell of the maps that these were enlarged from: objects are told apart by the depth without grain of that
+            size. 0: these are as they were.
     """
+    ground = _without_grain(depth, cell) if cell else depth
     inside = probability.max(0) > foreground
-    labelled: Any = ndimage.label(inside & (depth > seed), _WHOLE)
+    labelled: Any = ndimage.label(inside & (ground > seed), _WHOLE)
     seeds, count = labelled
-    ids = _grown(inside, seeds, int(count), depth)
+    ids = _grown(inside, seeds, int(count), ground)
     count = int(ids.max())
     areas = np.bincount(ids.reshape(-1), minlength=count + 1)
     if (areas[1:] < smallest).any():
@@ -88,7 +85,9 @@ def group(
     flat, on = ids.reshape(-1), np.flatnonzero(ids)
     sums = np.stack([np.bincount(flat[on], one.reshape(-1)[on], count + 1) for one in probability])
     categories = sums[:, 1:].argmax(0) + 1
-    return Groups(ids, categories, scores_of(ids, areas, categories, probability, depth, max(1, round(REACH * cell))))
+    return Groups(
+        ids, categories, scores_of(ids, areas, categories, probability, depth, round(OUTLINE_REACH * max(1.0, cell)))
+    )
 
 
 def scores_of(
@@ -125,6 +124,11 @@ def scores_of(
     error = np.abs(depths(ids).reshape(-1)[on] - depth.reshape(-1)[on])
     expected = inside / (areas[1:] + outside)
     return (expected * (1 - np.bincount(of_pixel, error, count)[1:] / areas[1:])).clip(0, 1)
+
+
+def _without_grain(depth: NDArray[np.floating], sigma: float) -> NDArray[np.floating]:
+    """Depth (H, W), smoothed so that texture makes no seeds; ``sigma`` in pixels."""
+    return ndimage.gaussian_filter(depth, sigma, mode="nearest")
 
 
 def _grown(

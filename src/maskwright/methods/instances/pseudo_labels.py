@@ -15,9 +15,6 @@ from maskwright.nets.instance import Queries
 from maskwright.sam.prompts import PADDING, POSITIVE, Prompts
 from maskwright.sam.sam import Embedding, Sam
 
-CERTAIN = 0.70
-"""Class probability above which a query becomes a pseudo-label."""
-
 MIN_AREA = 5.0
 """Soft area, in cells of the stride-4 grid, above which a query becomes a pseudo-label."""
 
@@ -52,7 +49,7 @@ class Candidates:
         return Instances(on_canvas(self.logits, size), self.rows, self.categories)
 
 
-def candidates(queries: Queries, certain: float = CERTAIN, min_area: float = MIN_AREA) -> Candidates:
+def candidates(queries: Queries, certain: float, min_area: float = MIN_AREA) -> Candidates:
     """The queries of the last layer with a class of probability above ``certain`` and a soft area above ``min_area``.
 
     A mask without any cell of probability above 0.5 is left out.

@@ -50,15 +50,15 @@ class DenseTrainer(Trainer):
     """A run with ``--decoder dense``. Methods in the order in which they are called."""
 
     network: DenseSegmenter
-    has_head: bool
-    """Whether networks begin with the bundled head."""
 
     def _create(self) -> DenseSegmenter:
         config = self.config
         zoom = config.size / self.crop if self.crop else measured_zoom(self.labelled, config.size)
         torch.manual_seed(config.seed)
         network = create(self.sam, len(self.categories), config.size, zoom)
-        self.has_head = config.pretrained_head and begin_with_head(network, self.sam)
+        known = config.pretrained_head and begin_with_head(network, self.sam)
+        # Another network's weights may take the place of all this.
+        self.has_head = known and config.init is None and config.stage != "student"
         network.to(self.device)
         self.session.precision.lower([network.backbone])
         self.dense_loss = DenseLoss()
@@ -157,6 +157,8 @@ class DenseTrainer(Trainer):
         self._move_teacher()
         labelled, unlabelled = labelled.to(self.device), unlabelled.to(self.device)
         losses = self.dense_loss(self.network(self._labelled_view(labelled)), self._truth(labelled))
+        if not self.config.decoding.unsupervised:
+            return losses
         labels = self._refined_labels(unlabelled)
         images, objects, covered = self._pasted(unlabelled, labels, labelled)
         known = unlabelled.inside & ~labels.doubtful | covered

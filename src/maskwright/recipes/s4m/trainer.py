@@ -69,7 +69,8 @@ class Trainer(Trainable):
     recipe = "s4m"
     network: Any
     networks: ClassVar = {"model": "network"}
-    has_head = False
+    has_head: bool = False
+    """Whether the decoder began with the bundled head."""
 
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session, self.device = config, session, session.device

@@ -272,3 +272,19 @@ def test_on_nano_it_begins_with_the_bundled_head(data: Path, tmp_path: Path):
     for weight in with_head.network.foreground.weight.detach():
         torch.testing.assert_close(weight, known)
     assert not torch.allclose(without.network.foreground.weight[0], known)
+
+
+@pytest.mark.parametrize("stage", ["both", "student"])
+def test_a_student_that_is_no_better_leaves_the_teacher_as_the_model(
+    stage: str, trained: Path, data: Path, tmp_path: Path, tiny_lite_sam_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    scores = iter([0.5, 0.4, 0.3, 0.2, 0.1])
+    monkeypatch.setattr(
+        DenseTrainer, "validate", lambda self: dict.fromkeys(("ap", "ap50", "ap75", "box_ap"), next(scores))
+    )
+    given = {"stage": stage, "validations": 1, "steps": 6, **({"teacher": trained} if stage == "student" else {})}
+    run = s4m.main(settings(data, tmp_path / "run", tiny_lite_sam_folder, **given))
+    teacher = load_file((trained if stage == "student" else run) / "teacher" / "model.safetensors")
+    model = load_file(run / "model" / "model.safetensors")
+    assert all(torch.equal(model[name], tensor) for name, tensor in teacher.items())
+    assert "no student was better than the teacher, which is the model" in (run / "model" / "README.md").read_text()

@@ -18,6 +18,7 @@ class Outcome:
         keep: ``best`` or ``last``.
         images: of the validation split that were scored; ``unit`` says what else was counted.
         advice: what to do where the model is worse than nothing.
+        remark: what else is to be known of the exported model.
     """
 
     metric: str
@@ -29,6 +30,7 @@ class Outcome:
     images: int = 0
     unit: str = "images"
     advice: str = "train longer, label more, or look at the report before you use it"
+    remark: str = ""
 
     @property
     def worse_than(self) -> dict[str, float]:
@@ -59,8 +61,10 @@ class Outcome:
             else f"the best model, of step {self.step} of {self.steps}"
         )
         against = ", ".join(f"{name} {value:.3f}" for name, value in self.baselines.items())
-        return f"validation: {self.metric} {self.score:.3f} ({kept}; {self.images} {self.unit})" + (
-            f"; against: {against}" if against else ""
+        return (
+            f"validation: {self.metric} {self.score:.3f} ({kept}; {self.images} {self.unit})"
+            + (f"; against: {against}" if against else "")
+            + (f"; {self.remark}" if self.remark else "")
         )
 
     @property

@@ -146,6 +146,15 @@ class DenseTrainer(Trainer):
         self.optimizer = self._optimizer(self.network)
         self.best = self._best()
 
+    def _keep_beginning(self) -> None:
+        """Where the student becomes no better than the teacher that it starts as, that is what is kept."""
+        if not self.teacher_kept and len(self.val):
+            scores = self.session.agree(self.validate() if self.session.is_main else {})
+            self.teacher_kept = {"step": self.session.clock, "score": scores.get("ap")}
+            self.session.log(**{f"val_teacher_{name}": score for name, score in scores.items()})
+        if self.teacher_kept.get("score") is not None:
+            self.best.update(self.teacher_kept["step"], self.teacher_kept["score"])
+
     def _create_like(self, teacher: DenseSegmenter) -> DenseSegmenter:
         # Made anew, as the hooks of a network that computes in another precision are not to be copied.
         network = self._create()

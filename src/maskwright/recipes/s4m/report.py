@@ -38,7 +38,8 @@ def reserve_ending(trainer: Trainer) -> None:
     look = (time.monotonic() - began) / 60
     # The last validation, until one is measured; perhaps the score of the teacher that was given; two dozen images of the report.
     timer.reserves.setdefault("validation", len(trainer.val) * look)
-    timer.reserves["score"] = (trainer.config.stage == "student") * len(trainer.val) * look
+    scores_teacher = trainer.config.stage == "student" and trainer.config.decoder == "queries"
+    timer.reserves["score"] = scores_teacher * len(trainer.val) * look
     timer.reserves["report"] = (2 + 6 * seconds_of_chart()) / 60 + 24 * look
 
 
@@ -50,12 +51,10 @@ def keep_model(trainer: Trainer) -> None:
         session.outcome = Outcome("mask AP", None, steps=session.clock)
         return
     baselines = {"nothing found": 0.0}
-    if config.stage == "student":
-        assert config.teacher is not None
-        teacher = load_teacher(config.teacher, trainer.categories).to(trainer.device)
-        baselines["the teacher alone"] = trainer.validate(teacher)["ap"]
-    elif trainer.teacher_kept.get("score") is not None:
-        baselines["the teacher alone"] = trainer.teacher_kept["score"]
+    is_teacher = trainer.teacher is not None and best.step == trainer.teacher_kept.get("step")
+    teachers = None if is_teacher else _score_of_teacher(trainer)
+    if teachers is not None:
+        baselines["the teacher alone"] = teachers
     session.outcome = Outcome(
         "mask AP",
         best.score,
@@ -64,10 +63,19 @@ def keep_model(trainer: Trainer) -> None:
         steps=session.clock,
         keep=config.keep,
         images=len(trainer.val),
+        remark="no student was better than the teacher, which is the model" if is_teacher else "",
         advice="train longer, label more, or use the teacher: it is in RUN/teacher"
         if config.stage == "both"
         else "train longer, label more, or look at the report before you use it",
     )
+
+
+def _score_of_teacher(trainer: Trainer) -> float | None:
+    """The mask AP on the validation split of the teacher that a student followed; None where there was none."""
+    if trainer.config.teacher is None or trainer.teacher_kept:
+        return trainer.teacher_kept.get("score")
+    teacher = load_teacher(trainer.config.teacher, trainer.categories).to(trainer.device)
+    return trainer.validate(teacher)["ap"]
 
 
 def write_model(trainer: Trainer, network: InstanceSegmenter | DenseSegmenter, name: str) -> None:

@@ -260,6 +260,7 @@ class Trainer(Trainable):
             self._start_student(
                 self.network if self.config.teacher is None else self._loaded_teacher(self.config.teacher)
             )
+            self._keep_beginning()
         with self.loader(self.labelled) as labelled, self.loader(self.unlabelled) as unlabelled:
             self._train(
                 self.student_stage, lambda step: self.student_step(labelled.batch(step), unlabelled.batch(step))
@@ -276,6 +277,9 @@ class Trainer(Trainable):
         self.network = self._create()
         self.optimizer = self._optimizer(self.network)
         self.best = self._best()
+
+    def _keep_beginning(self) -> None:
+        """A newly initialised student is not worth keeping before it has learnt anything."""
 
     def _decay(self) -> float:
         return spanning(self.config.ema, self.student_stage.expected_steps, 1 / 20)

@@ -36,7 +36,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor, nn
 
-from frame import Rows, Table, TrainingOptions, by_name, each_seed, interval, publish, refuse_unknown, rows_of
+from frame import Rows, Table, TrainingOptions, by_name, each_seed, interval, publish, refuse_unknown, rows_of, slug
 from maskwright import api
 from maskwright.data.augment import Crop
 from maskwright.data.dataset import Dataset
@@ -184,9 +184,7 @@ class Bench:
     def run(self, name: str, seed: int) -> Path:
         """A finished run; one that was killed goes on."""
         config, row = self.config, ROWS[name]
-        out = (
-            config.out / f"run-{name.replace('%', '').replace(': ', '-').replace(', ', '-').replace(' ', '-')}-s{seed}"
-        )
+        out = config.out / f"run-{slug(name)}-s{seed}"
         if not (out / "report.html").is_file():
             teacher: dict[str, Any] = {} if row.of is None else {"teacher": self.run(row.of, seed)}
             length: dict[str, Any] = {"steps": config.steps} if config.steps else {"minutes": config.minutes}

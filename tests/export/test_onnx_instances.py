@@ -53,7 +53,7 @@ def test_objects_are_those_of_pytorch(exported: Path):
     assert onnx_model.holds_instances
     count = 0
     for one, other in zip(
-        onnx_model.predict(images, threshold=0.3), torch_model.predict(images, threshold=0.3), strict=True
+        onnx_model.predict(images, threshold=0.1), torch_model.predict(images, threshold=0.1), strict=True
     ):
         assert one.scores == pytest.approx(other.scores, abs=1e-4)
         assert (one.mask == other.mask).mean() > 0.99
@@ -76,7 +76,7 @@ def test_a_folder_has_its_coco_results(exported: Path, tmp_path: Path):
     (tmp_path / "photos").mkdir()
     Image.fromarray(picture((80, 90))).save(tmp_path / "photos" / "a.png")
     for engine in ("onnx", "torch"):
-        maskwright.predict(exported, tmp_path / "photos", tmp_path / engine, engine=engine, threshold=0.3, device="cpu")
+        maskwright.predict(exported, tmp_path / "photos", tmp_path / engine, engine=engine, threshold=0.1, device="cpu")
     ours, theirs = (json.loads((tmp_path / engine / "coco.json").read_text()) for engine in ("onnx", "torch"))
     assert ours["categories"] == theirs["categories"]
     assert len(ours["annotations"]) == len(theirs["annotations"]) > 0

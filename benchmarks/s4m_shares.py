@@ -22,7 +22,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +37,6 @@ from torch import Tensor, nn
 
 from frame import Rows, Table, TrainingOptions, by_name, each_seed, interval, publish, refuse_unknown, rows_of, slug
 from maskwright import api
-from maskwright.data.augment import Crop
 from maskwright.data.dataset import Dataset
 from maskwright.data.instances import InstanceLoader, is_labelled, read_ids
 from maskwright.data.labels import Labels, Mask, Sample
@@ -52,8 +50,9 @@ from maskwright.methods.instances.dense_views import SMALLEST_OBJECT
 from maskwright.methods.instances.prediction import InstancePrediction
 from maskwright.methods.instances.predictor import InstancePredictor
 from maskwright.recipes import s4m
-from maskwright.recipes.s4m.dense import labelled_view, measured_zoom
+from maskwright.recipes.s4m.dense import crop_at, labelled_view, measured_zoom
 from maskwright.recipes.s4m.images import keep_labels
+from maskwright.recipes.s4m.trainer import turns_of
 
 SCENE_CATEGORIES = {
     "round": ("disc", "blob", "flower", "ring", "crescent"),
@@ -282,14 +281,8 @@ def train_unet(config: Config, dataset: Dataset, row: Row, seed: int) -> UNet:
     torch.manual_seed(seed)
     train = keep_labels(dataset.split("train"), row.labelled, seed)
     labelled = train.with_samples([sample for sample in train if is_labelled(sample)])
-    zoom, upright = measured_zoom(labelled, config.size), config.flips == "horizontal"
-    crop = Crop(
-        config.size / zoom,
-        scale=(0.75, 1.3),
-        centred=0.5,
-        vertical_flip=0.0 if upright else 0.5,
-        quarter_turns=not upright,
-    )
+    zoom = measured_zoom(labelled, config.size)
+    crop = crop_at(zoom, config.size, turns_of(config.flips))
     network = UNet(3, zoom).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-4)
     weight = torch.ones(3)
@@ -345,15 +338,9 @@ def grown_parts(probability: NDArray[np.floating], size: tuple[int, int]) -> lis
     grown: Any = ndimage.distance_transform_edt(parts[0] == 0, return_indices=True)
     on_canvas = np.where((best == BACKGROUND) | (grown[0] > BORDER_REACH), 0, parts[0][tuple(grown[1])])
     ids = np.asarray(Image.fromarray(on_canvas.astype(np.int32)).resize(size[::-1], Image.Resampling.NEAREST))
-    score: Any = ndimage.mean(1 - probability[BACKGROUND], on_canvas, np.arange(parts[1] + 1))
-    detections = []
-    for number, place in enumerate(ndimage.find_objects(ids), start=1):
-        if place is None:  # too small for a pixel of the image
-            continue
-        mask = ids[place] == number
-        if mask.sum() >= SMALLEST_OBJECT:
-            detections.append(coco.cut(mask, 1, float(score[number]), place[1].start, place[0].start))
-    return sorted(detections, key=lambda one: -one.score)
+    scores: Any = ndimage.mean(1 - probability[BACKGROUND], on_canvas, np.arange(1, parts[1] + 1))
+    found = coco.of_ids(ids, [1] * parts[1], scores)
+    return sorted((one for one in found if one.area >= SMALLEST_OBJECT), key=lambda one: -one.score)
 
 
 # ------------------------------------------------------------------------------------------------------------ table
@@ -380,7 +367,7 @@ def main(config: Config) -> None:
     settings = config.start()
     bench = Bench(config)
     wanted = [(name, seed) for seed in config.seeds for name in ROWS if not config.rows or name in config.rows]
-    figures = summarise(rows_of(config.out, ROWS, wanted, partial(Bench.row, bench)))
+    figures = summarise(rows_of(config.out, ROWS, wanted, bench.row))
     publish(config, table(config, figures), settings, rows=figures)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from frame import ResumableOptions, Table, publish
+from frame import ResumableOptions, Table, publish, slug
 from maskwright.data.files import write_atomic
 from maskwright.data.mask_files import write_mask
 from slides import Slide, command
@@ -81,7 +81,7 @@ def images(config: Config) -> Path:
 
 def row(config: Config, data: Path, way: str) -> dict[str, Any]:
     """Train in one way, and score the test images."""
-    run = config.out / "".join(c if c.isalnum() else "-" for c in way)
+    run = config.out / slug(way)
     kept = run / "row.json"
     if kept.exists():
         return json.loads(kept.read_text())

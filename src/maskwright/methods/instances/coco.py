@@ -81,15 +81,20 @@ def cut(mask: NDArray[np.bool_], category: int, score: float, left: int = 0, top
     return Detection(category, score, left + int(columns[0]), top + int(rows[0]), part)
 
 
-def of_ids(ids: NDArray[np.integer], categories: Sequence[int] | NDArray[np.integer]) -> list[Detection]:
-    """The objects of an instance mask: ids 1..n ``(H, W)`` and the category of each; their score is 1."""
+def of_ids(
+    ids: NDArray[np.integer],
+    categories: Sequence[int] | NDArray[np.integer],
+    scores: Sequence[float] | NDArray[np.floating] | None = None,
+) -> list[Detection]:
+    """The objects of an instance mask: ids 1..n ``(H, W)``, the category and the score of each; left out, their score is 1."""
     from scipy import ndimage
 
     detections = []
-    for number, place in enumerate(ndimage.find_objects(ids.astype(np.int32)), start=1):
+    for number, place in enumerate(ndimage.find_objects(ids.astype(np.int32, copy=False)), start=1):
         if place is not None:
             part = np.asarray(ids[place] == number)
-            detections.append(cut(part, int(categories[number - 1]), 1.0, place[1].start, place[0].start))
+            score = 1.0 if scores is None else float(scores[number - 1])
+            detections.append(cut(part, int(categories[number - 1]), score, place[1].start, place[0].start))
     return detections
 
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 from scipy.special import expit
 
-from maskwright.methods.instances.coco import Detection, cut
+from maskwright.methods.instances.coco import Detection, of_ids
 from maskwright.methods.instances.grouping import group
 from maskwright.nets.dense_grid import MULTIPLE, STRIDE
 
@@ -43,12 +42,7 @@ def objects_of(look: Look, image: NDArray[np.uint8], zoom: float) -> list[Detect
     """
     probability, depth = maps_by(look, image, zoom)
     found = group(probability, depth, smallest=SMALLEST_OBJECT, cell=STRIDE / zoom)
-    detections = []
-    for number, place in enumerate(ndimage.find_objects(found.ids), start=1):
-        mask = np.asarray(found.ids[place] == number)
-        category, score = int(found.categories[number - 1]), float(found.scores[number - 1])
-        detections.append(cut(mask, category, score, place[1].start, place[0].start))
-    return sorted(detections, key=lambda one: -one.score)
+    return sorted(of_ids(found.ids, found.categories, found.scores), key=lambda one: -one.score)
 
 
 def maps_by(

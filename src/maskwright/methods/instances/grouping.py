@@ -67,7 +67,7 @@ def group(
         cell: pixels along a cell of the maps that these were enlarged from: objects are told apart by the depth without grain of that
             size. 0: these are as they were.
     """
-    ground = _without_grain(depth, cell) if cell else depth
+    ground = ndimage.gaussian_filter(depth, cell, mode="nearest")  # so that texture makes no seeds
     inside = probability.max(0) > foreground
     labelled: Any = ndimage.label(inside & (ground > seed), _WHOLE)
     seeds, count = labelled
@@ -124,11 +124,6 @@ def scores_of(
     error = np.abs(depths(ids).reshape(-1)[on] - depth.reshape(-1)[on])
     expected = inside / (areas[1:] + outside)
     return (expected * (1 - np.bincount(of_pixel, error, count)[1:] / areas[1:])).clip(0, 1)
-
-
-def _without_grain(depth: NDArray[np.floating], sigma: float) -> NDArray[np.floating]:
-    """Depth (H, W), smoothed so that texture makes no seeds; ``sigma`` in pixels."""
-    return ndimage.gaussian_filter(depth, sigma, mode="nearest")
 
 
 def _grown(

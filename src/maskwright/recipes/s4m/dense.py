@@ -52,14 +52,18 @@ class DenseTrainer(Trainer):
     network: DenseSegmenter
 
     def _create(self) -> DenseSegmenter:
+        network, config = self._untrained(), self.config
+        # A student of another run takes the weights of its teacher.
+        if config.pretrained_head and config.stage != "student":
+            # With --init, an earlier run's weights take the place of these but for categories that it does not know.
+            self.has_head = begin_with_head(network, self.sam) and config.init is None
+        return network
+
+    def _untrained(self) -> DenseSegmenter:
         config = self.config
         zoom = config.size / self.crop if self.crop else measured_zoom(self.labelled, config.size)
         torch.manual_seed(config.seed)
-        network = create(self.sam, len(self.categories), config.size, zoom)
-        known = config.pretrained_head and begin_with_head(network, self.sam)
-        # Another network's weights may take the place of all this.
-        self.has_head = known and config.init is None and config.stage != "student"
-        network.to(self.device)
+        network = create(self.sam, len(self.categories), config.size, zoom).to(self.device)
         self.session.precision.lower([network.backbone])
         self.dense_loss = DenseLoss()
         return network
@@ -77,8 +81,7 @@ class DenseTrainer(Trainer):
             )
 
     def geometry(self, turns: Mapping[str, Any]) -> Augmentation | Crop:
-        side = self.config.size / self.network.zoom
-        return Crop(side, scale=(0.75, 1.3), centred=0.5, **turns)
+        return crop_at(self.network.zoom, self.config.size, turns)
 
     def values(self) -> dict[str, Any]:
         return super().values() | {"zoom": self.network.zoom}
@@ -157,7 +160,7 @@ class DenseTrainer(Trainer):
 
     def _create_like(self, teacher: DenseSegmenter) -> DenseSegmenter:
         # Made anew, as the hooks of a network that computes in another precision are not to be copied.
-        network = self._create()
+        network = self._untrained()
         network.load_state_dict(teacher.state_dict())
         network.zoom = teacher.zoom
         return network
@@ -215,6 +218,11 @@ class DenseTrainer(Trainer):
         original = self._teachers_labels(batch).objects
         images, objects, _ = self._pasted(batch, self._refined_labels(batch), None)
         return original, images, objects
+
+
+def crop_at(zoom: float, size: int, turns: Mapping[str, Any]) -> Crop:
+    """Crops that fill a canvas of side ``size`` at a scale, half of those with objects about one; ``turns``: see ``trainer.turns_of``."""
+    return Crop(size / zoom, scale=(0.75, 1.3), centred=0.5, **turns)
 
 
 def labelled_view(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -160,13 +160,12 @@ class Trainer(Trainable):
 
     def loader(self, dataset: Dataset) -> InstanceLoader:
         """Endless batches of some of the training images."""
-        upright, config = self.config.flips == "horizontal", self.config
-        turns = {"vertical_flip": 0.0 if upright else 0.5, "quarter_turns": not upright}
+        config = self.config
         return InstanceLoader(
             dataset,
             config.size,
             config.batch,
-            augment=self.geometry(turns),
+            augment=self.geometry(turns_of(config.flips)),
             seed=config.seed,
             workers=config.workers,
             rank=self.session.accelerator.process_index,
@@ -385,6 +384,12 @@ class Trainer(Trainable):
             detections.append(find_objects(network or self.network, image, self.crop, self.config.batch))
         scores = coco.scores(truths, detections, sizes, self.categories)
         return {name: scores[name] for name in ("ap", "ap50", "ap75", "box_ap") if scores[name] is not None}
+
+
+def turns_of(flips: Literal["horizontal", "all"]) -> dict[str, Any]:
+    """What ``--flips`` allows beside mirror images, as arguments of ``Augmentation`` and ``Crop``."""
+    upright = flips == "horizontal"
+    return {"vertical_flip": 0.0 if upright else 0.5, "quarter_turns": not upright}
 
 
 def load_teacher(path: Path, categories: tuple[str, ...]) -> InstanceSegmenter | DenseSegmenter:

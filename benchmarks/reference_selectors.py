@@ -235,7 +235,9 @@ def learn(
             advance(100 * (share - before))
             if int(10 * share) > checked:
                 checked = int(10 * share)
-                dice = float(train.quick_dice(policy.choose(train.some(held), pool, train.allowed[held]), held).mean())
+                dice = float(
+                    train.quick_dice(policy.choose(train.some(held), pool, train.allowed[held]).places, held).mean()
+                )
                 means = {name: sum(values) / len(values) for name, values in sums.items()}
                 curve.append({"step": step, "minutes": (time.monotonic() - started) / 60, "held_out": dice, **means})
                 sums.clear()
@@ -277,10 +279,10 @@ def cell(config: Config, bench: Bench, selector: EvaluatedSelector, references: 
     elif selector == "policy":
         untrained = _policy(config, pool, references, seed)
         policy, record = learn(config, asked, references, seed)
-        scores = _chosen(asked, lambda q: policy.choose(q.query, pool, q.allowed, q.answer))
+        scores = _chosen(asked, lambda q: policy.choose(q.query, pool, q.allowed, q.answer).places)
         record["variants"] = {
-            "policy, unseen": _chosen(asked, lambda q: policy.choose(q.query, pool, q.allowed)),
-            "policy, untrained": _chosen(asked, lambda q: untrained.choose(q.query, pool, q.allowed, q.answer)),
+            "policy, unseen": _chosen(asked, lambda q: policy.choose(q.query, pool, q.allowed).places),
+            "policy, untrained": _chosen(asked, lambda q: untrained.choose(q.query, pool, q.allowed, q.answer).places),
         }
     else:
         generator = torch.Generator().manual_seed(seed)

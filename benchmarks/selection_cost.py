@@ -112,7 +112,7 @@ def chooser(
         candidates = pool.candidates(*key, query, near, at_random, generator)
         entries, allowed = candidates.entries, candidates.allowed
         if name == "policy":
-            return candidates.in_pool(policy.choose(query, entries, allowed))
+            return candidates.in_pool(policy.choose(query, entries, allowed).places)
         vectors_of_both = query.whole, query.foreground, entries.whole, entries.foreground
         return candidates.in_pool(select(name, *vectors_of_both, allowed, config.references, generator))
 

@@ -161,13 +161,15 @@ def test_the_policy_looks_before_it_chooses(run: Path, scene_folder: Path, monke
     usual = api.load(run, in_context=True, device="cpu").signature
     tried: list[torch.Tensor] = []
 
-    def last(predict_masks: PredictMasks, places: torch.Tensor, at_once: int) -> torch.Tensor:
+    def last(
+        predict_masks: PredictMasks, places: torch.Tensor, at_once: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         tried.append(places)
-        logits, iou = predict_masks(torch.zeros(1, dtype=torch.long), places[:1, 0])
-        assert (logits.shape, iou.shape) == ((1, 16, 16), (1,))
-        return torch.arange(places.shape[1]).expand(places.shape[:2])
+        logits, iou = predict_masks(torch.arange(len(places)), places[:, -1])
+        assert (logits.shape, iou.shape) == ((len(places), 16, 16), (len(places),))
+        return torch.full((len(places),), places.shape[1] - 1), logits, iou
 
-    monkeypatch.setattr(selection, "promise", last)
+    monkeypatch.setattr(selection, "most_promising", last)
     chosen = {}
     for looks in (0, 5):
         predictor = api.load(run, in_context=True, looks=looks, device="cpu")

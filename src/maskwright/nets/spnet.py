@@ -92,6 +92,19 @@ class Shortlist:
         return self.index.gather(1, chosen.flatten(1)).view_as(chosen)
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A short list as SPNet's encoder has read it; for several calls with the same weights, each of which would encode it again.
+
+    Attributes:
+        shortlist: of N queries with K candidates.
+        tokens: (N, K, width).
+    """
+
+    shortlist: Shortlist
+    tokens: Tensor
+
+
 def pooled(features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and mean inside the mask: (N, C, h, w) features, (N, H, W) masks in 0..1 → two (N, C); an empty mask counts as full."""
     weight = F.interpolate(masks[:, None].to(features), features.shape[-2:], mode="area")
@@ -224,8 +237,22 @@ class SPNet(nn.Module):
         nn.init.zeros_(self.candidate_shift.weight)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
+    def encode(self, shortlist: Shortlist) -> Encoded:
+        """Read the candidates once, for several of the following calls."""
+        entries = shortlist.candidates
+        tokens = self.memory(entries.memory) + self.whole(entries.whole) + self.foreground(entries.foreground)
+        tokens = tokens + self.candidate_kind(entries.kind)
+        for layer in self.encoder:
+            tokens = layer(tokens, shortlist.allowed)
+        return Encoded(shortlist, self.encoder_norm(tokens))
+
     def sample(
-        self, shortlist: Shortlist, groups: int, length: int, generator: torch.Generator, alike: bool = False
+        self,
+        shortlist: Shortlist | Encoded,
+        groups: int,
+        length: int,
+        generator: torch.Generator,
+        alike: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Draw G distinct sequences of T candidates per query: see ``rl.grpo.Policy``; ``alike``: see ``rl.grpo.beam_search``.
 
@@ -233,46 +260,41 @@ class SPNet(nn.Module):
         """
         return self._search(shortlist, groups, length, generator, alike)
 
-    def score(self, shortlist: Shortlist, sequences: Tensor) -> Tensor:
+    def score(self, shortlist: Shortlist | Encoded, sequences: Tensor) -> Tensor:
         """(N, G, T) candidates → (N, G, T) log-probability of every choice, in one pass over all T; -inf for what cannot be chosen."""
-        logits = self._logits(shortlist, self._encode(shortlist), sequences[..., :-1])
+        logits = self._logits(self._encoded(shortlist), sequences[..., :-1])
         return logits.log_softmax(-1).gather(-1, sequences[..., None])[..., 0]
 
-    def choose(self, shortlist: Shortlist, length: int, beam: int = 1) -> Tensor:
+    def choose(self, shortlist: Shortlist | Encoded, length: int, beam: int = 1) -> Tensor:
         """(N, T): the most probable sequence of candidates that a search ``beam`` wide finds; 1 = greedy."""
         return self._search(shortlist, beam, length, None)[0][:, 0]
 
     @torch.no_grad()
     def _search(
         self,
-        shortlist: Shortlist,
+        shortlist: Shortlist | Encoded,
         width: int,
         length: int,
         generator: torch.Generator | None,
         alike: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        encoded = self._encode(shortlist)
+        encoded = self._encoded(shortlist)
         return beam_search(
-            lambda prefix: self._logits(shortlist, encoded, prefix)[:, :, -1],
-            len(encoded),
+            lambda prefix: self._logits(encoded, prefix)[:, :, -1],
+            len(encoded.tokens),
             width,
             length,
             generator,
-            encoded.device,
+            encoded.tokens.device,
             alike,
         )
 
-    def _encode(self, shortlist: Shortlist) -> Tensor:
-        """(N, K, width)."""
-        entries = shortlist.candidates
-        tokens = self.memory(entries.memory) + self.whole(entries.whole) + self.foreground(entries.foreground)
-        tokens = tokens + self.candidate_kind(entries.kind)
-        for layer in self.encoder:
-            tokens = layer(tokens, shortlist.allowed)
-        return self.encoder_norm(tokens)
+    def _encoded(self, shortlist: Shortlist | Encoded) -> Encoded:
+        return shortlist if isinstance(shortlist, Encoded) else self.encode(shortlist)
 
-    def _logits(self, shortlist: Shortlist, encoded: Tensor, prefix: Tensor) -> Tensor:
+    def _logits(self, read: Encoded, prefix: Tensor) -> Tensor:
         """(N, G, t) choices so far → (N, G, t + 1, K) logits of the choice after each of the 0..t first of them; -inf = impossible."""
+        shortlist, encoded = read.shortlist, read.tokens
         query = shortlist.query
         start = self.whole(query.whole) + self.foreground(query.foreground) + self.query_kind(query.kind)
         start = start[:, None, None].expand(-1, prefix.shape[1], 1, -1)

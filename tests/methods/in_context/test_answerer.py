@@ -79,13 +79,15 @@ def test_references_are_of_the_category_and_of_other_images(answerer: Answerer):
     no = torch.zeros(3, dtype=torch.bool)
     prompts = pseudo.weak_prompts(batch_of(), rows, SIZE, boxes=no, points=no)
     query = answerer.query(embedding, rows, prompts, None)
-    has_references, places = answerer.choose(rows, query, seeded())
-    assert not has_references.any()
-    assert places.shape == (3, REFERENCES)
+    found = answerer.choose(rows, query, seeded())
+    assert not found.has_references.any()
+    assert found.places.shape == (3, REFERENCES)
     fill(answerer, [3, 10, 11, 12, 13], [1] * 5)
-    has_references, places = answerer.choose(rows, query, seeded())
-    assert has_references.tolist() == [True, True, False]
-    assert torch.equal(places, answerer.choose(rows, query, seeded())[1])
+    found = answerer.choose(rows, query, seeded())
+    places = found.places
+    assert found.has_references.tolist() == [True, True, False]
+    assert found.choice is None
+    assert torch.equal(places, answerer.choose(rows, query, seeded()).places)
     # Row 1 is image 3, whose own entry stands first.
     assert 0 not in places[1].tolist()
     assert all(len(set(row)) == REFERENCES for row in places[:2].tolist())

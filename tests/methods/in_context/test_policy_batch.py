@@ -155,7 +155,7 @@ def test_the_policy_chooses_what_a_visit_is_shown(labeller: Labeller):
     whole = embedding.low.mean((2, 3))[3:4]
     query = Query(whole, whole, batch.kinds[3:4])
     allowed = labeller.pool.allowed(batch.indices[3:4], torch.tensor([1]), batch.kinds[3:4])
-    chosen = labeller.policy.choose(query, labeller.pool.entries(), allowed)
+    chosen = labeller.policy.choose(query, labeller.pool.entries(), allowed).places
     assert found.masks[3].references == sorted(labeller.pool.tensors["sample"][chosen[0]].tolist())
 
 

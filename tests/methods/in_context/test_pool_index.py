@@ -152,13 +152,6 @@ def test_a_query_is_offered_the_same_whatever_else_is_asked(limits: Limits):
         assert offered(candidates(pool, "policy", torch.tensor([row]))) == [places]
 
 
-def test_candidates_and_places_translate_both_ways(limits: Limits):
-    limits(100, 200)
-    found = candidates(filled(3000), "similar")
-    numbers = torch.tensor([[0, 3], [2, 2]])
-    assert torch.equal(found.numbers_of(found.in_pool(numbers)), numbers)
-
-
 def test_random_references_come_from_everywhere(limits: Limits):
     (keys, query), pool = some_queries(), filled(3000)
     allowed = pool.allowed(*keys)

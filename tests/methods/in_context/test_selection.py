@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maskwright.engine.metrics import soft_dice
 from maskwright.errors import WeightsError
-from maskwright.methods.in_context.judging import Judge, answer_groups, oracle, promise
+from maskwright.methods.in_context.judging import Judge, answer_groups, most_promising, oracle, promise
 from maskwright.methods.in_context.selection import (
     PolicySettings,
     ReferencePolicy,
@@ -195,7 +195,7 @@ def test_untrained_it_chooses_what_looks_most_alike():
     alike = select(
         "similar-foreground", query.whole, query.foreground, pool.whole, pool.foreground, allowed, 3, seeded()
     )
-    assert torch.equal(policy.choose(query, pool, allowed), alike)
+    assert torch.equal(policy.choose(query, pool, allowed).places, alike)
 
 
 def toy(seed: int, queries: int = 16, count: int = 12) -> tuple[Query, Entries, Tensor, Table, Judge]:
@@ -253,26 +253,42 @@ def test_the_best_set_of_the_group_comes_back_with_its_answer():
 
 
 def test_promise_is_what_sam_believes_and_what_the_others_say():
-    masks = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]]).view(3, 2, 2).bool()
+    masks = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]]).view(3, 2, 2).float()
     beliefs = torch.tensor([0.5, 0.3, 0.9])
-
-    def answer(rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        return masks[places[:, 0]].float() * 40 - 20, beliefs[places[:, 0]]
-
-    found = promise(answer, torch.tensor([[[0], [1], [2]], [[0], [0], [1]]]))
+    groups = torch.tensor([[0, 1, 2], [0, 0, 1]])
+    found = promise(masks[groups], beliefs[groups])
     # The groups' mean answers: (2, 2, 1, 1) / 3 and (3, 3, 1, 0) / 3. Dice = 2 min / sum.
     expected = [[0.5 + 2 * (4 / 3) / 4, 0.3 + 2 * (5 / 3) / 5, 0.9 + 2 * (1 / 3) / 3]]
     expected += [[0.5 + 2 * 2 / (2 + 7 / 3), 0.5 + 2 * 2 / (2 + 7 / 3), 0.3 + 2 * (7 / 3) / (3 + 7 / 3)]]
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-3, rtol=0)
-    torch.testing.assert_close(promise(answer, torch.tensor([[[0], [1], [2]]]), at_once=1), found[:1])
+
+    def answer(rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        return masks[places[:, 0]] * 40 - 20, beliefs[places[:, 0]]
+
+    for at_once in (1, 64):
+        best, logits, iou = most_promising(answer, groups[..., None], at_once)
+        assert best.tolist() == [0, 0]
+        assert torch.equal(logits > 0, masks[:1].bool().expand(2, -1, -1))
+        assert iou.tolist() == [0.5, 0.5]
+    # The surest answer of the first group is one that no other supports; where it is believed more it wins.
+    beliefs[2] = 1.0
+    assert most_promising(answer, groups[..., None])[0].tolist() == [2, 0]
 
 
 def test_it_looks_before_it_chooses():
     query, pool, allowed, table, judge = toy(5, queries=6, count=16)
     allowed[3, 4:] = False
     policy = policy_of(references=2, looks=12)
-    unseen = policy.choose(query, pool, allowed)
-    chosen = policy.choose(query, pool, allowed, table)
+    found = policy.choose(query, pool, allowed)
+    unseen = found.places
+    assert found.logits is None
+    assert found.iou is None
+    found = policy.choose(query, pool, allowed, table)
+    chosen = found.places
+    # The answer that it looked at is handed on: nobody need ask SAM for it again.
+    for given, again in zip((found.logits, found.iou), table(torch.arange(6), chosen), strict=True):
+        assert given is not None
+        assert torch.equal(given, again)
     assert max(table.batches) <= policy.settings.at_once
     assert allowed.gather(1, chosen).all()
     own = torch.tensor([len(set(a)) for a in chosen.tolist()])
@@ -284,9 +300,9 @@ def test_it_looks_before_it_chooses():
     for row in range(6):
         at = torch.tensor([row])
         one = Query(query.whole[at], query.foreground[at], query.kind[at])
-        assert torch.equal(policy.choose(one, pool, allowed[at], table), chosen[at])
+        assert torch.equal(policy.choose(one, pool, allowed[at], table).places, chosen[at])
     for looks in (0, 1):
-        assert torch.equal(policy_of(references=2, looks=looks).choose(query, pool, allowed, table), unseen)
+        assert torch.equal(policy_of(references=2, looks=looks).choose(query, pool, allowed, table).places, unseen)
 
 
 def test_sets_that_all_score_the_same_teach_nothing():
@@ -341,8 +357,8 @@ def test_three_references_are_a_set_whatever_their_order():
 def test_how_probable_its_choices_were():
     policy = policy_of(references=2)
     query, pool, allowed, *_ = toy(5, queries=4)
-    places = policy.choose(query, pool, allowed)
-    found = policy.probability(query, pool, allowed, places)
+    choice = policy.choose(query, pool, allowed)
+    places, found = choice.places, choice.probability
     near = torch.cosine_similarity(query.foreground[:, None], pool.foreground[None], dim=-1) / 0.07
     near = near.masked_fill(~allowed, -torch.inf)
     first = near.softmax(1).gather(1, places[:, :1])

@@ -7,7 +7,7 @@ the answers are merged by argmax against background.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.judging import PredictMasks
 from maskwright.methods.in_context.pool import Candidates, ReferencePool, needed
 from maskwright.methods.in_context.pseudo_masks import RowPrompts, Rows
-from maskwright.methods.in_context.selection import ReferencePolicy
+from maskwright.methods.in_context.selection import Choice, ReferencePolicy
 from maskwright.nets.selector import select
 from maskwright.nets.selector_names import SelectorName
 from maskwright.nets.spnet import Query, pooled
@@ -29,6 +29,21 @@ from maskwright.sam.sam import Embedding, Masks, Memory, Sam
 
 VISIBLE = 2e-3
 """Share of an unlabelled image that the teacher must give to a category for it to be looked for there."""
+
+
+@dataclass(frozen=True)
+class References:
+    """The references of N rows.
+
+    Attributes:
+        has_references: (N,) bool, the rows for which there is any.
+        places: (N, T) in the pool, 0 where there is none.
+        choice: the policy's, of the rows that have any, in order; None from another selector.
+    """
+
+    has_references: Tensor
+    places: Tensor
+    choice: Choice | None = None
 
 
 class Answerer:
@@ -108,7 +123,7 @@ class Answerer:
 
     def choose(
         self, rows: Rows, query: Query, generator: torch.Generator, predict_masks: PredictMasks | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> References:
         """Choose references for N rows, each of a finer label than the row's own image.
 
         Args:
@@ -116,19 +131,17 @@ class Answerer:
             generator: on the CPU, for the selector ``random``.
             predict_masks: SAM's answers to these rows. With it the policy tries several sets before it chooses one; other selectors
                 ignore it.
-
-        Returns:
-            (N,) bool, the rows for which there is any reference; and (N, T) places in the pool, 0 where there is none.
         """
         places = torch.zeros(len(rows), self.references, dtype=torch.long, device=query.whole.device)
         if not len(self.pool) or not len(rows):
-            return torch.zeros(len(rows), dtype=torch.bool, device=places.device), places
+            return References(torch.zeros(len(rows), dtype=torch.bool, device=places.device), places)
         candidates = self.candidates(rows, query, generator)
         has_references = candidates.allowed.any(1)
         at = has_references.nonzero()[:, 0]
         if not len(at):
-            return has_references, places
+            return References(has_references, places)
         query, entries, allowed = query[at], candidates.entries, candidates.allowed[at]
+        choice = None
         if self.selector == "policy":
             assert self.policy is not None
 
@@ -136,7 +149,9 @@ class Answerer:
                 assert predict_masks is not None
                 return predict_masks(at[some], candidates.in_pool(sets))
 
-            chosen = self.policy.choose(query, entries, allowed, None if predict_masks is None else predict_part)
+            choice = self.policy.choose(query, entries, allowed, None if predict_masks is None else predict_part)
+            choice = replace(choice, places=candidates.in_pool(choice.places))
+            places[at] = choice.places
         else:
             chosen = select(
                 self.selector,
@@ -148,8 +163,8 @@ class Answerer:
                 self.references,
                 generator,
             )
-        places[at] = candidates.in_pool(chosen)
-        return has_references, places
+            places[at] = candidates.in_pool(chosen)
+        return References(has_references, places, choice)
 
     def candidates(self, rows: Rows, query: Query, generator: torch.Generator | None = None) -> Candidates:
         """The entries of the pool that the selector chooses from for N rows; ``generator``: on the CPU, for the selector ``random``."""

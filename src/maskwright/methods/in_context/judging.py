@@ -89,11 +89,25 @@ def answer_groups(
     return rewards[:, back], back, logits
 
 
-@torch.no_grad()
-def promise(predict_masks: PredictMasks, places: Tensor, at_once: int = 64) -> Tensor:
+def promise(masks: Tensor, iou: Tensor) -> Tensor:
     """How good the answers to reference sets look without the truth: the IoU that SAM predicts, plus agreement.
 
     A reference that misleads SAM makes an answer that SAM is unsure of, or that the other references of the group do not support.
+
+    Args:
+        masks: (N, G, h, w) probabilities that SAM answers to G sets of each of N queries.
+        iou: (N, G) that it predicts.
+
+    Returns:
+        (N, G) predicted IoU + soft Dice with the mean answer of the group, in 0..2.
+    """
+    mean = masks.mean(1, keepdim=True).expand_as(masks)
+    return iou + soft_dice((masks > 0.5).flatten(0, 1), mean.flatten(0, 1)).view_as(iou)
+
+
+@torch.no_grad()
+def most_promising(predict_masks: PredictMasks, places: Tensor, at_once: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+    """The set of each group whose answer has the most ``promise``, and that answer.
 
     Args:
         predict_masks: see ``PredictMasks``.
@@ -101,17 +115,18 @@ def promise(predict_masks: PredictMasks, places: Tensor, at_once: int = 64) -> T
         at_once: sets in one batch, and about as many answers are held at a time.
 
     Returns:
-        (N, G) predicted IoU + soft Dice with the mean answer of the group, in 0..2.
+        (N,) which of the G sets; (N, h, w) logits and (N,) predicted IoU of SAM's answers to them.
     """
-    scores: list[Tensor] = []
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     for rows in torch.arange(len(places), device=places.device).split(max(1, at_once // places.shape[1])):
         _, logits, iou, back = _answer_distinct(
             lambda at, sets, rows=rows: predict_masks(rows[at], sets), places[rows], at_once
         )
-        masks = logits.sigmoid()[back]
-        mean = masks.mean(1, keepdim=True).expand_as(masks)
-        scores.append(iou[back] + soft_dice((masks > 0.5).flatten(0, 1), mean.flatten(0, 1)).view_as(back))
-    return torch.cat(scores)
+        best = promise(logits.sigmoid()[back], iou[back]).argmax(1)
+        answer = back.gather(1, best[:, None])[:, 0]
+        found.append((best, logits[answer], iou[answer]))
+    best, logits, iou = (torch.cat(parts) for parts in zip(*found))
+    return best, logits, iou
 
 
 def _answer_distinct(

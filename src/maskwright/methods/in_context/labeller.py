@@ -17,7 +17,7 @@ from maskwright.data.batch import Batch
 from maskwright.data.geometry import compose, invert, resize_matrix, warp_maps
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.methods.in_context import pseudo_masks as pseudo
-from maskwright.methods.in_context.answerer import Answerer
+from maskwright.methods.in_context.answerer import Answerer, References
 from maskwright.methods.in_context.closer import answer_boxes
 from maskwright.methods.in_context.episodes import box_loss, episode_loss, practice_batch, sample_rows
 from maskwright.methods.in_context.pool import ReferencePool
@@ -58,11 +58,13 @@ class ReferenceSets:
     rows: Rows
     places: Tensor
 
-    def put_into(self, rows: Rows, has_references: Tensor, places: Tensor, categories: int) -> tuple[Tensor, Tensor]:
+    def put_into(self, rows: Rows, chosen: References, categories: int) -> References:
         """The result of ``Answerer.choose`` for N rows of the batch, with these sets in place of its own where there are any."""
         keys, preset = (each.image * categories + each.category for each in (rows, self.rows))
         row, number = (keys[:, None] == preset).nonzero(as_tuple=True)
-        return has_references.index_fill(0, row, True), places.index_copy(0, row, self.places[number])
+        return References(
+            chosen.has_references.index_fill(0, row, True), chosen.places.index_copy(0, row, self.places[number])
+        )
 
 
 @dataclass(frozen=True)
@@ -189,12 +191,12 @@ class Labeller(Answerer):
         prompts = self._label_prompts(batch, rows, teacher, maturity)
         with torch.no_grad():
             query = self.query(embedding, rows, prompts, teacher)
-            has_references, places = self.choose(rows, query, self.generator(Stream.REFERENCES, number))
+            chosen = self.choose(rows, query, self.generator(Stream.REFERENCES, number))
             if best is not None:
-                has_references, places = best.put_into(rows, has_references, places, self.categories)
+                chosen = best.put_into(rows, chosen, self.categories)
         # An image with a mask needs no pseudo-mask, and without references and prompt SAM has nothing to go by.
-        is_request = (rows.kind != Kind.MASK) & (has_references | prompts.prompted)
-        requests = Requests(rows, prompts, has_references, places)[is_request.nonzero()[:, 0]]
+        is_request = (rows.kind != Kind.MASK) & (chosen.has_references | prompts.prompted)
+        requests = Requests(rows, prompts, chosen.has_references, chosen.places)[is_request.nonzero()[:, 0]]
         loss, logits, iou = self._answer_and_learn(embedding, requests, batch.target, number, teacher)
         with torch.no_grad():
             if self.closer_look and len(requests):

@@ -47,10 +47,6 @@ class Candidates:
         """Numbers of candidates, of any shape → their places in the pool."""
         return chosen if self.places is None else self.places[chosen]
 
-    def numbers_of(self, places: Tensor) -> Tensor:
-        """Places in the pool of candidates, of any shape → their numbers."""
-        return places if self.places is None else torch.searchsorted(self.places, places)
-
 
 class ReferencePool:
     """Entries by (sample, category), in tensors that grow as needed; on the CPU, once they have moved into files.

@@ -27,6 +27,7 @@ from maskwright.errors import MaskwrightError
 from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.answerer import Answerer
 from maskwright.methods.in_context.report import write_report
+from maskwright.methods.in_context.selection import Choice
 from maskwright.methods.in_context.streams import Stream
 from maskwright.methods.semantic.predictor import SegmenterPredictor
 from maskwright.nets.segmenter import Segmenter
@@ -114,28 +115,27 @@ class InContextSegmenter:
         query = answerer.query(embedding, rows, prompts, prediction)
         predict_masks = answerer.mask_predictor(embedding, rows, prompts)
         # A fixed seed, so that a prediction does not depend on those before it.
-        has_references, places = answerer.choose(rows, query, seeded(0, Stream.REFERENCES, 0), predict_masks)
-        at = has_references.nonzero()[:, 0]
-        rows, query, places = rows[at], query[at], places[at]
-        logits, iou = images.new_zeros(len(at), side, side), images.new_zeros(len(at))
-        for part in torch.arange(len(at), device=images.device).split(AT_ONCE):
-            logits[part], iou[part] = predict_masks(at[part], places[part])
+        chosen = answerer.choose(rows, query, seeded(0, Stream.REFERENCES, 0), predict_masks)
+        at = chosen.has_references.nonzero()[:, 0]
+        rows, query, choice = rows[at], query[at], chosen.choice or Choice(chosen.places[at])
+        logits, iou = choice.logits, choice.iou
+        if logits is None or iou is None:
+            logits, iou = images.new_zeros(len(at), side, side), images.new_zeros(len(at))
+            for part in torch.arange(len(at), device=images.device).split(AT_ONCE):
+                logits[part], iou[part] = predict_masks(at[part], choice.places[part])
         merged = pseudo.merge_rows(logits, rows, len(images), answerer.categories)
-        return merged, self._evidence(rows, query, places, iou)
+        return merged, self._evidence(rows, query, choice, iou)
 
-    def _evidence(self, rows: pseudo.Rows, query: Query, places: Tensor, iou: Tensor) -> list[Evidence]:
-        pool, policy = self.answerer.pool, self.answerer.policy
-        entries = pool.entries()
+    def _evidence(self, rows: pseudo.Rows, query: Query, choice: Choice, iou: Tensor) -> list[Evidence]:
+        entries, places = self.answerer.pool.entries(), choice.places
         at = places.to(entries.whole.device)
         whole, foreground = (
             torch.cosine_similarity(vector[:, None], of_entries[at].to(vector.device), dim=-1)
             for vector, of_entries in ((query.whole, entries.whole), (query.foreground, entries.foreground))
         )
         probability: list[list[float | None]] = [[None] * places.shape[1]] * len(places)
-        if policy is not None and len(places):
-            candidates = self.answerer.candidates(rows, query)
-            numbers = candidates.numbers_of(places)
-            probability = policy.probability(query, candidates.entries, candidates.allowed, numbers).tolist()
+        if choice.probability is not None:
+            probability = choice.probability.tolist()
         columns = zip(
             rows.image.tolist(),
             rows.category.tolist(),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from maskwright.engine.state import flatten_optimizer, unflatten_optimizer
 from maskwright.engine.weights import load_state, load_tensors
-from maskwright.methods.in_context.judging import REWARDS, Judge, PredictMasks, answer_groups, oracle, promise
+from maskwright.methods.in_context.judging import REWARDS, Judge, PredictMasks, answer_groups, most_promising, oracle
 from maskwright.nets.selector import select
 from maskwright.nets.selector_names import Heuristic
 from maskwright.nets.spnet import Entries, Query, Shortlist, SPNet, make_shortlist
@@ -66,6 +66,22 @@ class PolicySettings:
         ]
         if problems:
             raise ValueError(f"policy settings: {'; '.join(problems)}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a policy chose for N queries.
+
+    Attributes:
+        places: (N, T) in the pool.
+        probability: (N, T) of each reference, given those before it; None: not a policy's choice.
+        logits: (N, h, w) SAM's answer with these references, and iou: (N,) its predicted IoU; None where SAM was not asked.
+    """
+
+    places: Tensor
+    probability: Tensor | None = None
+    logits: Tensor | None = None
+    iou: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -123,8 +139,8 @@ class ReferencePolicy:
         return make_shortlist(query, pool, allowed, generator or torch.Generator(), size, random)
 
     @torch.no_grad()
-    def choose(self, query: Query, pool: Entries, allowed: Tensor, predict_masks: PredictMasks | None = None) -> Tensor:
-        """The policy's choice, which depends on nothing but the query and the pool: (N, T) places in the pool.
+    def choose(self, query: Query, pool: Entries, allowed: Tensor, predict_masks: PredictMasks | None = None) -> Choice:
+        """The policy's choice, which depends on nothing but the query and the pool.
 
         Args:
             query, pool: see ``step``.
@@ -134,21 +150,16 @@ class ReferencePolicy:
         """
         settings = self.settings
         shortlist = self.shortlist(query, pool, allowed)
-        greedy = self.net.choose(shortlist, settings.references)
-        if predict_masks is None or settings.looks < 2:
-            return shortlist.places(greedy)
-        generator = torch.Generator().manual_seed(0)
-        samples, _ = self.net.sample(shortlist, settings.looks - 1, settings.references, generator, alike=True)
-        places = shortlist.places(torch.cat([greedy[:, None], samples], 1))
-        best = promise(predict_masks, places, settings.at_once).argmax(1)
-        return places[torch.arange(len(best), device=best.device), best]
-
-    @torch.no_grad()
-    def probability(self, query: Query, pool: Entries, allowed: Tensor, places: Tensor) -> Tensor:
-        """(N, T) places from ``choose`` → (N, T) probability of each, given those before it."""
-        shortlist = self.shortlist(query, pool, allowed)
-        sequences = (shortlist.index[:, None] == places[..., None]).int().argmax(-1)
-        return self.net.score(shortlist, sequences[:, None])[:, 0].exp()
+        encoded = self.net.encode(shortlist)
+        chosen, answer = self.net.choose(encoded, settings.references), ()
+        if predict_masks is not None and settings.looks >= 2:
+            generator = torch.Generator().manual_seed(0)
+            samples, _ = self.net.sample(encoded, settings.looks - 1, settings.references, generator, alike=True)
+            sets = torch.cat([chosen[:, None], samples], 1)
+            best, *answer = most_promising(predict_masks, shortlist.places(sets), settings.at_once)
+            chosen = sets[torch.arange(len(best), device=best.device), best]
+        probability = self.net.score(encoded, chosen[:, None])[:, 0].exp()
+        return Choice(shortlist.places(chosen), probability, *answer)
 
     def step(
         self,
@@ -235,7 +246,7 @@ class ReferencePolicy:
             settings.references,
             generator,
         )
-        sets = torch.stack([similar, self.choose(query, pool, allowed, predict_masks)], 1)
+        sets = torch.stack([similar, self.choose(query, pool, allowed, predict_masks).places], 1)
         dice = answer_groups(predict_masks, sets, judge, settings.at_once)[0][0].mean(0)
         shortlist = self.shortlist(query, pool, allowed)
         _, dice_of_oracle = oracle(

@@ -24,7 +24,7 @@ from maskwright.engine.metrics import soft_dice
 from maskwright.engine.weights import load_state
 from maskwright.methods.in_context.judging import Judge, answer_groups
 from maskwright.methods.in_context.pool import ReferencePool
-from maskwright.methods.in_context.pseudo_masks import Rows, resize, rows_of, truth_of
+from maskwright.methods.in_context.rows import Rows, resize, rows_of, truth_of
 from maskwright.nets.selector import select
 from maskwright.nets.spnet import Query, pooled, pooled_memory
 from maskwright.sam.adapter import add_adapters

@@ -347,7 +347,7 @@ def test_a_new_training_starts_from_this_one(run: Path, scene_folder: Path, tmp_
     assert same(trainer.policy.net, model / "selector.safetensors")
     state, trained = trainer.sam.state_dict(), load_file(model / "sam.safetensors")
     assert all(torch.equal(state[name].half(), tensor) for name, tensor in trained.items())
-    assert not trainer.labeller.masks
+    assert not trainer.labeller.pseudo_masks.newest
     description, digest = json.loads((model / "config.json").read_text()), trainer.session.data_digest
     assert description["data"] == description["in_context"]["data"] == digest
     assert json.loads((run / "pseudo" / "index.json").read_text())["data"] == digest

@@ -8,9 +8,11 @@ import torch
 
 from maskwright.data.batch import Batch
 from maskwright.data.labels import Kind
-from maskwright.methods.in_context.pseudo_masks import Rows
+from maskwright.methods.in_context.pseudo_masks import PseudoMask
+from maskwright.methods.in_context.rows import Rows
 
 SIZE, C = 64, 3
+GRID = SIZE // 4
 BOX_1, BOX_2, BOX_3 = [4.0, 4, 20, 20], [30.0, 8, 60, 40], [8.0, 40, 24, 56]
 
 
@@ -46,3 +48,12 @@ def rows_at(image: list[int], category: list[int], batch: Batch | None = None) -
     """Rows of the batch (left out: ``batch_of()``) by image and category."""
     batch, at = batch or batch_of(), torch.tensor(image)
     return Rows(at, torch.tensor(category), batch.kinds[at], batch.indices[at])
+
+
+def answer_of(category: int, confidence: float) -> PseudoMask:
+    """Category in the upper left quarter, background elsewhere."""
+    maps = torch.zeros(C, GRID, GRID)
+    maps[0] = 1
+    maps[:, : GRID // 2, : GRID // 2] = 0
+    maps[category, : GRID // 2, : GRID // 2] = 1
+    return PseudoMask(maps.half(), confidence)

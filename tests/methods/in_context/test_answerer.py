@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from maskwright.data.labels import Kind
-from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.answerer import Answerer
+from maskwright.methods.in_context.rows import weak_prompts
 from maskwright.nets.spnet import pooled, pooled_memory
 from maskwright.sam.prompts import PADDING, Prompts
 from maskwright.sam.sam import Embedding, Sam
@@ -58,7 +58,7 @@ def test_what_is_looked_for(answerer: Answerer):
 def test_objects_are_pooled_where_boxes_or_the_teacher_say(answerer: Answerer):
     embedding, rows = encoded(answerer), rows_at([0, 1], [1, 2])
     yes, no = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
-    prompts = pseudo.weak_prompts(batch_of(), rows, SIZE, boxes=yes, points=no)
+    prompts = weak_prompts(batch_of(), rows, SIZE, boxes=yes, points=no)
     teacher = torch.zeros(5, C, 16, 16)
     teacher[1, 2, :, 8:] = 1
     query = answerer.query(embedding, rows, prompts, teacher)
@@ -77,7 +77,7 @@ def test_objects_are_pooled_where_boxes_or_the_teacher_say(answerer: Answerer):
 def test_references_are_of_the_category_and_of_other_images(answerer: Answerer):
     embedding, rows = encoded(answerer), rows_at([0, 3, 4], [1, 1, 2])
     no = torch.zeros(3, dtype=torch.bool)
-    prompts = pseudo.weak_prompts(batch_of(), rows, SIZE, boxes=no, points=no)
+    prompts = weak_prompts(batch_of(), rows, SIZE, boxes=no, points=no)
     query = answerer.query(embedding, rows, prompts, None)
     found = answerer.choose(rows, query, seeded())
     assert not found.has_references.any()
@@ -98,7 +98,7 @@ def test_answers_are_those_of_the_four_verbs(answerer: Answerer):
     fill(answerer, [10, 11, 12], [1] * 3)
     embedding, rows = encoded(answerer), rows_at([2, 4], [1, 1])
     no = torch.zeros(2, dtype=torch.bool)
-    prompts = pseudo.weak_prompts(batch_of(), rows, SIZE, boxes=no, points=no)
+    prompts = weak_prompts(batch_of(), rows, SIZE, boxes=no, points=no)
     places = torch.tensor([[0, 2], [1, 1]])
     sam, memory = answerer.sam, answerer.pool.memory(places)
     # As while training: boxes and clicks that are not there are padding, and SAM attends to it.

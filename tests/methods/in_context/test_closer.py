@@ -10,7 +10,7 @@ import torch
 from maskwright.data.batch import Batch
 from maskwright.methods.in_context.closer import answer_boxes
 from maskwright.methods.in_context.labeller import Labeller
-from maskwright.methods.in_context.pseudo_masks import EMPTY
+from maskwright.methods.in_context.rows import EMPTY
 from maskwright.sam.closer_look import CHUNK, look_closer
 from maskwright.sam.sam import Sam
 from tests.methods.in_context.batches import BOX_1, BOX_2, BOX_3, SIZE, C, batch_of, rows_at

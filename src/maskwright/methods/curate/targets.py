@@ -16,8 +16,8 @@ from maskwright.data.geometry import resize_matrix
 from maskwright.data.items import read_item
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.data.lookahead import ahead
-from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.closer import answer_boxes, on_grid
+from maskwright.methods.in_context.rows import EMPTY, Rows, merge_rows, rows_of, weak_prompts
 from maskwright.sam.closer_look import look_closer_at_clicks
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Sam
@@ -83,14 +83,14 @@ def filled_in(sam: Sam, batch: Batch, categories: int) -> Tensor:
     if bool(is_mask.all()):
         return maps
     wanted = (batch.present > 0) & ~is_mask[:, None]
-    rows = pseudo.rows_of(wanted.long(), batch.kinds, torch.full_like(batch.kinds, -1))
-    logits = torch.full((len(rows), sam.size // 4, sam.size // 4), pseudo.EMPTY, device=sam.device)
+    rows = rows_of(wanted.long(), batch.kinds, torch.full_like(batch.kinds, -1))
+    logits = torch.full((len(rows), sam.size // 4, sam.size // 4), EMPTY, device=sam.device)
     asked = _answer_clicks(sam, batch, rows, logits)
     if len(rows) and batch.box_categories.shape[1]:
         boxed, answered, _ = answer_boxes(sam, batch, rows)
         logits[boxed] = answered
         asked[boxed] = True
-    merged = pseudo.merge_rows(logits, rows, len(batch), categories)
+    merged = merge_rows(logits, rows, len(batch), categories)
     best = F.interpolate(merged, (GRID, GRID), mode="bilinear", align_corners=False).argmax(1).to(torch.uint8)
     # A category that is there, but nobody knows where, could be in any pixel that was given to the background.
     lost = torch.zeros(len(batch), dtype=torch.bool, device=sam.device)
@@ -101,12 +101,12 @@ def filled_in(sam: Sam, batch: Batch, categories: int) -> Tensor:
     return torch.where(is_mask[:, None, None], maps, torch.where(known[:, None, None], best, IGNORE).to(torch.uint8))
 
 
-def _answer_clicks(sam: Sam, batch: Batch, rows: pseudo.Rows, logits: Tensor) -> Tensor:
+def _answer_clicks(sam: Sam, batch: Batch, rows: Rows, logits: Tensor) -> Tensor:
     """Write SAM's answers to the rows that have clicks, and say which rows these are: (N,) bool."""
     nothing = torch.zeros(len(rows), dtype=torch.bool, device=sam.device)
     if not len(rows) or not batch.point_categories.shape[1]:
         return nothing
-    prompts = pseudo.weak_prompts(batch, rows, sam.size, boxes=nothing, points=~nothing)
+    prompts = weak_prompts(batch, rows, sam.size, boxes=nothing, points=~nothing)
     at = prompts.prompted.nonzero()[:, 0]
     if len(at):
         clicks = Prompts(prompts.tokens.points[at, :1], prompts.tokens.labels[at, :1])

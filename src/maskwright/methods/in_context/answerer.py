@@ -16,10 +16,9 @@ from torch import Tensor
 from maskwright.data.batch import Batch
 from maskwright.data.labels import Kind
 from maskwright.data.shapes import touched_cells
-from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.judging import PredictMasks
 from maskwright.methods.in_context.pool import Candidates, ReferencePool, needed
-from maskwright.methods.in_context.pseudo_masks import RowPrompts, Rows
+from maskwright.methods.in_context.rows import EMPTY, RowPrompts, Rows, row_logits
 from maskwright.methods.in_context.selection import Choice, ReferencePolicy
 from maskwright.nets.selector import select
 from maskwright.nets.selector_names import SelectorName
@@ -51,7 +50,7 @@ class Answerer:
 
     It is all that prediction needs; ``labeller.Labeller`` adds what training needs.
 
-    Methods stand in the order in which an image passes through them. A row is one category in one image, see ``pseudo.Rows``.
+    Methods stand in the order in which an image passes through them. A row is one category in one image, see ``Rows``.
 
     Args:
         sam: with or without adapters.
@@ -187,7 +186,7 @@ class Answerer:
             The masks of all objects (N, K, 1, ...); and for each row the union of its objects: (N, h, w) logits and (N,) predicted IoU.
         """
         masks = self.decode(self.condition(embedding, rows, has_references, memory), prompts)
-        return masks, *pseudo.row_logits(masks, prompts, self.sam.size)
+        return masks, *row_logits(masks, prompts, self.sam.size)
 
     def condition(self, embedding: Embedding, rows: Rows, has_references: Tensor, memory: Memory | None) -> Embedding:
         """Recall the references of the rows that have any, see ``answer``; the other rows keep the plain embedding."""
@@ -213,9 +212,9 @@ class Answerer:
             return table.index_put((row, place), flat[:, 0])
 
         return Masks(
-            in_place(answers.logits, pseudo.EMPTY),
+            in_place(answers.logits, EMPTY),
             in_place(answers.iou),
-            in_place(answers.presence, pseudo.EMPTY),
+            in_place(answers.presence, EMPTY),
             in_place(answers.pointers),
         )
 

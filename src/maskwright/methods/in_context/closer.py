@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskwright.data.batch import Batch
-from maskwright.methods.in_context.pseudo_masks import EMPTY, Rows
+from maskwright.methods.in_context.rows import EMPTY, Rows
 from maskwright.sam.closer_look import CHUNK, Looks, look_closer
 from maskwright.sam.sam import Sam
 

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from maskwright.data.batch import Batch
 from maskwright.data.labels import Kind
-from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.answerer import Answerer
-from maskwright.methods.in_context.pseudo_masks import RowPrompts, Rows
+from maskwright.methods.in_context.rows import RowPrompts, Rows, resize, rows_of, weak_prompts
 from maskwright.nets.losses import box_projection_loss, iou_regression, mask_loss
 from maskwright.sam.sam import Embedding, Memory
 
@@ -108,7 +107,7 @@ def episode_loss(
     Returns:
         Mask loss and error of the predicted IoU on mask rows, box projection on box rows.
     """
-    rows, size = pseudo.rows_of(batch.present, batch.kinds, batch.indices), answerer.sam.size
+    rows, size = rows_of(batch.present, batch.kinds, batch.indices), answerer.sam.size
     if not len(rows):
         return embedding.low.sum() * 0
     rows = rows[sample_rows(rows.category, answerer.categories, generator)]
@@ -147,8 +146,32 @@ def _practice_prompts(batch: Batch, rows: Rows, truth: Tensor, size: int, genera
     is_mask = rows.kind == Kind.MASK
     draw = torch.rand(len(rows), generator=generator).to(truth.device)
     boxes, points = ~is_mask | (draw < 0.35), is_mask & (draw >= 0.35) & (draw < 0.7)
-    prompts = pseudo.weak_prompts(batch, rows, size, boxes=boxes, points=points)
-    return prompts.with_hint(pseudo.rough_copies(truth, generator), is_mask & (draw >= 0.5) & (draw < 0.85))
+    prompts = weak_prompts(batch, rows, size, boxes=boxes, points=points)
+    return prompts.with_hint(rough_copies(truth, generator), is_mask & (draw >= 0.5) & (draw < 0.85))
+
+
+def rough_copies(masks: Tensor, generator: torch.Generator) -> Tensor:
+    """True masks as a half-trained network might predict them: moved, scaled, blurred, with patches added and missing.
+
+    Args:
+        masks: (N, H, W) in 0..1.
+        generator: on the CPU.
+
+    Returns:
+        (N, H/4, W/4) logits.
+    """
+    count, height, width = masks.shape
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return (torch.rand(count, *shape, generator=generator) * (high - low) + low).to(masks)
+
+    theta = torch.diag_embed(uniform(0.8, 1.25, 2))
+    theta = torch.cat([theta, uniform(-0.12, 0.12, 2, 1)], 2)
+    grid = F.affine_grid(theta, [count, 1, height // 4, width // 4], align_corners=False)
+    moved = F.grid_sample(masks[:, None], grid, align_corners=False)
+    blurred = F.avg_pool2d(moved, 5, 1, 2, count_include_pad=False)
+    patches = F.interpolate(uniform(-1, 1, 1, 5, 5), (height // 4, width // 4), mode="bicubic")
+    return ((blurred - 0.5 + uniform(0, 0.6, 1, 1, 1) * patches) * uniform(4, 12, 1, 1, 1))[:, 0]
 
 
 def _references_in_batch(
@@ -174,7 +197,7 @@ def _row_mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
     """Mask loss of (N, h, w) logits for masks (N, S, S), at half of the canvas' resolution."""
     size = 2 * logits.shape[-1]
     target = F.interpolate(truth[:, None], (size, size), mode="area")[:, 0]
-    return mask_loss(pseudo.resize(logits[:, None], size)[:, 0], target)
+    return mask_loss(resize(logits[:, None], size)[:, 0], target)
 
 
 def box_loss(objects: Tensor, prompts: RowPrompts, size: int) -> Tensor:

@@ -1,6 +1,6 @@
 """SAM 2 as an in-context labeller in training: it makes pseudo-masks of weakly labelled images, and learns to make better ones.
 
-``Labeller`` is an ``Answerer`` that also keeps its answers, the pseudo-masks. Its methods stand in the order of a training.
+``Labeller`` is an ``Answerer`` whose answers become ``PseudoMasks`` and references. Its methods stand in the order of a training.
 """
 
 from __future__ import annotations
@@ -9,46 +9,34 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from maskwright.data.batch import Batch
-from maskwright.data.geometry import compose, invert, resize_matrix, warp_maps
 from maskwright.data.labels import IGNORE, Kind
-from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.answerer import Answerer, References
 from maskwright.methods.in_context.closer import answer_boxes
 from maskwright.methods.in_context.episodes import box_loss, episode_loss, practice_batch, sample_rows
 from maskwright.methods.in_context.pool import ReferencePool
-from maskwright.methods.in_context.pseudo_masks import RowPrompts, Rows
+from maskwright.methods.in_context.pseudo_masks import PseudoMask, PseudoMasks
+from maskwright.methods.in_context.rows import (
+    RowPrompts,
+    Rows,
+    is_unlocated,
+    merge_rows,
+    rows_of,
+    teacher_logits,
+    truth_of,
+    weak_prompts,
+)
 from maskwright.methods.in_context.selection import ReferencePolicy
 from maskwright.methods.in_context.streams import Stream
 from maskwright.nets.losses import consistency_loss, partial_cross_entropy
 from maskwright.nets.selector_names import SelectorName
 from maskwright.nets.spnet import pooled, pooled_memory
 from maskwright.sam.sam import Embedding, Masks, Memory, Sam
-
-FLOOR = 1e-3
-"""Lowest probability of a category when two sources are blended, so that neither can rule out a category alone."""
-
-BOX_SHARE, POINT_SHARE = 0.3, 0.6
-"""Factors on ``blend`` where SAM was prompted with boxes, and with clicks or scribbles; without a prompt the factor is 1."""
-
-
-@dataclass
-class PseudoMask:
-    """The pseudo-mask of one image: SAM's newest answer.
-
-    Attributes:
-        maps: (C, S/4, S/4) float16 probabilities on the plain canvas.
-        confidence: how far to trust it, in 0..1.
-        references: positions in the dataset of the images that SAM was conditioned on.
-    """
-
-    maps: Tensor
-    confidence: float
-    references: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -113,15 +101,14 @@ class Labeller(Answerer):
 
     Args:
         sam, categories, selector, references, policy: see ``Answerer``.
-        blend: share of the teacher's prediction in the pseudo-masks of images without a prompt, once it is mature; less of
-            it elsewhere.
+        blend: see ``PseudoMasks``.
         weak_weight: weight of the losses on boxes, points and scribbles.
         generator: (stream, number) → stateless random numbers, a function of both alone.
         closer_look: pseudo-masks of boxes are SAM's answers on crops around them; SAM still learns on whole images.
         folder: of a pool that is too large for the memory; see ``ReferencePool``.
 
     Attributes:
-        masks: the newest pseudo-masks, by position in the dataset.
+        pseudo_masks: its answers.
     """
 
     def __init__(
@@ -141,8 +128,8 @@ class Labeller(Answerer):
         pool = ReferencePool(folder=folder)
         super().__init__(sam, categories, selector=selector, references=references, policy=policy, pool=pool)
         self.closer_look = closer_look
-        self.blend, self.weak_weight, self.generator = blend, weak_weight, generator
-        self.masks: dict[int, PseudoMask] = {}
+        self.weak_weight, self.generator = weak_weight, generator
+        self.pseudo_masks = PseudoMasks(categories, sam.size, blend)
 
     # ------------------------------------------------------------------------------------------------ practice
 
@@ -154,7 +141,7 @@ class Labeller(Answerer):
             batch: without augmentation.
             generator: on the CPU, of the clicks that are drawn.
         """
-        maps, confidence = self.pseudo_masks(batch)
+        maps, confidence = self.pseudo_masks.in_view(batch)
         return practice_batch(batch, maps, confidence, generator)
 
     def episode(self, embedding: Embedding, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -185,7 +172,7 @@ class Labeller(Answerer):
         Returns:
             SAM's loss against the weak labels (zero without gradients), and the new pseudo-masks and pool entries.
         """
-        rows = pseudo.rows_of(self.query_categories(batch, teacher), batch.kinds, batch.indices)
+        rows = rows_of(self.query_categories(batch, teacher), batch.kinds, batch.indices)
         if not len(rows):
             return embedding.low.sum() * 0, Visit()
         prompts = self._label_prompts(batch, rows, teacher, maturity)
@@ -204,17 +191,17 @@ class Labeller(Answerer):
                 logits[at], iou[at] = closer
             probabilities, confidence = self._merge(requests.rows, logits, iou, len(batch))
             visit = Visit(self._new_masks(requests, probabilities, confidence))
-            probabilities, _ = self._blend(batch, probabilities, confidence, teacher, maturity)
+            probabilities, _ = self.pseudo_masks.blended(batch, probabilities, confidence, teacher, maturity)
             visit.entries = self._new_entries(embedding, rows, batch.target, is_request, probabilities)
         return loss, visit
 
     def _label_prompts(self, batch: Batch, rows: Rows, teacher: Tensor | None, maturity: float) -> RowPrompts:
         """The rows' weak labels as prompts; with a teacher of more than half maturity, rows without boxes also bring its prediction."""
         is_weak = rows.kind != Kind.MASK
-        prompts = pseudo.weak_prompts(batch, rows, self.sam.size, boxes=is_weak, points=is_weak)
+        prompts = weak_prompts(batch, rows, self.sam.size, boxes=is_weak, points=is_weak)
         if teacher is None or maturity <= 0.5:
             return prompts
-        return prompts.with_hint(pseudo.teacher_logits(teacher, rows), is_weak & ~prompts.hinted.any(1))
+        return prompts.with_hint(teacher_logits(teacher, rows), is_weak & ~prompts.hinted.any(1))
 
     def _answer_and_learn(
         self, embedding: Embedding, requests: Requests, target: Tensor, number: int, teacher: Tensor | None
@@ -255,13 +242,13 @@ class Labeller(Answerer):
         loss = partial_cross_entropy(torch.stack([torch.zeros_like(logits), logits], 1), is_object)
         loss = loss + box_loss(masks.best, prompts, self.sam.size)
         if teacher is not None and not prompts.prompted.all():
-            target_logits = pseudo.teacher_logits(teacher, rows)
+            target_logits = teacher_logits(teacher, rows)
             loss = loss + consistency_loss(logits[:, None], target_logits[:, None], (~prompts.prompted).float())
         return self.weak_weight * loss
 
     def _merge(self, rows: Rows, logits: Tensor, iou: Tensor, images: int) -> tuple[Tensor, Tensor]:
         """Answers to N rows → (B, C, h, w) probabilities and (B,) confidence, the mean predicted IoU of an image's rows."""
-        probabilities = pseudo.merge_rows(logits, rows, images, self.categories).softmax(1)
+        probabilities = merge_rows(logits, rows, images, self.categories).softmax(1)
         count = torch.zeros(images, device=logits.device).index_add(0, rows.image, torch.ones_like(iou))
         confidence = torch.zeros(images, device=logits.device).index_add(0, rows.image, iou)
         return probabilities, confidence / count.clamp(min=1)
@@ -281,10 +268,10 @@ class Labeller(Answerer):
         self, embedding: Embedding, rows: Rows, target: Tensor, has_answer: Tensor, probabilities: Tensor
     ) -> dict[str, Tensor] | None:
         """Pool entries of labelled images: with the true mask, or with the pseudo-mask of boxes, points and scribbles."""
-        truth, counted = pseudo.truth_of(target, rows, self.map_size)
+        truth, counted = truth_of(target, rows, self.map_size)
         is_mask = rows.kind == Kind.MASK
         masks = torch.where(is_mask[:, None, None], truth * counted, probabilities[rows.image, rows.category])
-        usable = (is_mask | has_answer) & ~pseudo.is_unlocated(rows.kind) & (masks.flatten(1).amax(1) > 0.5)
+        usable = (is_mask | has_answer) & ~is_unlocated(rows.kind) & (masks.flatten(1).amax(1) > 0.5)
         if not usable.any():
             return None
         rows, masks = rows[usable], masks[usable]
@@ -305,84 +292,26 @@ class Labeller(Answerer):
     def absorb(self, visits: Iterable[Visit]) -> None:
         """Take over the pseudo-masks and entries of this and the other processes' visits."""
         for visit in visits:
-            self.masks |= visit.masks
+            self.pseudo_masks.newest |= visit.masks
             if visit.entries is not None:
                 entries = {name: tensor.to(self.sam.device) for name, tensor in visit.entries.items()}
                 self.pool.update(memory=Memory(entries.pop("features"), entries.pop("pointers")), **entries)
 
-    def pseudo_masks(self, batch: Batch, teacher: Tensor | None = None, maturity: float = 0.0) -> tuple[Tensor, Tensor]:
-        """The newest pseudo-masks in the batch's view: SAM's answers of their last visit, blended with the teacher's
-        present prediction.
-
-        Args:
-            batch: in any augmentation.
-            teacher: (B, C, S/4, S/4) its probabilities for the batch's images, None before its first update.
-            maturity: 0..1, how far the teacher's prediction is blended in.
-
-        Returns:
-            (B, C, S/4, S/4) probabilities, and (B,) confidence in 0..1; 0 where SAM has no answer yet.
-        """
-        device, side = batch.images.device, self.map_size
-        maps = torch.zeros(len(batch), self.categories, side, side, device=device)
-        confidence = torch.zeros(len(batch), device=device)
-        for row, sample in enumerate(batch.indices.tolist()):
-            if sample in self.masks:
-                maps[row] = self.masks[sample].maps.to(device).float()
-                confidence[row] = self.masks[sample].confidence
-        plain = torch.stack([torch.from_numpy(resize_matrix(tuple(s), self.sam.size)) for s in batch.sizes.tolist()])
-        # In double precision, which not every device has.
-        moves = compose(batch.matrices.cpu().double(), invert(plain))
-        # Between canvases a quarter as large only the translation changes.
-        moves = torch.cat([moves[..., :2], moves[..., 2:] / 4], -1).float().to(device)
-        foreground = warp_maps(maps[:, 1:], moves, side)
-        maps = torch.cat([1 - foreground.sum(1, keepdim=True), foreground], 1)
-        return self._blend(batch, maps, confidence, teacher, maturity)
-
-    def _blend(
-        self, batch: Batch, probabilities: Tensor, confidence: Tensor, teacher: Tensor | None, maturity: float
-    ) -> tuple[Tensor, Tensor]:
-        """Blend SAM's answer with the teacher's prediction, from which what the labels rule out is removed.
-
-        Where SAM had no prompt, its confidence is multiplied by the agreement of the two, and is 0 before there is a teacher.
-        """
-        unlocated = pseudo.is_unlocated(batch.kinds)
-        if teacher is None:
-            return probabilities, torch.where(unlocated, 0.0, confidence)
-        agreement = maturity * pseudo.agreement(probabilities, teacher)
-        boxed = batch.kinds == Kind.BOX
-        share = self.blend * maturity * torch.where(unlocated, 1.0, torch.where(boxed, BOX_SHARE, POINT_SHARE))
-        teacher = pseudo.constrain(teacher, batch, self.sam.size)
-        # A mean of logarithms: the surer of the two counts more.
-        log_mean = torch.lerp(
-            probabilities.clamp(min=FLOOR).log(), teacher.clamp(min=FLOOR).log(), share[:, None, None, None]
-        )
-        return log_mean.softmax(1), torch.where(unlocated, confidence * agreement, confidence)
-
     # ------------------------------------------------------------------------------------------------ state
 
-    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, object]]:
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Pool and pseudo-masks as tensors (groups ``pool`` and ``masks``) and JSON, for a checkpoint."""
-        order = sorted(self.masks)
-        tensors: dict[str, dict[str, Tensor]] = {}
+        tensors, state = self.pseudo_masks.state()
         if len(self.pool):
             tensors["pool"] = self.pool.state_dict()
         if self.pool.index is not None:
             tensors["pool_index"] = self.pool.index.state_dict()
-        if order:
-            tensors["masks"] = {"maps": torch.stack([self.masks[i].maps for i in order])}
-        return tensors, {
-            "index": order,
-            "confidence": [self.masks[i].confidence for i in order],
-            "references": [self.masks[i].references for i in order],
-        }
+        return tensors, state
 
-    def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict) -> None:
+    def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """The counterpart of ``state``."""
         pool = tensors.get("pool", {})
         if not self.pool.columns.go_into_files(sum(value.nbytes for value in pool.values())):
             pool = {name: value.to(self.sam.device) for name, value in pool.items()}
         self.pool.load_state_dict(pool, tensors.get("pool_index"))
-        self.masks = {
-            index: PseudoMask(tensors["masks"]["maps"][i].clone(), state["confidence"][i], state["references"][i])
-            for i, index in enumerate(state["index"])
-        }
+        self.pseudo_masks.load_state(tensors, state)

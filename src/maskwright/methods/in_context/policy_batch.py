@@ -11,10 +11,18 @@ from torch import Tensor
 
 from maskwright.data.batch import Batch
 from maskwright.data.labels import IGNORE, Kind
-from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.judging import Judge, PredictMasks
 from maskwright.methods.in_context.labeller import Labeller, ReferenceSets
 from maskwright.methods.in_context.pool import Candidates, needed
+from maskwright.methods.in_context.rows import (
+    RowPrompts,
+    Rows,
+    is_unlocated,
+    rows_of,
+    teacher_logits,
+    truth_of,
+    weak_prompts,
+)
 from maskwright.methods.in_context.selection import PolicySettings, Round
 from maskwright.nets.losses import box_projection_loss
 from maskwright.nets.spnet import Query
@@ -36,7 +44,7 @@ class PolicyBatch:
         judge: what their rewards are computed from.
     """
 
-    rows: pseudo.Rows
+    rows: Rows
     query: Query
     candidates: Candidates
     predict_masks: PredictMasks
@@ -74,7 +82,7 @@ def draw_policy_batch(
         None where no row has a choice between references.
     """
     pool, size = labeller.pool, labeller.sam.size
-    rows = pseudo.rows_of(labeller.query_categories(batch, teacher), batch.kinds, batch.indices)
+    rows = rows_of(labeller.query_categories(batch, teacher), batch.kinds, batch.indices)
     if not len(pool) or not len(rows):
         return None
     is_mask = rows.kind == Kind.MASK
@@ -87,24 +95,24 @@ def draw_policy_batch(
     rows, is_mask = rows[at], is_mask[at]
     is_point = (rows.kind == Kind.POINT) | (rows.kind == Kind.SCRIBBLE)
     boxes, points = ~is_mask | (rows.kind == Kind.BOX), ~is_mask | is_point
-    prompts = pseudo.weak_prompts(batch, rows, size, boxes=boxes, points=points)
+    prompts = weak_prompts(batch, rows, size, boxes=boxes, points=points)
     view = None
     if teacher is not None:
         view = teacher.argmax(1)[rows.image] == rows.category[:, None, None]
         if maturity > 0.5:
-            prompts = prompts.with_hint(pseudo.teacher_logits(teacher, rows), ~prompts.hinted.any(1))
+            prompts = prompts.with_hint(teacher_logits(teacher, rows), ~prompts.hinted.any(1))
     query = labeller.query(embedding, rows, prompts, teacher)
     settings = labeller.policy.settings if labeller.policy is not None else PolicySettings()
     near, _ = needed("policy", labeller.references, settings.shortlist_size)
     candidates = pool.candidates(rows.sample, rows.category, rows.kind, query, near, DRAWN, generator)
     answers = labeller.mask_predictor(embedding, rows, prompts)
-    truth, counted = pseudo.truth_of(batch.target, rows, labeller.map_size)
+    truth, counted = truth_of(batch.target, rows, labeller.map_size)
     label_loss = label_losses(batch.target, rows, prompts)
-    judge = Judge(is_mask, truth, counted, view, label_loss, ~is_mask & ~pseudo.is_unlocated(rows.kind))
+    judge = Judge(is_mask, truth, counted, view, label_loss, ~is_mask & ~is_unlocated(rows.kind))
     return PolicyBatch(rows, query, candidates, lambda some, sets: answers(some, candidates.in_pool(sets)), judge)
 
 
-def label_losses(target: Tensor, rows: pseudo.Rows, prompts: pseudo.RowPrompts) -> Callable[[Tensor, Tensor], Tensor]:
+def label_losses(target: Tensor, rows: Rows, prompts: RowPrompts) -> Callable[[Tensor, Tensor], Tensor]:
     """(R,) rows, (R, S/4, S/4) logits → (R,) losses against the drawn labels of these rows (clicks, scribbles), and against their boxes."""
     target = target[rows.image][:, 2::4, 2::4]
     counted, is_object = (target != IGNORE).float(), (target == rows.category[:, None, None]).float()

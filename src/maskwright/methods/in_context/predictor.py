@@ -24,9 +24,9 @@ from maskwright.engine.prediction import Prediction
 from maskwright.engine.state import seeded
 from maskwright.engine.weights import require_finite
 from maskwright.errors import MaskwrightError
-from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.answerer import Answerer
 from maskwright.methods.in_context.report import write_report
+from maskwright.methods.in_context.rows import Rows, merge_rows, resize, rows_of, weak_prompts
 from maskwright.methods.in_context.selection import Choice
 from maskwright.methods.in_context.streams import Stream
 from maskwright.methods.semantic.predictor import SegmenterPredictor
@@ -106,12 +106,12 @@ class InContextSegmenter:
         answerer = self.answerer
         batch, side = Batch.unlabelled(images, answerer.categories), answerer.map_size
         embedding = answerer.sam.encode(images)
-        prediction = pseudo.resize(self.segmenter(images).float(), side).softmax(1)
-        rows = pseudo.rows_of(answerer.query_categories(batch, prediction), batch.kinds, batch.indices)
+        prediction = resize(self.segmenter(images).float(), side).softmax(1)
+        rows = rows_of(answerer.query_categories(batch, prediction), batch.kinds, batch.indices)
         if not len(rows):
-            return pseudo.merge_rows(images.new_zeros(0, side, side), rows, len(images), answerer.categories), []
+            return merge_rows(images.new_zeros(0, side, side), rows, len(images), answerer.categories), []
         no = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
-        prompts = pseudo.weak_prompts(batch, rows, answerer.sam.size, boxes=no, points=no)
+        prompts = weak_prompts(batch, rows, answerer.sam.size, boxes=no, points=no)
         query = answerer.query(embedding, rows, prompts, prediction)
         predict_masks = answerer.mask_predictor(embedding, rows, prompts)
         # A fixed seed, so that a prediction does not depend on those before it.
@@ -123,10 +123,10 @@ class InContextSegmenter:
             logits, iou = images.new_zeros(len(at), side, side), images.new_zeros(len(at))
             for part in torch.arange(len(at), device=images.device).split(AT_ONCE):
                 logits[part], iou[part] = predict_masks(at[part], choice.places[part])
-        merged = pseudo.merge_rows(logits, rows, len(images), answerer.categories)
+        merged = merge_rows(logits, rows, len(images), answerer.categories)
         return merged, self._evidence(rows, query, choice, iou)
 
-    def _evidence(self, rows: pseudo.Rows, query: Query, choice: Choice, iou: Tensor) -> list[Evidence]:
+    def _evidence(self, rows: Rows, query: Query, choice: Choice, iou: Tensor) -> list[Evidence]:
         entries, places = self.answerer.pool.entries(), choice.places
         at = places.to(entries.whole.device)
         whole, foreground = (

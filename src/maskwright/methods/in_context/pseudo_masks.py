@@ -1,252 +1,127 @@
-"""Pseudo-masks: weak labels become prompts, prompts become masks, masks of several categories become one map.
+"""Pseudo-masks: SAM's newest answer for each weakly labelled image, and what it becomes when the segmenter learns from it.
 
-A "row" is one category in one image. SAM makes one mask for each row, and the rows of an image are merged by argmax against
-background. ``weak_prompts`` makes the prompts, ``Answerer`` has SAM answer them, ``row_logits`` and ``merge_rows`` make the masks.
+When it is used, the answer is moved into the batch's view and blended with the present prediction of the mean teacher, from which what
+the labels rule out is removed. SAM and the segmenter err differently.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maskwright.data.batch import Batch
-from maskwright.data.labels import IGNORE, Kind
+from maskwright.data.geometry import compose, invert, resize_matrix, warp_maps
+from maskwright.data.labels import Kind
 from maskwright.data.shapes import ellipse_radius, touched_cells
 from maskwright.engine.metrics import soft_dice
-from maskwright.sam.closer_look import ellipse_logits
-from maskwright.sam.prompts import PADDING, Prompts
-from maskwright.sam.sam import Masks
+from maskwright.methods.in_context.rows import is_unlocated
 
-EMPTY = -10.0
-"""Logit of a pixel that is certainly not on the object."""
+FLOOR = 1e-3
+"""Lowest probability of a category when two sources are blended, so that neither can rule out a category alone."""
 
-
-@dataclass(frozen=True)
-class Rows:
-    """N rows, each one category in one image; all attributes are (N,) int64.
-
-    Attributes:
-        image: position of the image in the batch.
-        category: its id.
-        kind: the ``Kind`` of the image's label.
-        sample: position of the image in the dataset, -1 where it is in none.
-    """
-
-    image: Tensor
-    category: Tensor
-    kind: Tensor
-    sample: Tensor
-
-    def __len__(self) -> int:
-        return len(self.image)
-
-    def __getitem__(self, index: Tensor) -> Rows:
-        """Some of the rows."""
-        return Rows(self.image[index], self.category[index], self.kind[index], self.sample[index])
+BOX_SHARE, POINT_SHARE = 0.3, 0.6
+"""Factors on ``blend`` where SAM was prompted with boxes, and with clicks or scribbles; without a prompt the factor is 1."""
 
 
-def rows_of(categories: Tensor, kinds: Tensor, samples: Tensor) -> Rows:
-    """The rows of B images.
-
-    Args:
-        categories: (B, C), above 0 where an image has a row for that category; the background never has one.
-        kinds, samples: (B,), see ``Rows``.
-    """
-    image, category = (categories[:, 1:] > 0).nonzero(as_tuple=True)
-    return Rows(image, category + 1, kinds[image], samples[image])
-
-
-def truth_of(target: Tensor, rows: Rows, grid: int) -> tuple[Tensor, Tensor]:
-    """The true mask of each row on a coarser grid.
-
-    Args:
-        target: (B, S, S) category ids, 255 where unknown.
-        rows: N rows.
-        grid: side of the grid.
-
-    Returns:
-        (N, grid, grid) share of a cell's labelled pixels that show the row's category, and (N, grid, grid) share of its pixels that
-        are labelled; both in 0..1.
-    """
-    target = target[rows.image]
-    maps = torch.stack([target == rows.category[:, None, None], target != IGNORE], 1).float()
-    if grid != target.shape[-1]:
-        maps = F.interpolate(maps, (grid, grid), mode="area")
-    area, counted = maps.unbind(1)
-    return area / counted.clamp(min=1e-6), counted
-
-
-def teacher_logits(teacher: Tensor, rows: Rows) -> Tensor:
-    """The teacher's prediction of each row's category: (B, C, h, w) probabilities → (N, h, w) logits."""
-    return torch.logit(teacher[rows.image, rows.category].clamp(1e-4, 1 - 1e-4))
-
-
-def is_unlocated(kinds: Tensor) -> Tensor:
-    """Whether labels of these ``Kind``s leave open where an object is (tags, no label at all), so that they give SAM no prompt."""
-    return kinds <= int(Kind.TAG)
-
-
-@dataclass(frozen=True)
-class RowPrompts:
-    """Prompts of N rows with K objects each.
+@dataclass
+class PseudoMask:
+    """The pseudo-mask of one image: SAM's newest answer.
 
     Attributes:
-        tokens: (N, K) clicks and corners of boxes, as SAM takes them.
-        valid: (N, K) bool, the objects that exist; a row without prompts has one object without a prompt.
-        boxes: (N, K, 4), zero where the object came without a box.
-        cut: (N, K, 2) bool, the boxes of objects that a crop cut along x, and along y.
-        prompted: (N,) bool, the row has any click or box.
-        hint: (N, K, g, g) logits of a rough mask, SAM's mask prompt; hinted: (N, K) bool, which objects have one. Of a box it is the
-            inscribed ellipse: the most likely shape before SAM has seen the image.
+        maps: (C, S/4, S/4) float16 probabilities on the plain canvas.
+        confidence: how far to trust it, in 0..1.
+        references: positions in the dataset of the images that SAM was conditioned on.
     """
 
-    tokens: Prompts
-    valid: Tensor
-    boxes: Tensor
-    cut: Tensor
-    prompted: Tensor
-    hint: Tensor
-    hinted: Tensor
+    maps: Tensor
+    confidence: float
+    references: list[int] = field(default_factory=list)
 
-    @property
-    def boxed(self) -> Tensor:
-        """(N, K) bool: the objects that came with a box."""
-        return self.boxes[..., 2] > self.boxes[..., 0]
 
-    def rows(self, index: Tensor) -> RowPrompts:
-        """Some of the rows."""
-        return RowPrompts(
-            self.tokens.rows(index),
-            self.valid[index],
-            self.boxes[index],
-            self.cut[index],
-            self.prompted[index],
-            self.hint[index],
-            self.hinted[index],
+class PseudoMasks:
+    """The pseudo-masks of a training set.
+
+    Args:
+        categories: C, background included.
+        size: S, side of the canvas.
+        blend: share of the teacher's prediction in the pseudo-masks of images without a prompt, once it is mature; less of it elsewhere.
+
+    Attributes:
+        newest: SAM's newest answers, by position in the dataset.
+    """
+
+    def __init__(self, categories: int, size: int, blend: float) -> None:
+        self.categories, self.size, self.blend = categories, size, blend
+        self.newest: dict[int, PseudoMask] = {}
+
+    def in_view(self, batch: Batch, teacher: Tensor | None = None, maturity: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The pseudo-masks of a batch's images in its view: SAM's newest answers, blended with the teacher's present prediction.
+
+        Args:
+            batch: in any augmentation.
+            teacher: (B, C, S/4, S/4) its probabilities for the batch's images, None before its first update.
+            maturity: 0..1, how far the teacher's prediction is blended in.
+
+        Returns:
+            (B, C, S/4, S/4) probabilities, and (B,) confidence in 0..1; 0 where SAM has no answer yet.
+        """
+        device, side = batch.images.device, self.size // 4
+        maps = torch.zeros(len(batch), self.categories, side, side, device=device)
+        confidence = torch.zeros(len(batch), device=device)
+        for row, sample in enumerate(batch.indices.tolist()):
+            if sample in self.newest:
+                maps[row] = self.newest[sample].maps.to(device).float()
+                confidence[row] = self.newest[sample].confidence
+        plain = torch.stack([torch.from_numpy(resize_matrix(tuple(s), self.size)) for s in batch.sizes.tolist()])
+        # In double precision, which not every device has.
+        moves = compose(batch.matrices.cpu().double(), invert(plain))
+        # Between canvases a quarter as large only the translation changes.
+        moves = torch.cat([moves[..., :2], moves[..., 2:] / 4], -1).float().to(device)
+        foreground = warp_maps(maps[:, 1:], moves, side)
+        maps = torch.cat([1 - foreground.sum(1, keepdim=True), foreground], 1)
+        return self.blended(batch, maps, confidence, teacher, maturity)
+
+    def blended(
+        self, batch: Batch, probabilities: Tensor, confidence: Tensor, teacher: Tensor | None, maturity: float
+    ) -> tuple[Tensor, Tensor]:
+        """SAM's answers in the batch's view, blended with the teacher's prediction, from which what the labels rule out is removed.
+
+        Where SAM had no prompt, its confidence is multiplied by the agreement of the two, and is 0 before there is a teacher.
+        Arguments and result as in ``in_view``.
+        """
+        unlocated = is_unlocated(batch.kinds)
+        if teacher is None:
+            return probabilities, torch.where(unlocated, 0.0, confidence)
+        supported = maturity * agreement(probabilities, teacher)
+        boxed = batch.kinds == Kind.BOX
+        share = self.blend * maturity * torch.where(unlocated, 1.0, torch.where(boxed, BOX_SHARE, POINT_SHARE))
+        teacher = constrain(teacher, batch, self.size)
+        # A mean of logarithms: the surer of the two counts more.
+        log_mean = torch.lerp(
+            probabilities.clamp(min=FLOOR).log(), teacher.clamp(min=FLOOR).log(), share[:, None, None, None]
         )
+        return log_mean.softmax(1), torch.where(unlocated, confidence * supported, confidence)
 
-    def with_hint(self, hint: Tensor, rows: Tensor) -> RowPrompts:
-        """A copy with a rough mask (N, g, g) for the first object of ``rows`` (N,) bool; it does not count as a prompt."""
-        hints, hinted = self.hint.clone(), self.hinted.clone()
-        hints[:, 0] = torch.where(rows[:, None, None], hint, hints[:, 0])
-        hinted[:, 0] |= rows
-        return replace(self, hint=hints, hinted=hinted)
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Tensors (group ``masks``) and JSON, for a checkpoint."""
+        order = sorted(self.newest)
+        tensors = {"masks": {"maps": torch.stack([self.newest[i].maps for i in order])}} if order else {}
+        return tensors, {
+            "index": order,
+            "confidence": [self.newest[i].confidence for i in order],
+            "references": [self.newest[i].references for i in order],
+        }
 
-
-def weak_prompts(
-    batch: Batch, rows: Rows, size: int, *, boxes: Tensor, points: Tensor, most: int = 12, clicks: int = 10
-) -> RowPrompts:
-    """The weak labels of each row's category as prompts: every box is an object of its own; else all clicks are one object's.
-
-    Args:
-        batch: labels on the canvas that SAM encoded.
-        rows: which category of which image.
-        size: side of that canvas.
-        boxes, points: (N,) bool, whether the row may use that kind of label. Boxes go before points.
-        most: objects per row at most. clicks: clicks per row at most, the positive ones first.
-    """
-    count = len(rows)
-    if batch.box_categories.shape[1]:
-        match = (batch.box_categories[rows.image] == rows.category[:, None]) & boxes[:, None]
-        order = match.long().argsort(dim=1, descending=True, stable=True)[:, :most]
-        valid = match.gather(1, order)
-        row_boxes = batch.boxes[rows.image].gather(1, order[..., None].expand(-1, -1, 4))
-        row_cut = batch.box_cut[rows.image].gather(1, order[..., None].expand(-1, -1, 2))
-        objects = max(1, int(valid.sum(1).max()))
-        row_cut = row_cut[:, :objects] & valid[:, :objects, None]
-        valid, row_boxes = valid[:, :objects], row_boxes[:, :objects] * valid[:, :objects, None]
-    else:
-        valid = torch.zeros(count, 1, dtype=torch.bool, device=rows.image.device)
-        row_boxes = torch.zeros(count, 1, 4, device=rows.image.device)
-        row_cut = torch.zeros(count, 1, 2, dtype=torch.bool, device=rows.image.device)
-    has_box = valid.any(1)
-    tokens = Prompts.of_boxes(row_boxes, valid)
-    prompted = has_box.clone()
-    if batch.point_categories.shape[1]:
-        category = batch.point_categories[rows.image]
-        usable = (category >= 0) & (points & ~has_box)[:, None]
-        positive = usable & (category == rows.category[:, None])
-        usable = usable & positive.any(1, keepdim=True)
-        order = (positive.long() * 2 + usable.long()).argsort(dim=1, descending=True, stable=True)[:, :clicks]
-        labels = torch.where(usable, positive.long(), PADDING).gather(1, order)
-        at = batch.points[rows.image].gather(1, order[..., None].expand(-1, -1, 2))
-        empty = torch.full((count, valid.shape[1] - 1, labels.shape[1]), PADDING, device=labels.device)
-        tokens = tokens.join(
-            Prompts(at[:, None].expand(-1, valid.shape[1], -1, -1), torch.cat([labels[:, None], empty], 1))
-        )
-        prompted = prompted | positive.any(1)
-    valid = valid.clone()
-    valid[:, 0] |= ~has_box
-    hint = ellipse_logits(row_boxes, size)
-    return RowPrompts(tokens, valid, row_boxes, row_cut, prompted, hint, row_boxes[..., 2] > row_boxes[..., 0])
-
-
-def row_logits(masks: Masks, prompts: RowPrompts, size: int) -> tuple[Tensor, Tensor]:
-    """One logit map per row: nothing outside an object's box, then the union (maximum) over the row's objects.
-
-    Args:
-        masks: of N rows and K objects.
-        prompts: the prompts that the masks are answers to.
-        size: side of the canvas that the boxes lie on.
-
-    Returns:
-        (N, h, w) logits and (N,) mean predicted IoU.
-    """
-    logits = masks.best
-    inside = touched_cells(prompts.boxes, logits.shape[-1], size)
-    logits = torch.where(prompts.boxed[..., None, None] & ~inside, logits.clamp(max=EMPTY), logits)
-    union = logits.masked_fill(~prompts.valid[..., None, None], EMPTY).amax(1)
-    score = (masks.best_iou * prompts.valid).sum(1) / prompts.valid.sum(1)
-    return union, score
-
-
-def ellipse_masks(batch: Batch, categories: int, size: int) -> tuple[Tensor, Tensor]:
-    """The trivial pseudo-mask of boxes, the ellipse inscribed in each.
-
-    Returns:
-        (B, C, g, g) in 0/1 with g = size / 4, and (B,) bool, whether an image has any box.
-    """
-    inside = ellipse_radius(batch.boxes, size // 4, size // 4, 4) <= 1
-    category = torch.arange(categories, device=inside.device)
-    is_category = batch.box_categories[..., None] == category
-    masks = (inside[:, :, None] & is_category[..., None, None]).any(1).float()
-    masks[:, 0] = 1 - masks[:, 1:].amax(1)
-    return masks, (batch.box_categories > 0).any(1)
-
-
-def merge_rows(logits: Tensor, rows: Rows, batch: int, categories: int) -> Tensor:
-    """Rows (N, h, w) → (B, C, h, w): background at 0, a category that has no row in an image at ``EMPTY``."""
-    maps = logits.new_full((batch, categories, *logits.shape[-2:]), EMPTY)
-    maps[:, 0] = 0.0
-    maps[rows.image, rows.category] = logits
-    return maps
-
-
-def rough_copies(masks: Tensor, generator: torch.Generator) -> Tensor:
-    """True masks as a half-trained network might predict them: moved, scaled, blurred, with patches added and missing.
-
-    Args:
-        masks: (N, H, W) in 0..1.
-        generator: on the CPU.
-
-    Returns:
-        (N, H/4, W/4) logits.
-    """
-    count, height, width = masks.shape
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return (torch.rand(count, *shape, generator=generator) * (high - low) + low).to(masks)
-
-    theta = torch.diag_embed(uniform(0.8, 1.25, 2))
-    theta = torch.cat([theta, uniform(-0.12, 0.12, 2, 1)], 2)
-    grid = F.affine_grid(theta, [count, 1, height // 4, width // 4], align_corners=False)
-    moved = F.grid_sample(masks[:, None], grid, align_corners=False)
-    blurred = F.avg_pool2d(moved, 5, 1, 2, count_include_pad=False)
-    patches = F.interpolate(uniform(-1, 1, 1, 5, 5), (height // 4, width // 4), mode="bicubic")
-    return ((blurred - 0.5 + uniform(0, 0.6, 1, 1, 1) * patches) * uniform(4, 12, 1, 1, 1))[:, 0]
+    def load_state(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """The counterpart of ``state``."""
+        self.newest = {
+            index: PseudoMask(tensors["masks"]["maps"][i].clone(), state["confidence"][i], state["references"][i])
+            for i, index in enumerate(state["index"])
+        }
 
 
 def constrain(probabilities: Tensor, batch: Batch, size: int) -> Tensor:
@@ -274,6 +149,15 @@ def agreement(a: Tensor, b: Tensor) -> Tensor:
     return soft_dice(a[:, 1:].flatten(1, 2), b[:, 1:].flatten(1, 2))
 
 
-def resize(maps: Tensor, size: int) -> Tensor:
-    """(B, C, h, w) → (B, C, size, size), bilinear."""
-    return F.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
+def ellipse_masks(batch: Batch, categories: int, size: int) -> tuple[Tensor, Tensor]:
+    """The trivial pseudo-mask of boxes, the ellipse inscribed in each.
+
+    Returns:
+        (B, C, g, g) in 0/1 with g = size / 4, and (B,) bool, whether an image has any box.
+    """
+    inside = ellipse_radius(batch.boxes, size // 4, size // 4, 4) <= 1
+    category = torch.arange(categories, device=inside.device)
+    is_category = batch.box_categories[..., None] == category
+    masks = (inside[:, :, None] & is_category[..., None, None]).any(1).float()
+    masks[:, 0] = 1 - masks[:, 1:].amax(1)
+    return masks, (batch.box_categories > 0).any(1)

@@ -24,7 +24,7 @@ from maskwright.engine.run import read_metrics
 from maskwright.engine.scoring import true_mask
 from maskwright.engine.values import strict_json
 from maskwright.methods.in_context import files as in_context_files
-from maskwright.methods.in_context import pseudo_masks as pseudo
+from maskwright.methods.in_context.rows import resize
 from maskwright.recipes.samix.trainer import Trainer
 
 PSEUDO = "pseudo"
@@ -54,7 +54,7 @@ def reserve_ending(trainer: Trainer) -> None:
         began = time.monotonic()
         batch = trainer.loader.take(range(count)).to(trainer.device)
         with torch.no_grad():
-            maps = pseudo.resize(trainer.teacher.model(batch.images), trainer.config.size // 4).softmax(1)
+            maps = resize(trainer.teacher.model(batch.images), trainer.config.size // 4).softmax(1)
         looks.append((time.monotonic() - began) / count)
     look, began = min(looks), time.monotonic()
     width, height = batch.sizes[0].tolist()
@@ -62,7 +62,7 @@ def reserve_ending(trainer: Trainer) -> None:
         write_mask(Path(folder) / "mask.png", _category_ids(maps[0], (height, width)))
     draw = time.monotonic() - began
     # Pseudo-masks are predicted, blended and drawn; the report reads about as many images as twenty looks.
-    timer.reserves["pseudo-masks"] = len(trainer.labeller.masks) * (1.2 * look + draw) / 60
+    timer.reserves["pseudo-masks"] = len(trainer.labeller.pseudo_masks.newest) * (1.2 * look + draw) / 60
     timer.reserves["report"] = (6 * seconds_of_chart() + 20 * look + 3) / 60
     # Once for the kept model, and, until one is measured, for the last validation.
     timer.reserves["score"] = (len(trainer.val) + min(64, len(trainer.masked))) * look / 60
@@ -147,7 +147,7 @@ def _reference_picture(trainer: Trainer, position: int, category: int, side: int
     image = pictures.thumbnail(item.image, side)
     mask = item.mask
     if mask is None:
-        mask = trainer.labeller.masks[position].maps.argmax(0).byte().cpu().numpy()
+        mask = trainer.labeller.pseudo_masks.newest[position].maps.argmax(0).byte().cpu().numpy()
     mask = pictures.thumbnail_mask(mask, (image.shape[1], image.shape[0]))
     mask = np.where(mask == category, mask, 0).astype(np.uint8)
     buffer = BytesIO()
@@ -183,12 +183,12 @@ def write_pseudo_masks(trainer: Trainer) -> None:
     """Write ``RUN/pseudo``: the last pseudo-mask of each weakly labelled image (SAM's answer blended with the teacher's prediction) as a
     PNG of category ids in the image's size, and an index.
     """
-    if not trainer.labeller.masks:
+    if not trainer.labeller.pseudo_masks.newest:
         return
     folder = trainer.session.run.folder / PSEUDO
     folder.mkdir(exist_ok=True)
     index: dict[str, Any] = {}
-    for position, answer in sorted(trainer.labeller.masks.items()):
+    for position, answer in sorted(trainer.labeller.pseudo_masks.newest.items()):
         sample = trainer.train[position]
         width, height = trainer.sizes[position]
         path = folder / f"{sample.id}.png"
@@ -250,7 +250,7 @@ def write_report(trainer: Trainer, val_scores: dict[str, Any]) -> None:
     _policy_curves(report, policy, metrics)
     mix = Counter(Kind(k) for k in trainer.kinds.tolist())
     confidence: dict[int, list[float]] = defaultdict(list)
-    for position, answer in trainer.labeller.masks.items():
+    for position, answer in trainer.labeller.pseudo_masks.newest.items():
         confidence[int(trainer.kinds[position])].append(answer.confidence)
     rows = [
         [str(kind), mix[kind], f"{np.mean(confidence[kind]):.2f}" if confidence[kind] else "–"]
@@ -285,14 +285,14 @@ def _policy_curves(
 def _pseudo_pictures(trainer: Trainer, report: Report, each: int = 4) -> None:
     palette = pictures.palette(len(trainer.categories))
     by_kind: dict[int, list[int]] = defaultdict(list)
-    for position in sorted(trainer.labeller.masks):
+    for position in sorted(trainer.labeller.pseudo_masks.newest):
         by_kind[int(trainer.kinds[position])].append(position)
     for kind, positions in sorted(by_kind.items(), reverse=True):
         cards = []
         step = max(1, len(positions) // each)
         for position in positions[::step][:each]:
             sample, item = trainer.train[position], trainer.loader.item(position)
-            answer = trainer.labeller.masks[position]
+            answer = trainer.labeller.pseudo_masks.newest[position]
             height, width = item.image.shape[:2]
             scale = np.array([width / item.size[0], height / item.size[1]])
             image = pictures.overlay(item.image, _category_ids(answer.maps, (height, width)), palette)

@@ -35,9 +35,10 @@ from maskwright.engine.scoring import evenly_spread
 from maskwright.engine.session import Session, Trainable, set_rate
 from maskwright.engine.timer import Part, Validations
 from maskwright.methods.in_context import files as in_context_files
-from maskwright.methods.in_context import pseudo_masks as pseudo
 from maskwright.methods.in_context.labeller import Labeller, ReferenceSets, Visit
 from maskwright.methods.in_context.policy_batch import draw_policy_batch
+from maskwright.methods.in_context.pseudo_masks import ellipse_masks
+from maskwright.methods.in_context.rows import is_unlocated, resize
 from maskwright.methods.in_context.selection import ReferencePolicy, with_head_room
 from maskwright.methods.in_context.streams import Stream, visit_before_stage_2, visit_in_step
 from maskwright.nets.losses import (
@@ -234,7 +235,7 @@ class Trainer(Trainable):
         half = 0.5 if self.boxed else 1.0
         self._practise(self.sam_optimizer, half, mask_share=0.75)
         if self.boxed:
-            if not self.labeller.masks:
+            if not self.labeller.pseudo_masks.newest:
                 self._visit([*self.masked, *self.boxed])
             self._practise(self.sam_optimizer, 1.0, mask_share=0.4)
 
@@ -404,7 +405,7 @@ class Trainer(Trainable):
         # From masks, and from pseudo-masks of boxes, a small network learns faster without colour jitter; the consistency loss needs it.
         plain = is_mask | (batch.kinds == Kind.BOX)
         logits = self._segment(self.segmenter, torch.where(plain[:, None, None, None], batch.images, strong))
-        fine = pseudo.resize(logits, config.size // 2)
+        fine = resize(logits, config.size // 2)
         target = batch.target[:, ::2, ::2]
         losses = {"mask": self._mask_loss(fine, target, is_mask.float())}
         if weak.any():
@@ -433,7 +434,7 @@ class Trainer(Trainable):
         if self._is_coarse(self.stage.fraction):
             # A multiple of 32, as the encoder's strides want it.
             images = F.interpolate(images, size // 64 * 32, mode="area")
-        return pseudo.resize(model(images), size // 4)
+        return resize(model(images), size // 4)
 
     def _mask_loss(self, fine: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """Mean over the images, weighted by (B,) ``weight``."""
@@ -460,7 +461,7 @@ class Trainer(Trainable):
         maps, confidence = self._pseudo_masks(batch, teacher)
         first, second = maps.topk(2, 1).values.unbind(1)
         answer, margin = maps.argmax(1), (first - second) * batch.inside[:, 2::4, 2::4]
-        unlocated = pseudo.is_unlocated(batch.kinds)
+        unlocated = is_unlocated(batch.kinds)
         pixel_weight = confidence[:, None, None] * margin
         loss = pseudo_mask_loss(logits[unlocated], answer[unlocated], pixel_weight[unlocated])
         weight = confidence * (~unlocated & (batch.kinds != Kind.MASK))
@@ -473,9 +474,9 @@ class Trainer(Trainable):
     def _pseudo_masks(self, batch: Batch, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Pseudo-masks in the batch's augmented view: (B, C, S/4, S/4) probabilities, and (B,) confidence in 0..1."""
         if self.config.pseudo == "ellipse":
-            masks, boxed = pseudo.ellipse_masks(batch, len(self.categories), self.config.size)
+            masks, boxed = ellipse_masks(batch, len(self.categories), self.config.size)
             return masks, boxed.float()
-        return self.labeller.pseudo_masks(batch, teacher, self.maturity)
+        return self.labeller.pseudo_masks.in_view(batch, teacher, self.maturity)
 
     @property
     def maturity(self) -> float:
@@ -497,7 +498,7 @@ class Trainer(Trainable):
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """(B, S, S) categories that the teacher finds in images on the canvas."""
-        return pseudo.resize(self.teacher.model(images), self.config.size).argmax(1)
+        return resize(self.teacher.model(images), self.config.size).argmax(1)
 
     @torch.no_grad()
     def val_scores(self, *masks_of: Callable[[Batch], Tensor]) -> list[dict[str, Any]]:
@@ -521,18 +522,20 @@ class Trainer(Trainable):
     @torch.no_grad()
     def blend_pseudo_masks(self) -> None:
         """Blend the prediction of the exported teacher into SAM's answers: the pseudo-masks that are written and reported."""
-        order = sorted(self.labeller.masks)
+        order = sorted(self.labeller.pseudo_masks.newest)
         self.last_visits.total = len(order)
         with self.session.doing(self.last_visits) as advance:
             for start in range(0, len(order), self.config.batch):
                 batch = self.loader.take(order[start : start + self.config.batch]).to(self.device)
                 teacher = self._segment(self.teacher.model, batch.images).softmax(1)
-                maps, confidence = self.labeller.pseudo_masks(batch, teacher, self.maturity)
+                maps, confidence = self.labeller.pseudo_masks.in_view(batch, teacher, self.maturity)
                 for row, index in enumerate(batch.indices.tolist()):
                     width, height = batch.sizes[row].tolist()
                     self.sizes[index] = width, height
-                    self.labeller.masks[index] = replace(
-                        self.labeller.masks[index], maps=maps[row].half().cpu(), confidence=float(confidence[row])
+                    self.labeller.pseudo_masks.newest[index] = replace(
+                        self.labeller.pseudo_masks.newest[index],
+                        maps=maps[row].half().cpu(),
+                        confidence=float(confidence[row]),
                     )
                 advance(len(batch))
 

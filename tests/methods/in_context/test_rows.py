@@ -1,20 +1,22 @@
-"""Pseudo-masks: labels become prompts, answers stay in their boxes, categories become one map."""
+"""Rows: labels become prompts, answers stay in their boxes, categories become one map."""
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
-from torchmetrics.functional.segmentation import dice_score
 
 from maskwright.data.labels import Kind
-from maskwright.data.shapes import touched_cells
-from maskwright.methods.in_context import pseudo_masks as pseudo
-from maskwright.methods.in_context.pseudo_masks import EMPTY, RowPrompts
+from maskwright.methods.in_context.rows import (
+    EMPTY,
+    RowPrompts,
+    is_unlocated,
+    merge_rows,
+    row_logits,
+    rows_of,
+    truth_of,
+    weak_prompts,
+)
 from maskwright.sam.prompts import Prompts
 from maskwright.sam.sam import Masks
 from tests.methods.in_context.batches import BOX_1, BOX_3, SIZE, C, batch_of, rows_at
@@ -31,7 +33,7 @@ def tokens(prompts: RowPrompts, row: int, k: int = 0) -> list[tuple[float, float
 
 def test_rows_are_the_categories_that_labels_name():
     batch = batch_of(indices=torch.arange(20, 25))
-    rows = pseudo.rows_of(batch.present, batch.kinds, batch.indices)
+    rows = rows_of(batch.present, batch.kinds, batch.indices)
     assert rows.image.tolist() == ROWS.image.tolist()
     assert rows.category.tolist() == ROWS.category.tolist()
     assert rows.kind.tolist() == [Kind.BOX] * 2 + [Kind.POINT] * 2 + [Kind.SCRIBBLE, Kind.TAG]
@@ -42,7 +44,7 @@ def test_rows_are_the_categories_that_labels_name():
 
 
 def test_every_label_kind_becomes_its_prompt():
-    prompts = pseudo.weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES)
+    prompts = weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES)
     assert prompts.prompted.tolist() == [True, True, True, True, True, False]
     assert prompts.valid.tolist() == [[True, True]] + [[True, False]] * 5
     # Each box of the category is an object of its own, by the centres of its corner pixels.
@@ -60,7 +62,7 @@ def test_every_label_kind_becomes_its_prompt():
 
 
 def test_a_box_brings_its_ellipse_as_a_hint():
-    prompts = pseudo.weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES)
+    prompts = weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES)
     assert prompts.hinted.tolist() == [[True, True], [True, False]] + [[False, False]] * 4
     for y in range(16):
         for x in range(16):
@@ -79,7 +81,7 @@ def test_rows_use_only_what_they_may():
     both = batch_of(points=torch.full((5, 1, 2), 10.0), point_categories=torch.tensor([[1], [-1], [-1], [-1], [-1]]))
     first = rows_at([0, 0, 0], [1, 1, 1])
     may_box, may_click = torch.tensor([True, False, False]), torch.tensor([True, True, False])
-    prompts = pseudo.weak_prompts(both, first, SIZE, boxes=may_box, points=may_click)
+    prompts = weak_prompts(both, first, SIZE, boxes=may_box, points=may_click)
     assert [label for *_, label in tokens(prompts, 0)] == [2, 3]  # boxes go before clicks
     assert tokens(prompts, 1) == [(10, 10, 1)]
     assert tokens(prompts, 2) == []
@@ -89,13 +91,13 @@ def test_rows_use_only_what_they_may():
 
 def test_negative_clicks_alone_are_no_prompt():
     only = batch_of(point_categories=torch.zeros(5, 8, dtype=torch.long))
-    prompts = pseudo.weak_prompts(only, rows_at([1], [1]), SIZE, boxes=YES[:1], points=YES[:1])
+    prompts = weak_prompts(only, rows_at([1], [1]), SIZE, boxes=YES[:1], points=YES[:1])
     assert tokens(prompts, 0) == []
     assert prompts.prompted.tolist() == [False]
 
 
 def test_numbers_of_prompts_are_limited():
-    prompts = pseudo.weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES, most=1, clicks=2)
+    prompts = weak_prompts(batch_of(), ROWS, SIZE, boxes=YES, points=YES, most=1, clicks=2)
     assert prompts.valid.shape == (6, 1)
     assert tokens(prompts, 0) == [(4.5, 4.5, 2), (19.5, 19.5, 3)]
     assert tokens(prompts, 2) == [(9, 9, 1), (5, 5, 0)]
@@ -108,7 +110,7 @@ def test_a_batch_without_boxes_and_points():
         points=torch.zeros(5, 0, 2),
         point_categories=torch.zeros(5, 0, dtype=torch.long),
     )
-    prompts = pseudo.weak_prompts(bare, ROWS, SIZE, boxes=YES, points=YES)
+    prompts = weak_prompts(bare, ROWS, SIZE, boxes=YES, points=YES)
     assert prompts.tokens.shape == (6, 1)
     assert (prompts.tokens.labels == -1).all()
     assert prompts.valid.all()
@@ -137,7 +139,7 @@ def test_nothing_outside_the_boxes_and_the_union_of_objects():
     logits = torch.full((2, 2, 16, 16), 3.0)
     logits[0, 1] = 5.0
     logits[1, 1] = 99.0  # an object that does not exist
-    union, score = pseudo.row_logits(answer(logits, torch.tensor([[0.5, 0.9], [0.4, 1.0]])), prompts, SIZE)
+    union, score = row_logits(answer(logits, torch.tensor([[0.5, 0.9], [0.4, 1.0]])), prompts, SIZE)
     expected = torch.full((16, 16), EMPTY)
     expected[1:5, 1:5], expected[10:14, 2:6] = 3.0, 5.0
     assert torch.equal(union[0], expected)
@@ -147,35 +149,13 @@ def test_nothing_outside_the_boxes_and_the_union_of_objects():
 
 def test_outside_its_box_an_object_keeps_a_lower_answer():
     prompts = prompts_of(torch.tensor([[BOX_1]]), YES[:1, None])
-    union, _ = pseudo.row_logits(answer(torch.full((1, 1, 16, 16), -30.0), torch.ones(1, 1)), prompts, SIZE)
+    union, _ = row_logits(answer(torch.full((1, 1, 16, 16), -30.0), torch.ones(1, 1)), prompts, SIZE)
     assert (union == -30).all()
-
-
-def test_ellipses_by_hand():
-    masks, boxed = pseudo.ellipse_masks(batch_of(), C, SIZE)
-    assert boxed.tolist() == [True, False, False, False, False]
-    assert (masks.sum(1) == 1).all()
-    assert (masks[1:, 0] == 1).all()
-    for y in range(16):
-        for x in range(16):
-            px, py = 4 * x + 2, 4 * y + 2
-            in_1 = math.hypot((px - 12) / 8, (py - 12) / 8) <= 1 or math.hypot((px - 16) / 8, (py - 48) / 8) <= 1
-            in_2 = math.hypot((px - 45) / 15, (py - 24) / 16) <= 1
-            assert masks[0, :, y, x].tolist() == [not (in_1 or in_2), in_1, in_2]
-
-
-def test_the_ellipse_has_its_share_of_the_box():
-    one = batch_of(
-        boxes=torch.tensor([[[10.0, 20, 500, 300]]]).expand(5, -1, -1),
-        box_categories=torch.tensor([[1], [-1], [-1], [-1], [-1]]),
-    )
-    masks, _ = pseudo.ellipse_masks(one, 2, 512)
-    assert float(masks[0, 1].sum()) * 16 / (490 * 280) == pytest.approx(math.pi / 4, abs=0.01)
 
 
 def test_rows_are_merged_against_the_background():
     logits = torch.tensor([[-1.0, 2.0, 2.0, 30.0], [-2.0, 1.0, 3.0, EMPTY], [0.5, -0.5, -20.0, 0.1]])[:, None]
-    maps = pseudo.merge_rows(logits, rows_at([0, 0, 2], [1, 2, 1]), 3, C)
+    maps = merge_rows(logits, rows_at([0, 0, 2], [1, 2, 1]), 3, C)
     assert maps.shape == (3, C, 1, 4)
     assert maps.argmax(1)[:, 0].tolist() == [[0, 1, 2, 1], [0, 0, 0, 0], [1, 0, 0, 1]]
     assert (maps[:, 0] == 0).all()
@@ -185,71 +165,14 @@ def test_rows_are_merged_against_the_background():
 def test_the_truth_of_rows_on_a_grid_leaves_out_unknown_pixels():
     target = torch.zeros(2, 8, 8, dtype=torch.long)
     target[1, :4, :2], target[1, :4, 2:4], target[1, 4:] = 2, 255, 255
-    truth, known = pseudo.truth_of(target, rows_at([1, 1, 0], [2, 1, 1]), 2)
+    truth, known = truth_of(target, rows_at([1, 1, 0], [2, 1, 1]), 2)
     assert known.tolist() == [[[0.5, 1], [0, 0]], [[0.5, 1], [0, 0]], [[1, 1], [1, 1]]]
     assert truth.tolist() == [[[1, 0], [0, 0]], [[0, 0], [0, 0]], [[0, 0], [0, 0]]]
-    whole, counted = pseudo.truth_of(target, rows_at([1], [2]), 8)
+    whole, counted = truth_of(target, rows_at([1], [2]), 8)
     assert torch.equal(whole[0] > 0, target[1] == 2)
     assert torch.equal(counted[0] > 0, target[1] != 255)
 
 
 def test_blind_are_labels_that_name_no_place():
     kinds = torch.tensor([int(kind) for kind in Kind])
-    assert {kind for kind, found in zip(Kind, pseudo.is_unlocated(kinds).tolist()) if found} == {Kind.TAG, Kind.NONE}
-
-
-def test_rough_masks_resemble_the_truth_and_no_two_are_alike():
-    truth = torch.zeros(40, SIZE, SIZE)
-    truth[:, 16:44, 20:52] = 1
-    masks = pseudo.rough_copies(truth, torch.Generator().manual_seed(0))
-    assert masks.shape == (40, 16, 16)
-    assert torch.equal(masks, pseudo.rough_copies(truth, torch.Generator().manual_seed(0)))
-    guess, small = masks > 0, truth[:, 2::4, 2::4] > 0
-    iou = (guess & small).sum((1, 2)) / (guess | small).sum((1, 2))
-    assert 0.4 < iou.mean() < 0.95
-    assert iou.std() > 0.02
-
-
-def test_what_labels_rule_out_is_taken_away():
-    even = torch.full((5, C, 16, 16), 1 / 3)
-    kept = pseudo.constrain(even, batch_of(), SIZE)
-    torch.testing.assert_close(kept.sum(1), torch.ones(5, 16, 16))
-    filled = touched_cells(batch_of().boxes[0], 16, SIZE)
-    assert torch.equal(kept[0, 1] > 0, filled[0] | filled[2])
-    assert torch.equal(kept[0, 2] > 0, filled[1])
-    assert (kept[3, 2] == 0).all()  # the tags name 1 and nothing else
-    assert torch.equal(kept[3, 1], even[3, 1])
-    torch.testing.assert_close(kept[4], even[4])
-
-
-def hard(seed: int) -> Tensor:
-    """(4, C, 6, 6) one-hot maps."""
-    classes = torch.randint(C, (4, 6, 6), generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.one_hot(classes, C).permute(0, 3, 1, 2).float()
-
-
-@pytest.mark.filterwarnings("ignore:dice_score metric")
-def test_agreement_of_hard_maps_is_the_dice_of_foregrounds():
-    a, b = hard(0), hard(1)
-    expected = dice_score(
-        a.long(), b.long(), C, include_background=False, average="micro", aggregation_level="samplewise"
-    )
-    torch.testing.assert_close(pseudo.agreement(a, b), expected.flatten(), atol=1e-4, rtol=0)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000))
-def test_agreement_is_a_share(seed: int):
-    generator = torch.Generator().manual_seed(seed)
-    a, b = (torch.randn(2, 3, C, 4, 4, generator=generator) * 5).softmax(2)
-    found = pseudo.agreement(a, b)
-    assert ((found >= 0) & (found <= 1)).all()
-    torch.testing.assert_close(found, pseudo.agreement(b, a))
-    torch.testing.assert_close(pseudo.agreement(a, a), torch.ones(3))
-
-
-def test_two_empty_foregrounds_agree():
-    empty = torch.zeros(1, C, 4, 4)
-    empty[:, 0] = 1
-    assert pseudo.agreement(empty, empty).tolist() == pytest.approx([1.0])
-    assert pseudo.resize(empty, 8).shape == (1, C, 8, 8)
+    assert {kind for kind, found in zip(Kind, is_unlocated(kinds).tolist()) if found} == {Kind.TAG, Kind.NONE}

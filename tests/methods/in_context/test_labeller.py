@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from maskwright.data.labels import Kind
 from maskwright.methods.in_context.labeller import Labeller
-from maskwright.methods.in_context.rows import EMPTY, weak_prompts
+from maskwright.methods.in_context.rows import EMPTY, rows_of, weak_prompts
 from maskwright.sam.sam import Sam
-from tests.methods.in_context.batches import SIZE, C, answer_of, batch_of, rows_at
+from tests.methods.in_context.batches import GRID, SIZE, C, answer_of, batch_of, rows_at
 
 
 @pytest.fixture
@@ -45,7 +47,9 @@ def test_padding_is_not_decoded_and_objects_answer_as_if_alone(labeller: Labelle
 def test_practice_takes_sure_box_answers_for_masks(labeller: Labeller):
     batch = batch_of()
     labeller.pseudo_masks.newest = {0: answer_of(2, 0.9), 1: answer_of(1, 0.9), 2: answer_of(2, 0.9)}
-    practice = labeller.practice(batch, torch.Generator().manual_seed(0))
+    found = labeller.practice(batch, torch.Generator().manual_seed(0))
+    assert not found.is_true.any()
+    practice = found.batch
     assert practice.kinds.tolist() == [Kind.MASK, Kind.POINT, Kind.SCRIBBLE, Kind.TAG, Kind.NONE]
     assert (practice.target[0, : SIZE // 2, : SIZE // 2] == 2).all()
     assert (practice.target[0, SIZE // 2 :] == 0).all()
@@ -66,8 +70,32 @@ def test_practice_takes_sure_box_answers_for_masks(labeller: Labeller):
 def test_practice_leaves_out_what_sam_doubts(labeller: Labeller):
     batch = batch_of()
     labeller.pseudo_masks.newest = {0: answer_of(2, 0.5)}
-    practice = labeller.practice(batch, torch.Generator().manual_seed(0))
+    practice = labeller.practice(batch, torch.Generator().manual_seed(0)).batch
     assert torch.equal(practice.kinds, batch.kinds)
     assert torch.equal(practice.target, batch.target)
     assert practice.present[0].tolist() == batch.present[0].tolist()
     assert not practice.present[1:].any()
+
+
+def test_its_own_answers_do_not_teach_sam_how_sure_to_be(labeller: Labeller):
+    batch = batch_of(images=torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)))
+    labeller.pseudo_masks.newest = {0: answer_of(2, 0.9)}
+    practice = labeller.practice(batch, torch.Generator().manual_seed(0))
+    head = labeller.sam.model.mask_decoder.iou_prediction_head.requires_grad_(True)
+    for is_true in (False, True):
+        head.zero_grad()
+        some = replace(practice, is_true=torch.full((5,), is_true))
+        labeller.episode(labeller.sam.encode(batch.images), some, torch.Generator().manual_seed(3)).backward()
+        assert any(p.grad is not None and bool(p.grad.any()) for p in head.parameters()) == is_true
+
+
+def test_the_teacher_is_shown_only_where_the_label_is_no_prompt(labeller: Labeller):
+    batch = batch_of()
+    rows = rows_of(batch.present, batch.kinds, batch.indices)
+    teacher = torch.rand(5, C, GRID, GRID, generator=torch.Generator().manual_seed(0)).softmax(1)
+    prompts = labeller._label_prompts(batch, rows, teacher, 1.0)
+    assert torch.equal(prompts.hinted, prompts.boxed | ~prompts.prompted[:, None] & (torch.arange(2) == 0))
+    blind = (~prompts.prompted).nonzero()[:, 0]
+    assert rows.kind[blind].tolist() == [Kind.TAG]
+    torch.testing.assert_close(prompts.hint[blind, 0].sigmoid(), teacher[rows.image[blind], rows.category[blind]])
+    assert torch.equal(labeller._label_prompts(batch, rows, teacher, 0.5).hinted, prompts.boxed)

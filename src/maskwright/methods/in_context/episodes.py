@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +22,33 @@ MOST_ROWS = 16
 """Rows that SAM learns from in one step at most. An image of many categories has many, and each costs a recall and its gradient."""
 
 
+TRUST = 0.7
+"""Least confidence of SAM's answer to a box for SAM to practise on it as if it were a mask."""
+
+BOXES, CLICKS, ROUGH = 0.35, 0.35, 0.15
+"""Shares of the rows of mask images that practise with their boxes, with their clicks, and with a rough copy of their mask, which stands
+for the teacher's prediction in stage 2; the others practise with nothing but references."""
+
+
 # ------------------------------------------------------------------------------------------- images to practise on
 
 
+@dataclass(frozen=True)
+class Practice:
+    """A batch that SAM practises on.
+
+    Attributes:
+        batch: of images with masks or boxes; categories of other images are not ``present``.
+        is_true: (B,) bool, the images whose mask is a label; the other masks are SAM's own answers.
+    """
+
+    batch: Batch
+    is_true: Tensor
+
+
 def practice_batch(
-    batch: Batch, maps: Tensor, confidence: Tensor, generator: torch.Generator, trust: float = 0.7, clicks: int = 6
-) -> Batch:
+    batch: Batch, maps: Tensor, confidence: Tensor, generator: torch.Generator, clicks: int = 6
+) -> Practice:
     """The images that SAM can practise on: those with masks, and those with boxes whose pseudo-mask it is sure of, which count as masks.
 
     SAM's answer to a box is good enough to train its answers to clicks and references, and a few masks alone would be overfitted.
@@ -36,14 +57,10 @@ def practice_batch(
         batch: without augmentation.
         maps, confidence: (B, C, S/4, S/4) probabilities of its pseudo-masks, and (B,) how far to trust them.
         generator: on the CPU, of the clicks.
-        trust: least confidence of a pseudo-mask that counts as a mask.
         clicks: of each such mask and category, at most so many are drawn, deep inside it.
-
-    Returns:
-        The batch for ``episode_loss``; categories of other images are not ``present``.
     """
     is_mask, is_box = batch.kinds == Kind.MASK, batch.kinds == Kind.BOX
-    is_trusted = is_box & (confidence > trust)
+    is_trusted = is_box & (confidence > TRUST)
     mask = maps.argmax(1)
     points, point_categories = _clicks_inside(mask, maps.shape[1], clicks, generator)
     length = max(points.shape[1], batch.points.shape[1])
@@ -52,7 +69,7 @@ def practice_batch(
         """The new values for images whose pseudo-mask is trusted."""
         return torch.where(is_trusted.view(-1, *[1] * (old.ndim - 1)), new, old)
 
-    return replace(
+    relabelled = replace(
         batch,
         kinds=torch.where(is_trusted, int(Kind.MASK), batch.kinds),
         target=instead(mask.repeat_interleave(4, 1).repeat_interleave(4, 2), batch.target),
@@ -63,6 +80,7 @@ def practice_batch(
         ),
         present=torch.where((is_mask | is_box)[:, None], batch.present, 0),
     )
+    return Practice(relabelled, is_mask)
 
 
 def _clicks_inside(mask: Tensor, categories: int, clicks: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -89,7 +107,7 @@ def _lengthened(values: Tensor, length: int, filling: int) -> Tensor:
 
 
 def episode_loss(
-    answerer: Answerer, embedding: Embedding, batch: Batch, generator: torch.Generator, weak_weight: float
+    answerer: Answerer, embedding: Embedding, practice: Practice, generator: torch.Generator, weak_weight: float
 ) -> Tensor:
     """In-context learning inside a batch: mask images are references for each other and for box images.
 
@@ -99,14 +117,15 @@ def episode_loss(
     Args:
         answerer: whose SAM learns.
         embedding: of the batch's images.
-        batch: images with masks and the weak labels that these imply, and images with boxes; other images must have no ``present``
-            category.
+        practice: images with masks and the weak labels that these imply, and images with boxes.
         generator: on the CPU; of the rows, their prompts and their references.
         weak_weight: weight of the loss on box rows.
 
     Returns:
-        Mask loss and error of the predicted IoU on mask rows, box projection on box rows.
+        Mask loss on mask rows, error of the predicted IoU on those whose mask is true (against its own answers SAM would learn to be
+        sure of itself), box projection on box rows.
     """
+    batch = practice.batch
     rows, size = rows_of(batch.present, batch.kinds, batch.indices), answerer.sam.size
     if not len(rows):
         return embedding.low.sum() * 0
@@ -119,7 +138,7 @@ def episode_loss(
     loss = logits.sum() * 0
     if is_mask.any():
         loss = loss + _row_mask_loss(logits[is_mask], truth[is_mask])
-        single = prompts.valid[is_mask].sum(1) == 1
+        single = (prompts.valid[is_mask].sum(1) == 1) & practice.is_true[rows.image[is_mask]]
         coarse = F.interpolate(truth[is_mask][:, None], logits.shape[-2:], mode="area")
         error = iou_regression(masks.iou[is_mask, 0], masks.logits[is_mask, 0], coarse).mean(-1)
         loss = loss + (error * single).sum() / single.sum().clamp(min=1)
@@ -139,15 +158,13 @@ def sample_rows(category: Tensor, categories: int, generator: torch.Generator) -
 
 
 def _practice_prompts(batch: Batch, rows: Rows, truth: Tensor, size: int, generator: torch.Generator) -> RowPrompts:
-    """Boxes for box rows; for mask rows at random boxes, clicks, clicks and a rough copy of the mask, such a copy alone, or nothing.
-
-    The rough copy stands for the teacher's prediction, which is the mask prompt in stage 2.
-    """
+    """Boxes for box rows; for mask rows at random boxes, clicks, a rough copy of the mask, or nothing: what visits will ask with."""
     is_mask = rows.kind == Kind.MASK
     draw = torch.rand(len(rows), generator=generator).to(truth.device)
-    boxes, points = ~is_mask | (draw < 0.35), is_mask & (draw >= 0.35) & (draw < 0.7)
+    boxes, points = ~is_mask | (draw < BOXES), is_mask & (draw >= BOXES) & (draw < BOXES + CLICKS)
+    is_rough = is_mask & (draw >= BOXES + CLICKS) & (draw < BOXES + CLICKS + ROUGH)
     prompts = weak_prompts(batch, rows, size, boxes=boxes, points=points)
-    return prompts.with_hint(rough_copies(truth, generator), is_mask & (draw >= 0.5) & (draw < 0.85))
+    return prompts.with_hint(rough_copies(truth, generator), is_rough)
 
 
 def rough_copies(masks: Tensor, generator: torch.Generator) -> Tensor:

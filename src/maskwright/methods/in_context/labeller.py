@@ -18,7 +18,7 @@ from maskwright.data.batch import Batch
 from maskwright.data.labels import IGNORE, Kind
 from maskwright.methods.in_context.answerer import Answerer, References
 from maskwright.methods.in_context.closer import answer_boxes
-from maskwright.methods.in_context.episodes import box_loss, episode_loss, practice_batch, sample_rows
+from maskwright.methods.in_context.episodes import Practice, box_loss, episode_loss, practice_batch, sample_rows
 from maskwright.methods.in_context.pool import ReferencePool
 from maskwright.methods.in_context.pseudo_masks import PseudoMask, PseudoMasks
 from maskwright.methods.in_context.rows import (
@@ -134,8 +134,8 @@ class Labeller(Answerer):
     # ------------------------------------------------------------------------------------------------ practice
 
     @torch.no_grad()
-    def practice(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """The images that SAM can practise on, as a batch for ``episode``: see ``episodes.practice_batch``.
+    def practice(self, batch: Batch, generator: torch.Generator) -> Practice:
+        """The images that SAM can practise on, for ``episode``: see ``episodes.practice_batch``.
 
         Args:
             batch: without augmentation.
@@ -144,9 +144,9 @@ class Labeller(Answerer):
         maps, confidence = self.pseudo_masks.in_view(batch)
         return practice_batch(batch, maps, confidence, generator)
 
-    def episode(self, embedding: Embedding, batch: Batch, generator: torch.Generator) -> Tensor:
+    def episode(self, embedding: Embedding, practice: Practice, generator: torch.Generator) -> Tensor:
         """The loss of in-context learning inside a batch: see ``episodes.episode_loss``."""
-        return episode_loss(self, embedding, batch, generator, self.weak_weight)
+        return episode_loss(self, embedding, practice, generator, self.weak_weight)
 
     # ------------------------------------------------------------------------------------------------ pseudo-masks
 
@@ -196,12 +196,15 @@ class Labeller(Answerer):
         return loss, visit
 
     def _label_prompts(self, batch: Batch, rows: Rows, teacher: Tensor | None, maturity: float) -> RowPrompts:
-        """The rows' weak labels as prompts; with a teacher of more than half maturity, rows without boxes also bring its prediction."""
+        """The rows' weak labels as prompts; of those that have none, the prediction of a teacher of more than half maturity.
+
+        A row that has its own clicks is better answered without: where the teacher misses the object, its prediction misleads SAM.
+        """
         is_weak = rows.kind != Kind.MASK
         prompts = weak_prompts(batch, rows, self.sam.size, boxes=is_weak, points=is_weak)
         if teacher is None or maturity <= 0.5:
             return prompts
-        return prompts.with_hint(teacher_logits(teacher, rows), is_weak & ~prompts.hinted.any(1))
+        return prompts.with_hint(teacher_logits(teacher, rows), is_weak & ~prompts.prompted)
 
     def _answer_and_learn(
         self, embedding: Embedding, requests: Requests, target: Tensor, number: int, teacher: Tensor | None

@@ -3,9 +3,12 @@
     python benchmarks/samix_polyps.py --data DATA/polyps --out runs/polyps --json polyps.json
     python benchmarks/samix_polyps.py --data DATA/polyps --out runs/parts --steps 700 --seeds 0 1 2 --rows masks_only mixed full
     python benchmarks/samix_polyps.py --data DATA/polyps --out runs/eight --masks 8 --json eight.json
+    python benchmarks/samix_polyps.py --data DATA/polyps --out runs/without --masks 8 --steps 500 --rows mixed no_box no_none
 
 Rows: masks only; weak losses without SAM; boxes as ellipses; mixed (SAM's pseudo-masks); mixed with references chosen by
-the policy; mixed with SAM as it comes (no adapters, nothing tuned), with either way of choosing; full supervision. All are
+the policy; mixed with SAM as it comes (no adapters, nothing tuned), with either way of choosing; full supervision. Ablations of
+mixed, made only where `--rows` names them: without one kind of label, tags and unlabelled images alone beside the masks, other
+references, the adapters alone, boxes answered on the whole image. All are
 trained alike: same steps, seeds and augmentation. Gap closed = (row - masks only) / (full - masks only), of the seeds that
 all three have. Also the Dice of the pseudo-masks per kind of label, against masks that training never saw.
 
@@ -17,10 +20,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -34,6 +39,7 @@ from maskwright.data.labels import Kind, Labels
 from maskwright.data.mask_files import read_mask
 from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.engine.metrics import SegmentationMetrics, paired_bootstrap
+from maskwright.methods.in_context.pool import ReferencePool
 from maskwright.recipes import samix
 
 FROZEN: dict[str, Any] = {"adapters": False, "tune_decoder": False}
@@ -48,6 +54,21 @@ ROWS: dict[str, dict[str, Any]] = {
     "full": {},
 }
 """In the order of the table, by what they change of the recipe's settings."""
+
+WEAK = tuple(kind for kind in Kind if kind != Kind.MASK)
+LEFT_OUT: dict[str, tuple[Kind, ...]] = {f"no_{kind}": (kind,) for kind in WEAK} | {
+    "blind_alone": tuple(kind for kind in WEAK if kind > Kind.TAG)
+}
+"""Ablations of mixed without the images whose finest label is of these kinds."""
+
+ABLATIONS: dict[str, dict[str, Any]] = {name: {} for name in LEFT_OUT} | {
+    "random_references": {"selector": "random"},
+    "any_references": {},
+    "newest_references": {},
+    "adapters_alone": {"tune_decoder": False},
+    "whole_view": {"closer_look": False},
+}
+"""Ablations of mixed, by what they change of its settings."""
 
 
 @dataclass(kw_only=True)
@@ -68,21 +89,22 @@ class Config(TrainingOptions):
 def make(config: Config, full: Dataset, row: str, seed: int) -> dict[str, Any]:
     """Train and score one row."""
     out, started = config.out / f"run-{row}-s{seed}", time.monotonic()
-    samix.main(
-        samix.Config(
-            data=config.data / "splits_full.json" if row == "full" else mixed_data(config),
-            out=out,
-            **_length(config, row),
-            keep="last",
-            batch=config.batch,
-            coarse_share=config.coarse_share,
-            size=config.size,
-            sam=config.sam,
-            seed=seed,
-            resume=True,
-            **{name: value for name, value in ROWS[row].items() if name not in ("warm_up", "policy_warm_up")},
-        )
+    changed = (ROWS | ABLATIONS)[row]
+    settings = samix.Config(
+        data=config.data / "splits_full.json" if row == "full" else mixed_data(config, LEFT_OUT.get(row, ())),
+        out=out,
+        **_length(config, changed, row),
+        keep="last",
+        batch=config.batch,
+        coarse_share=config.coarse_share,
+        size=config.size,
+        sam=config.sam,
+        seed=seed,
+        resume=True,
+        **{name: value for name, value in changed.items() if name not in ("warm_up", "policy_warm_up")},
     )
+    with _other_pool(row):
+        samix.main(settings)
     minutes = (time.monotonic() - started) / 60
     scores = api.evaluate(out, full, split=config.split)
     images = {image["id"]: image["dice"] for image in scores["per_image"] if image["dice"] is not None}
@@ -90,8 +112,35 @@ def make(config: Config, full: Dataset, row: str, seed: int) -> dict[str, Any]:
     return {"dice": scores["dice"], "iou": scores["iou"], "images": images, "pseudo": pseudo, "minutes": minutes}
 
 
-def mixed_data(config: Config) -> Path:
-    """The dataset with mixed labels; with ``--masks`` a copy in OUT, in which the other masks are gone."""
+def _other_pool(row: str) -> AbstractContextManager[object]:
+    """What two ablations change of the pool of references, which no setting does: any label may serve any query, not the finer ones
+    alone; an entry is the newest answer, not a moving average of all."""
+    if row == "any_references":
+        return mock.patch.object(ReferencePool, "allowed", _of_the_category)
+    if row == "newest_references":
+        return mock.patch.object(ReferencePool, "__init__", partialmethod(ReferencePool.__init__, momentum=0.0))
+    return nullcontext()
+
+
+def _of_the_category(
+    pool: ReferencePool, samples: torch.Tensor, categories: torch.Tensor, _: torch.Tensor
+) -> torch.Tensor:
+    """In place of ``ReferencePool.allowed``: entries of the category in other images."""
+    same = pool.tensors["category"] == categories[:, None]
+    return same & (pool.tensors["sample"] != samples[:, None])
+
+
+def mixed_data(config: Config, left_out: tuple[Kind, ...] = ()) -> Path:
+    """The dataset with mixed labels; with ``--masks`` a copy in OUT, in which the other masks are gone; and one without the training images
+    whose finest label is of the kinds that are left out."""
+    if left_out:
+        folder = config.out / "-".join(["data", str(config.masks or "all"), "without", *map(str, left_out)])
+        if not (folder / manifest.NAME).is_file():
+            dataset = Dataset.load(mixed_data(config))
+            samples = tuple(s for s in dataset if s.split != "train" or s.labels.kind not in left_out)
+            shutil.rmtree(folder, ignore_errors=True)
+            manifest.write(manifest.copy_files(replace(dataset, samples=samples), folder))
+        return folder
     if config.masks is None:
         return config.data / "splits.json"
     folder = config.out / f"data-{config.masks}-masks"
@@ -108,9 +157,9 @@ def mixed_data(config: Config) -> Path:
     return folder
 
 
-def _length(config: Config, row: str) -> dict[str, int]:
+def _length(config: Config, changed: dict[str, Any], row: str) -> dict[str, int]:
     """Of the whole training: as many steps of the segmenter for every row, and the warm-ups of those that have them."""
-    changed = {"labels": "all", "pseudo": "sam", "adapters": True, "selector": "similar"} | ROWS[row]
+    changed = {"labels": "all", "pseudo": "sam", "adapters": True, "selector": "similar"} | changed
     uses_sam = row != "full" and changed["labels"] == "all" and changed["pseudo"] == "sam"
     warm_up = changed.get("warm_up", 150) if uses_sam and changed["adapters"] else 0
     policy = changed.get("policy_warm_up", 100) if uses_sam and changed["selector"] == "policy" else 0
@@ -176,11 +225,12 @@ def _mean(values: Any) -> float:
 
 
 def main(config: Config) -> None:
-    refuse_unknown("--rows", config.rows, ROWS)
+    refuse_unknown("--rows", config.rows, ROWS | ABLATIONS)
     settings = config.start()
     mixed, full = Dataset.load(config.data), Dataset.load(config.data / "splits_full.json")
-    wanted = [(name, seed) for seed in config.seeds for name in ROWS if not config.rows or name in config.rows]
-    figures = summarise(rows_of(config.out, ROWS, wanted, partial(make, config, full)))
+    names = [name for name in ROWS | ABLATIONS if name in (config.rows or ROWS)]
+    wanted = [(name, seed) for seed in config.seeds for name in names]
+    figures = summarise(rows_of(config.out, ROWS | ABLATIONS, wanted, partial(make, config, full)))
     trivial = trivial_dice(mixed, full)
     publish(config, table(config, figures, trivial), settings, rows=figures, trivial=trivial)
 

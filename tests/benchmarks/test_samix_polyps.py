@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.labels import Labels
+from maskwright.data.labels import Kind, Labels
 from maskwright.data.mask_files import read_mask
+from maskwright.methods.in_context.pool import ReferencePool
 from tests.recipes.training import binary_scenes
 
 SMALLEST = {"warm_up": 2, "policy_warm_up": 2, "references": 2, "workers": 0}
@@ -54,6 +56,37 @@ def test_the_table_and_going_on(
     assert sorted(path.name for path in out.glob("row-*.json")) == sorted(kept_from_before)
     with pytest.raises(SystemExit, match="made with other steps"):
         bench.main(bench.Config(**settings | {"steps": 4}))
+
+
+@pytest.mark.slow
+def test_ablations_change_what_they_say(
+    benchmark, figures_of, polyps: Path, tiny_sam_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    bench, out = benchmark("samix_polyps"), tmp_path / "out"
+    for rows in ("ROWS", "ABLATIONS"):
+        monkeypatch.setattr(bench, rows, {name: SMALLEST | changed for name, changed in getattr(bench, rows).items()})
+    pools = []
+    begin = ReferencePool.__init__
+
+    def begun(pool: ReferencePool, *args: Any, **settings: Any) -> None:
+        begin(pool, *args, **settings)
+        pools.append(pool)
+
+    monkeypatch.setattr(ReferencePool, "__init__", begun)
+    names = ("mixed", "no_box", "blind_alone", "any_references", "newest_references")
+    settings = {"data": polyps, "out": out, "sam": str(tiny_sam_folder), "steps": 3, "batch": 4, "size": 64}
+    figures, _ = figures_of(bench, **settings, rows=names)
+    assert tuple(figures["rows"]) == names
+    kinds = {name: set(row["pseudo"]) for name, row in figures["rows"].items()}
+    assert kinds["no_box"] == kinds["mixed"] - {"box"}
+    assert kinds["blind_alone"] <= {"tag", "none"}
+    assert [pool.momentum for pool in pools] == [0.5, 0.5, 0.5, 0.5, 0.0]
+    # A query without references of a finer label has none but in the row where any will do.
+    pool, kind = pools[0], torch.tensor([int(Kind.MASK)])
+    sample, category = torch.tensor([-1]), torch.tensor([1])
+    any_label = bench._of_the_category(pool, sample, category, kind)
+    assert (any_label | ~pool.allowed(sample, category, kind)).all()
+    assert any_label.sum() == (pool.tensors["category"] == 1).sum()
 
 
 def test_fewer_masks(benchmark, polyps: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_all_six_kinds_of_label_train_a_model(data: Path, tmp_path: Path, tiny_s
     assert [line["step"] for line in lines if "warm_up" in line] == [10]
     (losses,) = (line for line in lines if "mask" in line)
     assert losses["step"] == 20
-    assert {"mask", "drawn", "tag", "box", "consistency", "pseudo", "sam", "lr"} <= losses.keys()
+    assert {"mask", "drawn", "tag", "box", "consistency", "pseudo", "blind", "sam", "lr"} <= losses.keys()
     assert [line["step"] for line in lines if "val_dice" in line] == [13, 15, 18, 20]  # at most a tenth of the time
     assert all(isinstance(value, int | float) for line in lines for value in line.values())
     parts = {f"{name}.safetensors" for name in ("model", "sam", "pool")}

@@ -71,6 +71,18 @@ FINE_COST = 3.0
 VISITS_SHARE = 0.15
 """By the clock: share of the time left that the first visit of all images may take; the others are visited in stage 2."""
 
+MASKS_AT_FIRST, MASKS_THEN = 0.75, 0.4
+"""Share of images with masks in the batches of the warm-up, before and after images with boxes have pseudo-masks; the others have boxes."""
+
+RISE = 20
+"""Steps in which learning rates rise, in each stage."""
+
+SAM_RATE = 0.5
+"""Factor on the adapters' learning rate in stage 2."""
+
+MATURE, CONSISTENT = 1 / 3, 1 / 5
+"""Shares of stage 2 in which the teacher's part of the pseudo-masks, and the weight of the consistency loss, grow from 0."""
+
 
 class Trainer(Trainable):
     """Networks, data and optimisers of one run. Methods in the order in which ``main`` calls them."""
@@ -233,11 +245,11 @@ class Trainer(Trainable):
         if self.sam_optimizer is None or stage.left_out or stage.over or self.stage.step:
             return
         half = 0.5 if self.boxed else 1.0
-        self._practise(self.sam_optimizer, half, mask_share=0.75)
+        self._practise(self.sam_optimizer, half, MASKS_AT_FIRST)
         if self.boxed:
             if not self.labeller.pseudo_masks.newest:
                 self._visit([*self.masked, *self.boxed])
-            self._practise(self.sam_optimizer, 1.0, mask_share=0.4)
+            self._practise(self.sam_optimizer, 1.0, MASKS_THEN)
 
     def _practise(self, optimizer: torch.optim.Optimizer, until: float, mask_share: float) -> None:
         """Episodes on images with masks and boxes up to the share ``until`` of the warm-up."""
@@ -245,7 +257,7 @@ class Trainer(Trainable):
         share = [mask_share / len(masked)] * len(masked) + [(1 - mask_share) / max(1, len(boxed))] * len(boxed)
         with self._batches([*masked, *boxed], share) as batch_of:
             for step in session.steps(stage, until=until):
-                set_rate(optimizer, min(1.0, (step + 1) / 20) * (1 - 0.7 * stage.fraction))
+                set_rate(optimizer, min(1.0, (step + 1) / RISE) * (1 - 0.7 * stage.fraction))
                 batch = batch_of(step)
                 generator = session.generator(Stream.WARM_UP, step)
                 images = strong_view(batch.images, generator)
@@ -367,7 +379,7 @@ class Trainer(Trainable):
         with self.loader:
             for step in self.session.steps(self.stage, then=self._validate_if_due, stop=self.best.is_exhausted):
                 fraction = self.stage.fraction
-                rate = min(1.0, (step + 1) / 20) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * fraction)))
+                rate = min(1.0, (step + 1) / RISE) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * fraction)))
                 batch = self.loader.batch(step).to(self.device)
                 if self.use_sam and step % self.config.sam_every == 0:
                     self.sam_step(batch, rate)
@@ -393,7 +405,7 @@ class Trainer(Trainable):
         if self.sam_optimizer is not None:
             generator = session.generator(Stream.EPISODE, step)
             loss = loss + self.labeller.episode(embedding, self.labeller.practice(plain, generator), generator)
-            set_rate(self.sam_optimizer, 0.5 * rate)
+            set_rate(self.sam_optimizer, SAM_RATE * rate)
             session.descend(loss, self.sam_optimizer, self.sam_parameters)
             session.average(sam=loss)
 
@@ -415,9 +427,9 @@ class Trainer(Trainable):
             teacher = torch.zeros_like(logits)
             with torch.no_grad():
                 teacher[weak] = self._segment(self.teacher.model, batch.images[weak])
-            trust = min(1.0, fraction / 0.2)
+            trust = min(1.0, fraction / CONSISTENT)
             losses["consistency"] = config.consistency_weight * trust * consistency_loss(logits[weak], teacher[weak])
-            losses["pseudo"] = config.pseudo_weight * self._pseudo_loss(logits, fine, batch, teacher.softmax(1))
+            losses |= self._pseudo_losses(logits, fine, batch, teacher.softmax(1))
         set_rate(self.optimizer, rate)
         self.session.descend(torch.stack(list(losses.values())).sum(), self.optimizer, self.segmenter.parameters())
         self.teacher.decay = self._decay()
@@ -454,9 +466,9 @@ class Trainer(Trainable):
         boxes = boxes * (logits.shape[-1] / self.config.size)
         return box_projection_loss(logits_of_box, boxes, categories > 0, cut=batch.box_cut[weak])
 
-    def _pseudo_loss(self, logits: Tensor, fine: Tensor, batch: Batch, teacher: Tensor) -> Tensor:
-        """Loss on pseudo-masks: those from prompts count like masks where their margin is at least ``CLEAR``; those without a prompt weigh
-        each pixel by margin and confidence.
+    def _pseudo_losses(self, logits: Tensor, fine: Tensor, batch: Batch, teacher: Tensor) -> dict[str, Tensor]:
+        """Losses on pseudo-masks: ``pseudo`` of those from prompts, which count like masks where their margin is at least ``CLEAR``;
+        ``blind`` of those without a prompt, where each pixel is weighed by margin and confidence.
         """
         maps, confidence = self._pseudo_masks(batch, teacher)
         first, second = maps.topk(2, 1).values.unbind(1)
@@ -467,9 +479,12 @@ class Trainer(Trainable):
         weight = confidence * (~unlocated & (batch.kinds != Kind.MASK))
         clear = torch.where(margin > torch.where(answer > 0, *CLEAR), answer, IGNORE)
         clear = clear.repeat_interleave(2, 1).repeat_interleave(2, 2)
-        # The means over the images with and without prompts become one mean over all of them.
-        total = unlocated.sum() * loss + weight.sum() * self._mask_loss(fine, clear, weight)
-        return total / (batch.kinds != Kind.MASK).sum()
+        # The means over the images with and without prompts become parts of one mean over all of them.
+        share = self.config.pseudo_weight / (batch.kinds != Kind.MASK).sum()
+        return {
+            "pseudo": share * weight.sum() * self._mask_loss(fine, clear, weight),
+            "blind": share * unlocated.sum() * loss,
+        }
 
     def _pseudo_masks(self, batch: Batch, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Pseudo-masks in the batch's augmented view: (B, C, S/4, S/4) probabilities, and (B,) confidence in 0..1."""
@@ -481,7 +496,7 @@ class Trainer(Trainable):
     @property
     def maturity(self) -> float:
         """How far the teacher's prediction is blended into pseudo-masks: grows from 0 to 1 over the first third of stage 2."""
-        return min(1.0, 3 * self.stage.fraction)
+        return min(1.0, self.stage.fraction / MATURE)
 
     # ------------------------------------------------------------------------------------------------ validation, export
 

@@ -108,7 +108,7 @@ def boxes_of(labels: Labels) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenWindows:
     """Where crops of one image lie.
 
     Attributes:
@@ -120,7 +120,9 @@ class Choice:
     missed: int
 
 
-def choose(things: NDArray[np.float64], size: Size, side: int, most: int, generator: np.random.Generator) -> Choice:
+def choose(
+    things: NDArray[np.float64], size: Size, side: int, most: int, generator: np.random.Generator
+) -> ChosenWindows:
     """Crops of an image, so that each thing is whole in one as far as ``most`` allows; and some anywhere.
 
     Args:
@@ -163,7 +165,7 @@ def choose(things: NDArray[np.float64], size: Size, side: int, most: int, genera
         if len(windows) >= target:
             break
         windows[window_at(*(generator.random(2) * np.array(room)))] = None
-    return Choice(tuple(windows), missed)
+    return ChosenWindows(tuple(windows), missed)
 
 
 def _holds(window: Rectangle, things: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -43,7 +43,7 @@ Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Choice:
+class ImageChoice:
     """One image.
 
     Attributes:
@@ -99,7 +99,7 @@ def choose(
     doubts: Doubts | None = None,
     seed: int = 0,
     random_share: float = RANDOM,
-) -> list[Choice]:
+) -> list[ImageChoice]:
     """Choose images to label, the most worth first.
 
     Args:
@@ -122,7 +122,7 @@ def choose(
     by_chance = _at_random(picker, generator)
     # The random ones are spread over the list: whoever stops half-way has labelled as many of them, in proportion.
     turns = set(np.linspace(1, count, at_random, endpoint=False).astype(int).tolist()) if at_random else set()
-    choices: list[Choice] = []
+    choices: list[ImageChoice] = []
     for number in range(count):
         first, second = (by_chance, found) if number in turns else (found, by_chance)
         choice = next(first, None) or next(second, None)
@@ -193,8 +193,8 @@ class _Picker:
         new = ~np.isin(self.groups[places], list(self.seen_groups))
         return places[new] if new.any() else places
 
-    def take(self, place: int, why: Why, doubt: float | None = None, category: int = 0) -> Choice:
-        choice = Choice(place, why, doubt, int(self.nearest[place]), float(self.likeness[place]), category)
+    def take(self, place: int, why: Why, doubt: float | None = None, category: int = 0) -> ImageChoice:
+        choice = ImageChoice(place, why, doubt, int(self.nearest[place]), float(self.likeness[place]), category)
         self.open[place] = False
         self.seen_groups.add(int(self.groups[place]))
         self._closer(self.vectors @ self.vectors[place], np.full(len(self.vectors), place))
@@ -205,13 +205,13 @@ class _Picker:
         self.likeness[nearer], self.nearest[nearer] = likeness[nearer], of[nearer]
 
 
-def _at_random(picker: _Picker, generator: np.random.Generator) -> Iterator[Choice]:
+def _at_random(picker: _Picker, generator: np.random.Generator) -> Iterator[ImageChoice]:
     order = generator.permutation(picker.candidates)
     while len(places := picker.fresh(order)):
         yield picker.take(int(places[0]), "random")
 
 
-def _typical(picker: _Picker, count: int, generator: np.random.Generator) -> Iterator[Choice]:
+def _typical(picker: _Picker, count: int, generator: np.random.Generator) -> Iterator[ImageChoice]:
     """Of each cluster that holds nothing labelled, the image with the most neighbours (TypiClust)."""
     candidates = picker.candidates
     if len(candidates) > ASKED:
@@ -242,7 +242,7 @@ def _typicality(vectors: Vectors, clusters: NDArray[np.int64]) -> NDArray[np.flo
     return typical
 
 
-def _in_turn(first: Iterator[Choice], second: Iterator[Choice]) -> Iterator[Choice]:
+def _in_turn(first: Iterator[ImageChoice], second: Iterator[ImageChoice]) -> Iterator[ImageChoice]:
     """One of each; of the other alone where one has ended."""
     while True:
         ended = True
@@ -273,7 +273,7 @@ def _clusters(vectors: Vectors, count: int, generator: np.random.Generator, roun
     return (vectors @ centres.T).argmax(1)
 
 
-def _unsure(picker: _Picker, doubts: Doubts, generator: np.random.Generator) -> Iterator[Choice]:
+def _unsure(picker: _Picker, doubts: Doubts, generator: np.random.Generator) -> Iterator[ImageChoice]:
     """The least sure that are least alike to what is taken, with noise; two of three times a category has its turn."""
     logs = np.log(doubts.scores + 1e-6)
     scores = (logs - logs.mean()) / max(1e-6, float(logs.std()))

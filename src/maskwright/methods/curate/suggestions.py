@@ -17,7 +17,7 @@ from maskwright.data.labels import IGNORE, Kind
 from maskwright.data.pictures import thumbnail
 from maskwright.engine.report import Picture, Report
 from maskwright.errors import DataError
-from maskwright.methods.curate.choosing import Choice, Doubts, asked_about, choose, doubts_of, vectors_of
+from maskwright.methods.curate.choosing import Doubts, ImageChoice, asked_about, choose, doubts_of, vectors_of
 from maskwright.methods.curate.costs import Costs
 from maskwright.methods.curate.kinds import LEAST, KindChoice, kind_for, measure, worth
 from maskwright.methods.curate.lists import NEXT, NEXT_FORMAT
@@ -186,7 +186,7 @@ def _seen(material: Material, network: QuickSegmenter, place: int) -> Map:
     return probability[0].argmax(0).numpy().astype(np.uint8)
 
 
-def _suggestion(material: Material, choice: Choice, kind: KindChoice, costs: Costs) -> Suggestion:
+def _suggestion(material: Material, choice: ImageChoice, kind: KindChoice, costs: Costs) -> Suggestion:
     sample = material.dataset[choice.place]
     gain = worth(kind.good) / kind.seconds * costs.of("box", kind.objects)
     return Suggestion(
@@ -200,7 +200,7 @@ def _suggestion(material: Material, choice: Choice, kind: KindChoice, costs: Cos
     )
 
 
-def _reason(material: Material, choice: Choice, kind: KindChoice) -> str:
+def _reason(material: Material, choice: ImageChoice, kind: KindChoice) -> str:
     other = material.dataset[choice.nearest].id if choice.nearest >= 0 else None
     alike = f"of what has labels or comes before it, {other} is most like it ({choice.likeness:.2f})"
     alike = "nothing is labelled yet" if other is None else alike
@@ -218,7 +218,7 @@ def _reason(material: Material, choice: Choice, kind: KindChoice) -> str:
 
 
 def _notes(
-    labelled: int, choices: list[Choice], measured: bool, candidates: int, doubts: Doubts | None
+    labelled: int, choices: list[ImageChoice], measured: bool, candidates: int, doubts: Doubts | None
 ) -> tuple[str, ...]:
     counts = Counter(choice.why for choice in choices)
     mix = ", ".join(f"{count} {why}" for why, count in counts.most_common())

@@ -19,7 +19,7 @@ from maskwright.data.shapes import touched_cells
 from maskwright.methods.in_context.judging import PredictMasks
 from maskwright.methods.in_context.pool import Candidates, ReferencePool, needed
 from maskwright.methods.in_context.rows import EMPTY, RowPrompts, Rows, row_logits
-from maskwright.methods.in_context.selection import Choice, ReferencePolicy
+from maskwright.methods.in_context.selection import ReferenceChoice, ReferencePolicy
 from maskwright.nets.selector import select
 from maskwright.nets.selector_names import SelectorName
 from maskwright.nets.spnet import Query, pooled
@@ -42,7 +42,7 @@ class References:
 
     has_references: Tensor
     places: Tensor
-    choice: Choice | None = None
+    choice: ReferenceChoice | None = None
 
 
 class Answerer:

@@ -27,7 +27,7 @@ from maskwright.errors import MaskwrightError
 from maskwright.methods.in_context.answerer import Answerer
 from maskwright.methods.in_context.report import write_report
 from maskwright.methods.in_context.rows import Rows, merge_rows, resize, rows_of, weak_prompts
-from maskwright.methods.in_context.selection import Choice
+from maskwright.methods.in_context.selection import ReferenceChoice
 from maskwright.methods.in_context.streams import Stream
 from maskwright.methods.semantic.predictor import SegmenterPredictor
 from maskwright.nets.segmenter import Segmenter
@@ -117,7 +117,7 @@ class InContextSegmenter:
         # A fixed seed, so that a prediction does not depend on those before it.
         chosen = answerer.choose(rows, query, seeded(0, Stream.REFERENCES, 0), predict_masks)
         at = chosen.has_references.nonzero()[:, 0]
-        rows, query, choice = rows[at], query[at], chosen.choice or Choice(chosen.places[at])
+        rows, query, choice = rows[at], query[at], chosen.choice or ReferenceChoice(chosen.places[at])
         logits, iou = choice.logits, choice.iou
         if logits is None or iou is None:
             logits, iou = images.new_zeros(len(at), side, side), images.new_zeros(len(at))
@@ -126,7 +126,7 @@ class InContextSegmenter:
         merged = merge_rows(logits, rows, len(images), answerer.categories)
         return merged, self._evidence(rows, query, choice, iou)
 
-    def _evidence(self, rows: Rows, query: Query, choice: Choice, iou: Tensor) -> list[Evidence]:
+    def _evidence(self, rows: Rows, query: Query, choice: ReferenceChoice, iou: Tensor) -> list[Evidence]:
         entries, places = self.answerer.pool.entries(), choice.places
         at = places.to(entries.whole.device)
         whole, foreground = (

@@ -69,7 +69,7 @@ class PolicySettings:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ReferenceChoice:
     """What a policy chose for N queries.
 
     Attributes:
@@ -139,7 +139,9 @@ class ReferencePolicy:
         return make_shortlist(query, pool, allowed, generator or torch.Generator(), size, random)
 
     @torch.no_grad()
-    def choose(self, query: Query, pool: Entries, allowed: Tensor, predict_masks: PredictMasks | None = None) -> Choice:
+    def choose(
+        self, query: Query, pool: Entries, allowed: Tensor, predict_masks: PredictMasks | None = None
+    ) -> ReferenceChoice:
         """The policy's choice, which depends on nothing but the query and the pool.
 
         Args:
@@ -159,7 +161,7 @@ class ReferencePolicy:
             best, *answer = most_promising(predict_masks, shortlist.places(sets), settings.at_once)
             chosen = sets[torch.arange(len(best), device=best.device), best]
         probability = self.net.score(encoded, chosen[:, None])[:, 0].exp()
-        return Choice(shortlist.places(chosen), probability, *answer)
+        return ReferenceChoice(shortlist.places(chosen), probability, *answer)
 
     def step(
         self,

@@ -113,8 +113,8 @@ def make(config: Config, full: Dataset, row: str, seed: int) -> dict[str, Any]:
 
 
 def _other_pool(row: str) -> AbstractContextManager[object]:
-    """What two ablations change of the pool of references, which no setting does: any label may serve any query, not the finer ones
-    alone; an entry is the newest answer, not a moving average of all."""
+    """What two ablations change of the pool of references, which no setting does: any entry may serve any query, not only one with a finer
+    label (in pools without an index); an entry is the newest answer, not a moving average of all."""
     if row == "any_references":
         return mock.patch.object(ReferencePool, "allowed", _of_the_category)
     if row == "newest_references":

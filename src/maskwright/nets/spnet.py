@@ -94,7 +94,7 @@ class Shortlist:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A short list as SPNet's encoder has read it; for several calls with the same weights, each of which would encode it again.
+    """A short list that SPNet's encoder has read, so that several calls with the same weights need not read it again.
 
     Attributes:
         shortlist: of N queries with K candidates.
@@ -292,21 +292,21 @@ class SPNet(nn.Module):
     def _encoded(self, shortlist: Shortlist | Encoded) -> Encoded:
         return shortlist if isinstance(shortlist, Encoded) else self.encode(shortlist)
 
-    def _logits(self, read: Encoded, prefix: Tensor) -> Tensor:
+    def _logits(self, encoded: Encoded, prefix: Tensor) -> Tensor:
         """(N, G, t) choices so far → (N, G, t + 1, K) logits of the choice after each of the 0..t first of them; -inf = impossible."""
-        shortlist, encoded = read.shortlist, read.tokens
+        shortlist, tokens = encoded.shortlist, encoded.tokens
         query = shortlist.query
         start = self.whole(query.whole) + self.foreground(query.foreground) + self.query_kind(query.kind)
         start = start[:, None, None].expand(-1, prefix.shape[1], 1, -1)
-        rows = prefix.flatten(1)[..., None].expand(-1, -1, encoded.shape[-1])
-        latest = self.latest(encoded.gather(1, rows)).view(*prefix.shape, encoded.shape[-1])
+        rows = prefix.flatten(1)[..., None].expand(-1, -1, tokens.shape[-1])
+        latest = self.latest(tokens.gather(1, rows)).view(*prefix.shape, tokens.shape[-1])
         state = torch.cat([start, start + latest], 2)
         for layer in self.decoder:
-            state = layer(state, encoded, shortlist.allowed)
+            state = layer(state, tokens, shortlist.allowed)
         query_vectors = self.query_shift(self.decoder_norm(state))
-        candidate_vectors = self.candidate_shift(encoded)
+        candidate_vectors = self.candidate_shift(tokens)
         # The cosines of pooled features are close to each other; half precision could not separate them.
-        with torch.autocast(encoded.device.type, enabled=False):
+        with torch.autocast(tokens.device.type, enabled=False):
             query_vectors = F.normalize(query.foreground.float(), dim=-1)[:, None, None] + query_vectors.float()
             candidate_vectors = F.normalize(shortlist.candidates.foreground.float(), dim=-1) + candidate_vectors.float()
             similarity = F.normalize(query_vectors, dim=-1).flatten(1, 2) @ F.normalize(

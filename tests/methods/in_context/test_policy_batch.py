@@ -109,6 +109,23 @@ def test_weak_images_are_judged_by_label_and_teacher(labeller: Labeller):
     assert without.judge.view is None
 
 
+@torch.no_grad()
+def test_the_policy_asks_with_the_prompts_of_a_visit(labeller: Labeller):
+    batch = batch_of(images=torch.rand(5, 3, SIZE, SIZE, generator=seeded()))
+    embedding = labeller.sam.encode(batch.images)
+    teacher = torch.rand(5, C, GRID, GRID, generator=seeded(1)).softmax(1)
+    early, late = (draw_policy_batch(labeller, batch, embedding, seeded(), WEAK, teacher, m) for m in (0.5, 1.0))
+    assert early is not None
+    assert late is not None
+    assert torch.equal(early.query.kind, late.query.kind)
+    every = torch.arange(len(early.query.kind))
+    places = early.candidates.allowed.int().argmax(1)[:, None]
+    answers = [queries.predict_masks(every, places)[0] for queries in (early, late)]
+    same = (answers[0] == answers[1]).flatten(1).all(1)
+    # The mature teacher is the prompt of tagged and unlabelled images, and of no others.
+    assert torch.equal(same, early.query.kind > Kind.TAG)
+
+
 def test_an_answer_that_fits_its_label_loses_less(labeller: Labeller):
     target = torch.full((5, SIZE, SIZE), 255)
     target[1, 8:12, 8:12] = 1  # a click drawn

@@ -357,8 +357,9 @@ def test_three_references_are_a_set_whatever_their_order():
 def test_how_probable_its_choices_were():
     policy = policy_of(references=2)
     query, pool, allowed, *_ = toy(5, queries=4)
-    choice = policy.choose(query, pool, allowed)
+    choice = policy.choose(query, pool, allowed, with_probability=True)
     places, found = choice.places, choice.probability
+    assert policy.choose(query, pool, allowed).probability is None
     near = torch.cosine_similarity(query.foreground[:, None], pool.foreground[None], dim=-1) / 0.07
     near = near.masked_fill(~allowed, -torch.inf)
     first = near.softmax(1).gather(1, places[:, :1])

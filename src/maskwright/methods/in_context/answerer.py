@@ -31,7 +31,7 @@ VISIBLE = 2e-3
 
 
 @dataclass(frozen=True)
-class References:
+class RowReferences:
     """The references of N rows.
 
     Attributes:
@@ -122,23 +122,23 @@ class Answerer:
 
     def choose(
         self, rows: Rows, query: Query, generator: torch.Generator, predict_masks: PredictMasks | None = None
-    ) -> References:
+    ) -> RowReferences:
         """Choose references for N rows, each of a finer label than the row's own image.
 
         Args:
             rows, query: N rows, and what ``query`` made of them.
             generator: on the CPU, for the selector ``random``.
-            predict_masks: SAM's answers to these rows. With it the policy tries several sets before it chooses one; other selectors
-                ignore it.
+            predict_masks: SAM's answers to these rows. With it the policy tries several sets before it chooses one, and tells how probable
+                its choice was; other selectors ignore it.
         """
         places = torch.zeros(len(rows), self.references, dtype=torch.long, device=query.whole.device)
         if not len(self.pool) or not len(rows):
-            return References(torch.zeros(len(rows), dtype=torch.bool, device=places.device), places)
+            return RowReferences(torch.zeros(len(rows), dtype=torch.bool, device=places.device), places)
         candidates = self.candidates(rows, query, generator)
         has_references = candidates.allowed.any(1)
         at = has_references.nonzero()[:, 0]
         if not len(at):
-            return References(has_references, places)
+            return RowReferences(has_references, places)
         query, entries, allowed = query[at], candidates.entries, candidates.allowed[at]
         choice = None
         if self.selector == "policy":
@@ -148,7 +148,10 @@ class Answerer:
                 assert predict_masks is not None
                 return predict_masks(at[some], candidates.in_pool(sets))
 
-            choice = self.policy.choose(query, entries, allowed, None if predict_masks is None else predict_part)
+            looks = predict_masks is not None
+            choice = self.policy.choose(
+                query, entries, allowed, predict_part if looks else None, with_probability=looks
+            )
             choice = replace(choice, places=candidates.in_pool(choice.places))
             places[at] = choice.places
         else:
@@ -163,7 +166,7 @@ class Answerer:
                 generator,
             )
             places[at] = candidates.in_pool(chosen)
-        return References(has_references, places, choice)
+        return RowReferences(has_references, places, choice)
 
     def candidates(self, rows: Rows, query: Query, generator: torch.Generator | None = None) -> Candidates:
         """The entries of the pool that the selector chooses from for N rows; ``generator``: on the CPU, for the selector ``random``."""

@@ -21,7 +21,6 @@ from maskwright.sam.sam import Embedding, Memory
 MOST_ROWS = 16
 """Rows that SAM learns from in one step at most. An image of many categories has many, and each costs a recall and its gradient."""
 
-
 TRUST = 0.7
 """Least confidence of SAM's answer to a box for SAM to practise on it as if it were a mask."""
 
@@ -38,7 +37,8 @@ class Practice:
     """A batch that SAM practises on.
 
     Attributes:
-        batch: of images with masks or boxes; categories of other images are not ``present``.
+        batch: all images of the batch; only those with masks or boxes have ``present`` categories, and SAM's trusted answers to boxes
+            stand in it as masks.
         is_true: (B,) bool, the images whose mask is a label; the other masks are SAM's own answers.
     """
 
@@ -122,8 +122,8 @@ def episode_loss(
         weak_weight: weight of the loss on box rows.
 
     Returns:
-        Mask loss on mask rows, error of the predicted IoU on those whose mask is true (against its own answers SAM would learn to be
-        sure of itself), box projection on box rows.
+        Mask loss on mask rows, error of the predicted IoU on those whose mask is a label (measured against its own answers, SAM would learn
+        to overrate them), box projection on box rows.
     """
     batch = practice.batch
     rows, size = rows_of(batch.present, batch.kinds, batch.indices), answerer.sam.size
@@ -158,7 +158,7 @@ def sample_rows(category: Tensor, categories: int, generator: torch.Generator) -
 
 
 def _practice_prompts(batch: Batch, rows: Rows, truth: Tensor, size: int, generator: torch.Generator) -> RowPrompts:
-    """Boxes for box rows; for mask rows at random boxes, clicks, a rough copy of the mask, or nothing: what visits will ask with."""
+    """Boxes for box rows; for mask rows at random boxes, clicks, a rough copy of the mask, or nothing, as in visits."""
     is_mask = rows.kind == Kind.MASK
     draw = torch.rand(len(rows), generator=generator).to(truth.device)
     boxes, points = ~is_mask | (draw < BOXES), is_mask & (draw >= BOXES) & (draw < BOXES + CLICKS)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskwright.data.batch import Batch
 from maskwright.data.labels import IGNORE, Kind
-from maskwright.methods.in_context.answerer import Answerer, References
+from maskwright.methods.in_context.answerer import Answerer, RowReferences
 from maskwright.methods.in_context.closer import answer_boxes
 from maskwright.methods.in_context.episodes import Practice, box_loss, episode_loss, practice_batch, sample_rows
 from maskwright.methods.in_context.pool import ReferencePool
@@ -46,11 +46,11 @@ class ReferenceSets:
     rows: Rows
     places: Tensor
 
-    def put_into(self, rows: Rows, chosen: References, categories: int) -> References:
+    def put_into(self, rows: Rows, chosen: RowReferences, categories: int) -> RowReferences:
         """The result of ``Answerer.choose`` for N rows of the batch, with these sets in place of its own where there are any."""
         keys, preset = (each.image * categories + each.category for each in (rows, self.rows))
         row, number = (keys[:, None] == preset).nonzero(as_tuple=True)
-        return References(
+        return RowReferences(
             chosen.has_references.index_fill(0, row, True), chosen.places.index_copy(0, row, self.places[number])
         )
 
@@ -196,9 +196,9 @@ class Labeller(Answerer):
         return loss, visit
 
     def _label_prompts(self, batch: Batch, rows: Rows, teacher: Tensor | None, maturity: float) -> RowPrompts:
-        """The rows' weak labels as prompts; of those that have none, the prediction of a teacher of more than half maturity.
+        """Each row's weak label as its prompt; a row that has none gets the teacher's prediction, once ``maturity`` is above 0.5.
 
-        A row that has its own clicks is better answered without: where the teacher misses the object, its prediction misleads SAM.
+        A row with clicks is answered better without that prediction: where the teacher misses the object, it misleads SAM.
         """
         is_weak = rows.kind != Kind.MASK
         prompts = weak_prompts(batch, rows, self.sam.size, boxes=is_weak, points=is_weak)

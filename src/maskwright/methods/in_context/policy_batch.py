@@ -100,7 +100,7 @@ def draw_policy_batch(
     if teacher is not None:
         view = teacher.argmax(1)[rows.image] == rows.category[:, None, None]
         if maturity > 0.5:
-            prompts = prompts.with_hint(teacher_logits(teacher, rows), ~prompts.hinted.any(1))
+            prompts = prompts.with_hint(teacher_logits(teacher, rows), ~prompts.prompted)
     query = labeller.query(embedding, rows, prompts, teacher)
     settings = labeller.policy.settings if labeller.policy is not None else PolicySettings()
     near, _ = needed("policy", labeller.references, settings.shortlist_size)

@@ -90,8 +90,12 @@ class PseudoMasks:
     ) -> tuple[Tensor, Tensor]:
         """SAM's answers in the batch's view, blended with the teacher's prediction, from which what the labels rule out is removed.
 
-        Where SAM had no prompt, its confidence is multiplied by the agreement of the two, and is 0 before there is a teacher.
-        Arguments and result as in ``in_view``.
+        Where the label gives SAM no prompt, its confidence is multiplied by the agreement of the two and by ``maturity``; without a
+        teacher it is 0.
+
+        Args:
+            probabilities, confidence: SAM's answers in the batch's view, (B, C, S/4, S/4), and (B,) in 0..1.
+            batch, teacher, maturity: as in ``in_view``; the result, too.
         """
         unlocated = is_unlocated(batch.kinds)
         if teacher is None:

@@ -70,12 +70,12 @@ class PolicySettings:
 
 @dataclass(frozen=True)
 class ReferenceChoice:
-    """What a policy chose for N queries.
+    """References chosen for N queries.
 
     Attributes:
-        places: (N, T) in the pool.
-        probability: (N, T) of each reference, given those before it; None: not a policy's choice.
-        logits: (N, h, w) SAM's answer with these references, and iou: (N,) its predicted IoU; None where SAM was not asked.
+        places: (N, T) in the pool, or among the candidates that the policy was given.
+        probability: (N, T) of each reference, given those before it; None where it was not asked for, or a heuristic chose.
+        logits: (N, h, w) SAM's answer with these references, and iou: (N,) its predicted IoU; None where SAM was not asked before.
     """
 
     places: Tensor
@@ -140,7 +140,12 @@ class ReferencePolicy:
 
     @torch.no_grad()
     def choose(
-        self, query: Query, pool: Entries, allowed: Tensor, predict_masks: PredictMasks | None = None
+        self,
+        query: Query,
+        pool: Entries,
+        allowed: Tensor,
+        predict_masks: PredictMasks | None = None,
+        with_probability: bool = False,
     ) -> ReferenceChoice:
         """The policy's choice, which depends on nothing but the query and the pool.
 
@@ -149,6 +154,7 @@ class ReferencePolicy:
             allowed: (N, E) bool, at least one per row.
             predict_masks: SAM's answers to these N queries. With it SAM answers the policy's greedy set and sets
                 drawn from the policy, ``looks`` in all, and the set of most ``promise`` is chosen. None: the greedy set.
+            with_probability: also tell how probable the choice was, at the price of one more pass of the decoder.
         """
         settings = self.settings
         shortlist = self.shortlist(query, pool, allowed)
@@ -160,7 +166,7 @@ class ReferencePolicy:
             sets = torch.cat([chosen[:, None], samples], 1)
             best, *answer = most_promising(predict_masks, shortlist.places(sets), settings.at_once)
             chosen = sets[torch.arange(len(best), device=best.device), best]
-        probability = self.net.score(encoded, chosen[:, None])[:, 0].exp()
+        probability = self.net.score(encoded, chosen[:, None])[:, 0].exp() if with_probability else None
         return ReferenceChoice(shortlist.places(chosen), probability, *answer)
 
     def step(

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial, partialmethod
@@ -134,27 +135,34 @@ def mixed_data(config: Config, left_out: tuple[Kind, ...] = ()) -> Path:
     """The dataset with mixed labels; with ``--masks`` a copy in OUT, in which the other masks are gone; and one without the training images
     whose finest label is of the kinds that are left out."""
     if left_out:
-        folder = config.out / "-".join(["data", str(config.masks or "all"), "without", *map(str, left_out)])
-        if not (folder / manifest.NAME).is_file():
-            dataset = Dataset.load(mixed_data(config))
-            samples = tuple(s for s in dataset if s.split != "train" or s.labels.kind not in left_out)
-            shutil.rmtree(folder, ignore_errors=True)
-            manifest.write(manifest.copy_files(replace(dataset, samples=samples), folder))
-        return folder
+        name = "-".join(["data", str(config.masks or "all"), "without", *map(str, left_out)])
+        return _copy(config.out / name, lambda: _without(Dataset.load(mixed_data(config)), left_out))
     if config.masks is None:
         return config.data / "splits.json"
-    folder = config.out / f"data-{config.masks}-masks"
+    return _copy(config.out / f"data-{config.masks}-masks", partial(_fewer_masks, config, config.masks))
+
+
+def _copy(folder: Path, make: Callable[[], Dataset]) -> Path:
+    """``folder`` with a dataset and its files; of an earlier call, or of this one."""
     if not (folder / manifest.NAME).is_file():
-        dataset = Dataset.load(config.data)
-        masked = [sample.id for sample in dataset.split("train") if sample.labels.mask]
-        if len(masked) < config.masks:
-            raise SystemExit(f"--masks {config.masks}: only {len(masked)} training images of {config.data} have a mask")
-        order = np.random.default_rng(config.seeds[0]).permutation(sorted(masked))
-        dropped = set(order[config.masks :].tolist())
-        samples = tuple(replace(s, labels=Labels()) if s.id in dropped else s for s in dataset)
+        dataset = make()
         shutil.rmtree(folder, ignore_errors=True)
-        manifest.write(manifest.copy_files(replace(dataset, samples=samples), folder))
+        manifest.write(manifest.copy_files(dataset, folder))
     return folder
+
+
+def _without(dataset: Dataset, kinds: tuple[Kind, ...]) -> Dataset:
+    return dataset.with_samples([s for s in dataset if s.split != "train" or s.labels.kind not in kinds])
+
+
+def _fewer_masks(config: Config, masks: int) -> Dataset:
+    dataset = Dataset.load(config.data)
+    masked = [sample.id for sample in dataset.split("train") if sample.labels.mask]
+    if len(masked) < masks:
+        raise SystemExit(f"--masks {masks}: only {len(masked)} training images of {config.data} have a mask")
+    order = np.random.default_rng(config.seeds[0]).permutation(sorted(masked))
+    dropped = set(order[masks:].tolist())
+    return dataset.with_samples([replace(s, labels=Labels()) if s.id in dropped else s for s in dataset])
 
 
 def _length(config: Config, changed: dict[str, Any], row: str) -> dict[str, int]:

@@ -30,6 +30,7 @@ from maskwright.methods.in_context.rows import (
     teacher_logits,
     truth_of,
     weak_prompts,
+    with_teacher,
 )
 from maskwright.methods.in_context.selection import ReferencePolicy
 from maskwright.methods.in_context.streams import Stream
@@ -196,15 +197,10 @@ class Labeller(Answerer):
         return loss, visit
 
     def _label_prompts(self, batch: Batch, rows: Rows, teacher: Tensor | None, maturity: float) -> RowPrompts:
-        """Each row's weak label as its prompt; a row that has none gets the teacher's prediction, once ``maturity`` is above 0.5.
-
-        A row with clicks is answered better without that prediction: where the teacher misses the object, it misleads SAM.
-        """
+        """Each row's weak label as its prompt, or the teacher's prediction: see ``rows.with_teacher``."""
         is_weak = rows.kind != Kind.MASK
         prompts = weak_prompts(batch, rows, self.sam.size, boxes=is_weak, points=is_weak)
-        if teacher is None or maturity <= 0.5:
-            return prompts
-        return prompts.with_hint(teacher_logits(teacher, rows), is_weak & ~prompts.prompted)
+        return prompts if teacher is None else with_teacher(prompts, rows, teacher, maturity)
 
     def _answer_and_learn(
         self, embedding: Embedding, requests: Requests, target: Tensor, number: int, teacher: Tensor | None

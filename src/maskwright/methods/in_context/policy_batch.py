@@ -19,9 +19,9 @@ from maskwright.methods.in_context.rows import (
     Rows,
     is_unlocated,
     rows_of,
-    teacher_logits,
     truth_of,
     weak_prompts,
+    with_teacher,
 )
 from maskwright.methods.in_context.selection import PolicySettings, Round
 from maskwright.nets.losses import box_projection_loss
@@ -99,8 +99,7 @@ def draw_policy_batch(
     view = None
     if teacher is not None:
         view = teacher.argmax(1)[rows.image] == rows.category[:, None, None]
-        if maturity > 0.5:
-            prompts = prompts.with_hint(teacher_logits(teacher, rows), ~prompts.prompted)
+        prompts = with_teacher(prompts, rows, teacher, maturity)
     query = labeller.query(embedding, rows, prompts, teacher)
     settings = labeller.policy.settings if labeller.policy is not None else PolicySettings()
     near, _ = needed("policy", labeller.references, settings.shortlist_size)

@@ -22,6 +22,9 @@ from maskwright.sam.sam import Masks
 EMPTY = -10.0
 """Logit of a pixel that is certainly not on the object."""
 
+SHOWN_FROM = 0.5
+"""Maturity of the teacher above which SAM is shown its prediction; see ``with_teacher``."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -181,6 +184,21 @@ def weak_prompts(
     valid[:, 0] |= ~has_box
     hint = ellipse_logits(row_boxes, size)
     return RowPrompts(tokens, valid, row_boxes, row_cut, prompted, hint, row_boxes[..., 2] > row_boxes[..., 0])
+
+
+def with_teacher(prompts: RowPrompts, rows: Rows, teacher: Tensor, maturity: float) -> RowPrompts:
+    """The prompts, with the teacher's prediction as the mask prompt of weakly labelled rows that have none, once it is mature.
+
+    A row with clicks is answered better without that prediction: where the teacher misses the object, it misleads SAM.
+
+    Args:
+        prompts, rows: of N rows.
+        teacher: (B, C, S/4, S/4) probabilities of the mean teacher.
+        maturity: 0..1, how far its prediction is blended into pseudo-masks; above ``SHOWN_FROM`` it is a prompt, too.
+    """
+    if maturity <= SHOWN_FROM:
+        return prompts
+    return prompts.with_hint(teacher_logits(teacher, rows), (rows.kind != Kind.MASK) & ~prompts.prompted)
 
 
 def row_logits(masks: Masks, prompts: RowPrompts, size: int) -> tuple[Tensor, Tensor]:

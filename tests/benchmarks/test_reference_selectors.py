@@ -136,8 +136,13 @@ def test_the_whole_benchmark_goes_on_where_it_stopped(
     # Eight images to learn on, of which six are in the pool.
     members, kept = bench.Bench(config).members(0)
     assert (len(members), len(kept)) == (8, 6)
-    assert record["variants"].keys() == {"policy, unseen", "policy, untrained"}
+    assert record["variants"].keys() == {"policy, looking", "policy, unseen", "policy, untrained"}
     assert figures["1"].keys() >= record["variants"].keys()
+    # Whether the policy looks is decided on val.
+    looking, unseen = (record["variants"][f"policy, {way}"] for way in ("looking", "unseen"))
+    val = [sum(scores["val"].values()) for scores in (looking, unseen)]
+    assert record["looks"] == (val[0] > val[1])
+    assert record["test"] == (looking if record["looks"] else unseen)["test"]
 
     (tmp_path / "cells" / "similar-t2-s0.json").unlink()
     made: list[tuple[str, int]] = []

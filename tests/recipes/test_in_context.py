@@ -40,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, scene_folder: Path, tiny_s
     kept: list[Trainer] = []
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "write_report", lambda trainer, _: kept.append(trainer))
+        patch.setattr(report, "write_report", lambda trainer, *_: kept.append(trainer))
         out = tmp_path_factory.mktemp("policy") / "run"
         samix.main(settings(scene_folder, out, tiny_sam_folder, selector="policy", **LENGTH))
     return kept[0]
@@ -158,7 +158,7 @@ def test_a_batch_is_its_images_one_by_one(run: Path, scene_folder: Path, monkeyp
 
 def test_the_policy_looks_before_it_chooses(run: Path, scene_folder: Path, monkeypatch: pytest.MonkeyPatch):
     images = canvases(scene_folder)
-    usual = api.load(run, in_context=True, device="cpu").signature
+    usual = api.load(run, in_context=True, looks=3, device="cpu").signature
     tried: list[torch.Tensor] = []
 
     def last(
@@ -181,6 +181,46 @@ def test_the_policy_looks_before_it_chooses(run: Path, scene_folder: Path, monke
     assert sets.shape[:2] == (len(images), 5)
     assert torch.equal(chosen[5], sets[:, -1])
     assert torch.equal(chosen[0], sets[:, 0])
+
+
+@torch.no_grad()
+def test_the_validation_images_decide_whether_the_policy_looks(trained: Trainer, monkeypatch: pytest.MonkeyPatch):
+    assert trained.policy is not None
+    assert trained.val_loader is not None
+    usual = replace(trained.policy.settings, looks=5)
+    monkeypatch.setattr(trained.policy, "settings", usual)
+    batches = list(trained.val_loader.ordered())
+
+    def answers(right: bool) -> None:
+        """Of SAM: the true masks of every batch with looking, and nothing without; or the other way round."""
+
+        def segment(_, images: torch.Tensor, embedding: object, *, look: bool) -> tuple[torch.Tensor, list]:
+            (target,) = (batch.target for batch in batches if torch.equal(batch.images, images))
+            masks = target * (target < len(trained.categories)) * (look == right)
+            return 20 * torch.nn.functional.one_hot(masks, len(trained.categories)).permute(0, 3, 1, 2).float(), []
+
+        monkeypatch.setattr(in_context.InContextSegmenter, "segment", segment)
+
+    answers(right=True)
+    scores = trained.decide_looks()
+    assert scores["looking"] > scores["unseen"] + 0.2
+    assert trained.policy.settings == usual
+    answers(right=False)
+    assert trained.decide_looks() == {"looking": scores["unseen"], "unseen": scores["looking"]}
+    assert trained.policy.settings == replace(usual, looks=0)
+    assert trained.policy.description()["looks"] == 0
+
+
+@torch.no_grad()
+def test_the_masks_that_decide_are_those_of_the_exported_model(trained: Trainer, run: Path):
+    """With and without looking; but for what float16 rounds in the exported SAM."""
+    assert trained.val_loader is not None
+    for batch in trained.val_loader.ordered():
+        for masks, looks in zip(trained.masks_in_context(batch), (selection.PolicySettings.looks, 0), strict=True):
+            model = api.load(run, in_context=True, looks=looks, device="cpu")
+            logits, _ = model.context.segment(batch.images)
+            expected = in_context.resize(logits, trained.config.size).argmax(1)
+            assert (masks == expected).float().mean() > 0.99
 
 
 def test_a_model_without_a_policy_can_look_too(scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path):

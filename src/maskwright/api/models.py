@@ -90,8 +90,8 @@ def load(
         path: a run directory, or the ``model`` folder in it (or a copy of that); or a model on the Hugging Face hub, ``hf://OWNER/NAME``.
         in_context: of a model of ``samix``: segment with SAM and the model's reference pool, instead of with the segmenter.
         references: in context, how many SAM is shown; left out, as many as in training.
-        looks: in context, sets of references that SAM answers before one is chosen; 0: chosen before SAM has answered; left out, 16
-            if the model has a policy, else 0.
+        looks: in context, sets of references that SAM answers before one is chosen; 0: chosen before SAM has answered; left out, what
+            was better on the validation split (16 or 0) if the model has a policy, else 0.
         revision: of a model on the hub: a branch, a tag or a commit; left out, the newest. ``hf://OWNER/NAME@REVISION`` says the same.
         device: such as ``"cuda:1"``; left out, a GPU if there is one, else the CPU.
 

@@ -42,7 +42,8 @@ class InContextOptions(OptionGroup):
     references: Annotated[int | None, OPTIONAL] = None
     """How many references SAM is shown; left out, as many as in training."""
     looks: Annotated[int | None, OPTIONAL] = None
-    """Sets of references that SAM tries before the best is chosen: slower, often better; left out, 16 with selector `policy`, else 0."""
+    """Sets of references that SAM tries before the best is chosen, slower and often better; left out, with selector `policy` what was
+    better on the validation split (16 or 0), else 0."""
 
 
 @dataclass

@@ -152,7 +152,7 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
     Args:
         model: made by the recipe ``samix``.
         references: T, how many to show; left out, as many as in training.
-        looks: see ``PolicySettings``; left out, as in training. Where the model was trained with a heuristic: left out, none;
+        looks: see ``PolicySettings``; left out, as the training decided. Where the model was trained with a heuristic: left out, none;
             else an untrained policy draws the sets that are compared.
 
     Raises:
@@ -188,7 +188,7 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
         channels, memory_channels = pool.tensors["whole"].shape[1], pool.tensors["memory"].shape[1]
         policy = ReferencePolicy(channels, memory_channels, PolicySettings(references=count, looks=looks))
     answerer = Answerer(
-        sam,
+        sam.eval().requires_grad_(False),
         len(config["categories"]),
         selector="policy" if policy else settings["selector"],
         references=count,

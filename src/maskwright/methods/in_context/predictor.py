@@ -32,6 +32,7 @@ from maskwright.methods.in_context.streams import Stream
 from maskwright.methods.semantic.predictor import SegmenterPredictor
 from maskwright.nets.segmenter import Segmenter
 from maskwright.nets.spnet import Query
+from maskwright.sam.sam import Embedding
 
 AT_ONCE = 32
 """Rows that are recalled and decoded in one batch, to bound the memory."""
@@ -78,7 +79,7 @@ class InContextSegmenter:
     """SAM in context, and the segmenter that finds the categories it looks for.
 
     Args:
-        answerer: with its pool filled; its SAM is adapted.
+        answerer: with its pool filled; its SAM is adapted, and in evaluation mode.
         segmenter: predicts which categories are looked for, and the region of the object that references are compared with.
         names: of the pool's images, by its ``sample``.
         pictures: of the pool's entries, as JPEG files.
@@ -89,7 +90,6 @@ class InContextSegmenter:
     ) -> None:
         self.answerer, self.segmenter = answerer, segmenter
         self.names, self.pictures = tuple(names), tuple(pictures)
-        self.answerer.sam.eval().requires_grad_(False)
 
     def to(self, device: str | torch.device) -> InContextSegmenter:
         """Move all but the segmenter, which belongs to the predictor."""
@@ -100,12 +100,23 @@ class InContextSegmenter:
             answerer.policy.net.to(device)
         return self
 
-    @torch.inference_mode()
-    def segment(self, images: Tensor) -> tuple[Tensor, list[Evidence]]:
-        """(B, 3, S, S) in 0..1 → (B, C, S/4, S/4) logits, background at 0, and the references of every mask, image by image."""
+    @torch.no_grad()
+    def segment(
+        self, images: Tensor, embedding: Embedding | None = None, *, look: bool = True
+    ) -> tuple[Tensor, list[Evidence]]:
+        """The masks of B images, and what they were made with.
+
+        Args:
+            images: (B, 3, S, S) in 0..1.
+            embedding: of them; left out, SAM encodes them.
+            look: a policy may have SAM answer several sets before it chooses, see ``ReferencePolicy.choose``.
+
+        Returns:
+            (B, C, S/4, S/4) logits, background at 0, and the references of every mask, image by image.
+        """
         answerer = self.answerer
         batch, side = Batch.unlabelled(images, answerer.categories), answerer.map_size
-        embedding = answerer.sam.encode(images)
+        embedding = answerer.sam.encode(images) if embedding is None else embedding
         prediction = resize(self.segmenter(images).float(), side).softmax(1)
         rows = rows_of(answerer.query_categories(batch, prediction), batch.kinds, batch.indices)
         if not len(rows):
@@ -115,7 +126,7 @@ class InContextSegmenter:
         query = answerer.query(embedding, rows, prompts, prediction)
         predict_masks = answerer.mask_predictor(embedding, rows, prompts)
         # A fixed seed, so that a prediction does not depend on those before it.
-        chosen = answerer.choose(rows, query, seeded(0, Stream.REFERENCES, 0), predict_masks)
+        chosen = answerer.choose(rows, query, seeded(0, Stream.REFERENCES, 0), predict_masks if look else None)
         at = chosen.has_references.nonzero()[:, 0]
         rows, query, choice = rows[at], query[at], chosen.choice or ReferenceChoice(chosen.places[at])
         logits, iou = choice.logits, choice.iou

@@ -39,8 +39,9 @@ def main(config: Config) -> Path:
         trainer.fit()
         if session.finish():
             scores = report.keep_model(trainer)
+            in_context = trainer.decide_looks()
             trainer.blend_pseudo_masks()
             report.write_model(trainer)
             report.write_pseudo_masks(trainer)
-            report.write_report(trainer, scores)
+            report.write_report(trainer, scores, in_context)
     return config.out

@@ -67,6 +67,10 @@ def reserve_ending(trainer: Trainer) -> None:
     # Once for the kept model, and, until one is measured, for the last validation.
     timer.reserves["score"] = (len(trainer.val) + min(64, len(trainer.masked))) * look / 60
     timer.reserves.setdefault("validation", len(trainer.val) * look / 60)
+    if trainer.policy is not None and len(trainer.val) and len(trainer.labeller.pool):
+        began = time.monotonic()
+        trainer.masks_in_context(batch)
+        timer.reserves["references"] = 1.2 * len(trainer.val) / count * (time.monotonic() - began) / 60
 
 
 def keep_model(trainer: Trainer) -> dict[str, Any]:
@@ -81,11 +85,10 @@ def keep_model(trainer: Trainer) -> dict[str, Any]:
         session.outcome = Outcome("Dice", None, steps=session.clock)
         return {}
     constants = constant_masks(trainer)
-    ways = [lambda batch, mask=mask: mask.expand(len(batch), -1, -1) for mask in constants.values()]
     step, scores = trainer.newest_scores
     if step != best.step:  # else the kept model is the one that was validated last, in this session
-        (scores,) = trainer.val_scores(lambda batch: trainer.predict(batch.images))
-    others = trainer.val_scores(*ways)
+        (scores,) = trainer.val_scores(lambda batch: [trainer.predict(batch.images)])
+    others = trainer.val_scores(lambda batch: [mask.expand(len(batch), -1, -1) for mask in constants.values()])
     session.outcome = Outcome(
         "Dice",
         scores["dice"],
@@ -216,11 +219,12 @@ def _category_ids(maps: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     return mask.numpy()
 
 
-def write_report(trainer: Trainer, val_scores: dict[str, Any]) -> None:
+def write_report(trainer: Trainer, val_scores: dict[str, Any], in_context: dict[str, float]) -> None:
     """Write ``RUN/report.html``: the outcome, curves, the label mix, pseudo-masks with their references, best and worst predictions.
 
     Args:
         val_scores: see ``keep_model``.
+        in_context: see ``Trainer.decide_looks``.
     """
     config = trainer.config
     report = Report(
@@ -248,6 +252,13 @@ def write_report(trainer: Trainer, val_scores: dict[str, Any]) -> None:
         report.curves("Validation", dict(scores), marks=outcome.marks if outcome is not None else {})
     report.curves("Losses", dict(losses))
     _policy_curves(report, policy, metrics)
+    if in_context and trainer.policy is not None:
+        looks = trainer.policy.settings.looks
+        report.table(
+            "SAM in context: mean Dice on the validation images",
+            ["the policy looks before it chooses", "it chooses without looking", "the model"],
+            [[*(f"{in_context[way]:.3f}" for way in ("looking", "unseen")), "looks" if looks else "does not look"]],
+        )
     mix = Counter(Kind(k) for k in trainer.kinds.tolist())
     confidence: dict[int, list[float]] = defaultdict(list)
     for position, answer in trainer.labeller.pseudo_masks.newest.items():

@@ -11,7 +11,7 @@ All random numbers are functions of (seed, stream, step), so a resumed run repea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from maskwright.engine.timer import Part, Validations
 from maskwright.methods.in_context import files as in_context_files
 from maskwright.methods.in_context.labeller import Labeller, ReferenceSets, Visit
 from maskwright.methods.in_context.policy_batch import draw_policy_batch
+from maskwright.methods.in_context.predictor import InContextSegmenter
 from maskwright.methods.in_context.pseudo_masks import ellipse_masks
 from maskwright.methods.in_context.rows import is_unlocated, resize
 from maskwright.methods.in_context.selection import ReferencePolicy, with_head_room
@@ -61,7 +62,7 @@ CLEAR = (0.6, 0.2)
 Overlap losses make SAM's uncertain masks too large: with equal margins, answers to clicks are 1.5 times too large, and so are the
 segmenter's masks."""
 
-WARM_UP_COST, POLICY_COST, VISIT_COST, BLEND_COST, VALIDATION_COST = 2.0, 2.0, 1.5, 0.6, 0.5
+WARM_UP_COST, POLICY_COST, VISIT_COST, BLEND_COST, VALIDATION_COST, CONTEXT_COST = 2.0, 2.0, 1.5, 0.6, 0.5, 4.0
 """Time of a step of the warm-ups, and of as many images as a batch holds in other works, relative to a step of stage 2 at half the
 resolution: estimates for CPU cores. For the bar's time left, and to bound the time of validations."""
 
@@ -139,6 +140,8 @@ class Trainer(Trainable):
         again = len(self.masked) + len(self.boxed) if self.boxed and not self.warm_up_stage.left_out else 0
         self.first_visits = session.work("first pseudo-masks", visits + again, cost=VISIT_COST / config.batch)
         self.last_visits = session.work("last pseudo-masks", visits, cost=BLEND_COST / config.batch)
+        in_context = len(self.val) if has_policy else 0
+        self.context_scores = session.work("validating references", in_context, cost=CONTEXT_COST / config.batch)
         self.validations = Validations(config.validations, cost=VALIDATION_COST * len(self.val) / config.batch)
 
         torch.manual_seed(config.seed)
@@ -506,7 +509,7 @@ class Trainer(Trainable):
 
     def validate(self) -> dict[str, float | None]:
         """Dice and IoU of the teacher on images of the validation split, on the canvas and at its full resolution, as it is exported."""
-        (scores,) = self.val_scores(lambda batch: self.predict(batch.images))
+        (scores,) = self.val_scores(lambda batch: [self.predict(batch.images)])
         self.newest_scores = self.session.clock, scores
         return {"dice": scores["dice"], "iou": scores["iou"]}
 
@@ -516,23 +519,58 @@ class Trainer(Trainable):
         return resize(self.teacher.model(images), self.config.size).argmax(1)
 
     @torch.no_grad()
-    def val_scores(self, *masks_of: Callable[[Batch], Tensor]) -> list[dict[str, Any]]:
-        """The scores of several ways to make masks (B, S, S) of the validation images, on the canvas.
+    def val_scores(self, masks_of: Callable[[Batch], Sequence[Tensor]]) -> list[dict[str, Any]]:
+        """The scores of several ways to make masks of the validation images, on the canvas.
+
+        Args:
+            masks_of: a batch → for each way (B, S, S) categories.
 
         Returns:
-            For each what ``SegmentationMetrics.compute`` gives.
+            For each way what ``SegmentationMetrics.compute`` gives.
         """
         assert self.val_loader is not None
-        metrics = [SegmentationMetrics(self.categories) for _ in masks_of]
+        metrics: dict[int, SegmentationMetrics] = {}
         for batch in self.val_loader.ordered():
             target = batch.target.numpy()
-            batch = batch.to(self.device)
-            for collected, make in zip(metrics, masks_of):
-                masks = make(batch).byte().cpu().numpy()
+            for way, found in enumerate(masks_of(batch.to(self.device))):
+                collected = metrics.setdefault(way, SegmentationMetrics(self.categories))
+                masks = found.byte().cpu().numpy()
                 for row, index in enumerate(batch.indices.tolist()):
                     if (target[row] != IGNORE).any():
                         collected.update(masks[row], target[row], self.val[index].id)
-        return [collected.compute() for collected in metrics]
+        return [collected.compute() for collected in metrics.values()]
+
+    def decide_looks(self) -> dict[str, float]:
+        """Whether the policy, as it is exported, tries sets of references on new images before it chooses one.
+
+        Which is better depends on the images: what is learnt helps on some, looking on others (docs/results.md). So the images of the
+        validation split decide; without any the policy looks.
+
+        Returns:
+            The Dice of both ways in context, ``looking`` and ``unseen``; empty where there is nothing to decide.
+        """
+        policy = self.policy
+        if policy is None or self.val_loader is None or not len(self.labeller.pool):
+            return {}
+        with self.session.doing(self.context_scores) as advance:
+
+            def masks_of(batch: Batch) -> list[Tensor]:
+                masks = self.masks_in_context(batch)
+                advance(len(batch))
+                return masks
+
+            looking, unseen = (scores["dice"] for scores in self.val_scores(masks_of))
+        if unseen >= looking:
+            policy.settings = replace(policy.settings, looks=0)
+        return {"looking": looking, "unseen": unseen}
+
+    @torch.no_grad()
+    def masks_in_context(self, batch: Batch) -> list[Tensor]:
+        """(B, S, S) categories that SAM finds in images with the policy's references, chosen with and without looking."""
+        context = InContextSegmenter(self.labeller, self.teacher.model, [], [])
+        embedding = self.sam.encode(batch.images)
+        answers = (context.segment(batch.images, embedding, look=look)[0] for look in (True, False))
+        return [resize(logits, self.config.size).argmax(1) for logits in answers]
 
     @torch.no_grad()
     def blend_pseudo_masks(self) -> None:

@@ -266,7 +266,7 @@ def learn(
 
 
 def cell(config: Config, bench: Bench, selector: EvaluatedSelector, references: int, seed: int) -> dict[str, Any]:
-    """Scores of one selector on the images of val and test. The policy looks where that is better on val; its ``variants`` have both ways."""
+    """Scores of one selector on the images of val and test. The policy looks where that is better on val; ``variants`` has both ways."""
     asked = bench.asked(seed, references)
     started, record = time.monotonic(), {}
     pool = asked["test"].pool.entries()

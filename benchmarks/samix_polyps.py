@@ -8,7 +8,7 @@
 Rows: masks only; weak losses without SAM; boxes as ellipses; mixed (SAM's pseudo-masks); mixed with references chosen by
 the policy; mixed with SAM as it comes (no adapters, nothing tuned), with either way of choosing; full supervision. Ablations of
 mixed, made only where `--rows` names them: without one kind of label, tags and unlabelled images alone beside the masks, other
-references, the adapters alone, boxes answered on the whole image. All are
+references, the adapters alone, boxes answered on the whole image, a policy with fewer rewards. All are
 trained alike: same steps, seeds and augmentation. Gap closed = (row - masks only) / (full - masks only), of the seeds that
 all three have. Also the Dice of the pseudo-masks per kind of label, against masks that training never saw.
 
@@ -40,6 +40,7 @@ from maskwright.data.labels import Kind, Labels
 from maskwright.data.mask_files import read_mask
 from maskwright.data.shapes import ellipse_radius, filled_boxes
 from maskwright.engine.metrics import SegmentationMetrics, paired_bootstrap
+from maskwright.methods.in_context.judging import REWARDS, Judge
 from maskwright.methods.in_context.pool import ReferencePool
 from maskwright.recipes import samix
 
@@ -68,8 +69,13 @@ ABLATIONS: dict[str, dict[str, Any]] = {name: {} for name in LEFT_OUT} | {
     "newest_references": {},
     "adapters_alone": {"tune_decoder": False},
     "whole_view": {"closer_look": False},
+    "policy_iou": {"selector": "policy"},
+    "policy_iou_view": {"selector": "policy"},
 }
 """Ablations of mixed, by what they change of its settings."""
+
+FEWER_REWARDS = {"policy_iou": ("true", "iou"), "policy_iou_view": ("true", "iou", "view")}
+"""Ablations of mixed_policy, by the rewards that are left; the rewards of images without a mask are added one by one."""
 
 
 @dataclass(kw_only=True)
@@ -104,7 +110,7 @@ def make(config: Config, full: Dataset, row: str, seed: int) -> dict[str, Any]:
         resume=True,
         **{name: value for name, value in changed.items() if name not in ("warm_up", "policy_warm_up")},
     )
-    with _other_pool(row):
+    with _patched(row):
         samix.main(settings)
     minutes = (time.monotonic() - started) / 60
     scores = api.evaluate(out, full, split=config.split)
@@ -113,13 +119,17 @@ def make(config: Config, full: Dataset, row: str, seed: int) -> dict[str, Any]:
     return {"dice": scores["dice"], "iou": scores["iou"], "images": images, "pseudo": pseudo, "minutes": minutes}
 
 
-def _other_pool(row: str) -> AbstractContextManager[object]:
-    """What two ablations change of the pool of references, which no setting does: any entry may serve any query, not only one with a finer
-    label (in pools without an index); an entry is the newest answer, not a moving average of all."""
+def _patched(row: str) -> AbstractContextManager[object]:
+    """What some ablations change, which no setting does: any entry of the pool may serve any query, not only one with a finer label (in
+    pools without an index); an entry is the newest answer, not a moving average of all; the policy has fewer rewards."""
     if row == "any_references":
         return mock.patch.object(ReferencePool, "allowed", _of_the_category)
     if row == "newest_references":
         return mock.patch.object(ReferencePool, "__init__", partialmethod(ReferencePool.__init__, momentum=0.0))
+    if row in FEWER_REWARDS:
+        left = torch.tensor([reward in FEWER_REWARDS[row] for reward in REWARDS])
+        present = Judge.present
+        return mock.patch.object(Judge, "present", lambda judge: present(judge) & left[:, None].to(judge.truth.device))
     return nullcontext()
 
 

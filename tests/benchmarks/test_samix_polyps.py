@@ -13,6 +13,7 @@ import torch
 from maskwright.data.dataset import Dataset
 from maskwright.data.labels import Kind, Labels
 from maskwright.data.mask_files import read_mask
+from maskwright.methods.in_context.judging import Judge
 from maskwright.methods.in_context.pool import ReferencePool
 from tests.recipes.training import binary_scenes
 
@@ -87,6 +88,30 @@ def test_ablations_change_what_they_say(
     any_label = bench._of_the_category(pool, sample, category, kind)
     assert (any_label | ~pool.allowed(sample, category, kind)).all()
     assert any_label.sum() == (pool.tensors["category"] == 1).sum()
+
+
+def test_a_policy_with_fewer_rewards(benchmark) -> None:
+    bench = benchmark("samix_polyps")
+    logits = torch.zeros(2, 4, 4)
+    judge = Judge(
+        torch.tensor([True, False]),
+        logits,
+        view=logits > 0,
+        weak=lambda rows, some: torch.zeros(len(some)),
+        labelled=torch.tensor([True, True]),
+    )
+    found = {}
+    for row in ("mixed_policy", *bench.FEWER_REWARDS):
+        with bench._patched(row):
+            found[row] = judge.present().tolist()
+    first, rest = [True, False], [False, True]
+    no = [False, False]
+    assert found == {
+        "mixed_policy": [first, rest, rest, rest],
+        "policy_iou": [first, rest, no, no],
+        "policy_iou_view": [first, rest, rest, no],
+    }
+    assert judge.present().tolist() == found["mixed_policy"]
 
 
 def test_fewer_masks(benchmark, polyps: Path, tmp_path: Path) -> None:

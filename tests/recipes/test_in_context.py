@@ -216,7 +216,9 @@ def test_the_masks_that_decide_are_those_of_the_exported_model(trained: Trainer,
     """With and without looking; but for what float16 rounds in the exported SAM."""
     assert trained.val_loader is not None
     for batch in trained.val_loader.ordered():
-        for masks, looks in zip(trained.masks_in_context(batch), (selection.PolicySettings.looks, 0), strict=True):
+        for masks, looks in zip(
+            trained.masks_in_context(batch, trained.teacher.model), (selection.PolicySettings.looks, 0), strict=True
+        ):
             model = api.load(run, in_context=True, looks=looks, device="cpu")
             logits, _ = model.context.segment(batch.images)
             expected = in_context.resize(logits, trained.config.size).argmax(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +11,11 @@ from torch import Tensor, nn
 from maskwright.engine.weights import load_state
 from maskwright.errors import WeightsError
 
-Network = TypeVar("Network", bound=nn.Module)
-
 _UPDATES = "updates"
 _PREFIX = "model."
 
 
-class Ema(Generic[Network]):
+class Ema:
     """Keeps ``model``, a copy that follows a student: ``teacher ← decay · teacher + (1 − decay) · student``.
 
     Parameters and floating-point buffers are averaged, all else (counters, masks) is copied. The teacher is in
@@ -37,7 +34,7 @@ class Ema(Generic[Network]):
     >>> logits = teacher.model(images)
     """
 
-    def __init__(self, model: Network, decay: float, warmup: int = 0) -> None:
+    def __init__(self, model: nn.Module, decay: float, warmup: int = 0) -> None:
         if not 0.0 <= decay <= 1.0:
             raise ValueError(f"decay must lie in 0..1, not {decay}")
         if warmup < 0:

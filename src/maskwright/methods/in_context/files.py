@@ -196,7 +196,7 @@ def load(model: Model, references: int | None = None, looks: int | None = None) 
         pool=pool,
     )
     context = InContextSegmenter(answerer, segmenter, settings["names"], pictures)
-    return InContextPredictor(model, context)
+    return InContextPredictor(model, segmenter, context)
 
 
 def _places_within(pool: Mapping[str, Tensor], limit: int) -> Tensor:

@@ -6,7 +6,7 @@ Without training and without a prompt: encode, select references, recall them, d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -80,13 +80,18 @@ class InContextSegmenter:
 
     Args:
         answerer: with its pool filled; its SAM is adapted, and in evaluation mode.
-        segmenter: predicts which categories are looked for, and the region of the object that references are compared with.
+        segmenter: images → logits; predicts which categories are looked for, and the region of the object that references are
+            compared with.
         names: of the pool's images, by its ``sample``.
         pictures: of the pool's entries, as JPEG files.
     """
 
     def __init__(
-        self, answerer: Answerer, segmenter: Segmenter, names: Sequence[str], pictures: Sequence[bytes]
+        self,
+        answerer: Answerer,
+        segmenter: Callable[[Tensor], Tensor],
+        names: Sequence[str],
+        pictures: Sequence[bytes],
     ) -> None:
         self.answerer, self.segmenter = answerer, segmenter
         self.names, self.pictures = tuple(names), tuple(pictures)
@@ -181,13 +186,14 @@ class InContextPredictor(SegmenterPredictor):
 
     Args:
         model: the folder of both.
-        context: SAM with pool and selector, and the segmenter.
+        segmenter: of the model.
+        context: SAM with pool and selector, and the same segmenter.
     """
 
     options: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, model: Model, context: InContextSegmenter) -> None:
-        super().__init__(context.segmenter, model)
+    def __init__(self, model: Model, segmenter: Segmenter, context: InContextSegmenter) -> None:
+        super().__init__(segmenter, model)
         policy = context.answerer.policy
         looks = f", {policy.settings.looks} looks" if policy else ""
         settings = f"{model.signature} in context, {context.answerer.references} references{looks}"

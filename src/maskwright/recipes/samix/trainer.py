@@ -555,7 +555,7 @@ class Trainer(Trainable):
         with self.session.doing(self.context_scores) as advance:
 
             def masks_of(batch: Batch) -> list[Tensor]:
-                masks = self.masks_in_context(batch)
+                masks = self.masks_in_context(batch, self.teacher.model)
                 advance(len(batch))
                 return masks
 
@@ -565,9 +565,14 @@ class Trainer(Trainable):
         return {"looking": looking, "unseen": unseen}
 
     @torch.no_grad()
-    def masks_in_context(self, batch: Batch) -> list[Tensor]:
-        """(B, S, S) categories that SAM finds in images with the policy's references, chosen with and without looking."""
-        context = InContextSegmenter(self.labeller, self.teacher.model, [], [])
+    def masks_in_context(self, batch: Batch, segmenter: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """(B, S, S) categories that SAM finds in images with the policy's references, chosen with and without looking.
+
+        Args:
+            batch: of B images; its labels are not used.
+            segmenter: see ``InContextSegmenter``.
+        """
+        context = InContextSegmenter(self.labeller, segmenter, [], [])
         embedding = self.sam.encode(batch.images)
         answers = (context.segment(batch.images, embedding, look=look)[0] for look in (True, False))
         return [resize(logits, self.config.size).argmax(1) for logits in answers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from maskwright import api
 from maskwright.cli import main
+from maskwright.data.batch import Batch
 from maskwright.data.dataset import Dataset
 from maskwright.data.labels import Kind
 from maskwright.data.mask_files import read_mask
@@ -223,6 +225,21 @@ def test_the_masks_that_decide_are_those_of_the_exported_model(trained: Trainer,
             logits, _ = model.context.segment(batch.images)
             expected = in_context.resize(logits, trained.config.size).argmax(1)
             assert (masks == expected).float().mean() > 0.99
+
+
+def test_the_time_of_deciding_is_measured_on_what_the_labels_name(trained: Trainer, monkeypatch: pytest.MonkeyPatch):
+    sought = []
+
+    def masks_in_context(batch: Batch, segmenter: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+        seen = segmenter(batch.images).softmax(1)
+        sought.append((trained.labeller.query_categories(replace(batch, kinds=0 * batch.kinds), seen), batch.present))
+        return []
+
+    monkeypatch.setattr(trained, "masks_in_context", masks_in_context)
+    assert report._seconds_in_context(trained) > 0
+    ((found, named),) = sought
+    assert torch.equal(found[:, 1:] > 0, named[:, 1:] > 0)
+    assert found.any()
 
 
 def test_a_model_without_a_policy_can_look_too(scene_folder: Path, tmp_path: Path, tiny_sam_folder: Path):

@@ -560,6 +560,8 @@ class Trainer(Trainable):
                 return masks
 
             looking, unseen = (scores["dice"] for scores in self.val_scores(masks_of))
+        if looking is None or unseen is None:
+            return {}
         if unseen >= looking:
             policy.settings = replace(policy.settings, looks=0)
         return {"looking": looking, "unseen": unseen}

@@ -55,7 +55,7 @@ VERSION = 4
 
 STEPS_PER_MINUTE = 80
 """Steps of each segmenter per minute asked for, so that all of it ends in about that time on two CPU cores. A fixed
-number and no stop-watch: the same seed then gives the same numbers on every machine."""
+number and no stop-watch: how fast a machine is then does not decide the numbers."""
 
 IMAGES = {"train": 240, "val": 12, "test": 60}
 SIZE = 192

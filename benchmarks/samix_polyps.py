@@ -63,19 +63,18 @@ LEFT_OUT: dict[str, tuple[Kind, ...]] = {f"no_{kind}": (kind,) for kind in WEAK}
 }
 """Ablations of mixed without the images whose finest label is of these kinds."""
 
+FEWER_REWARDS = {"policy_iou": ("true", "iou"), "policy_iou_view": ("true", "iou", "view")}
+"""Ablations of mixed_policy, by the rewards that are left; the rewards of images without a mask are added one by one."""
+
 ABLATIONS: dict[str, dict[str, Any]] = {name: {} for name in LEFT_OUT} | {
     "random_references": {"selector": "random"},
     "any_references": {},
     "newest_references": {},
     "adapters_alone": {"tune_decoder": False},
     "whole_view": {"closer_look": False},
-    "policy_iou": {"selector": "policy"},
-    "policy_iou_view": {"selector": "policy"},
+    **dict.fromkeys(FEWER_REWARDS, ROWS["mixed_policy"]),
 }
 """Ablations of mixed, by what they change of its settings."""
-
-FEWER_REWARDS = {"policy_iou": ("true", "iou"), "policy_iou_view": ("true", "iou", "view")}
-"""Ablations of mixed_policy, by the rewards that are left; the rewards of images without a mask are added one by one."""
 
 
 @dataclass(kw_only=True)
